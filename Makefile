@@ -1,0 +1,67 @@
+# Everything a person needs: `make demo` on a fresh machine sets itself up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+SEED ?= 1
+CORES ?= 2
+DEMO := results/demo
+POPULATION := results/demo-population
+
+export PYTHONNOUSERSITE := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## cohortvol and all it needs, into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "cohortvol needs Python 3.11 or newer; name one with 'make PYTHON=/path/to/python3'" >&2; \
+		exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,slurm]'
+	@touch $@
+
+demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on them, show the result
+	$(BIN)/cohortvol simulate --out $(DEMO)/source --n 48 --seed $(SEED) --broken
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --config \
+		manifest=$(DEMO)/source/manifest.csv results=$(DEMO) bad_rows=quarantine shard_size=16 \
+		'report={title: "Demo: 48 simulated scans", planted: $(DEMO)/source/planted.csv}'
+	$(BIN)/cohortvol simulate --tables-only --n 8672 --seed $(SEED) --results $(POPULATION)
+	$(BIN)/cohortvol assemble --results $(POPULATION) --model simulated
+	$(BIN)/cohortvol analyse --volumes $(POPULATION)/volumes.parquet \
+		--scans $(POPULATION)/scans.parquet --out $(POPULATION)/analyse
+	$(BIN)/cohortvol report --analyse $(POPULATION)/analyse \
+		--volumes $(POPULATION)/volumes.parquet --scans $(POPULATION)/scans.parquet \
+		--planted $(POPULATION)/planted.csv --title "Demo: 8,672 simulated subjects, tables only" \
+		--out $(POPULATION)/report
+	@$(BIN)/cohortvol status --results $(DEMO) || test $$? -eq 3
+	@echo
+	@echo "Reports: $(DEMO)/report/index.html  $(POPULATION)/report/index.html"
+
+test: $(READY)  ## all tests, without network
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## what pre-commit and CI run beside the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(READY)  ## put Python and Snakemake files into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+docs: $(READY)  ## docs/tables.md from the schemas in the code
+	$(BIN)/python docs/tables.py
+
+clean:  ## remove the demo, caches and build leftovers; .venv and other results stay
+	rm -rf $(DEMO) $(POPULATION) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,73 @@
+"""Write docs/tables.md from the schemas in the code: ``python docs/tables.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from cohortvol import analyse, tables
+
+PAGE = Path(__file__).with_name("tables.md")
+
+HEAD = """\
+# Tables
+
+Every table below a results folder, with every column. Written by `make docs` from the schemas
+in `src/cohortvol/tables.py` and `src/cohortvol/analyse/outputs.py`; a test holds it to them.
+
+- Parquet, with page checksums. Equal tables are equal files, byte for byte.
+- Unknown is null, never 0. Units stand in the names: `_mm`, `_ml`, `_years`, `_cm`, `_kg`.
+- Rows are sorted by `scan_id`; `manifest/scans` and `scans` keep the order of the manifest.
+- Tables of `analyse/` are written as `.csv` besides.
+- `<shard>` is a number such as `0000`, `<model>` a model id such as `embedded-v1`.
+
+The manifest itself, which you write, is described in `config/README.md`.
+"""
+
+INTRODUCTIONS = {
+    "manifest/scans": "One row per row of the manifest, unusable ones too.",
+    "manifest/shards": "Which shard each scan was put in. Rows are only ever added.",
+    "manifest/shards/<shard>": "The scans of one shard. Rewritten only when one of them changes.",
+    "ingest/<shard>": "Whether each scan can be used, and what it looks like.",
+    "segment/<model>/<shard>": "Which scans have a label map, and how it came about.",
+    "measure/<model>/<shard>": "Volumes of one shard; the columns of `volumes`.",
+    "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",
+    "scans": "One row per row of the manifest, with the state each scan ended in.",
+    "analyse/slopes": "Change of volume with age, per structure and sex.",
+    "analyse/interactions": "Whether the change with age differs between the sexes.",
+    "analyse/correlations": "Rank and linear correlation of volume with age.",
+    "analyse/curves": "Volume against age as fitted, for the figures.",
+    "analyse/summary": "Distribution of the volumes used.",
+    "analyse/dropped": "Who is not in the trends of a structure, and why.",
+    "analyse/table1": "Who is in the cohort.",
+    "analyse/flow": "From rows of the manifest to scans usable for trends.",
+}
+
+TYPES = {
+    pa.string(): "text",
+    pa.float64(): "real",
+    pa.int64(): "integer",
+    pa.bool_(): "true/false",
+    pa.list_(pa.float64()): "list of real",
+    pa.list_(pa.int64()): "list of integer",
+}
+
+
+def page() -> str:
+    """docs/tables.md as it should be."""
+    parts = [HEAD]
+    for name, columns in (tables.SCHEMAS | analyse.SCHEMAS).items():
+        parts.append(f"\n## `{name}`\n\n{INTRODUCTIONS[name]}\n")
+        if name == "measure/<model>/<shard>":
+            continue
+        parts.append("| column | type | meaning |\n|---|---|---|")
+        parts += [
+            f"| `{column}` | {TYPES[about.type]} | {about.meaning.replace('|', chr(92) + '|')} |"
+            for column, about in columns.items()
+        ]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,219 @@
+"""Which volumes an analysis may use, and why it may not use the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.errors import ConfigError, TableError, did_you_mean
+
+USABLE = ""
+NOT_DONE = "scan not done"
+SCAN_QC = "scan failed QC"
+AGE_MISSING = "age missing"
+SEX_MISSING = "sex missing"
+NOT_MEASURED = "not measured"
+ABSENT = "absent"
+FAILED = "failed"
+CUT = "cut by the field of view"
+FAILED_QC = "failed QC"
+SIZE_MISSING = "size missing (M2 only)"
+REASONS = (
+    NOT_DONE,
+    SCAN_QC,
+    AGE_MISSING,
+    SEX_MISSING,
+    NOT_MEASURED,
+    ABSENT,
+    FAILED,
+    CUT,
+    FAILED_QC,
+    SIZE_MISSING,
+)
+"""Why a scan is not used for a structure: one reason each, the first that holds."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans with their covariates, and the volumes of every structure beside them."""
+
+    scans: pd.DataFrame
+    """One row per scan: ``state, age_years, sex, subject, height_cm, weight_kg, bmi``, and
+    what else the scans table gave. ``subject`` numbers the persons."""
+    structures: tuple[str, ...]
+    volume_ml: np.ndarray
+    """(scans, structures); NaN where nothing was measured."""
+    reason: np.ndarray
+    """(scans, structures) of str: one of `REASONS`, or `USABLE`."""
+    rows_without_scan: int
+    """Rows of the volumes table whose scan_id the scans table does not have."""
+
+    def usable(self, structure: int) -> np.ndarray:
+        """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
+        mask: np.ndarray = self.reason[:, structure] == USABLE
+        return mask
+
+    @property
+    def has_size(self) -> np.ndarray:
+        """(scans,) of bool: height and weight are known."""
+        mask: np.ndarray = self.scans["bmi"].notna().to_numpy(dtype=bool)
+        return mask
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(scans,) of bool: done, and not excluded by the QC of the whole scan."""
+        mask: np.ndarray = (
+            (self.scans["state"] == "done") & (self.scans["qc"] != "exclude")
+        ).to_numpy(dtype=bool)
+        return mask
+
+    @property
+    def in_trends(self) -> np.ndarray:
+        """(scans,) of bool: counted, with known age and sex."""
+        known = self.scans["age_years"].notna() & self.scans["sex"].notna()
+        mask: np.ndarray = self.counted & known.to_numpy(dtype=bool)
+        return mask
+
+    def of_sex(self, sex: str) -> np.ndarray:
+        """(scans,) of bool: F, M, or ``all`` with those whose sex is not known."""
+        if sex == "all":
+            return np.ones(len(self.scans), dtype=bool)
+        mask: np.ndarray = (self.scans["sex"] == sex).to_numpy(dtype=bool)
+        return mask
+
+
+def build(
+    volumes: pd.DataFrame,
+    scans: pd.DataFrame,
+    exclude_cut: bool = True,
+    segmentation_model: str | None = None,
+) -> Cohort:
+    """Join volumes to scans, and decide for every scan and structure whether it is used.
+
+    Parameters
+    ----------
+    volumes, scans : pandas.DataFrame
+        As `inputs.read_volumes` and `inputs.read_scans` return them.
+    exclude_cut : bool
+        Leave out volumes that the field of view cuts: they are lower bounds.
+    segmentation_model : str, optional
+        Needed where the volumes table holds several.
+
+    Raises
+    ------
+    ConfigError
+        If the volumes table holds several segmentation models and none of them is chosen.
+    TableError
+        If a scan has a structure twice, or no volume belongs to any scan.
+    """
+    volumes = _one_model(volumes, segmentation_model)
+    scans = _with_defaults(scans)
+    done = scans.index[scans["state"] == "done"]
+    place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
+    known_anyhow = volumes["scan_id"].isin(scans["scan_id"]).to_numpy(dtype=bool)
+    if len(volumes) and not known_anyhow.any():
+        raise TableError(
+            "no scan_id of the volumes table stands in the scans table\n"
+            f"  volumes   {volumes['scan_id'].iloc[0]!r}, ...\n"
+            f"  scans     {scans['scan_id'].iloc[0] if len(scans) else 'no rows'!r}, ...\n"
+            "  Are the two tables from the same cohort?"
+        )
+
+    structures = _in_order(volumes)
+    column = pd.Index(structures).get_indexer(pd.Index(volumes["structure"]))
+    found = place >= 0
+    cell = np.where(found, place, 0) * len(structures) + column
+    _check_once(volumes[found], cell[found])
+
+    shape = (len(scans), len(structures))
+    volume_ml = np.full(shape, np.nan)
+    reason = np.full(shape, NOT_MEASURED, dtype=object)
+    row = np.asarray(done)[place[found]]
+    volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
+    reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
+    for holds, why in (  # the last that holds wins: scan before structure, state before all
+        (scans["sex"].isna(), SEX_MISSING),
+        (scans["age_years"].isna(), AGE_MISSING),
+        (scans["qc"] == "exclude", SCAN_QC),
+        (scans["state"] != "done", NOT_DONE),
+    ):
+        reason[holds.to_numpy(dtype=bool)] = why
+    return Cohort(scans, structures, volume_ml, reason, int((~known_anyhow).sum()))
+
+
+def _one_model(volumes: pd.DataFrame, chosen: str | None) -> pd.DataFrame:
+    if "model" not in volumes:
+        return volumes
+    held = sorted(volumes["model"].dropna().unique())
+    if chosen is None:
+        if len(held) > 1:
+            raise ConfigError(
+                f"the volumes table holds {len(held)} segmentation models: {', '.join(held)}\n"
+                "  Volumes of different models are not one cohort. Choose one with the setting "
+                "segmentation_model."
+            )
+        return volumes
+    if chosen not in held:
+        raise ConfigError(
+            f"the volumes table holds no segmentation model {chosen!r}" + did_you_mean(chosen, held)
+        )
+    return volumes[volumes["model"] == chosen]
+
+
+def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
+    """Columns that may be lacking, BMI, and a number per person."""
+    scans = scans.reset_index(drop=True).copy()
+    if "state" not in scans:
+        scans["state"] = "done"
+    for name in ("reason", "qc", "subject_id"):
+        if name not in scans:
+            scans[name] = None
+    for name in ("height_cm", "weight_kg"):
+        if name not in scans:
+            scans[name] = np.nan
+        scans[name] = scans[name].where(scans[name] > 0)
+    scans["bmi"] = scans["weight_kg"] / (scans["height_cm"] / 100) ** 2
+    person = [
+        ("subject", subject) if isinstance(subject, str) else ("row", row)
+        for row, subject in enumerate(scans["subject_id"])
+    ]
+    scans["subject"] = pd.factorize(pd.Series(person, dtype=object))[0]
+    return scans
+
+
+def _in_order(volumes: pd.DataFrame) -> tuple[str, ...]:
+    """Structures by label where labels are given, sums of pairs and unlabelled ones by name."""
+    label = volumes["label"] if "label" in volumes else pd.Series(np.nan, index=volumes.index)
+    first = label.fillna(np.inf).groupby(volumes["structure"]).min()
+    return tuple(sorted(first.index, key=lambda structure: (first[structure], structure)))
+
+
+def _check_once(volumes: pd.DataFrame, cell: np.ndarray) -> None:
+    twice = pd.Series(cell).duplicated().to_numpy()
+    if twice.any():
+        offenders = volumes.loc[twice, ["scan_id", "structure"]].drop_duplicates().head(5)
+        named = ", ".join(f"{scan} {structure}" for scan, structure in offenders.to_numpy())
+        raise TableError(
+            f"{int(twice.sum())} volumes stand twice in the volumes table: {named}\n"
+            "  A scan has one volume per structure and segmentation model."
+        )
+
+
+def _reasons_of_volumes(volumes: pd.DataFrame, exclude_cut: bool) -> np.ndarray:
+    size = len(volumes)
+    volume_ml = volumes["volume_ml"].to_numpy(dtype=float)
+    reason = np.full(size, USABLE, dtype=object)
+    reason[~(volume_ml > 0)] = NOT_MEASURED  # a volume of 0 is no volume
+    status = volumes["status"].to_numpy() if "status" in volumes else np.full(size, "ok", object)
+    cut = status == "cut"
+    if "cut_by_fov" in volumes:
+        cut |= volumes["cut_by_fov"].to_numpy(dtype=bool)
+    if "qc" in volumes:
+        reason[volumes["qc"].to_numpy() == "exclude"] = FAILED_QC
+    if exclude_cut:
+        reason[cut] = CUT
+    reason[status == "failed"] = FAILED
+    reason[status == "absent"] = ABSENT
+    return reason

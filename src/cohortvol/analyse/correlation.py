@@ -1,0 +1,75 @@
+"""Replication mode: correlation of volume with age, as published studies print it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.regression import bonferroni, two_sided_p
+from cohortvol.analyse.settings import Settings
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Pearson's r, and its two-sided p from t on n - 2 degrees of freedom.
+
+    The same as ``scipy.stats.pearsonr``; of ranks, the same as ``scipy.stats.spearmanr``.
+    """
+    first = first - first.mean()
+    second = second - second.mean()
+    r = float(first @ second / np.sqrt((first @ first) * (second @ second)))
+    rest = 1 - r * r
+    if rest <= 0:
+        return r, 0.0
+    degrees_of_freedom = len(first) - 2
+    return r, two_sided_p(r * np.sqrt(degrees_of_freedom / rest), degrees_of_freedom)[0]
+
+
+def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """Spearman's rho and Pearson's r of volume with age per structure, pooled and by sex.
+
+    p takes every scan as independent. Bonferroni counts the structures within one stratum
+    (all, F or M).
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``analyse/correlations`` as `outputs.SCHEMAS` has it.
+    """
+    ages = cohort.scans["age_years"].to_numpy(dtype=float)
+    strata = {name: cohort.of_sex(name) for name in ("all", "F", "M")}
+    rows: list[dict[str, Any]] = []
+    for index, structure in enumerate(cohort.structures):
+        usable = cohort.usable(index)
+        for name, stratum in strata.items():
+            mask = usable & stratum
+            n = int(mask.sum())
+            key = {"structure": structure, "sex": name}
+            counts = {"n_used": n, "n_dropped": int(stratum.sum()) - n}
+            found = _of_one(ages[mask], cohort.volume_ml[mask, index], settings.min_n_fit)
+            rows.append({**key, **found, **counts})
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        p_values = frame.groupby("sex")["p_value"]
+        frame["p_bonferroni"] = p_values.transform(lambda p: bonferroni(p.to_numpy()))
+    return frame
+
+
+def _of_one(ages: np.ndarray, volume_ml: np.ndarray, least: int) -> dict[str, Any]:
+    nothing = {"p_value": float("nan")}
+    if len(ages) < least:
+        return {**nothing, "note": f"ANA_TOO_FEW: {len(ages)} usable scans, {least} needed"}
+    for name, values in (("ages", ages), ("volumes", volume_ml)):
+        if np.ptp(values) == 0:
+            return {**nothing, "note": f"ANA_NO_VARIANCE: all {name} are equal"}
+    rho, p_value = correlation(stats.rankdata(ages), stats.rankdata(volume_ml))
+    pearson_r, pearson_p_value = correlation(ages, volume_ml)
+    return {
+        "spearman_rho": rho,
+        "p_value": p_value,
+        "pearson_r": pearson_r,
+        "pearson_p_value": pearson_p_value,
+    }

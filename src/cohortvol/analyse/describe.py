@@ -1,0 +1,141 @@
+"""Who is in the cohort and what was measured: counts and quantiles, no models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.cohort import (
+    AGE_MISSING,
+    REASONS,
+    SCAN_QC,
+    SEX_MISSING,
+    SIZE_MISSING,
+    Cohort,
+)
+from cohortvol.analyse.settings import Settings
+
+GROUPS = ("all", "F", "M")
+NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
+"""Variables of Table 1 printed as median (IQR), with their decimals."""
+LEVELS = ("site", "scanner", "field_strength_t", "sequence", "contrast")
+QUANTILES = {"median_ml": 50, "q25_ml": 25, "q75_ml": 75, "p5_ml": 5, "p95_ml": 95}
+
+
+def summary(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """Quantiles of the usable volumes per structure and sex: ``analyse/summary``."""
+    rows: list[dict[str, Any]] = []
+    for index, structure in enumerate(cohort.structures):
+        for group in GROUPS:
+            volume_ml = cohort.volume_ml[cohort.usable(index) & cohort.of_sex(group), index]
+            row: dict[str, Any] = {"structure": structure, "sex": group, "n": len(volume_ml)}
+            if len(volume_ml) >= max(settings.suppress_below, 1):
+                values = np.percentile(volume_ml, list(QUANTILES.values()))
+                row |= dict(zip(QUANTILES, values.tolist(), strict=True))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def dropped(cohort: Cohort) -> pd.DataFrame:
+    """Scans not used per structure and reason: ``analyse/dropped``.
+
+    Scans used and dropped add up to the rows of the scans table; those without height or
+    weight are used by all but M2.
+    """
+    rows: list[dict[str, Any]] = []
+    for index, structure in enumerate(cohort.structures):
+        counts = pd.Series(cohort.reason[:, index], dtype=object).value_counts()
+        if cohort.has_size.any():
+            counts[SIZE_MISSING] = int((cohort.usable(index) & ~cohort.has_size).sum())
+        rows += [
+            {"structure": structure, "reason": reason, "n": int(counts[reason])}
+            for reason in REASONS
+            if counts.get(reason, 0)
+        ]
+    return pd.DataFrame(rows)
+
+
+def flow(cohort: Cohort) -> pd.DataFrame:
+    """From the manifest to the scans that trends are fitted to: ``analyse/flow``."""
+    scans = cohort.scans
+    rows: list[dict[str, Any]] = [{"step": "manifest", "reason": None, "n": len(scans)}]
+    for state in ("quarantined", "skipped", "failed"):
+        those = scans[scans["state"] == state]
+        codes = those["reason"].where(those["reason"].notna(), "no reason given")
+        rows += [
+            {"step": state, "reason": code, "n": int(n)}
+            for code, n in codes.value_counts().sort_index().items()
+        ]
+    done = int((scans["state"] == "done").sum())
+    rows.append({"step": "done", "reason": None, "n": done})
+    failed_qc = (scans["state"] == "done").to_numpy(dtype=bool) & ~cohort.counted
+    no_age = cohort.counted & scans["age_years"].isna()
+    no_sex = cohort.counted & scans["age_years"].notna() & scans["sex"].isna()
+    for reason, those in ((SCAN_QC, failed_qc), (AGE_MISSING, no_age), (SEX_MISSING, no_sex)):
+        if those.any():
+            rows.append({"step": "unusable", "reason": reason, "n": int(those.sum())})
+    rows.append({"step": "usable for trends", "reason": None, "n": int(cohort.in_trends.sum())})
+    with_size = int((cohort.in_trends & cohort.has_size).sum())
+    rows.append({"step": "with height and weight", "reason": None, "n": with_size})
+    return pd.DataFrame(rows)
+
+
+def table1(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """The cohort by sex: ``analyse/table1``, of scans that are done and passed QC."""
+    masks = {group: cohort.counted & cohort.of_sex(group) for group in GROUPS}
+    groups = {group: cohort.scans[mask] for group, mask in masks.items()}
+    rows: list[dict[str, Any]] = []
+
+    def count(variable: str, level: str, group: str, n: int, of: int | None = None) -> None:
+        # ASSUME: no cell is hidden only so that another cannot be found by subtraction
+        few = 0 < n < settings.suppress_below
+        share = "" if of is None or of == 0 else f" ({100 * n / of:.1f} %)"
+        value = f"<{settings.suppress_below}" if few else f"{n:,}{share}"
+        cell = {"variable": variable, "level": level, "group": group, "value": value}
+        rows.append({**cell, "n": None if few else n})
+
+    for group, scans in groups.items():
+        count("scans", "n", group, len(scans))
+    for group, scans in groups.items():
+        count("subjects", "n", group, scans["subject"].nunique())
+    for variable, decimals in NUMBERS.items():
+        if cohort.scans[variable].isna().all():
+            continue
+        for group, scans in groups.items():
+            given = scans[variable].dropna()
+            cell = {"variable": variable, "level": "median (IQR)", "group": group}
+            if len(given) < max(settings.suppress_below, 1):
+                rows.append({**cell, "value": "–", "n": None})
+                continue
+            q25, q50, q75 = (f"{q:.{decimals}f}" for q in np.percentile(given, [25, 50, 75]))
+            rows.append({**cell, "value": f"{q50} ({q25}–{q75})", "n": len(given)})
+        for group, scans in groups.items():
+            count(variable, "missing", group, int(scans[variable].isna().sum()), len(scans))
+    for group, scans in groups.items():
+        if group == "all":
+            count("sex", "missing", group, int(scans["sex"].isna().sum()), len(scans))
+    for variable in LEVELS:
+        if variable not in cohort.scans or cohort.scans[variable].isna().all():
+            continue
+        named = groups["all"][variable].dropna().map(_level)
+        counts = named.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        top = [str(level) for level in counts.index[: settings.top_levels]]
+        rest = len(counts) - len(top)
+        for level in top:
+            for group, scans in groups.items():
+                n = int((scans[variable].dropna().map(_level) == level).sum())
+                count(variable, level, group, n, len(scans))
+        for group, scans in groups.items():
+            given = scans[variable].dropna().map(_level)
+            if rest:
+                n = int((~given.isin(top)).sum())
+                count(variable, f"other ({rest})", group, n, len(scans))
+        for group, scans in groups.items():
+            count(variable, "missing", group, int(scans[variable].isna().sum()), len(scans))
+    return pd.DataFrame(rows)
+
+
+def _level(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,195 @@
+"""The two tables an analysis starts from, CSV, TSV or Parquet, only the needed columns required."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cohortvol.errors import TableError
+from cohortvol.tables import SCANS, VOLUMES, Column, read_table
+
+VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")
+VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc")
+SCAN_COLUMNS = ("scan_id", "age_years", "sex")
+SCAN_EXTRAS = (
+    "state",
+    "reason",
+    "qc",
+    "subject_id",
+    "height_cm",
+    "weight_kg",
+    "site",
+    "scanner",
+    "field_strength_t",
+    "sequence",
+    "contrast",
+)
+STATES = ("done", "skipped", "quarantined", "failed")
+STATUSES = ("ok", "cut", "absent", "failed")
+QC = ("pass", "flag", "exclude")
+SEXES = ("F", "M")
+_NOTHING = {"", "na", "n/a", "nan", "null", "none"}
+
+
+def read_volumes(path: Path) -> pd.DataFrame:
+    """The volumes table: `VOLUME_COLUMNS`, and those of `VOLUME_EXTRAS` that the file has.
+
+    Raises
+    ------
+    TableError
+        If the file is missing or damaged, lacks a needed column, or holds a value that is
+        not what the column promises.
+    """
+    frame = _read(path, VOLUMES, VOLUME_COLUMNS, VOLUME_EXTRAS)
+    _check_given(path, frame, ("scan_id", "structure"))
+    _check_values(path, frame, "status", STATUSES)
+    _check_values(path, frame, "qc", QC)
+    return frame
+
+
+def read_scans(path: Path) -> pd.DataFrame:
+    """The scans table: `SCAN_COLUMNS`, and those of `SCAN_EXTRAS` that the file has.
+
+    Rows are put in the order of their scan_id, so that the order of the file changes nothing.
+
+    Raises
+    ------
+    TableError
+        As `read_volumes`; also if two scans that are done share a scan_id.
+    """
+    frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS)
+    _check_values(path, frame, "state", STATES)
+    _check_values(path, frame, "qc", QC)
+    _check_values(path, frame, "sex", SEXES)
+    done = frame
+    if "state" in frame:
+        _check_given(path, frame, ("state",))
+        done = frame[frame["state"] == "done"]
+    _check_given(path, done, ("scan_id",))
+    twice = done["scan_id"][done["scan_id"].duplicated()]
+    if len(twice):
+        raise TableError(
+            f"{path}: {len(twice)} scan_id stand twice: {_some(twice)}\n"
+            "  Every scan is one row. Give each its own scan_id."
+        )
+    return frame.sort_values("scan_id", kind="stable", ignore_index=True)
+
+
+def _read(
+    path: Path, known: dict[str, Column], needed: tuple[str, ...], extras: tuple[str, ...]
+) -> pd.DataFrame:
+    header = _header(path)
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise TableError(
+            f"{path}: column missing: {', '.join(missing)}\n"
+            f"  needed   {', '.join(needed)}\n"
+            f"  the file has   {', '.join(header)}"
+        )
+    wanted = {name: known[name] for name in (*needed, *extras) if name in header}
+    if _is_parquet(path):
+        frame = read_table(path, wanted)
+    else:
+        frame = pd.read_csv(
+            path,
+            sep=_separator(path),
+            usecols=list(wanted),
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )[list(wanted)]
+    for name, column in wanted.items():
+        if column.type == pa.string():
+            frame[name] = _texts(frame[name])
+        elif column.type == pa.bool_():
+            frame[name] = _flags(path, frame[name])
+        else:
+            frame[name] = _numbers(path, frame[name])
+    return frame
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in {".parquet", ".pq"}
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        if _is_parquet(path):
+            return [str(name) for name in pq.read_schema(path).names]
+        first = pd.read_csv(path, sep=_separator(path), nrows=0, encoding="utf-8-sig")
+        return [str(name) for name in first.columns]
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such table") from error
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise TableError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """Text as str without blanks around it, or None where nothing is given."""
+    given = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    nothing = given.str.lower().isin(_NOTHING)
+    return given.astype(object).where(~nothing, None)
+
+
+def _numbers(path: Path, values: pd.Series) -> pd.Series:
+    """Numbers as float64, NaN where nothing is given; infinite and unreadable ones raise."""
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = values.astype("Float64").astype(float)
+        wrong = np.isinf(numbers)
+    else:
+        texts = _texts(values)
+        numbers = pd.to_numeric(texts, errors="coerce").astype(float)
+        wrong = (numbers.isna() & texts.notna()) | np.isinf(numbers)
+    if wrong.any():
+        raise TableError(
+            f"{path}: column {values.name}: {int(wrong.sum())} values are not numbers: "
+            f"{_some(values[wrong])}\n  Write numbers, or leave the cell empty."
+        )
+    return numbers
+
+
+def _flags(path: Path, values: pd.Series) -> pd.Series:
+    """True or False; nothing given is False."""
+    texts = _texts(values)
+    words = {"true": True, "1": True, "false": False, "0": False}
+    lowered = texts.dropna().astype(str).str.lower()
+    wrong = lowered[~lowered.isin(list(words))]
+    if len(wrong):
+        raise TableError(
+            f"{path}: column {values.name}: {_some(wrong)}\n  Write true or false, or nothing."
+        )
+    return lowered.map(words).reindex(values.index, fill_value=False).astype(bool)
+
+
+def _check_given(path: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> None:
+    for name in names:
+        empty = int(frame[name].isna().sum())
+        if empty:
+            raise TableError(f"{path}: column {name} is empty in {empty} rows")
+
+
+def _check_values(path: Path, frame: pd.DataFrame, name: str, allowed: tuple[str, ...]) -> None:
+    if name not in frame:
+        return
+    given = frame[name].dropna()
+    wrong = given[~given.isin(allowed)]
+    if len(wrong):
+        raise TableError(
+            f"{path}: column {name}: {len(wrong)} values are not allowed: {_some(wrong)}\n"
+            f"  Allowed are {', '.join(allowed)}, or nothing."
+        )
+
+
+def _some(values: pd.Series) -> str:
+    """The first five different values, as written."""
+    different = list(dict.fromkeys(values.tolist()))
+    more = f" and {len(different) - 5} more" if len(different) > 5 else ""
+    return ", ".join(repr(value) for value in different[:5]) + more

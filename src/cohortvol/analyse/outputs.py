@@ -1,0 +1,116 @@
+"""Schema of every table the analysis writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from cohortvol.files import commit_text
+from cohortvol.tables import Column, real, text, to_arrow, to_pandas, whole, write_table
+
+_STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
+_SEX = Column(text, "all, F or M")
+_MODEL = Column(text, "M1: ln(volume) on age x sex; M2: with ln(height) and ln(BMI) besides")
+_USED = Column(whole, "scans used")
+_DROPPED = Column(whole, "scans of this sex in the scans table that are not used")
+_P = "null where it cannot be estimated"
+
+SCHEMAS: dict[str, dict[str, Column]] = {
+    "analyse/slopes": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "model": _MODEL,
+        "slope_pct_per_decade": Column(real, "100 (exp(b) - 1), % per decade of age"),
+        "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
+        "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
+        "slope_ml_per_decade": Column(real, "same design, volume in mL: mL per decade of age"),
+        "slope_ml_per_decade_ci_low": Column(real, "lower 95 % limit, mL per decade"),
+        "slope_ml_per_decade_ci_high": Column(real, "upper 95 % limit, mL per decade"),
+        "p_value": Column(real, f"two-sided p of the % slope; {_P}; 0 below about 1e-308"),
+        "log10_p": Column(real, "base-10 logarithm of p_value, which does not underflow"),
+        "q_value": Column(real, "Benjamini-Hochberg over all slopes of the model"),
+        "n_used": _USED,
+        "n_dropped": _DROPPED,
+        "mean_volume_ml": Column(real, "arithmetic mean of the volumes used, mL"),
+        "se_kind": Column(text, "HC3, or cluster where a subject has several scans"),
+        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+    },
+    "analyse/interactions": {
+        "structure": _STRUCTURE,
+        "model": _MODEL,
+        "difference_pct_per_decade": Column(
+            real, "100 (exp(b_M - b_F) - 1): change per decade of M relative to F, %"
+        ),
+        "difference_pct_per_decade_ci_low": Column(real, "lower 95 % limit, %"),
+        "difference_pct_per_decade_ci_high": Column(real, "upper 95 % limit, %"),
+        "p_value": Column(real, f"two-sided p of age x sex; {_P}"),
+        "log10_p": Column(real, "base-10 logarithm of p_value"),
+        "q_value": Column(real, "Benjamini-Hochberg over all interactions of the model"),
+        "n_used": Column(whole, "scans of both sexes used; 0 where one sex has no slope"),
+        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+    },
+    "analyse/correlations": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "spearman_rho": Column(real, "Spearman correlation of volume with age"),
+        "p_value": Column(real, f"two-sided p of spearman_rho; {_P}"),
+        "p_bonferroni": Column(real, "p_value x number of structures in this stratum, at most 1"),
+        "pearson_r": Column(real, "Pearson correlation of volume in mL with age"),
+        "pearson_p_value": Column(real, "two-sided p of pearson_r"),
+        "n_used": _USED,
+        "n_dropped": _DROPPED,
+        "note": Column(text, "why there is no estimate; null if nothing"),
+    },
+    "analyse/curves": {
+        "structure": _STRUCTURE,
+        "sex": Column(text, "F or M"),
+        "model": Column(text, "M1, or spline: natural cubic, knots in analyse.json"),
+        "age_years": Column(real, "age, years; 1st to 99th percentile of the ages used"),
+        "volume_ml": Column(real, "exp(mean of ln(volume)) at that age, mL"),
+        "volume_ml_ci_low": Column(real, "lower 95 % limit of that mean, mL"),
+        "volume_ml_ci_high": Column(real, "upper 95 % limit of that mean, mL"),
+    },
+    "analyse/summary": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "n": Column(whole, "scans used"),
+        "median_ml": Column(real, "median volume, mL; null with too few scans to print"),
+        "q25_ml": Column(real, "25th percentile, mL"),
+        "q75_ml": Column(real, "75th percentile, mL"),
+        "p5_ml": Column(real, "5th percentile, mL"),
+        "p95_ml": Column(real, "95th percentile, mL"),
+    },
+    "analyse/dropped": {
+        "structure": _STRUCTURE,
+        "reason": Column(text, "first reason that holds why a scan is not used"),
+        "n": Column(whole, "scans"),
+    },
+    "analyse/table1": {
+        "variable": Column(text, "scans, subjects, age_years, height_cm, bmi, site, ..."),
+        "level": Column(text, "median (IQR), a level, other or missing"),
+        "group": Column(text, "all, F or M"),
+        "value": Column(text, "the cell as printed; <5 where a count is suppressed"),
+        "n": Column(whole, "scans behind the cell; null where it is suppressed"),
+    },
+    "analyse/flow": {
+        "step": Column(
+            text,
+            "manifest, quarantined, skipped, failed, done, unusable, usable for trends, "
+            "with height and weight",
+        ),
+        "reason": Column(text, "reason code, or why unusable; null where the step is a total"),
+        "n": Column(whole, "scans"),
+    },
+}
+"""Every table of the analysis, by its place in a results folder."""
+
+
+def write(out: Path, name: str, frame: pd.DataFrame) -> int:
+    """Write ``analyse/<name>`` as Parquet and as CSV below `out`; how many rows it has."""
+    columns = SCHEMAS[f"analyse/{name}"]
+    frame = frame.reindex(columns=list(columns))
+    write_table(out / f"{name}.parquet", frame, columns)
+    printed = to_pandas(to_arrow(frame, columns))
+    commit_text(out / f"{name}.csv", printed.to_csv(index=False, lineterminator="\n"))
+    return len(frame)

@@ -1,0 +1,208 @@
+"""Least squares with robust errors, contrasts, and the spline basis. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import integrate, stats
+from scipy.linalg import solve_triangular
+
+from cohortvol.errors import EstimateError
+
+RANK_TOLERANCE = 1e-10
+"""Smallest over largest singular value of the scaled design below which it has no full rank."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients of one design for several responses, with their robust covariance."""
+
+    coefficients: np.ndarray
+    """(terms, responses)."""
+    covariance: np.ndarray
+    """(responses, terms, terms)."""
+    n: int
+    degrees_of_freedom: int
+    se_kind: str
+    """HC3, or cluster where a subject has several rows."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A linear combination of coefficients, with its 95 % interval."""
+
+    value: float
+    se: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    log10_p: float
+
+
+def fit(design: np.ndarray, responses: np.ndarray, subjects: np.ndarray | None = None) -> Fit:
+    """Ordinary least squares by QR, with HC3 or cluster-robust covariance.
+
+    Columns are scaled to about unit length before the QR, so that the rank check does not
+    depend on units. The normal equations are never formed from the raw design: they lose half the
+    digits (NIST Wampler).
+
+    Parameters
+    ----------
+    design : (n, terms) float array
+        The intercept included.
+    responses : (n,) or (n, responses) float array
+        Fitted one by one with the same design.
+    subjects : (n,) array of whole numbers, optional
+        Who each row belongs to, as in `count_subjects`. If any value repeats, the covariance
+        is cluster-robust by subject with the factor G/(G-1) (n-1)/(n-terms), on G - 1
+        degrees of freedom. Otherwise it is HC3 on n - terms.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_TOO_FEW`` with fewer rows or subjects than terms; ``ANA_COLLINEAR`` if the
+        design has not full rank; ``ANA_LEVERAGE`` if one row alone determines a term.
+    """
+    design = np.asarray(design, dtype=float)
+    responses = np.asarray(responses, dtype=float).reshape(len(design), -1)
+    n, terms = design.shape
+    if n <= terms:
+        raise EstimateError("ANA_TOO_FEW", f"{n} rows for {terms} terms")
+    length = np.linalg.norm(design, axis=0)
+    length = 2.0 ** np.ceil(np.log2(np.where(length > 0, length, 1.0)))  # exact in floating point
+    scaled = design / length
+    q, r = np.linalg.qr(scaled)
+    singular = np.linalg.svd(r, compute_uv=False)
+    if singular[-1] <= RANK_TOLERANCE * singular[0]:
+        raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
+
+    coefficients = np.zeros((terms, responses.shape[1]))
+    residuals = responses
+    for _ in range(2):  # the second pass refines: two more digits on NIST Wampler 1
+        coefficients = coefficients + solve_triangular(r, q.T @ residuals) / length[:, None]
+        residuals = responses - design @ coefficients
+    inverse = solve_triangular(r, np.eye(terms)) / length[:, None]
+    pull = q @ inverse.T  # (n, terms): what one unit of residual adds to each coefficient
+
+    leverage = (q**2).sum(axis=1)
+    if leverage.max() > 1 - 1e-10:
+        raise EstimateError("ANA_LEVERAGE", "one scan alone determines a term of the model")
+
+    clusters = n if subjects is None else count_subjects(subjects)
+    if subjects is not None and clusters < n:
+        members = np.unique(subjects, return_inverse=True)[1]
+        if clusters <= terms:
+            raise EstimateError("ANA_TOO_FEW", f"{clusters} subjects for {terms} terms")
+        correction = clusters / (clusters - 1) * (n - 1) / (n - terms)
+        covariance = np.empty((responses.shape[1], terms, terms))
+        for k in range(responses.shape[1]):
+            scores = np.zeros((clusters, terms))
+            np.add.at(scores, members, pull * residuals[:, k, None])
+            covariance[k] = correction * scores.T @ scores
+        return Fit(coefficients, covariance, n, clusters - 1, "cluster")
+
+    weighted = residuals / (1 - leverage)[:, None]
+    covariance = np.stack([(pull * e[:, None]).T @ (pull * e[:, None]) for e in weighted.T])
+    return Fit(coefficients, covariance, n, n - terms, "HC3")
+
+
+def count_subjects(subjects: np.ndarray) -> int:
+    """How many different people rows belong to, people being numbered from 0."""
+    return int(np.count_nonzero(np.bincount(subjects)))
+
+
+def contrast(fitted: Fit, weights: np.ndarray, response: int = 0) -> Estimate:
+    """Estimate, 95 % t interval and two-sided p of ``weights @ coefficients``.
+
+    p is NaN where the standard error is 0.
+    """
+    weights = np.asarray(weights, dtype=float)
+    value = float(weights @ fitted.coefficients[:, response])
+    se = float(np.sqrt(weights @ fitted.covariance[response] @ weights))
+    half = float(stats.t.ppf(0.975, fitted.degrees_of_freedom)) * se
+    p_value, log10_p = float("nan"), float("nan")
+    if se > 0:
+        p_value, log10_p = two_sided_p(value / se, fitted.degrees_of_freedom)
+    return Estimate(value, se, value - half, value + half, p_value, log10_p)
+
+
+def fitted_means(fitted: Fit, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the first response at each row of `design`, and half its 95 % interval."""
+    se = np.sqrt(((design @ fitted.covariance[0]) * design).sum(axis=1))
+    mean: np.ndarray = design @ fitted.coefficients[:, 0]
+    return mean, se * float(stats.t.ppf(0.975, fitted.degrees_of_freedom))
+
+
+def two_sided_p(t: float, degrees_of_freedom: float) -> tuple[float, float]:
+    """Two-sided p of a t statistic, and its base-10 logarithm, which does not underflow.
+
+    Where p leaves the range of a float (near t = 40 at n = 8,672) the logarithm is
+    ``logpdf(t)`` plus that of the integral of pdf(t + u) / pdf(t) over u > 0.
+    """
+    t = abs(t)
+    p_value = 2 * float(stats.t.sf(t, degrees_of_freedom))
+    if p_value > 1e-280:
+        return p_value, float(np.log10(p_value))
+    spread = degrees_of_freedom + t * t
+    scale = spread / ((degrees_of_freedom + 1) * t)  # the integrand falls by e over this length
+
+    def ratio(v: float) -> float:
+        u = scale * v
+        shrink = (degrees_of_freedom + 1) / 2 * np.log1p(u * (2 * t + u) / spread)
+        return float(np.exp(-shrink))
+
+    tail = scale * float(integrate.quad(ratio, 0, np.inf)[0])
+    log_p = np.log(2) + stats.t.logpdf(t, degrees_of_freedom) + np.log(tail)
+    return p_value, float(log_p / np.log(10))
+
+
+def false_discovery_rate(p_values: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg q of one family of tests; NaN is no test, and stays NaN."""
+    p_values = np.asarray(p_values, dtype=float)
+    q_values = np.full(p_values.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p_values))
+    order = tested[np.argsort(p_values[tested], kind="stable")]
+    ranked = p_values[order] * len(order) / np.arange(1, len(order) + 1)
+    q_values[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
+    return q_values
+
+
+def bonferroni(p_values: np.ndarray) -> np.ndarray:
+    """p times the number of tests of the family, at most 1; NaN is no test, and stays NaN."""
+    tests = np.count_nonzero(~np.isnan(p_values))
+    adjusted: np.ndarray = np.minimum(np.asarray(p_values, dtype=float) * tests, 1.0)
+    return adjusted
+
+
+def natural_spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Natural cubic spline in truncated-power form: x, and one column per inner knot.
+
+    Linear outside the first and last knot. Without intercept, it spans the same functions
+    as R's ``ns(x, knots = inner knots, Boundary.knots = outer knots)``.
+
+    Parameters
+    ----------
+    x : (n,) float array
+    knots : (k,) float array
+        Rising, the outer two included.
+
+    Returns
+    -------
+    (n, k - 1) float array
+    """
+    x = np.asarray(x, dtype=float)
+    last, before = knots[-1], knots[-2]
+
+    def cubed(knot: float) -> np.ndarray:
+        return np.clip(x - knot, 0, None) ** 3
+
+    columns = [x]
+    for knot in knots[:-2]:
+        bend = (
+            cubed(knot)
+            - cubed(before) * (last - knot) / (last - before)
+            + cubed(last) * (before - knot) / (last - before)
+        )
+        columns.append(bend / (last - knots[0]) ** 2)
+    return np.column_stack(columns)

@@ -1,0 +1,182 @@
+"""The analyse stage: two tables in, tables of trends and one JSON of how they came about out."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cohortvol import __version__
+from cohortvol.analyse import cohort as cohort_of
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.correlation import correlations
+from cohortvol.analyse.describe import dropped, flow, summary, table1
+from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.outputs import write
+from cohortvol.analyse.settings import Settings, checked
+from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
+from cohortvol.files import commit_json, sha256_of
+
+log = logging.getLogger(__name__)
+
+FAMILIES = {
+    "slopes": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
+    "interactions": "Benjamini-Hochberg over all structures of one model",
+    "correlations": "Bonferroni over all structures of one stratum (all, F or M)",
+}
+
+
+def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    """Analyse a cohort and write every table of `outputs.SCHEMAS`, and ``analyse.json``.
+
+    Equal inputs and settings give equal files.
+
+    Parameters
+    ----------
+    volumes : Path
+        CSV, TSV or Parquet with ``scan_id, structure, volume_ml``; ``status``,
+        ``cut_by_fov``, ``qc``, ``label`` and ``model`` are used where there.
+    scans : Path
+        CSV, TSV or Parquet with ``scan_id, age_years, sex``; ``state``, ``qc``,
+        ``subject_id``, ``height_cm``, ``weight_kg``, ``site`` and the like where there.
+    out : Path
+        Folder to write to.
+    **settings
+        Fields of `Settings`.
+
+    Returns
+    -------
+    dict
+        What ``analyse.json`` holds.
+
+    Raises
+    ------
+    TableError
+        If a table is missing, damaged, or lacks a column; the message names it.
+    ConfigError
+        If a setting is unknown, or several segmentation models await a choice.
+    """
+    chosen = checked(settings)
+    cohort = cohort_of.build(
+        read_volumes(volumes),
+        read_scans(scans),
+        exclude_cut=chosen.exclude_cut,
+        segmentation_model=chosen.segmentation_model,
+    )
+    slopes, interactions = trends(cohort, chosen)
+    tables = {
+        "slopes": slopes,
+        "interactions": interactions,
+        "correlations": correlations(cohort, chosen),
+        "curves": curves(cohort, chosen),
+        "summary": summary(cohort, chosen),
+        "dropped": dropped(cohort),
+        "table1": table1(cohort, chosen),
+        "flow": flow(cohort),
+    }
+    rows = {name: write(out, name, frame) for name, frame in tables.items()}
+    counts = _counts(cohort)
+    record = {
+        "settings": asdict(chosen),
+        "models": list(models_of(cohort)),
+        "families": FAMILIES,
+        "spline": {
+            "knot_percentiles": list(KNOT_PERCENTILES),
+            "knots_years": knots_years(cohort).tolist(),
+        },
+        "counts": counts,
+        "findings": _findings(slopes, chosen),
+        "rows": rows,
+        "sentences": sentences(cohort, slopes, chosen),
+        "inputs": {
+            name: {"file": path.name, "sha256": sha256_of(path)}
+            for name, path in (("volumes", volumes), ("scans", scans))
+        },
+        "versions": _versions(),
+    }
+    commit_json(out / "analyse.json", record)
+    log.info(
+        "%d scans, %d usable for trends, %d structures",
+        counts["scans"],
+        counts["usable_for_trends"],
+        counts["structures"],
+    )
+    return record
+
+
+def _counts(cohort: Cohort) -> dict[str, int]:
+    scans = cohort.scans
+    known = cohort.in_trends
+    return {
+        "scans": len(scans),
+        "done": int((scans["state"] == "done").sum()),
+        "usable_for_trends": int(known.sum()),
+        "subjects": int(scans.loc[known, "subject"].nunique()),
+        "F": int((known & cohort.of_sex("F")).sum()),
+        "M": int((known & cohort.of_sex("M")).sum()),
+        "with_height_and_weight": int((known & cohort.has_size).sum()),
+        "structures": len(cohort.structures),
+        "volumes_usable": int((cohort.reason == cohort_of.USABLE).sum()),
+        "volumes_cut": int((cohort.reason == cohort_of.CUT).sum()),
+        "volume_rows_without_scan": cohort.rows_without_scan,
+    }
+
+
+def _findings(slopes: pd.DataFrame, settings: Settings) -> dict[str, int]:
+    """How many slopes of each model have a q value below the false discovery rate."""
+    if slopes.empty:
+        return {}
+    found = slopes["q_value"] < settings.fdr
+    return {str(model): int(n) for model, n in found.groupby(slopes["model"]).sum().items()}
+
+
+def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[str]:
+    """What must be printed wherever these results are shown."""
+    counts = _counts(cohort)
+    said = [
+        "The data are cross-sectional: differences between people of different ages are not "
+        "the ageing of one person.",
+        "Unless the scans were drawn at random from a population, the results describe the "
+        "people scanned and not a population.",
+        "No model adjusts for site, scanner or sequence.",
+    ]
+    if "M2" not in models_of(cohort):
+        said.append("Height and weight are not known: no result is adjusted for body size.")
+    notes = slopes["note"].fillna("") if len(slopes) else pd.Series(dtype=str)
+    for mark, meaning in (
+        ("descriptive only", f"fewer than {settings.min_n_per_sex} usable subjects per sex"),
+        ("ANA_", "a slope that could not be estimated; the note of the row says why"),
+    ):
+        marked = slopes.loc[notes.str.contains(mark), "structure"].unique() if len(slopes) else []
+        if len(marked):
+            label = "descriptive only, with" if mark == "descriptive only" else "with"
+            which = "all" if len(marked) == len(cohort.structures) else ", ".join(marked)
+            said.append(f"Structures {label} {meaning}: {which}.")
+    if settings.exclude_cut and counts["volumes_cut"]:
+        said.append(
+            f"{counts['volumes_cut']:,} volumes cut by the field of view are left out; "
+            "who is cut may depend on height and age."
+        )
+    if not settings.exclude_cut:
+        said.append("Volumes cut by the field of view are used although they are lower bounds.")
+    if len(slopes) and (slopes["se_kind"] == "cluster").any():
+        said.append(
+            "Some people have several scans: standard errors are cluster-robust by subject; "
+            "p values of correlations take every scan as independent."
+        )
+    if counts["volume_rows_without_scan"]:
+        said.append(
+            f"{counts['volume_rows_without_scan']:,} rows of the volumes table belong to no "
+            "row of the scans table and are not used."
+        )
+    return said
+
+
+def _versions() -> dict[str, str]:
+    libraries = {package: version(package) for package in ("numpy", "pandas", "pyarrow", "scipy")}
+    return {"cohortvol": __version__, "python": platform.python_version(), **libraries}

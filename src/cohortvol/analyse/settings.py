@@ -1,0 +1,53 @@
+"""Every setting of the analysis, with its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cohortvol.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may decide about the analysis."""
+
+    exclude_cut: bool = True
+    """Leave out volumes that the field of view cuts."""
+    segmentation_model: str | None = None
+    """Which segmentation model, where the volumes table holds several."""
+    age_center: float = 50.0
+    """Years at which age is 0 in the models; slopes do not depend on it."""
+    min_n_per_sex: int = 100
+    """Usable subjects per sex below which a slope is marked as descriptive only."""
+    min_n_fit: int = 10
+    """Usable subjects below which nothing is estimated."""
+    fdr: float = 0.05
+    """False discovery rate below which a q value is counted as a finding."""
+    suppress_below: int = 5
+    """Counts of people from 1 to one less than this are not printed in Table 1."""
+    top_levels: int = 8
+    """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
+
+
+def checked(settings: dict[str, Any]) -> Settings:
+    """Settings by name, unknown names refused.
+
+    Raises
+    ------
+    ConfigError
+        Naming the nearest right setting, or the value that is out of range.
+    """
+    known = [field.name for field in fields(Settings)]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"analyse: unknown setting {name!r}{did_you_mean(name, known)}")
+    chosen = Settings(**settings)
+    for name, least in (("min_n_per_sex", 1), ("min_n_fit", 3), ("suppress_below", 0)):
+        if getattr(chosen, name) < least:
+            raise ConfigError(
+                f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"
+            )
+    if not 0 < chosen.fdr < 1:
+        raise ConfigError(f"analyse: fdr is {chosen.fdr}; it must lie between 0 and 1")
+    return chosen

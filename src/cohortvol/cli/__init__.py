@@ -1,0 +1,114 @@
+"""The command line: parse arguments, call one stage, print its errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import traceback
+from typing import Annotated
+
+import typer
+
+from cohortvol import __version__
+from cohortvol.cli import beside, stages
+from cohortvol.errors import BUG, USAGE, CohortvolError
+
+TYPER_USAGE = 2
+"""Exit code with which Typer ends after a usage error it has explained."""
+
+app = typer.Typer(
+    name="cohortvol",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+    epilog="A whole cohort: snakemake --cores 2 --config manifest=scans.csv results=results/mine. "
+    "Exit codes: 0 done, 3 finished but some scans are quarantined or failed, 64 usage, "
+    "70 our bug, 73 folder in use, 75 temporary: run it again.",
+)
+stages.register(app)
+beside.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cohortvol {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more about what is done.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Organ volumes and age trends from population-scale abdominal MRI.
+
+    Each stage reads files and writes files:
+    manifest → ingest → segment → measure → assemble → analyse → report.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    logging.getLogger("cohortvol").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code of what happened."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; 0, or the exit code that says why not.
+
+    An error the user can act on is one short message. Anything else is our bug: its traceback
+    goes to the log, which is standard error itself where that is not a terminal.
+    """
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    name = f"cohortvol {command}".strip()
+    try:
+        app(arguments, prog_name="cohortvol")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else BUG
+        return USAGE if code == TYPER_USAGE else code
+    except CohortvolError as error:
+        print(f"{name}: {_with_notes(error)}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        _report_bug(name, error)
+        return BUG
+    return 0
+
+
+def _with_notes(error: CohortvolError) -> str:
+    return "\n".join([str(error), *(f"  {note}" for note in getattr(error, "__notes__", []))])
+
+
+def _report_bug(name: str, error: Exception) -> None:
+    trace = "".join(traceback.format_exception(error))
+    place = "above"
+    if sys.stderr.isatty():
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cohortvol-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            log.write(trace)
+        place = f"in {log.name}"
+    else:
+        sys.stderr.write(trace)
+    print(
+        f"{name}: this is a bug of cohortvol {__version__}: {type(error).__name__}: {error}\n"
+        f"  The traceback is {place}. Nothing finished was lost; please report it with the "
+        "command you ran.",
+        file=sys.stderr,
+    )

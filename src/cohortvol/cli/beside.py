@@ -1,0 +1,250 @@
+"""Subcommands beside the flow: what happened, models, training, synthetic cohorts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohortvol.cli.stages import Results
+from cohortvol.errors import ConfigError
+
+LOOK = "What happened"
+MAKE = "Cohorts and models"
+
+ModelId = Annotated[
+    str | None, typer.Option(help="Model id, where the folder holds results of several.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
+
+models = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="List, check and import models."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command(rich_help_panel=LOOK)(status)
+    app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=MAKE)(manifest_from_folder)
+    app.add_typer(models, name="models", rich_help_panel=MAKE)
+    app.command(rich_help_panel=MAKE)(train)
+    app.command(rich_help_panel=MAKE)(simulate)
+
+
+def status(
+    results: Results,
+    model: ModelId = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far a cohort is: counts by state and reason, rate, time left.
+
+    Ends with 0 when every scan is done, 3 when all are accounted for but some are quarantined
+    or failed, 75 while there is work to do.
+
+    Example:
+    [dim]cohortvol status --results results/mine[/]
+    """
+    from cohortvol.status import render_summary, summary
+
+    found = summary(results, model)
+    _print(found, None if as_json else render_summary(found, width=_width()))
+    raise typer.Exit(found["exit_code"])
+
+
+def explain(
+    scan_id: Annotated[str, typer.Argument(help="Scan as the manifest names it.")],
+    results: Results,
+    model: ModelId = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everything that happened to one scan, and what to do about it.
+
+    Example:
+    [dim]cohortvol explain sub-0007 --results results/mine[/]
+    """
+    from cohortvol.status import explain as follow
+    from cohortvol.status import render_explanation
+
+    found = follow(results, scan_id, model)
+    _print(found, None if as_json else render_explanation(found, width=_width()))
+
+
+def _print(value: dict[str, Any], text: str | None) -> None:
+    """Print the text, or the value as JSON where there is none."""
+    typer.echo(json.dumps(value, indent=1) if text is None else text.rstrip("\n"))
+
+
+def _width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def manifest_from_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of .nii and .nii.gz images.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, CSV.")],
+    covariates: Annotated[
+        Path | None, typer.Option(help="Table with scan_id, age_years, sex, ... to join.")
+    ] = None,
+) -> None:
+    """Make a manifest out of a folder of images.
+
+    Example:
+    [dim]cohortvol manifest-from-folder data/images --out scans.csv[/]
+    """
+    from cohortvol.manifest import write_from_folder
+
+    write_from_folder(folder, out, covariates)
+
+
+@models.command("list")
+def list_models(models_dir: ModelsDir = Path("models")) -> None:
+    """The models there are, with their structures and licences.
+
+    Example:
+    [dim]cohortvol models list[/]
+    """
+    from cohortvol import models as cards
+
+    names = cards.list_models(models_dir)
+    if not names:
+        typer.echo(f"{models_dir} holds no model; `cohortvol models import` makes one")
+    for name in names:
+        card = cards.load_card(models_dir / name)
+        typer.echo(f"{name}\n  {card.title}\n  licence: {card.licence}")
+        typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")
+
+
+@models.command("verify")
+def verify_models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models to check; all if none is named.")
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Compare the files of models with the checksums on their cards.
+
+    Example:
+    [dim]cohortvol models verify embedded-v1[/]
+    """
+    from cohortvol import models as cards
+
+    for name in names or cards.list_models(models_dir):
+        card = cards.load_card(cards.find_model(name, models_dir))
+        cards.verify(card)
+        n_files = sum(len(part.files) for part in card.parts)
+        typer.echo(f"{card.id}: {n_files} files are what its card says")
+
+
+@models.command("import")
+def import_model(
+    source: Annotated[Path, typer.Argument(help="nnU-Net v2 results folder, or a zip of one.")],
+    model_id: Annotated[str, typer.Option("--id", help="Id of the model.")],
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")],
+    title: Annotated[str, typer.Option(help="One line for lists and reports.")] = "",
+    origin: Annotated[str, typer.Option(help="Where the weights come from.")] = "",
+    citation: Annotated[str, typer.Option(help="What to cite.")] = "",
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to import; repeat for several, all if none.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Name of the checkpoint.")
+    ] = "checkpoint_final.pth",
+    sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS, a label name to a structure name; repeat for several."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    r"""Make a model folder out of a trained nnU-Net: safe weights, a card, equal logits.
+
+    Example:
+    [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
+    --id my-model --licence CC-BY-4.0[/]
+    """
+    from cohortvol.networks import import_nnunet
+
+    card = import_nnunet(
+        source,
+        models_dir / model_id,
+        model_id=model_id,
+        licence=licence,
+        title=title,
+        origin=origin,
+        citation=citation,
+        folds=fold,
+        checkpoint=checkpoint,
+        sha256=sha256,
+        rename=_pairs(rename or []),
+    )
+    typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """``["left kidney=kidney_left"]`` as a mapping."""
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise ConfigError(f"--rename needs THEIRS=OURS, not {', '.join(map(repr, wrong))}")
+    return dict(word.split("=", 1) for word in words)
+
+
+def train(
+    recipe: Annotated[Path, typer.Option(help="Recipe of the model, YAML.")],
+    pairs: Annotated[Path, typer.Option(help="Folder with images/, labels/ and cases.csv.")],
+    work: Annotated[Path, typer.Option(help="Folder for what training needs and can resume.")],
+    out: Annotated[Path, typer.Option(help="Model folder to make.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that prepare data.")] = 1,
+    only: Annotated[str | None, typer.Option(help="One step of the training, by name.")] = None,
+) -> None:
+    r"""Train a model on images with label maps, and measure it on subjects it has not seen.
+
+    Killed, the same command goes on from the last checkpoint.
+
+    Example:
+    [dim]cohortvol train --recipe models/embedded-v1/recipe.yaml \
+    --pairs training/pairs --work training/work --out models/mine[/]
+    """
+    from cohortvol.train.run import run
+
+    run(recipe, pairs, work, out, device=device, processes=processes, only=only)
+
+
+def simulate(
+    out: Annotated[Path | None, typer.Option(help="Folder for manifest, images and truth.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="With --tables-only: results folder to write tables to.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Number of scans.")] = 48,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same cohort.")] = 1,
+    broken: Annotated[
+        bool, typer.Option("--broken", help="Break some scans, each in another way.")
+    ] = False,
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Draw the tables of a cohort, without images.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Scans built at a time.")] = 1,
+) -> None:
+    """Make a synthetic cohort whose true volumes and age trends are known.
+
+    Example:
+    [dim]cohortvol simulate --out results/demo/source --n 48 --seed 1 --broken
+    cohortvol simulate --tables-only --n 8672 --results results/demo-population[/]
+    """
+    if tables_only:
+        if results is None or out is not None or broken:
+            raise ConfigError("--tables-only needs --results, and takes neither --out nor --broken")
+        from cohortvol.simulate import population
+
+        population.run(results, n=n, seed=seed)
+        return
+    if out is None or results is not None:
+        raise ConfigError("images need --out; --results goes with --tables-only")
+    from cohortvol.simulate.run import run
+
+    run(out, n=n, seed=seed, broken=broken, processes=processes)

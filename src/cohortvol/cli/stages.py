@@ -1,0 +1,260 @@
+"""Subcommands of the flow, manifest to report. Each is what its Snakemake rule runs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortvol.errors import ConfigError
+
+PANEL = "The flow, in order"
+
+Results = Annotated[Path, typer.Option(help="Results folder of the cohort.")]
+Out = Annotated[Path, typer.Option(help="Table to write.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
+ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v1.")]
+Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
+Scans = Annotated[Path, typer.Option(help="Table of scans, Parquet or CSV.")]
+
+
+class BadRows(StrEnum):
+    """What becomes of manifest rows that cannot be used."""
+
+    refuse = "refuse"
+    quarantine = "quarantine"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the stages to the command line, in the order of the flow."""
+    for stage in (manifest, ingest, segment, measure, assemble, analyse, report):
+        app.command(rich_help_panel=PANEL)(stage)
+
+
+def manifest(
+    manifest: Annotated[Path, typer.Option(help="CSV, TSV or Parquet, one row per scan.")],
+    results: Results,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Scans per cluster job, for scans that are new.")
+    ] = 64,
+    bad_rows: Annotated[
+        BadRows, typer.Option(help="Stop at unusable rows and list them, or set them apart.")
+    ] = BadRows.refuse,
+    sex_codes: Annotated[
+        str, typer.Option(help="JSON: the manifest's codes of sex to F, M or null.")
+    ] = '{"F": "F", "M": "M"}',
+    age_range_years: Annotated[
+        tuple[float, float], typer.Option(help="Ages outside are unusable, years.")
+    ] = (0.0, 120.0),
+) -> None:
+    """Check the table of scans, and put each scan into a shard for good.
+
+    Every unusable row is named with its line, its column and what is allowed there.
+
+    Example:
+    [dim]cohortvol manifest --manifest scans.csv --results results/mine[/]
+    """
+    from cohortvol.manifest import run
+
+    try:
+        codes = json.loads(sex_codes)
+    except ValueError as error:
+        raise ConfigError(f"--sex-codes is not JSON ({error}): {sex_codes}") from error
+    run(
+        manifest,
+        results,
+        shard_size=shard_size,
+        bad_rows=bad_rows.value,
+        sex_codes=codes,
+        age_range_years=age_range_years,
+    )
+
+
+def ingest(
+    shard: Annotated[Path, typer.Option(help="Scans of one shard, from manifest.")],
+    out: Out,
+    min_slices: Annotated[
+        int, typer.Option(min=1, help="Least slices along the shortest axis.")
+    ] = 8,
+    max_voxels: Annotated[int, typer.Option(min=1, help="Most voxels in one image.")] = 250_000_000,
+    spacing_range_mm: Annotated[
+        tuple[float, float], typer.Option(help="Plausible voxel edges, mm.")
+    ] = (0.2, 20.0),
+    fov_range_mm: Annotated[
+        tuple[float, float], typer.Option(help="Plausible image edges, mm.")
+    ] = (40.0, 2500.0),
+    max_anisotropy: Annotated[
+        float, typer.Option(help="Longest voxel edge over shortest; beyond, a warning.")
+    ] = 8.0,
+    max_zero_fraction: Annotated[
+        float, typer.Option(help="Most voxels that may be 0, as a fraction.")
+    ] = 0.99,
+    min_entropy_bits: Annotated[
+        float, typer.Option(help="Least information per voxel, bits.")
+    ] = 4.0,
+    max_zero_slices_fraction: Annotated[
+        float, typer.Option(help="Most slices that may be empty at either end, as a fraction.")
+    ] = 0.2,
+    max_saturated_fraction: Annotated[
+        float, typer.Option(help="Voxels at the largest value, as a fraction; beyond, a warning.")
+    ] = 0.02,
+    allow_roots: Annotated[
+        list[str] | None, typer.Option(help="Folder in which images may lie; repeat for several.")
+    ] = None,
+) -> None:
+    r"""Read every byte of each scan once, and say which can be used and why the others cannot.
+
+    Example:
+    [dim]cohortvol ingest --shard results/mine/manifest/shards/0000.parquet \
+    --out results/mine/ingest/0000.parquet[/]
+    """
+    from cohortvol.ingest import Rules, run
+
+    rules = Rules(
+        min_slices=min_slices,
+        max_voxels=max_voxels,
+        spacing_range_mm=spacing_range_mm,
+        fov_range_mm=fov_range_mm,
+        max_anisotropy=max_anisotropy,
+        max_zero_fraction=max_zero_fraction,
+        min_entropy_bits=min_entropy_bits,
+        max_zero_slices_fraction=max_zero_slices_fraction,
+        max_saturated_fraction=max_saturated_fraction,
+        allow_roots=tuple(allow_roots or ()),
+    )
+    run(shard, out, rules)
+
+
+def segment(
+    ingest: Annotated[Path, typer.Option(help="Ingest table of the shard.")],
+    model: ModelFolder,
+    folder: Annotated[Path, typer.Option(help="Folder for label maps and receipts.")],
+    out: Out,
+    profile: Annotated[
+        str | None, typer.Option(help="Inference profile; the model's own if not given.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    r"""Turn every usable scan of a shard into a label map; what is done is not done again.
+
+    Example:
+    [dim]cohortvol segment --ingest results/mine/ingest/0000.parquet \
+    --model models/embedded-v1 --folder results/mine/segment/embedded-v1/0000 \
+    --out results/mine/segment/embedded-v1/0000.parquet[/]
+    """
+    from cohortvol.segment import run_shard
+
+    run_shard(ingest, model, folder, out, profile=profile, threads=threads, device=device)
+
+
+def measure(
+    segment: Annotated[Path, typer.Option(help="Segment table of the shard.")],
+    ingest: Annotated[Path, typer.Option(help="Ingest table of the shard.")],
+    model: ModelFolder,
+    results: Results,
+    out: Out,
+) -> None:
+    r"""Measure the volume of every structure on the grid of its scan.
+
+    Example:
+    [dim]cohortvol measure --segment results/mine/segment/embedded-v1/0000.parquet \
+    --ingest results/mine/ingest/0000.parquet --model models/embedded-v1 \
+    --results results/mine --out results/mine/measure/embedded-v1/0000.parquet[/]
+    """
+    from cohortvol.measure import run_shard
+
+    run_shard(segment, ingest, model, results, out)
+
+
+def assemble(
+    results: Results,
+    model: Annotated[str, typer.Option(help="Model id, such as embedded-v1.")],
+) -> None:
+    """Make one cohort table of all shards, and account for every row of the manifest.
+
+    Example:
+    [dim]cohortvol assemble --results results/mine --model embedded-v1[/]
+    """
+    from cohortvol.assemble import run
+
+    run(results, model)
+
+
+def analyse(
+    volumes: Volumes,
+    scans: Scans,
+    out: OutFolder,
+    exclude_cut: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-cut/--keep-cut", help="Leave out structures at the edge of the image."
+        ),
+    ] = True,
+    min_n_per_sex: Annotated[
+        int, typer.Option(min=1, help="Scans per sex below which trends are descriptive only.")
+    ] = 100,
+    age_center: Annotated[
+        float, typer.Option(help="Age at which the models' intercept is given, years.")
+    ] = 50.0,
+    fdr: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
+) -> None:
+    r"""Volumes against age: slopes with intervals, correlations, curves, and who is in each.
+
+    Any two tables with the columns scan_id, structure, volume_ml and scan_id, age_years, sex do.
+
+    Example:
+    [dim]cohortvol analyse --volumes results/mine/volumes.parquet \
+    --scans results/mine/scans.parquet --out results/mine/analyse[/]
+    """
+    from cohortvol.analyse import run
+
+    run(
+        volumes,
+        scans,
+        out,
+        exclude_cut=exclude_cut,
+        min_n_per_sex=min_n_per_sex,
+        age_center=age_center,
+        fdr=fdr,
+    )
+
+
+def report(
+    analyse: Annotated[Path, typer.Option(help="Folder that analyse wrote.")],
+    volumes: Volumes,
+    scans: Scans,
+    out: OutFolder,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    planted: Annotated[
+        Path | None, typer.Option(help="CSV of planted slopes, to stand beside the found ones.")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of page and captions, in place of ours.")
+    ] = None,
+    show_scan_ids: Annotated[
+        bool, typer.Option("--show-scan-ids", help="Name scans on the page; they may be personal.")
+    ] = False,
+) -> None:
+    r"""Draw the figures and write one page that opens offline.
+
+    Example:
+    [dim]cohortvol report --analyse results/mine/analyse \
+    --volumes results/mine/volumes.parquet --scans results/mine/scans.parquet \
+    --out results/mine/report[/]
+    """
+    from cohortvol.report import run
+
+    run(
+        analyse,
+        volumes,
+        scans,
+        out,
+        title=title,
+        planted=planted,
+        templates=templates,
+        show_scan_ids=show_scan_ids,
+    )

@@ -1,0 +1,169 @@
+"""The one way this project writes a file: complete, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from cohortvol.errors import InUseError, OutputError, TemporaryError
+
+IN_USE = ".in-use"
+"""File in a results folder that the run working there holds a lock on."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise TemporaryError(
+                f"{path}: no space left to write it ({error.strerror})\n"
+                "  Nothing finished was lost. Free space or raise the quota, then run again."
+            ) from error
+        if error.errno in _REFUSED:
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror})\n"
+                "  Choose another output folder with `results:` in the config, or make this "
+                "one writable."
+            ) from error
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder with its parents, or say why that cannot be."""
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
+    """Write `final` through `write` so that a reader sees the old file or the whole new one.
+
+    A temporary name with a leading dot in the same folder, fsync, rename, fsync of the
+    folder. Whatever kills the process, `final` is never half written.
+
+    Parameters
+    ----------
+    final : Path
+        The file to make or replace; its folder is created.
+    write : callable
+        Called with the open binary file.
+
+    Returns
+    -------
+    str
+        sha256 of the bytes written, in hex.
+
+    Raises
+    ------
+    OutputError
+        If the folder refuses the file.
+    TemporaryError
+        If the disk or the quota is full; a file already at `final` is untouched.
+    """
+    make_folder(final.parent)
+    temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        with _explained(final):
+            with open(temporary, "xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            digest = sha256_of(temporary)
+            os.replace(temporary, final)
+            folder = os.open(final.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def commit_bytes(final: Path, content: bytes) -> str:
+    """`commit` for bytes that are there already."""
+    return commit(final, lambda stream: stream.write(content))
+
+
+def commit_text(final: Path, text: str) -> str:
+    """`commit` for text, encoded as UTF-8."""
+    return commit_bytes(final, text.encode())
+
+
+def commit_json(final: Path, value: Any) -> str:
+    """`commit` for JSON with sorted keys, so that equal values give equal bytes."""
+    return commit_text(final, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise unless `folder` can be written, or made where it is missing; nothing is left behind.
+
+    Raises
+    ------
+    OutputError
+        If the folder, or the nearest one above it that exists, refuses a file.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    probe = nearest / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    with _explained(folder):
+        probe.touch()
+        probe.unlink()
+
+
+def claim(folder: Path) -> IO[str]:
+    """Hold a results folder for this process, until the file returned is closed.
+
+    The kernel gives the lock back when the process ends, however it ends, so that a killed run
+    leaves nothing to clean up. On a file system without locks nobody is kept out.
+
+    Raises
+    ------
+    InUseError
+        If another process holds the folder; the message says which.
+    """
+    path = make_folder(folder) / IN_USE
+    with _explained(path):
+        stream = open(path, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.seek(0)
+        owner = stream.read().strip() or "another process"
+        stream.close()
+        raise InUseError(
+            f"{folder}: {owner} is working in this results folder\n"
+            "  Wait until it has finished, or end it, then run the same command again."
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    stream.flush()
+    return stream
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a JSON-serialisable value in canonical form, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,30 @@
+"""Limits that decide whether a scan is usable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The ``ingest`` section of the config, with the same names, units and defaults."""
+
+    min_slices: int = 8
+    max_voxels: int = 250_000_000
+    spacing_range_mm: tuple[float, float] = (0.2, 20.0)
+    fov_range_mm: tuple[float, float] = (40.0, 2500.0)
+    max_anisotropy: float = 8.0
+    max_zero_fraction: float = 0.99
+    min_entropy_bits: float = 4.0
+    max_zero_slices_fraction: float = 0.2
+    max_saturated_fraction: float = 0.02
+    allow_roots: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> Rules:
+        """Rules of a checked ``ingest`` section."""
+        values: dict[str, Any] = dict(section)
+        ranges = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        return cls(**(values | ranges))

@@ -1,0 +1,232 @@
+"""Rows of the manifest: every bad one found, named and explained at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cohortvol.errors import ManifestError
+from cohortvol.manifest.text_table import TextTable, read_text_table
+from cohortvol.manifest.values import (
+    DEFAULT_SEX_CODES,
+    SCAN_ID,
+    SCAN_ID_ALLOWED,
+    BadValueError,
+    Rules,
+    parse_covariate,
+)
+from cohortvol.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
+
+log = logging.getLogger(__name__)
+
+REQUIRED = ("scan_id", "image")
+KNOWN = (*REQUIRED, *COVARIATES)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one row cannot be used."""
+
+    column: str
+    value: str
+    code: str
+    allowed: str
+
+    @property
+    def text(self) -> str:
+        """For the ``detail`` of a quarantined row."""
+        return f"{self.column} {self.value!r}; allowed: {self.allowed}"
+
+
+def read_manifest(
+    path: Path,
+    *,
+    bad_rows: str = "refuse",
+    sex_codes: Mapping[str, str | None] | None = None,
+    age_range_years: Sequence[float] = (0.0, 120.0),
+) -> pd.DataFrame:
+    """Read the user's table of scans and check every row.
+
+    A missing age or sex is no fault: the scan is measured and left out of trends later.
+    Whether the image file exists is for ingest to say.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, TSV or Parquet; ``scan_id`` and ``image`` are required.
+    bad_rows : {"refuse", "quarantine"}
+        Raise if there are bad rows, or keep them with ``state`` quarantined and a reason.
+    sex_codes : mapping, optional
+        The manifest's coding of sex to ``F``, ``M`` or None; ``F`` and ``M`` if not given.
+    age_range_years : (low, high)
+        Ages outside are bad rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per row of the manifest, in its order, with the columns of
+        `cohortvol.tables.MANIFEST`; ``shard`` is still null. Images are absolute paths.
+
+    Raises
+    ------
+    ManifestError
+        If the table cannot be used, or if there are bad rows and they are refused; the
+        message lists every one.
+    """
+    rules = Rules(
+        sex_codes=DEFAULT_SEX_CODES if sex_codes is None else sex_codes,
+        age_low_years=float(age_range_years[0]),
+        age_high_years=float(age_range_years[1]),
+    )
+    table = read_text_table(path)
+    check_columns(path, table.columns, REQUIRED)
+    if not table.rows:
+        raise ManifestError(f"{path}: holds no scans, only a header")
+    folder = Path(os.path.abspath(path)).parent
+    clashes = _clashing_ids(table)
+    rows: list[dict[str, Any]] = []
+    problems: list[list[Problem]] = []
+    for position, raw in enumerate(table.rows):
+        row, found = _checked_row(raw, folder, rules)
+        problems.append([*clashes.get(position, []), *found])
+        rows.append({"manifest_line": table.lines[position], **row})
+    if bad_rows == "refuse" and any(problems):
+        raise ManifestError(_complaint(path, table.lines, problems))
+    for row, found in zip(rows, problems, strict=True):
+        if found:
+            row["state"] = "quarantined"
+            row["reason"] = found[0].code
+            row["detail"] = " | ".join(problem.text for problem in found)
+    return to_pandas(to_arrow(append_rows(rows, MANIFEST), MANIFEST))
+
+
+def check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse a table without its required columns, or with a misspelt name.
+
+    A column that is near a known one which is absent counts as misspelt. Any other extra
+    column is left out with a notice.
+
+    Raises
+    ------
+    ManifestError
+        Naming every such column with the name it should have.
+    """
+    absent = [name for name in KNOWN if name not in columns]
+    extra = [name for name in columns if name not in KNOWN]
+    misspelt = {name: near for name in extra if (near := _near(name, absent))}
+    lines = [
+        f"  column {name!r}; did you mean {near!r}? Rename it, or take it out."
+        for name, near in misspelt.items()
+    ]
+    lines += [
+        f"  no column {name!r}; it is required"
+        for name in required
+        if name in absent and name not in misspelt.values()
+    ]
+    if lines:
+        known = f"  known columns: {', '.join(KNOWN)}"
+        raise ManifestError("\n".join([f"{path}: columns cannot be used", *lines, known]))
+    if extra:
+        log.warning("%s: columns not used: %s", path, ", ".join(extra))
+
+
+def _near(name: str, known: Sequence[str]) -> str | None:
+    """The known column that a name most likely stands for: a slip, or a unit left out."""
+    plain = name.lower().replace(" ", "_").replace("-", "_")
+    for candidate in known:
+        if plain == candidate or candidate.startswith(f"{plain}_"):
+            return candidate
+    ratios = [(SequenceMatcher(None, plain, candidate).ratio(), candidate) for candidate in known]
+    ratio, best = max(ratios, default=(0.0, ""))
+    return best if ratio >= 0.8 else None
+
+
+def _checked_row(
+    raw: Mapping[str, str], folder: Path, rules: Rules
+) -> tuple[dict[str, Any], list[Problem]]:
+    """One row of `MANIFEST` without line, and what is wrong with it; bad values are null."""
+    scan_id, image = raw["scan_id"], raw["image"]
+    problems = []
+    if not scan_id:
+        problems.append(Problem("scan_id", "", "TAB_VALUE_MISSING", "a scan_id is required"))
+    elif not SCAN_ID.fullmatch(scan_id):
+        problems.append(Problem("scan_id", scan_id, "ID_INVALID", SCAN_ID_ALLOWED))
+    if not image.strip():
+        allowed = "the path of a NIfTI file, absolute or relative to the manifest"
+        problems.append(Problem("image", image, "TAB_VALUE_MISSING", allowed))
+    row: dict[str, Any] = {
+        "scan_id": scan_id,
+        "image": os.path.normpath(folder / image) if image.strip() else None,
+        "state": None,
+        "reason": None,
+        "detail": None,
+        "shard": None,
+    }
+    for column in COVARIATES:
+        value = raw.get(column, "")
+        try:
+            row[column] = parse_covariate(column, value, rules)
+        except BadValueError as error:
+            row[column] = None
+            problems.append(Problem(column, value, error.code, error.allowed))
+    row["subject_id"] = row["subject_id"] or scan_id
+    return row, problems
+
+
+def _clashing_ids(table: TextTable) -> dict[int, list[Problem]]:
+    """Rows whose scan_id stands more than once, or twice but for case, by position."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(table.rows):
+        if row["scan_id"]:
+            groups[row["scan_id"].casefold()].append(position)
+    clashes: dict[int, list[Problem]] = {}
+    for group in groups.values():
+        for position in group if len(group) > 1 else []:
+            scan_id = table.rows[position]["scan_id"]
+            same = [other for other in group if table.rows[other]["scan_id"] == scan_id]
+            code = "ID_DUPLICATE" if len(same) > 1 else "ID_COLLISION"
+            where = ", ".join(
+                f"{table.lines[other]} ({table.rows[other]['scan_id']})"
+                if code == "ID_COLLISION"
+                else str(table.lines[other])
+                for other in (same if code == "ID_DUPLICATE" else group)
+            )
+            allowed = f"one row per scan_id whatever its case; here lines {where}"
+            clashes[position] = [Problem("scan_id", scan_id, code, allowed)]
+    return clashes
+
+
+def _complaint(path: Path, lines: Sequence[int], problems: Sequence[Sequence[Problem]]) -> str:
+    bad = sum(map(bool, problems))
+    listed = list(_listed(lines, problems))
+    widths = [max(len(cells[i]) for cells in listed) for i in range(4)]
+    body = [
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        + f"  {cells[4]}"
+        for cells in listed
+    ]
+    return "\n".join(
+        [
+            f"{path}: {bad} of {len(lines)} rows cannot be used",
+            *body,
+            "  Correct them, or set `bad_rows: quarantine` to go on without them.",
+        ]
+    )
+
+
+def _listed(
+    lines: Sequence[int], problems: Sequence[Sequence[Problem]]
+) -> Iterator[tuple[str, str, str, str, str]]:
+    for line, found in zip(lines, problems, strict=True):
+        for problem in found:
+            value = repr(problem.value)
+            yield f"line {line}", problem.column, value, problem.code, problem.allowed

@@ -1,0 +1,61 @@
+"""Shards: an assignment that only grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cohortvol.tables import SHARDS
+
+
+def assign_shards(scan_ids: Sequence[str], previous: pd.DataFrame, shard_size: int) -> pd.DataFrame:
+    """Put every scan that has no shard yet into one; never move a scan that has.
+
+    A new scan goes to the last shard while fewer than `shard_size` scans were ever put
+    there, otherwise to a new one. Scans that left the manifest keep their entry, so that
+    they come back to where their results are.
+
+    Parameters
+    ----------
+    scan_ids : sequence of str
+        Scans of the manifest, in its order.
+    previous : pandas.DataFrame
+        The assignment so far: ``scan_id``, ``shard``.
+    shard_size : int
+        Most scans in a shard; a smaller one than before moves nothing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `previous`, followed by the new scans.
+    """
+    known = dict(zip(previous["scan_id"], previous["shard"], strict=True))
+    last = max((int(shard) for shard in known.values()), default=0)
+    in_last = sum(int(shard) == last for shard in known.values())
+    new = []
+    for scan_id in scan_ids:
+        if scan_id in known:
+            continue
+        if in_last >= shard_size:
+            last, in_last = last + 1, 0
+        known[scan_id] = f"{last:04d}"
+        in_last += 1
+        new.append((scan_id, known[scan_id]))
+    return pd.concat(
+        [previous[list(SHARDS)], pd.DataFrame(new, columns=list(SHARDS))], ignore_index=True
+    )
+
+
+def file_facts(image: str | Path) -> tuple[int | None, int | None]:
+    """Size in bytes and modification time in ns of an image, or two Nones if it is missing.
+
+    A folder has no size of its own.
+    """
+    try:
+        facts = os.stat(image)
+    except OSError:
+        return None, None
+    return (None if Path(image).is_dir() else facts.st_size), facts.st_mtime_ns

@@ -1,0 +1,159 @@
+"""Values of the manifest: text in, a checked value out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SCAN_ID_ALLOWED = "letters, digits, _ and -, at most 64, the first a letter or digit"
+
+MISSING = frozenset({"", "n/a", "N/A", "NA", "NaN", "nan"})
+"""Texts that mean "not known" in columns of numbers, sex and dates; never in ids."""
+
+DEFAULT_SEX_CODES: Mapping[str, str | None] = {"F": "F", "M": "M"}
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
+_DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
+_DAYS_PER_YEAR = 365.25
+_AGE_UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": _DAYS_PER_YEAR / 7, "D": _DAYS_PER_YEAR}
+
+# A value outside is a wrong unit or a slip of the keyboard, not a person or a scanner.
+PLAUSIBLE = {
+    "height_cm": (30.0, 260.0, "cm"),
+    "weight_kg": (0.3, 500.0, "kg"),
+    "field_strength_t": (0.01, 20.0, "tesla"),
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which values of a manifest are allowed.
+
+    Parameters
+    ----------
+    sex_codes : mapping
+        Text of the manifest to ``F``, ``M``, or None for unknown.
+    age_low_years, age_high_years : float
+        Plausible ages, both included.
+    """
+
+    sex_codes: Mapping[str, str | None]
+    age_low_years: float
+    age_high_years: float
+
+
+class BadValueError(ValueError):
+    """A value that cannot be used: the reason code, and what is allowed instead."""
+
+    def __init__(self, code: str, allowed: str) -> None:
+        super().__init__(code, allowed)
+        self.code = code
+        self.allowed = allowed
+
+
+def parse_covariate(column: str, text: str, rules: Rules) -> float | str | None:
+    """The value of a covariate, None where the text says that it is not known.
+
+    Raises
+    ------
+    BadValueError
+        If the text is not understood, or the value is implausible.
+    """
+    if column == "age_years":
+        return _known(text) and parse_age_years(text, rules)
+    if column == "sex":
+        return parse_sex(text, rules)
+    if column == "acquisition_date":
+        return _known(text) and parse_date(text)
+    if column in PLAUSIBLE:
+        low, high, unit = PLAUSIBLE[column]
+        return _known(text) and parse_number(text, low, high, unit)
+    return text or None
+
+
+def _known(text: str) -> str | None:
+    return None if text.strip() in MISSING else text
+
+
+def parse_age_years(text: str, rules: Rules) -> float:
+    """Age in years of ``48``, ``48.5``, or a DICOM age: ``048Y``, ``576M``, ``002W``, ``003D``.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_AGE_UNPARSED`` for any other form, ``CLN_AGE_IMPLAUSIBLE`` outside the range.
+    """
+    low, high = rules.age_low_years, rules.age_high_years
+    text = text.strip()
+    dicom = _DICOM_AGE.fullmatch(text)
+    if dicom:
+        age = int(dicom[1]) / _AGE_UNITS_PER_YEAR[dicom[2]]
+    elif _NUMBER.fullmatch(text):
+        age = float(text)
+    else:
+        raise BadValueError(
+            "CLN_AGE_UNPARSED", "years such as 48 or 48.5, or 048Y, 576M, 002W; empty if unknown"
+        )
+    if not low <= age <= high:
+        raise BadValueError("CLN_AGE_IMPLAUSIBLE", f"{low:g} to {high:g} years; empty if unknown")
+    return age
+
+
+def parse_number(text: str, low: float, high: float, unit: str) -> float:
+    """A plain number between two bounds.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_UNPARSED`` if it is none, ``CLN_IMPLAUSIBLE`` outside the bounds.
+    """
+    text = text.strip()
+    if not _NUMBER.fullmatch(text):
+        raise BadValueError(
+            "CLN_UNPARSED", f"a number in {unit} with a point for decimals; empty if unknown"
+        )
+    value = float(text)
+    if not (math.isfinite(value) and low <= value <= high):
+        raise BadValueError("CLN_IMPLAUSIBLE", f"{low:g} to {high:g} {unit}; empty if unknown")
+    return value
+
+
+def parse_sex(text: str, rules: Rules) -> str | None:
+    """``F``, ``M`` or None by the coding that the config names; nothing is guessed.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_SEX_CODING`` for a text without coding.
+    """
+    text = text.strip()
+    if text in rules.sex_codes:
+        return rules.sex_codes[text]
+    if text in MISSING:
+        return None
+    allowed = ", ".join(sorted(rules.sex_codes))
+    raise BadValueError(
+        "CLN_SEX_CODING", f"{allowed}; empty if unknown; other codes through sex_codes"
+    )
+
+
+def parse_date(text: str) -> str:
+    """An ISO 8601 date, year first, as the manifest gives it.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_DATE_AMBIGUOUS`` for any other form, ``CLN_DATE_FUTURE`` after tomorrow.
+    """
+    text = text.strip()
+    try:
+        day = datetime.fromisoformat(text).date()
+    except ValueError:
+        raise BadValueError("CLN_DATE_AMBIGUOUS", "a date such as 2018-04-03") from None
+    if day > datetime.now(UTC).date() + timedelta(days=1):
+        raise BadValueError("CLN_DATE_FUTURE", "a date that has passed")
+    return text

@@ -1,0 +1,127 @@
+"""Whether to believe a volume: QC codes per structure, and the sums of left and right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohortvol import structures as anatomy
+from cohortvol.measure.volumes import FACE_ORDER, typed
+
+MIN_LARGEST_FRACTION = 0.9
+"""A structure with less than this in its largest component is flagged QC_FRAGMENTED."""
+
+EXCLUDING = frozenset({"QC_ABSENT", "QC_OUTLIER", "QC_SIDE"})
+"""QC codes that make a volume unfit for use; the others only ask for a look."""
+
+
+def judge(
+    volumes: pd.DataFrame,
+    plausible_ml: Mapping[str, tuple[float, float]] | None = None,
+    min_largest_fraction: float = MIN_LARGEST_FRACTION,
+) -> pd.DataFrame:
+    """Add ``status``, ``reason``, ``qc`` and ``qc_flags`` to the structures of one scan.
+
+    Codes: QC_ABSENT, QC_TRUNCATED_FOV, QC_FRAGMENTED, QC_OUTLIER (outside the plausible range;
+    a cut structure, being a lower bound, only above it) and QC_SIDE. Those in `EXCLUDING` give
+    ``exclude``, the others ``flag``. Left behind right makes both of a pair QC_SIDE. A liver
+    on the left of the spleen makes every structure QC_SIDE: the image is mirrored (or the body
+    is), and nothing in it can be called left or right.
+
+    Parameters
+    ----------
+    volumes : pandas.DataFrame
+        What `structure_volumes` returned.
+    plausible_ml : mapping of str to (float, float), optional
+        Range per structure in mL; without it, the packaged one. Others are not judged.
+    min_largest_fraction : float
+        Smallest part of the voxels that the largest component must hold.
+    """
+    ranges = anatomy.plausible_ml() if plausible_ml is None else plausible_ml
+    wrong_side = _on_the_wrong_side(volumes)
+    verdicts: list[tuple[str, str | None, str, str]] = []
+    for row in volumes.to_dict("records"):
+        if pd.isna(row["n_voxels"]):
+            verdicts.append(("absent", "QC_ABSENT", "exclude", "QC_ABSENT"))
+            continue
+        low, high = ranges.get(row["structure"], (0.0, np.inf))
+        too_small = row["volume_ml"] < low and not row["cut_by_fov"]
+        fragmented = row["largest_component_fraction"] < min_largest_fraction
+        found = {
+            "QC_TRUNCATED_FOV": row["cut_by_fov"],
+            "QC_FRAGMENTED": fragmented,
+            "QC_SIDE": row["structure"] in wrong_side,
+            "QC_OUTLIER": too_small or row["volume_ml"] > high,
+        }
+        flags = [code for code, present in found.items() if present]
+        status, reason = ("cut", "QC_TRUNCATED_FOV") if row["cut_by_fov"] else ("ok", None)
+        verdicts.append((status, reason, _qc(flags), ";".join(flags)))
+    verdict = pd.DataFrame(
+        verdicts, columns=["status", "reason", "qc", "qc_flags"], index=volumes.index
+    )
+    return volumes.assign(**verdict.astype("object").to_dict("series"))
+
+
+def _qc(flags: list[str]) -> str:
+    if EXCLUDING.intersection(flags):
+        return "exclude"
+    return "flag" if flags else "pass"
+
+
+def _on_the_wrong_side(volumes: pd.DataFrame) -> set[str]:
+    found = volumes[volumes["n_voxels"].notna()]
+    x_mm = {
+        structure: centroid[0]
+        for structure, centroid in zip(found["structure"], found["centroid_ras_mm"], strict=True)
+    }
+    if "liver" in x_mm and "spleen" in x_mm and x_mm["liver"] <= x_mm["spleen"]:
+        return set(x_mm)
+    return {
+        side
+        for left, right in anatomy.pairs().values()
+        if left in x_mm and right in x_mm and x_mm[left] >= x_mm[right]
+        for side in (left, right)
+    }
+
+
+def pair_sums(judged: pd.DataFrame) -> pd.DataFrame:
+    """Sums of left and right for every pair of which the model has both sides.
+
+    A sum is null where either side is absent or failed, cut where either is cut, and as good
+    as the worse of the two. What has no meaning for a sum (components, centroid, bounding box,
+    intensities) is null.
+    """
+    sides = {row["structure"]: row for row in judged.to_dict("records")}
+    rows = [
+        _sum_of_pair(name, sides[left], sides[right])
+        for name, (left, right) in anatomy.pairs().items()
+        if left in sides and right in sides
+    ]
+    return typed(pd.DataFrame(rows, columns=list(judged.columns)))
+
+
+def _sum_of_pair(name: str, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    both = (left, right)
+    worst = min(both, key=lambda side: ("failed", "absent", "cut", "ok").index(side["status"]))
+    flags = sorted({code for side in both for code in side["qc_flags"].split(";") if code})
+    row = {
+        "structure": name,
+        "status": worst["status"],
+        "reason": worst["reason"],
+        "qc": min((side["qc"] for side in both), key=("exclude", "flag", "pass").index),
+        "qc_flags": ";".join(flags),
+    }
+    if worst["status"] in ("ok", "cut"):
+        row |= {
+            "n_voxels": left["n_voxels"] + right["n_voxels"],
+            "volume_ml": left["volume_ml"] + right["volume_ml"],
+            "cut_by_fov": worst["status"] == "cut",
+            "cut_faces": "".join(
+                letter for letter in FACE_ORDER if letter in left["cut_faces"] + right["cut_faces"]
+            ),
+            "cut_area_mm2": left["cut_area_mm2"] + right["cut_area_mm2"],
+        }
+    return row

@@ -1,0 +1,10 @@
+"""Torch side of a model folder: build its networks, and make one from a trained nnU-Net.
+
+At run time no pickle is opened. `import_nnunet` opens one, once, with torch's unpickler
+restricted to tensors and numpy scalars, and keeps the weights as safetensors.
+"""
+
+from cohortvol.networks.build import LoadedPart, Network, build, load_part, local_labels
+from cohortvol.networks.nnunet import import_nnunet
+
+__all__ = ["LoadedPart", "Network", "build", "import_nnunet", "load_part", "local_labels"]

@@ -1,0 +1,309 @@
+"""Import a trained nnU-Net v2 folder or zip as a model folder: once, offline, checked."""
+
+from __future__ import annotations
+
+import _codecs
+import os
+import pickle
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar
+from safetensors.torch import save
+
+from cohortvol.errors import ModelError
+from cohortvol.files import commit, commit_json, make_folder, sha256_of
+from cohortvol.models import (
+    CARD,
+    PARTS,
+    PROFILES,
+    Card,
+    Part,
+    card_json,
+    load_card,
+    weights_file,
+)
+from cohortvol.networks.build import (
+    Network,
+    Weights,
+    build,
+    local_labels,
+    own_weights,
+    read_json,
+    read_weights,
+)
+
+# What nnU-Net stores beside tensors: numpy scalars in its log, under names of numpy 1 and 2.
+SAFE_GLOBALS: list[Any] = [
+    (scalar, "numpy.core.multiarray.scalar"),
+    scalar,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    _codecs.encode,
+]
+MAX_UNZIPPED_BYTES = 16 * 2**30
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_WANTED = re.compile(r"(^|/)(plans\.json|dataset\.json|fold_(all|\d+)/[A-Za-z0-9_]+\.pth)$")
+
+
+def import_nnunet(
+    source: Path,
+    out: Path,
+    *,
+    model_id: str,
+    licence: str,
+    title: str = "",
+    origin: str = "",
+    citation: str = "",
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    sha256: str | None = None,
+    expected_labels: Mapping[int, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    accuracy: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Card:
+    """Make a model folder of one part from a trained nnU-Net v2.
+
+    The checkpoint is opened once with ``weights_only=True``; anything but tensors and numpy
+    scalars in it is refused, without a second try. The model folder appears whole or not at
+    all, and only after its weights, read back, gave bit-equal logits on a fixed patch.
+
+    Parameters
+    ----------
+    source : Path
+        ``Trainer__Plans__3d_fullres`` with ``plans.json``, ``dataset.json`` and
+        ``fold_N/checkpoint_final.pth``; or a folder or a zip that holds exactly one such.
+    out : Path
+        The model folder to make; it must not exist.
+    model_id, licence, title, origin, citation, accuracy, notes
+        For the card. `origin` is its ``source``.
+    folds : sequence of str, optional
+        Which folds to import, such as ``["0"]``; all that have the checkpoint by default.
+    sha256 : str, optional
+        Of the zip, or of the checkpoint where `source` is a folder with one fold.
+    expected_labels : mapping of int to str, optional
+        Label index to name that ``dataset.json`` must have, exactly.
+    rename : mapping of str to str, optional
+        Names of ``dataset.json`` to structure names of this project.
+
+    Returns
+    -------
+    Card
+        Of the folder made.
+
+    Raises
+    ------
+    ModelError
+        If anything is missing, unsafe, not as expected, or not reproduced.
+    """
+    source, out = Path(source), Path(out)
+    if not _MODEL_ID.fullmatch(model_id):
+        raise ModelError(f"model id {model_id!r}: use letters, digits, '_', '-' and '.'")
+    if out.exists():
+        raise ModelError(f"{out} exists already; choose another name or delete it")
+    with _trained_folder(source, sha256) as trained:
+        chosen = _choose_folds(trained, folds, checkpoint)
+        if sha256 is not None and source.is_dir():
+            if len(chosen) != 1:
+                raise ModelError(f"--sha256 of a folder pins one checkpoint; {len(chosen)} folds")
+            _check_sha256(trained / f"fold_{chosen[0]}" / checkpoint, sha256)
+        make_folder(out.parent)
+        temporary = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        try:
+            part = _write_part(trained, temporary, chosen, checkpoint, expected_labels, rename)
+            card = Card(
+                folder=temporary,
+                id=model_id,
+                title=title or model_id,
+                licence=licence,
+                source=origin,
+                citation=citation,
+                orientation="RAS",
+                default_profile="nnunet",
+                profiles=tuple(PROFILES),
+                parts=(part,),
+                labels=dict(part.labels),
+                accuracy=dict(accuracy or {}),
+                notes=tuple(notes),
+            )
+            commit_json(temporary / CARD, card_json(card))
+            load_card(temporary)
+            os.rename(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return load_card(out)
+
+
+def _write_part(
+    trained: Path,
+    folder: Path,
+    folds: Sequence[str],
+    checkpoint: str,
+    expected_labels: Mapping[int, str] | None,
+    rename: Mapping[str, str] | None,
+) -> Part:
+    plans, dataset = read_json(trained / "plans.json"), read_json(trained / "dataset.json")
+    checkpoints = {fold: _read_checkpoint(trained / f"fold_{fold}" / checkpoint) for fold in folds}
+    configuration, trainer = _one_training(checkpoints)
+    labels = local_labels(dataset)
+    if expected_labels is not None and dict(expected_labels) != labels:
+        raise ModelError(
+            f"dataset.json does not have the labels expected\n"
+            f"  expected  {dict(sorted(expected_labels.items()))}\n  found     {labels}"
+        )
+    labels = {index: (rename or {}).get(name, name) for index, name in labels.items()}
+    part = Part("main", configuration, trainer, tuple(folds), labels, {})
+    network = build(plans, configuration, dataset)
+    files = {
+        f"{PARTS}/{part.name}/{name}": commit_json(folder / PARTS / part.name / name, content)
+        for name, content in (("plans.json", plans), ("dataset.json", dataset))
+    }
+    for fold, content in checkpoints.items():
+        name = weights_file(part, fold)
+        weights = own_weights(network.module, content["network_weights"])
+        files[name] = commit(folder / name, partial(_write_weights, weights))
+        again = read_weights(folder / name, network.module)
+        _check_equal_logits(network, content["network_weights"], again)
+    return Part(part.name, configuration, trainer, tuple(folds), labels, files)
+
+
+def _write_weights(weights: Weights, stream: BinaryIO) -> None:
+    stream.write(save(weights))
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path}: refused, it holds more than tensors and numpy scalars\n"
+            "  A checkpoint is a program; this one could run code of its own. Retrain it, or "
+            "save its network_weights with nnU-Net again."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: damaged checkpoint ({type(error).__name__}: {error})") from error
+    wanted = ("network_weights", "init_args", "trainer_name")
+    missing = [key for key in wanted if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ModelError(f"{path}: no checkpoint of nnU-Net v2, it lacks {', '.join(missing)}")
+    weights = content["network_weights"]
+    return {**content, "network_weights": {_plain(name): value for name, value in weights.items()}}
+
+
+def _plain(name: str) -> str:
+    """Name of a weight without what torch.compile or distributed training put before it."""
+    return name.removeprefix("module.").removeprefix("_orig_mod.")
+
+
+def _one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    trainings = {
+        (str(content["init_args"]["configuration"]), str(content["trainer_name"]))
+        for content in checkpoints.values()
+    }
+    if len(trainings) != 1:
+        raise ModelError(f"the folds come from different trainings: {sorted(trainings)}")
+    return trainings.pop()
+
+
+def _check_equal_logits(network: Network, original: Weights, again: Weights) -> None:
+    """Both state dicts must give the same bits on one fixed random patch."""
+    strides = np.prod(network.configuration_manager.pool_op_kernel_sizes, axis=0)
+    shape = np.minimum(network.configuration_manager.patch_size, 2 * strides)
+    patch = torch.randn(1, 1, *map(int, shape), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for state in (original, again):
+        network.module.load_state_dict(state, strict=True)
+        with torch.inference_mode():
+            logits.append(network.module(patch))
+    if not torch.equal(*logits):
+        raise ModelError("the imported weights do not give the logits of the original")
+
+
+def _choose_folds(trained: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
+    found = sorted(
+        path.parent.name.removeprefix("fold_") for path in trained.glob(f"fold_*/{checkpoint}")
+    )
+    chosen = [str(fold) for fold in folds] if folds else [fold for fold in found if fold != "all"]
+    chosen = chosen or found
+    missing = [fold for fold in chosen if fold not in found]
+    if missing or not chosen:
+        raise ModelError(
+            f"{trained}: no {checkpoint} of fold {', '.join(missing) or 'any'}"
+            f"; folds there: {', '.join(found) or 'none'}"
+        )
+    return chosen
+
+
+@contextmanager
+def _trained_folder(source: Path, sha256: str | None) -> Iterator[Path]:
+    """The one folder with plans.json and dataset.json in a folder or a zip."""
+    if source.is_dir():
+        yield _find_trained(source)
+    elif source.is_file() and zipfile.is_zipfile(source):
+        if sha256 is not None:
+            _check_sha256(source, sha256)
+        with tempfile.TemporaryDirectory(prefix="cohortvol-import-") as temporary:
+            _unzip(source, Path(temporary))
+            yield _find_trained(Path(temporary))
+    else:
+        raise ModelError(f"{source}: neither a folder nor a zip of a trained nnU-Net v2")
+
+
+def _find_trained(folder: Path) -> Path:
+    places = sorted(
+        path.parent
+        for path in folder.glob("**/plans.json")
+        if (path.parent / "dataset.json").is_file() and any(path.parent.glob("fold_*"))
+    )
+    if len(places) != 1:
+        found = "\n".join(f"  {place}" for place in places)
+        raise ModelError(
+            f"{folder}: {len(places)} trained nnU-Nets (plans.json, dataset.json, fold_*) in it, "
+            f"need exactly one\n{found}".rstrip()
+        )
+    return places[0]
+
+
+def _unzip(source: Path, folder: Path) -> None:
+    """Take plans, dataset and checkpoints out of a zip; nothing else, and no links."""
+    with zipfile.ZipFile(source) as archive:
+        members = [member for member in archive.infolist() if _WANTED.search(member.filename)]
+        if sum(member.file_size for member in members) > MAX_UNZIPPED_BYTES:
+            raise ModelError(f"{source}: more than {MAX_UNZIPPED_BYTES} bytes when unzipped")
+        for member in members:
+            place = PurePosixPath(member.filename)
+            link = stat.S_ISLNK(member.external_attr >> 16)
+            if link or place.is_absolute() or ".." in place.parts or "\\" in member.filename:
+                raise ModelError(f"{source}: unsafe member {member.filename!r}")
+            target = folder / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, open(target, "xb") as unpacked:
+                _copy_at_most(packed, unpacked, member.file_size, source)
+
+
+def _copy_at_most(packed: Any, unpacked: Any, size: int, source: Path) -> None:
+    while chunk := packed.read(2**20):
+        size -= len(chunk)
+        if size < 0:
+            raise ModelError(f"{source}: a member is larger than the zip says")
+        unpacked.write(chunk)
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    found = sha256_of(path)
+    if found != expected.lower():
+        raise ModelError(f"{path}: sha256 {found}\n  expected {expected.lower()}")

@@ -1,0 +1,246 @@
+"""Forest plots of % per decade: every structure by sex and model; planted beside recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from cohortvol.report import style
+
+NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
+"""Hollow organs whose volume follows their filling: a slope here warns of bias elsewhere."""
+
+SEXES = ("F", "M")
+_ROW_MM, _HEAD_MM, _FOOT_MM = 5.2, 8.0, 13.0
+_NAME_MM, _PLOT_MM, _TEXT_MM, _GUTTER_MM = 29.0, 43.0, 32.0, 2.0
+_ROWS_PER_PAGE = 42
+_SLOPE = "slope_pct_per_decade"
+_LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
+
+
+@dataclass(frozen=True)
+class ForestPage:
+    """One page of a forest plot."""
+
+    figure: Figure
+    data: pd.DataFrame
+    structures: list[str]
+
+
+def forest_pages(
+    slopes: pd.DataFrame, *, level: float, planted: pd.DataFrame | None = None
+) -> Iterator[ForestPage]:
+    """Women and men side by side, structures from the steepest fall to the steepest rise.
+
+    Parameters
+    ----------
+    slopes : pandas.DataFrame
+        The slopes table of `analyse`.
+    level : float
+        False discovery rate below which a slope is starred.
+    planted : pandas.DataFrame, optional
+        Slopes a simulated cohort was drawn with; they are marked in the same rows.
+    """
+    rows = slopes[slopes["sex"].isin(SEXES)].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    if planted is not None:
+        rows = rows.merge(planted, on=["structure", "sex", "model"], how="inner")
+    if rows.empty:
+        return
+    limit = _limit(rows)
+    order = _order(slopes, set(rows["structure"]))
+    for start in range(0, len(order), _ROWS_PER_PAGE):
+        names = order[start : start + _ROWS_PER_PAGE]
+        here = rows[rows["structure"].isin([name for name in names if name])]
+        yield _page(here, names, level=level, limit=limit, planted=planted is not None)
+
+
+def _order(slopes: pd.DataFrame, wanted: set[str]) -> list[str]:
+    """Structures by slope, a blank row (empty name), then the negative controls."""
+    last_model = slopes.dropna(subset=[_SLOPE]).sort_values("model", kind="stable")
+    mean = last_model.groupby("structure")[_SLOPE].last()
+    pooled = last_model[last_model["sex"] == "all"].groupby("structure")[_SLOPE].last()
+    key = pooled.combine_first(mean)
+    names = sorted(wanted, key=lambda name: (float(key.get(name, 0.0)), name))
+    controls = [name for name in names if name in NEGATIVE_CONTROLS]
+    others = [name for name in names if name not in NEGATIVE_CONTROLS]
+    return [*others, *([""] if controls and others else []), *controls]
+
+
+def _limit(rows: pd.DataFrame) -> float:
+    """Half-width of the axis, so that a few very wide intervals do not squeeze the others."""
+    reach = rows[[_LOW, _HIGH]].abs().max(axis=1)
+    usual = float(np.quantile(reach, 0.9)) * 1.15
+    estimates = float(rows[_SLOPE].abs().max()) * 1.1
+    if "planted_pct_per_decade" in rows:
+        estimates = max(estimates, float(rows["planted_pct_per_decade"].abs().max()) * 1.1)
+    return max(min(float(reach.max()) * 1.05, max(usual, estimates)), 1.0)
+
+
+def _page(
+    rows: pd.DataFrame, names: list[str], *, level: float, limit: float, planted: bool
+) -> ForestPage:
+    body = _ROW_MM * len(names)
+    height = _HEAD_MM + body + _FOOT_MM
+    figure = style.new_figure(style.DOUBLE_COLUMN_MM, height)
+    labels = figure.add_axes(_place(0, style.DOUBLE_COLUMN_MM, height, body))
+    labels.set(xlim=(0, style.DOUBLE_COLUMN_MM), ylim=(len(names) - 0.5, -0.5))
+    labels.axis("off")
+    for place in range(0, len(names), 2):
+        if names[place]:
+            labels.axhspan(place - 0.5, place + 0.5, color="#f2f4f7", linewidth=0)
+    controls = [name for name in names if name in NEGATIVE_CONTROLS]
+    for place, name in enumerate(names):
+        if name:
+            labels.text(1.0, place, style.display_name(name), va="center", size=style.LABEL_PT)
+        else:
+            labels.text(
+                1.0,
+                place + 0.2,
+                "Negative controls",
+                va="center",
+                size=style.LABEL_PT,
+                weight="bold",
+                color=style.QUIET,
+            )
+    left = _NAME_MM
+    for sex in SEXES:
+        plot = figure.add_axes(_place(left, _PLOT_MM, height, body))
+        text = figure.add_axes(_place(left + _PLOT_MM, _TEXT_MM, height, body), sharey=plot)
+        here = rows[rows["sex"] == sex]
+        _draw_sex(plot, text, here, names, sex=sex, level=level, limit=limit, planted=planted)
+        left += _PLOT_MM + _TEXT_MM + _GUTTER_MM
+    _key(figure, rows, height, planted=planted, level=level)
+    shown = [name for name in names if name]
+    columns = ["structure", "sex", "model", _SLOPE, _LOW, _HIGH, "p_value", "q_value", "n_used"]
+    if planted:
+        columns.insert(3, "planted_pct_per_decade")
+    data = rows.assign(order=rows["structure"].map({name: i for i, name in enumerate(shown)}))
+    data = data.sort_values(["order", "sex", "model"])[columns]
+    return ForestPage(figure, data.assign(negative_control=data["structure"].isin(controls)), shown)
+
+
+def _place(
+    left: float, width: float, height: float, body: float
+) -> tuple[float, float, float, float]:
+    total = style.DOUBLE_COLUMN_MM
+    return left / total, _FOOT_MM / height, width / total, body / height
+
+
+def _draw_sex(
+    plot: Axes,
+    text: Axes,
+    rows: pd.DataFrame,
+    names: list[str],
+    *,
+    sex: str,
+    level: float,
+    limit: float,
+    planted: bool,
+) -> None:
+    plot.set(xlim=(-limit, limit), ylim=(len(names) - 0.5, -0.5))
+    plot.set_yticks([])
+    plot.spines["left"].set_visible(False)
+    plot.axvline(0, color=style.INK, linewidth=0.5, zorder=1)
+    plot.patch.set_visible(False)
+    plot.set_xlabel("% per decade (95% CI)", labelpad=2)
+    plot.xaxis.set_major_locator(MaxNLocator(6, symmetric=True))
+    plot.xaxis.set_major_formatter(
+        lambda value, _: style.number(value, 0 if value == round(value) else 1)
+    )
+    colour = style.SEX_COLOUR[sex]
+    plot.set_title(
+        style.SEX_WORD[sex], color=colour, weight="bold", pad=9, size=style.TITLE_PT, loc="center"
+    )
+    text.set_xlim(0, _TEXT_MM)
+    text.axis("off")
+    text.annotate(
+        "planted | estimate (95% CI)" if planted else "estimate (95% CI)",
+        (_TEXT_MM, -0.5),
+        (0, 3),
+        textcoords="offset points",
+        ha="right",
+        size=style.SMALL_PT,
+        color=style.QUIET,
+        annotation_clip=False,
+    )
+    models = sorted(rows["model"].unique())
+    for row in rows.to_dict("records"):
+        offset = 0.0 if len(models) == 1 else (-0.21 if row["model"] == models[0] else 0.21)
+        y = names.index(row["structure"]) + offset
+        _draw_interval(plot, row, y, colour, limit)
+        words = style.interval(row[_SLOPE], row[_LOW], row[_HIGH])
+        if planted:
+            true = row["planted_pct_per_decade"]
+            plot.plot([true, true], [y - 0.19, y + 0.19], color=style.INK, linewidth=1.0, zorder=5)
+            words = f"{style.number(true)} | {words}"
+        elif row["q_value"] < level:
+            words += " *"
+        else:
+            words += "  "
+        text.text(_TEXT_MM, y, words, ha="right", va="center_baseline", size=style.SMALL_PT)
+
+
+def _draw_interval(plot: Axes, row: Mapping[str, Any], y: float, colour: str, limit: float) -> None:
+    low, high = max(row[_LOW], -limit), min(row[_HIGH], limit)
+    plot.plot([low, high], [y, y], color=colour, linewidth=0.8, zorder=3, solid_capstyle="butt")
+    for edge, beyond, marker in ((low, row[_LOW] < -limit, "<"), (high, row[_HIGH] > limit, ">")):
+        if beyond:
+            plot.plot(edge, y, marker=marker, color=colour, markersize=2.4, clip_on=False, zorder=3)
+    plot.plot(
+        row[_SLOPE],
+        y,
+        marker="o",
+        markersize=3.0,
+        markeredgecolor=colour,
+        markeredgewidth=0.8,
+        markerfacecolor="white" if row["model"] == "M1" else colour,
+        linestyle="",
+        zorder=4,
+    )
+
+
+def _key(figure: Figure, rows: pd.DataFrame, height: float, *, planted: bool, level: float) -> None:
+    words = {"M1": "M1: unadjusted for body size", "M2": "M2: adjusted for height and BMI"}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3.0}
+    entries = [
+        Line2D(
+            [],
+            [],
+            color=style.INK,
+            markerfacecolor="white" if model == "M1" else style.INK,
+            label=words.get(model, model),
+            **dot,
+        )
+        for model in sorted(rows["model"].unique())
+    ]
+    if planted:
+        bar: dict[str, Any] = {
+            "marker": "|",
+            "linestyle": "",
+            "markersize": 5,
+            "markeredgewidth": 1.0,
+        }
+        entries.append(Line2D([], [], color=style.INK, label="planted slope", **bar))
+    else:
+        label = f"*  q < {level:g} (false discovery rate)"
+        entries.append(Line2D([], [], linestyle="", label=label))
+    figure.legend(
+        handles=entries,
+        loc="lower left",
+        bbox_to_anchor=(1.0 / style.DOUBLE_COLUMN_MM, 1.0 / height),
+        ncols=len(entries),
+        frameon=False,
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=2.2,
+        columnspacing=1.8,
+        handletextpad=0.6,
+    )

@@ -1,0 +1,167 @@
+"""What the report reads: the tables of `analyse`, the cohort tables, and the planted slopes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cohortvol.errors import TableError
+from cohortvol.tables import to_pandas
+
+_PCT = ["slope_pct_per_decade", "slope_pct_per_decade_ci_low", "slope_pct_per_decade_ci_high"]
+_ML = ["slope_ml_per_decade", "slope_ml_per_decade_ci_low", "slope_ml_per_decade_ci_high"]
+_DIFFERENCE = [
+    "difference_pct_per_decade",
+    "difference_pct_per_decade_ci_low",
+    "difference_pct_per_decade_ci_high",
+]
+
+ANALYSE_COLUMNS = {
+    "slopes": [
+        *["structure", "sex", "model", *_PCT, *_ML],
+        *[
+            "p_value",
+            "log10_p",
+            "q_value",
+            "n_used",
+            "n_dropped",
+            "mean_volume_ml",
+            "se_kind",
+            "note",
+        ],
+    ],
+    "interactions": ["structure", "model", *_DIFFERENCE, "p_value", "q_value", "n_used"],
+    "correlations": [
+        *["structure", "sex", "spearman_rho", "p_value", "p_bonferroni", "pearson_r"],
+        *["n_used", "n_dropped"],
+    ],
+    "curves": [
+        *["structure", "sex", "model", "age_years"],
+        *["volume_ml", "volume_ml_ci_low", "volume_ml_ci_high"],
+    ],
+    "summary": ["structure", "sex", "n", "median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"],
+    "dropped": ["structure", "reason", "n"],
+    "table1": ["variable", "level", "group", "value"],
+    "flow": ["step", "reason", "n"],
+}
+VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
+SCAN_COLUMNS = ["scan_id", "state", "reason", "age_years", "sex"]
+PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
+
+PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything `analyse` wrote."""
+
+    slopes: pd.DataFrame
+    interactions: pd.DataFrame
+    correlations: pd.DataFrame
+    curves: pd.DataFrame
+    summary: pd.DataFrame
+    dropped: pd.DataFrame
+    table1: pd.DataFrame
+    flow: pd.DataFrame
+    record: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings `analyse` ran with."""
+        return dict(self.record.get("settings", {}))
+
+    @property
+    def sentences(self) -> list[str]:
+        """What `analyse` says must be printed, such as that the cohort is small."""
+        return [str(sentence) for sentence in self.record.get("sentences", [])]
+
+    def structures(self) -> list[str]:
+        """Structures in the order of the slopes table."""
+        return list(dict.fromkeys(self.slopes["structure"]))
+
+
+def read_columns(
+    path: Path, required: list[str], optional: list[str] | None = None
+) -> pd.DataFrame:
+    """Columns of a CSV or Parquet table; other columns are not read.
+
+    Raises
+    ------
+    TableError
+        If the file is missing, damaged, or lacks a required column.
+    """
+    try:
+        if path.suffix == ".parquet":
+            present = pq.read_schema(path).names
+        else:
+            present = list(pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns)
+        missing = [name for name in required if name not in present]
+        if missing:
+            raise TableError(f"{path}: columns missing: {', '.join(missing)}")
+        wanted = [*required, *[name for name in optional or [] if name in present]]
+        if path.suffix == ".parquet":
+            return to_pandas(pq.read_table(path, columns=wanted))
+        identifiers = {name: str for name in ("scan_id", "reason") if name in wanted}
+        return pd.read_csv(path, usecols=wanted, dtype=identifiers, encoding="utf-8-sig")[wanted]
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such table; has the stage before it run?") from error
+    except (pa.ArrowInvalid, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """All tables of an analyse folder, checked for the columns the report needs."""
+    tables = {
+        name: read_columns(folder / f"{name}.parquet", columns)
+        for name, columns in ANALYSE_COLUMNS.items()
+    }
+    record = folder / "analyse.json"
+    try:
+        return Analysis(**tables, record=json.loads(record.read_text()))
+    except FileNotFoundError as error:
+        raise TableError(f"{record}: no such file; has `analyse` run?") from error
+    except ValueError as error:
+        raise TableError(f"{record}: damaged ({error}); run `analyse` again") from error
+
+
+def read_scans(path: Path) -> pd.DataFrame:
+    """One row per manifest row, with what the page says about where the numbers come from."""
+    return read_columns(path, SCAN_COLUMNS, PROVENANCE_COLUMNS)
+
+
+def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
+    """Volumes that are drawn against age: structure, sex, age_years, volume_ml.
+
+    The same rows as `analyse` uses: finished scans of known age and sex, structures found,
+    not excluded by QC, and not cut by the field of view unless `keep_cut`.
+    """
+    table = read_columns(volumes, VOLUME_COLUMNS, ["qc"])
+    wanted = ["ok", "cut"] if keep_cut else ["ok"]
+    keep = table["status"].isin(wanted) & (table["volume_ml"] > 0)
+    if "qc" in table:
+        keep &= table["qc"].fillna("pass") != "exclude"
+    usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
+    usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
+    points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
+        usable, on="scan_id", how="inner"
+    )
+    return points[["structure", "sex", "age_years", "volume_ml"]]
+
+
+def read_planted(path: Path) -> pd.DataFrame:
+    """The slopes a simulated cohort was drawn with."""
+    return read_columns(path, PLANTED_COLUMNS)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file as it is, for handing on."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such table; has the stage before it run?") from error

@@ -1,0 +1,331 @@
+"""The page: rows of its tables, its texts, and the one HTML file they are put in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from cohortvol.errors import OutputError
+from cohortvol.reasons import Reason
+from cohortvol.report import style
+from cohortvol.report.inputs import PROVENANCE_COLUMNS, Analysis
+
+SEXES = ("all", "F", "M")
+VARIABLES = {
+    "scans": "Scans",
+    "subjects": "Subjects",
+    "age_years": "Age, years",
+    "sex": "Sex",
+    "height_cm": "Height, cm",
+    "weight_kg": "Weight, kg",
+    "bmi": "Body mass index, kg/m²",
+    "site": "Site",
+    "scanner": "Scanner",
+    "field_strength_t": "Field strength, T",
+    "sequence": "Sequence",
+    "contrast": "Contrast",
+}
+"""How Table 1 names its variables; another variable is shown by its own name."""
+
+_CI = "95\u00a0%\u00a0CI"  # no line break inside
+_PCT, _ML = "slope_pct_per_decade", "slope_ml_per_decade"
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A saved figure as the page shows it."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """The image as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: everything is text already."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    csv: str = ""
+
+    def groups(self) -> list[tuple[str, list[list[str]]]]:
+        """Rows that follow each other under the same first cell, which then stands once."""
+        grouped = groupby(self.rows, key=lambda row: row[0])
+        return [(name, [row[1:] for row in rows]) for name, rows in grouped]
+
+
+def templates_folder() -> Path:
+    """Page template and captions: inside an installed package, or `reports/` of a checkout."""
+    packaged = Path(__file__).resolve().parents[1] / "reports"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "reports"
+
+
+def environment(templates: Path) -> Environment:
+    """Jinja that escapes HTML, and fails on a name that is not there.
+
+    Raises
+    ------
+    OutputError
+        If the folder has no page template.
+    """
+    if not (templates / "page.html").is_file():
+        raise OutputError(
+            f"{templates}: no page.html here\n"
+            "  Give the folder of page template and captions with --templates."
+        )
+    return Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=select_autoescape(enabled_extensions=("html",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def caption(jinja: Environment, name: str, context: Mapping[str, Any]) -> str:
+    """Text of ``captions/<name>.txt``, on one line."""
+    return " ".join(jinja.get_template(f"captions/{name}.txt").render(**context).split())
+
+
+def render(jinja: Environment, templates: Path, context: Mapping[str, Any]) -> str:
+    """The page. Its content security policy allows its own style sheet and data images only."""
+    css = (templates / "page.css").read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
+    return jinja.get_template("page.html").render(
+        css=Markup(css),  # noqa: S704 -- a file of this project, not of a user
+        css_sha256=digest,
+        **context,
+    )
+
+
+def table1(analysis: Analysis) -> Table:
+    """Table 1 with one column per sex; rows of missing values only where there are any."""
+    rows = []
+    for (variable, level), cells in analysis.table1.groupby(["variable", "level"], sort=False):
+        values = dict(zip(cells["group"], cells["value"], strict=True))
+        if level == "missing" and all(str(v).startswith("0 (") for v in values.values()):
+            continue
+        name = VARIABLES.get(str(variable), str(variable))
+        words = "" if level == "n" else str(level)
+        rows.append([name, words, *[str(values.get(sex, "")) for sex in SEXES]])
+    return Table(
+        "Table 1. The measured scans",
+        ["", "", *[style.SEX_WORD[sex] for sex in SEXES]],
+        rows,
+        "Median (interquartile range) or n (%). Small counts are not printed, to protect the "
+        "people behind them. Missing values are listed where there are any.",
+        "table1",
+    )
+
+
+def slope_table(analysis: Analysis) -> Table:
+    """Every slope, M1 and M2 side by side."""
+    slopes = analysis.slopes
+    models = sorted(slopes["model"].dropna().unique())
+    header = ["Structure", "Sex"]
+    for model in models:
+        header += [f"{model}: % per decade ({_CI})", "q"]
+    header += [f"{models[0]}: mL per decade ({_CI})" if models else "mL per decade"]
+    header += ["p", "Mean, mL", "Used", "Not used", "Note"]
+    rows = []
+    for (structure, sex), group in slopes.groupby(["structure", "sex"], sort=False):
+        by_model = {row["model"]: row for row in group.to_dict("records")}
+        row = [style.display_name(structure), style.SEX_WORD.get(sex, sex)]
+        for model in models:
+            row += _estimate(by_model.get(model), _PCT)
+        first = by_model.get(models[0], {})
+        row.append(_ml(first))
+        row.append(style.probability(first.get("p_value"), first.get("log10_p")))
+        row.append(style.significant(first.get("mean_volume_ml")))
+        row += [_count(first.get("n_used")), _count(first.get("n_dropped"))]
+        notes = [item["note"] for item in by_model.values() if isinstance(item["note"], str)]
+        row.append("; ".join(dict.fromkeys(notes)))
+        rows.append(row)
+    note = (
+        "All: one slope for both sexes from a fit with a sex term. q: false discovery rate over "
+        "all slopes of a model. mL per decade, p, mean and counts belong to "
+        f"{models[0] if models else 'M1'}."
+    )
+    return Table("Slopes with age", header, rows, note, "slopes")
+
+
+def _estimate(row: Mapping[str, Any] | None, name: str) -> list[str]:
+    if row is None or pd.isna(row[name]):
+        return ["–", "–"]
+    text = style.interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+    return [text, style.probability(row["q_value"])]
+
+
+def _ml(row: Mapping[str, Any]) -> str:
+    if not row or pd.isna(row[_ML]):
+        return "–"
+    size = max(abs(row[f"{_ML}_ci_low"]), abs(row[f"{_ML}_ci_high"]), abs(row[_ML]))
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return style.interval(row[_ML], row[f"{_ML}_ci_low"], row[f"{_ML}_ci_high"], digits)
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None or pd.isna(value) else f"{int(value):,}"
+
+
+def interaction_table(analysis: Analysis) -> Table:
+    """Whether men and women differ in slope."""
+    name = "difference_pct_per_decade"
+    rows = [
+        [
+            style.display_name(row["structure"]),
+            row["model"],
+            *_estimate(row, name),
+            style.probability(row["p_value"]),
+            _count(row["n_used"]),
+        ]
+        for row in analysis.interactions.to_dict("records")
+    ]
+    header = [
+        "Structure",
+        "Model",
+        f"Men relative to women, % per decade ({_CI})",
+        "q",
+        "p",
+        "Used",
+    ]
+    return Table("Do the slopes of men and women differ?", header, rows, csv="interactions")
+
+
+def correlation_table(analysis: Analysis) -> Table:
+    """Spearman correlation of volume with age, pooled and per sex."""
+    header = ["Structure"]
+    for sex in SEXES:
+        header += [f"{style.SEX_WORD[sex]}: Spearman ρ", "p (Bonferroni)", "n"]
+    rows = []
+    for structure, group in analysis.correlations.groupby("structure", sort=False):
+        by_sex = {row["sex"]: row for row in group.to_dict("records")}
+        row = [style.display_name(structure)]
+        for sex in SEXES:
+            here = by_sex.get(sex, {})
+            row.append(style.number(here.get("spearman_rho"), 2))
+            row.append(style.probability(here.get("p_bonferroni")))
+            row.append(_count(here.get("n_used")))
+        rows.append(row)
+    note = "As in the seed study: volume against age without adjustment for sex or body size."
+    return Table("Correlations with age", header, rows, note, "correlations")
+
+
+def summary_table(analysis: Analysis) -> Table:
+    """Quantiles of the volumes."""
+    rows = []
+    for row in analysis.summary.to_dict("records"):
+        low, middle, high = (style.significant(row[f"{q}_ml"]) for q in ("q25", "median", "q75"))
+        middle_half = f"{middle} ({low} to {high})" if middle != "–" else "–"
+        tails = f"{style.significant(row['p5_ml'])} to {style.significant(row['p95_ml'])}"
+        sex = style.SEX_WORD.get(row["sex"], row["sex"])
+        name = style.display_name(row["structure"])
+        rows.append([name, sex, _count(row["n"]), middle_half, tails if middle != "–" else "–"])
+    header = ["Structure", "Sex", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
+    return Table("Volumes", header, rows, csv="summary")
+
+
+def dropped_table(analysis: Analysis) -> Table:
+    """Scans not used per structure, by the first reason that holds."""
+    table = analysis.dropped
+    reasons = list(dict.fromkeys(table["reason"]))
+    rows = []
+    for structure, group in table.groupby("structure", sort=False):
+        counts = dict(zip(group["reason"], group["n"], strict=True))
+        rows.append([style.display_name(structure), *[_count(counts.get(r, 0)) for r in reasons]])
+    header = ["Structure", *[reason[:1].upper() + reason[1:] for reason in reasons]]
+    note = "Each scan is counted under the first reason that holds."
+    return Table("Scans not used, by structure", header, rows, note, "dropped")
+
+
+def findings(analysis: Analysis) -> dict[str, Any]:
+    """Structures that are smaller, larger or not clearly different at higher age.
+
+    Read off the slopes of both sexes together in the most adjusted model: the sign, where q
+    is below the false discovery rate.
+    """
+    slopes = analysis.slopes[analysis.slopes["sex"] == "all"].dropna(subset=[_PCT])
+    if slopes.empty:
+        return {"model": "", "smaller": [], "larger": [], "unclear": []}
+    model = max(slopes["model"])
+    slopes = slopes[slopes["model"] == model].sort_values(_PCT)
+    clear = slopes["q_value"] < float(analysis.settings.get("fdr", 0.05))
+
+    def named(rows: pd.DataFrame) -> list[str]:
+        return [
+            f"{style.display_name(row['structure'])} ({style.number(row[_PCT])} %)"
+            for row in rows.to_dict("records")
+        ]
+
+    return {
+        "model": model,
+        "smaller": named(slopes[clear & (slopes[_PCT] < 0)]),
+        "larger": named(slopes[clear & (slopes[_PCT] > 0)].iloc[::-1]),
+        "unclear": named(slopes[~clear]),
+    }
+
+
+def left_out(
+    scans: pd.DataFrame, reasons: Mapping[str, Reason], *, show_scan_ids: bool
+) -> list[dict[str, Any]]:
+    """Scans that did not finish, by state and reason, with what to do about it."""
+    rows = []
+    gone = scans[scans["state"] != "done"]
+    for (state, code), group in gone.groupby(["state", "reason"], dropna=False, sort=True):
+        known = reasons.get(code) if isinstance(code, str) else None
+        rows.append(
+            {
+                "state": state,
+                "code": code if isinstance(code, str) else "no reason recorded",
+                "n": len(group),
+                "sentence": known.sentence if known else "",
+                "what_to_do": known.what_to_do if known else "",
+                "scan_ids": sorted(group["scan_id"].dropna()) if show_scan_ids else [],
+            }
+        )
+    order = {"failed": 0, "quarantined": 1, "skipped": 2}
+    return sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["n"], row["code"]))
+
+
+def provenance(scans: pd.DataFrame) -> list[tuple[str, str]]:
+    """What segmented the scans: each value with its number of scans."""
+    labels = {
+        "model": "Segmentation model",
+        "profile": "Inference profile",
+        "segmentation_key": "Key of weights and recipe",
+        "cohortvol_version": "cohortvol that segmented",
+    }
+    rows = []
+    for name in PROVENANCE_COLUMNS:
+        if name not in scans:
+            continue
+        counts = scans[name].dropna().value_counts().sort_index()
+        text = ", ".join(f"{value} ({n:,} scans)" for value, n in counts.items())
+        rows.append((labels[name], text or "not recorded"))
+    return rows
+
+
+def models_of(scans: pd.DataFrame) -> str:
+    """Segmentation models of the finished scans, in words; empty where none is recorded."""
+    if "model" not in scans:
+        return ""
+    return " and ".join(sorted(map(str, scans["model"].dropna().unique())))

@@ -1,0 +1,239 @@
+"""The report stage: tables in, figures and one offline page out."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cohortvol import reasons
+from cohortvol.files import commit_bytes, commit_text, sha256_of
+from cohortvol.report import forest, inputs, page, style, trends
+from cohortvol.report.flow import Flow, count_flow, flow_figure
+from cohortvol.report.inputs import Analysis
+
+log = logging.getLogger(__name__)
+
+TITLE = "Organ volumes and age"
+_OURS = re.compile(r"(flow|trends|forest|planted)(_\d+)?")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A figure before it is saved."""
+
+    name: str
+    title: str
+    figure: Figure
+    data: pd.DataFrame
+    context: dict[str, Any]
+    alt: str
+    page: int = 1
+
+
+def run(
+    analyse: Path,
+    volumes: Path,
+    scans: Path,
+    out: Path,
+    title: str | None = None,
+    planted: Path | None = None,
+    templates: Path | None = None,
+    show_scan_ids: bool = False,
+) -> Path:
+    """Write ``index.html`` and ``figures/`` of a cohort; equal inputs give equal files.
+
+    Parameters
+    ----------
+    analyse : Path
+        Folder that the analyse stage wrote.
+    volumes, scans : Path
+        The cohort tables it read, CSV or Parquet.
+    out : Path
+        Folder to write to.
+    title : str, optional
+        Heading of the page.
+    planted : Path, optional
+        CSV of the slopes a simulated cohort was drawn with.
+    templates : Path, optional
+        Folder of page template and captions, in place of the project's own ``reports/``.
+    show_scan_ids : bool
+        List the ids of scans that did not finish. Off by default: a page is passed on.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    TableError
+        If a table is missing, damaged, or lacks a column.
+    OutputError
+        If the templates are missing or the folder cannot be written.
+    """
+    templates = templates or page.templates_folder()
+    jinja = page.environment(templates)
+    analysis = inputs.read_analysis(analyse)
+    scan_table = inputs.read_scans(scans)
+    keep_cut = not analysis.settings.get("exclude_cut", True)
+    points = inputs.read_points(volumes, scan_table, keep_cut=keep_cut)
+    truth = inputs.read_planted(planted) if planted else None
+    flow = count_flow(analysis.flow)
+    texts = _texts(analysis, flow)
+
+    figures: list[page.PageFigure] = []
+    written: set[Path] = set()
+    with style.journal_style():
+        for drawn in _draw(analysis, points, flow, truth):
+            caption = page.caption(jinja, drawn.name, texts | drawn.context)
+            name = drawn.name if drawn.page == 1 else f"{drawn.name}_{drawn.page}"
+            stem = out / "figures" / name
+            whole = f"{drawn.title}. {caption}"
+            written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
+            png = stem.with_name(f"{name}.png").read_bytes()
+            figures.append(page.PageFigure(name, drawn.name, drawn.title, caption, drawn.alt, png))
+    _remove_stale(out / "figures", written)
+
+    tables = {
+        "table1": page.table1(analysis),
+        "slopes": page.slope_table(analysis),
+        "interactions": page.interaction_table(analysis),
+        "correlations": page.correlation_table(analysis),
+        "summary": page.summary_table(analysis),
+        "dropped": page.dropped_table(analysis),
+    }
+    for name in tables:
+        content = inputs.read_bytes(analyse / f"{name}.csv")
+        commit_bytes(out / "tables" / f"{name}.csv", content)
+    html = page.render(
+        jinja,
+        templates,
+        {
+            "title": title or TITLE,
+            "figures": figures,
+            "tables": tables,
+            "flow": flow,
+            "analysis": analysis,
+            "findings": page.findings(analysis),
+            "left_out": page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
+            "provenance": page.provenance(scan_table),
+            "models_of_scans": page.models_of(scan_table),
+            "settings": analysis.settings,
+            "sentences": analysis.sentences,
+            "families": analysis.record.get("families", {}),
+            "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
+            "hashes": {path.name: sha256_of(path) for path in (volumes, scans)},
+            "versions": dict(analysis.record.get("versions", {})) | _versions(),
+            **texts,
+        },
+    )
+    path = out / "index.html"
+    commit_text(path, html)
+    log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
+    return path
+
+
+def _draw(
+    analysis: Analysis, points: pd.DataFrame, flow: Flow, truth: pd.DataFrame | None
+) -> Iterator[_Drawn]:
+    sentences = {code: reason.sentence for code, reason in reasons.load().items()}
+    figure, data = flow_figure(flow, sentences)
+    alt = f"Flow diagram. {flow.sentence()} {flow.usable:,} scans used for trends."
+    yield _Drawn("flow", "Flow of scans from the manifest to the trends", figure, data, {}, alt)
+
+    sheets = list(trends.trend_pages(analysis, points))
+    for number, sheet in enumerate(sheets, start=1):
+        drawn = points[points["structure"].isin(sheet.structures)]
+        context = {
+            "page": number,
+            "n_pages": len(sheets),
+            "binned": sheet.binned,
+            "n_points": len(drawn),
+            "splines": bool((analysis.curves["model"] == trends.SPLINE).any()),
+        }
+        alt = f"Volume against age in women and men, one panel each: {_names(sheet.structures)}."
+        title = "Volume against age at the scan, by structure and sex"
+        yield _Drawn("trends", title, sheet.figure, sheet.data, context, alt, number)
+
+    level = float(analysis.settings.get("fdr", 0.05))
+    kinds = [("forest", "Change of volume per decade of age, %", None)]
+    if truth is not None:
+        kinds.append(("planted", "Planted and recovered slopes, % per decade of age", truth))
+    for name, title, planted in kinds:
+        plots = list(forest.forest_pages(analysis.slopes, level=level, planted=planted))
+        everything = pd.concat([plot.data for plot in plots]) if plots else pd.DataFrame()
+        inside = _inside(everything) if planted is not None else 0
+        for number, plot in enumerate(plots, start=1):
+            context = {
+                "page": number,
+                "n_pages": len(plots),
+                "controls": bool(plot.data["negative_control"].any()),
+                "n_inside": inside,
+                "n_intervals": len(everything),
+            }
+            alt = f"Forest plot, percent per decade by sex: {_names(plot.structures)}."
+            yield _Drawn(name, title, plot.figure, plot.data, context, alt, number)
+
+
+def _names(structures: list[str]) -> str:
+    return ", ".join(style.display_name(name) for name in structures)
+
+
+def _inside(rows: pd.DataFrame) -> int:
+    low, high = rows["slope_pct_per_decade_ci_low"], rows["slope_pct_per_decade_ci_high"]
+    return int(rows["planted_pct_per_decade"].between(low, high).sum())
+
+
+def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
+    """Sentences and settings that captions and page share."""
+    slopes, settings = analysis.slopes, analysis.settings
+    models = sorted(slopes["model"].dropna().unique())
+    kinds = sorted(slopes["se_kind"].dropna().unique())
+    words = {"cluster": "cluster-robust", "HC3": "HC3"}
+    small = slopes["note"].fillna("").str.contains("descriptive only")
+    by_sex = slopes["sex"].isin(["F", "M"])
+    all_small = bool(len(slopes)) and bool(small[by_sex].all())
+    notice = ""
+    if all_small:
+        notice = f"A cohort of {flow.usable:,} usable scans is too small to show every trend."
+    elif small.any():
+        notice = "Some slopes rest on too few scans to be more than descriptive."
+    return {
+        "flow": flow,
+        "models": models,
+        "fdr": f"{settings.get('fdr', 0.05):g}",
+        "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
+        "se_kind": " and ".join(words.get(kind, kind) for kind in kinds) or "robust",
+        "all_small": all_small,
+        "small_notice": notice,
+        "small_sentence": f"{notice} Descriptive only." if notice else "",
+        "size_sentence": ""
+        if "M2" in models
+        else "Height and weight are not known: nothing is adjusted for body size.",
+        "fixed_sentence": "Cross-sectional: people of different ages, not people growing older.",
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("cohortvol", "matplotlib", "jinja2"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _remove_stale(folder: Path, written: set[Path]) -> None:
+    """Remove pages of figures that an earlier run wrote and this one does not have."""
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.stem) and path not in written:
+            path.unlink()

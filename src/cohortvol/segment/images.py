@@ -1,0 +1,97 @@
+"""A scan from its file, checked against what ingest read; a label map to bytes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cohortvol.errors import ScanError
+
+_GZIP = b"\x1f\x8b"
+_AGAIN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+_READ_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Image:
+    """Voxels of a scan as float32 after scaling, with voxel to RAS+ mm."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    seconds: float
+
+
+def read_image(path: Path, sha256: str) -> Image:
+    """Read a NIfTI file whose bytes must be the ones ingest read and checked.
+
+    A 4D file with one volume is taken as 3D.
+
+    Raises
+    ------
+    ScanError
+        ``SRC_MISSING``, ``SRC_PERMISSION``, ``SRC_CHANGED`` or ``IO_READ_ERROR``.
+    """
+    start = time.perf_counter()
+    content = _read_bytes(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ScanError("SRC_CHANGED", f"sha256 {found[:16]}, at ingest {sha256[:16]}")
+    if content.startswith(_GZIP):
+        content = _gunzip(content)
+    second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
+    kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
+    image = kind.from_bytes(content)
+    data = image.get_fdata(dtype=np.float32, caching="unchanged")
+    if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
+        data = data.reshape(data.shape[:3])
+    return Image(data, np.asarray(image.affine), time.perf_counter() - start)
+
+
+def _read_bytes(path: Path) -> bytes:
+    for attempt in range(1, _READ_ATTEMPTS + 1):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ScanError("SRC_MISSING", "") from error
+        except PermissionError as error:
+            raise ScanError("SRC_PERMISSION", "") from error
+        except OSError as error:
+            # A network file system that was away for a moment answers the next time.
+            if error.errno not in _AGAIN or attempt == _READ_ATTEMPTS:
+                raise ScanError("IO_READ_ERROR", f"errno {error.errno}") from error
+            time.sleep(0.5 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _gunzip(content: bytes) -> bytes:
+    """All gzip members of a file; bytes after the last one are ingest's to judge."""
+    parts = []
+    while content.startswith(_GZIP):
+        member = zlib.decompressobj(wbits=31)
+        parts.append(member.decompress(content))
+        content = member.unused_data
+    return b"".join(parts)
+
+
+def label_map_bytes(labels: np.ndarray, affine: np.ndarray) -> bytes:
+    """A label map as ``.nii.gz``: equal labels give equal bytes.
+
+    The header is new: shape, type, affine and millimetres, nothing of the scan's own header,
+    which may hold names. The gzip header holds no time.
+    """
+    image = nib.Nifti1Image(labels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1, strip_shears=True)
+    if not np.allclose(image.get_qform(), affine, rtol=0, atol=1e-3):
+        image.set_qform(None, code=0)  # a sheared grid has no quaternion; the sform says it all
+    # zlib rather than a faster one: its bytes do not depend on the processor.
+    packer = zlib.compressobj(level=1, wbits=31)
+    return packer.compress(image.to_bytes()) + packer.flush()

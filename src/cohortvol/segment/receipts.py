@@ -1,0 +1,209 @@
+"""Receipts: what a shard folder holds of each scan. The receipt is the commit point.
+
+``<scan_id>_dseg.nii.gz`` is written first, ``<scan_id>.json`` last. While a scan is at work
+there is ``<scan_id>.started.json``, which counts starts that came to no end.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cohortvol import __version__, reasons
+from cohortvol.files import commit_json
+
+STARTS_BEFORE_GIVING_UP = 3
+STALE_AFTER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a receipt must match to stand: the scan, its bytes, and the key of the model."""
+
+    scan_id: str
+    image: Path
+    image_sha256: str
+    model: str
+    profile: str
+    segmentation_key: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One start of one scan."""
+
+    work: Work
+    starts: int
+    attempts: int
+    started_utc: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start ended, before it is written down."""
+
+    state: str
+    reason: str | None = None
+    detail: str | None = None
+    seconds: float = 0.0
+    seconds_network: float | None = None
+    label_map_sha256: str | None = None
+    label_map_bytes: int | None = None
+
+
+def state_of(reason: str) -> str:
+    """``quarantined`` where the data are at fault, ``failed`` where we or the machine are."""
+    known = reasons.load().get(reason)
+    return "quarantined" if known is not None and known.class_ == "quarantine" else "failed"
+
+
+class ShardFolder:
+    """Label maps, receipts and start marks of one shard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def label_map(self, scan_id: str) -> Path:
+        return self.folder / f"{scan_id}_dseg.nii.gz"
+
+    def _receipt(self, scan_id: str) -> Path:
+        return self.folder / f"{scan_id}.json"
+
+    def _mark(self, scan_id: str) -> Path:
+        return self.folder / f"{scan_id}.started.json"
+
+    def receipt(self, scan_id: str) -> dict[str, Any] | None:
+        """The receipt of a scan, or None where there is none that parses."""
+        return _read(self._receipt(scan_id))
+
+    def is_finished(self, work: Work) -> bool:
+        """True where the receipt stands, so that the scan is not segmented again.
+
+        A quarantined scan stays so, except where the file was not what ingest had read:
+        it may be back. A failed one is always tried again.
+        """
+        receipt = self.receipt(work.scan_id)
+        if receipt is None or not _matches(receipt, work):
+            return False
+        if receipt.get("state") == "quarantined":
+            return not str(receipt.get("reason")).startswith("SRC_")
+        if receipt.get("state") != "segmented":
+            return False
+        try:
+            size = self.label_map(work.scan_id).stat().st_size
+        except OSError:
+            return False
+        return size == receipt.get("label_map_bytes")
+
+    def starts(self, work: Work) -> int:
+        """Starts of this work that came to no end: a crash, or a kill from outside."""
+        mark = _read(self._mark(work.scan_id))
+        return int(mark["starts"]) if mark is not None and _matches(mark, work) else 0
+
+    def claim(self, work: Work) -> Claim:
+        """Mark a scan as started. An older receipt of it no longer stands and goes away."""
+        starts = self.starts(work) + 1
+        earlier = _read(self._mark(work.scan_id)) if starts > 1 else self.receipt(work.scan_id)
+        attempts = 1
+        if earlier is not None and _matches(earlier, work):
+            attempts += int(earlier.get("attempts", 0))
+        claim = Claim(work, starts, attempts, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        commit_json(
+            self._mark(work.scan_id),
+            {
+                "attempts": attempts,
+                "image_sha256": work.image_sha256,
+                "segmentation_key": work.segmentation_key,
+                "started_utc": claim.started_utc,
+                "starts": starts,
+            },
+        )
+        self._receipt(work.scan_id).unlink(missing_ok=True)
+        return claim
+
+    def give_up(self, work: Work) -> Outcome:
+        """End a scan that was started too often without an end."""
+        mark = _read(self._mark(work.scan_id)) or {}
+        starts = int(mark.get("starts", 0))
+        outcome = Outcome("failed", "RUN_CRASHED", f"{starts} starts without an end")
+        attempts, started_utc = int(mark.get("attempts", starts)), str(mark.get("started_utc"))
+        self.finish(Claim(work, starts, attempts, started_utc), outcome)
+        return outcome
+
+    def give_back(self, claim: Claim) -> None:
+        """Forget a start that ended through no fault of the scan."""
+        self._mark(claim.work.scan_id).unlink(missing_ok=True)
+
+    def finish(self, claim: Claim, outcome: Outcome) -> None:
+        """Write the receipt, which is the commit point, and take the start mark away."""
+        work = claim.work
+        segmented = outcome.state == "segmented"
+        commit_json(
+            self._receipt(work.scan_id),
+            {
+                "attempts": claim.attempts,
+                "detail": outcome.detail,
+                "host": platform.node(),
+                "image_sha256": work.image_sha256,
+                "label_map": self.label_map(work.scan_id).name if segmented else None,
+                "label_map_bytes": outcome.label_map_bytes,
+                "label_map_sha256": outcome.label_map_sha256,
+                "model": work.model,
+                "profile": work.profile,
+                "reason": outcome.reason,
+                "scan_id": work.scan_id,
+                "seconds": round(outcome.seconds, 3),
+                "seconds_network": _rounded(outcome.seconds_network),
+                "segmentation_key": work.segmentation_key,
+                "started_utc": claim.started_utc,
+                "state": outcome.state,
+                "versions": versions(),
+            },
+        )
+        self._mark(work.scan_id).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind, once it is too old to be anyone's."""
+        for path in self.folder.glob(".*.tmp"):
+            try:
+                if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide about labels."""
+    packages = ("nnunetv2", "torch", "numpy", "nibabel")
+    return {
+        "cohortvol": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _matches(record: dict[str, Any], work: Work) -> bool:
+    return (record.get("image_sha256"), record.get("segmentation_key")) == (
+        work.image_sha256,
+        work.segmentation_key,
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

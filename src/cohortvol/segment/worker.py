@@ -1,0 +1,335 @@
+"""The resident worker: one shard, one model in memory, one receipt per scan."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohortvol.errors import CohortvolError, ScanError, TemporaryError
+from cohortvol.files import commit, commit_text, make_folder
+from cohortvol.models import Card, choose_profile, load_card, segmentation_key, verify
+from cohortvol.segment.images import Image, label_map_bytes, read_image
+from cohortvol.segment.progress import ShardProgress
+from cohortvol.segment.receipts import (
+    STARTS_BEFORE_GIVING_UP,
+    Claim,
+    Outcome,
+    ShardFolder,
+    Work,
+    state_of,
+)
+from cohortvol.tables import INGEST, SEGMENT, append_rows, read_table, write_table
+
+if TYPE_CHECKING:
+    from cohortvol.segment.infer import Segmenter
+
+LOG = logging.getLogger(__name__)
+
+READ_AHEAD = 2
+WRITE_BEHIND = 2
+OUT_OF_MEMORY = {"RUN_GPU_OOM", "RUN_HOST_OOM"}
+LABEL_NAMES = "dseg.tsv"
+
+
+def run_shard(
+    ingest: Path,
+    model: Path,
+    folder: Path,
+    out: Path,
+    profile: str | None = None,
+    threads: int = 0,
+    device: str = "auto",
+) -> dict[str, int]:
+    """Segment the ready scans of one shard, and write the table of them.
+
+    Scans whose receipt stands are not touched. The model is loaded once, and only if a scan
+    needs it. SIGTERM, SIGUSR1 and SIGINT end the run after the scan in hand.
+
+    Parameters
+    ----------
+    ingest : Path
+        ``ingest/<shard>.parquet``; only its rows with state ``ready`` are segmented.
+    model : Path
+        The model folder.
+    folder : Path
+        ``segment/<model>/<shard>`` below the results folder, for label maps and receipts.
+    out : Path
+        ``segment/<model>/<shard>.parquet``, written when every scan has a receipt.
+    profile : str, optional
+        Inference profile; the card's default if not given.
+    threads : int
+        CPU threads for torch; 0 takes what the machine gives.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns
+    -------
+    dict of str to int
+        Number of scans by state.
+
+    Raises
+    ------
+    ModelError, TableError
+        If the model or the ingest table cannot be used.
+    TemporaryError
+        If the run was told to stop, the disk is full, or the GPU is lost: run it again.
+    """
+    folder, out = Path(folder), Path(out)
+    card = load_card(Path(model))
+    works = _works(Path(ingest), card, profile)
+    verify(card)
+    shard = ShardFolder(make_folder(folder))
+    shard.sweep()
+    _write_label_names(folder / LABEL_NAMES, card)
+
+    def load_segmenter() -> Segmenter:
+        from cohortvol.segment.infer import Segmenter
+
+        return Segmenter.load(card.folder, profile=profile, device=device, threads=threads)
+
+    todo = [work for work in works if not shard.is_finished(work)]
+    with (
+        _stop_on_signals() as stop,
+        ShardProgress(folder.name, len(todo), len(works) - len(todo)) as progress,
+    ):
+        _Worker(shard, load_segmenter, progress, stop).run(todo)
+    return _write_segment_table(shard, works, out)
+
+
+class _Stop:
+    """Set by a signal: finish the scan in hand and claim no other."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.signal).name if self.signal is not None else "nothing"
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Worker:
+    """Reads ahead in one thread, segments in this one, writes behind in another."""
+
+    def __init__(
+        self,
+        shard: ShardFolder,
+        load_segmenter: Callable[[], Segmenter],
+        progress: ShardProgress,
+        stop: _Stop,
+    ) -> None:
+        self._shard = shard
+        self._load_segmenter = load_segmenter
+        self._segmenter: Segmenter | None = None
+        self._progress = progress
+        self._stop = stop
+        self._reads: deque[tuple[Work, Future[Image]]] = deque()
+        self._writes: deque[Future[None]] = deque()
+        self._second_try: set[str] = set()
+
+    def run(self, works: list[Work]) -> None:
+        """Bring every scan to a receipt, or raise TemporaryError."""
+        todo = deque(sorted(works, key=self._shard.starts))  # those that crashed come last
+        reader = ThreadPoolExecutor(1, thread_name_prefix="read")
+        writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        try:
+            while (todo or self._reads) and not self._stop:
+                while todo and len(self._reads) < READ_AHEAD:
+                    work = todo.popleft()
+                    read = reader.submit(read_image, work.image, work.image_sha256)
+                    self._reads.append((work, read))
+                again = self._one_scan(*self._reads.popleft(), writer)
+                if again is not None:
+                    todo.append(again)
+            left = len(todo) + len(self._reads)
+            self._wait_for_writes(0)
+        finally:
+            reader.shutdown(cancel_futures=True)
+            writer.shutdown()
+        if left:
+            raise TemporaryError(
+                f"{self._shard.folder.name}: stopped by {self._stop.name}, {left} scans left\n"
+                "  Finished scans are kept. Run the same command again."
+            )
+
+    def _one_scan(self, work: Work, read: Future[Image], writer: ThreadPoolExecutor) -> Work | None:
+        """Segment one scan; returns it where it is still to be done."""
+        starts = self._shard.starts(work)
+        if starts >= STARTS_BEFORE_GIVING_UP:
+            self._progress.finished(work.scan_id, self._shard.give_up(work))
+            return None
+        # A scan that may have killed the process runs when nothing else can be lost with it.
+        self._wait_for_writes(0 if starts else WRITE_BEHIND - 1)
+        if self._segmenter is None:
+            self._segmenter = self._load_segmenter()
+            if self._stop:
+                return work
+        claim = self._shard.claim(work)
+        start = time.perf_counter()
+        try:
+            image = read.result()
+            labels, seconds_network = self._segmenter.segment(image.data, image.affine)
+        except TemporaryError:
+            raise
+        except Exception as error:
+            outcome = _outcome_of(error, work.scan_id, time.perf_counter() - start)
+            if outcome.reason in OUT_OF_MEMORY and work.scan_id not in self._second_try:
+                self._second_try.add(work.scan_id)
+                return work
+            self._finish(claim, outcome)
+            return None
+        seconds = image.seconds + time.perf_counter() - start
+        affine = image.affine
+        self._writes.append(
+            writer.submit(self._write, claim, labels, affine, seconds, seconds_network)
+        )
+        return None
+
+    def _write(
+        self,
+        claim: Claim,
+        labels: np.ndarray,
+        affine: np.ndarray,
+        seconds: float,
+        seconds_network: float,
+    ) -> None:
+        start = time.perf_counter()
+        content = label_map_bytes(labels, affine)
+        with self._storage_errors(claim):
+            sha256 = commit(
+                self._shard.label_map(claim.work.scan_id), lambda stream: stream.write(content)
+            )
+        seconds += time.perf_counter() - start
+        self._finish(
+            claim,
+            Outcome(
+                state="segmented",
+                seconds=seconds,
+                seconds_network=seconds_network,
+                label_map_sha256=sha256,
+                label_map_bytes=len(content),
+            ),
+        )
+
+    def _finish(self, claim: Claim, outcome: Outcome) -> None:
+        with self._storage_errors(claim):
+            self._shard.finish(claim, outcome)
+        self._progress.finished(claim.work.scan_id, outcome)
+
+    @contextmanager
+    def _storage_errors(self, claim: Claim) -> Iterator[None]:
+        """The disk is at fault, not the scan: its start does not count, the run pauses."""
+        try:
+            yield
+        except (CohortvolError, OSError) as error:
+            self._shard.give_back(claim)
+            if isinstance(error, CohortvolError):
+                raise
+            raise TemporaryError(
+                f"{self._shard.folder}: cannot be written ({error})\n"
+                "  Finished scans are kept. Run the same command again."
+            ) from error
+
+    def _wait_for_writes(self, allowed: int) -> None:
+        while len(self._writes) > allowed:
+            self._writes.popleft().result()
+
+
+def _outcome_of(error: Exception, scan_id: str, seconds: float) -> Outcome:
+    if isinstance(error, ScanError):
+        return Outcome(state_of(error.reason), error.reason, error.detail or None, seconds)
+    if isinstance(error, MemoryError):
+        return Outcome("failed", "RUN_HOST_OOM", None, seconds)
+    LOG.error("%s: unexpected error", scan_id, exc_info=error)
+    return Outcome("failed", "BUG_UNEXPECTED", _fingerprint(error), seconds)
+
+
+def _fingerprint(error: Exception) -> str:
+    """Type of an error and a hash of where it came from, so that equal crashes look equal."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
+    digest = hashlib.sha256("\n".join(places).encode()).hexdigest()[:12]
+    return f"{type(error).__name__} {digest}"
+
+
+def _works(ingest: Path, card: Card, profile: str | None) -> list[Work]:
+    table = read_table(ingest, INGEST)
+    ready = table[table["state"] == "ready"].sort_values("scan_id")
+    name = choose_profile(card, profile).name
+    key = segmentation_key(card, name)
+    return [
+        Work(
+            scan_id=row.scan_id,
+            image=Path(row.image),
+            image_sha256=row.image_sha256,
+            model=card.id,
+            profile=name,
+            segmentation_key=key,
+        )
+        for row in ready.itertuples()
+    ]
+
+
+def _write_label_names(path: Path, card: Card) -> None:
+    lines = ["index\tname", *(f"{label}\t{name}" for label, name in sorted(card.labels.items()))]
+    text = "\n".join(lines) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        commit_text(path, text)
+
+
+def _write_segment_table(shard: ShardFolder, works: list[Work], out: Path) -> dict[str, int]:
+    folder = Path(os.path.abspath(shard.folder))
+    results = [folder, *folder.parents][:4][-1]  # results/segment/<model>/<shard>
+    rows = []
+    for work in works:
+        receipt = shard.receipt(work.scan_id)
+        if receipt is None:
+            raise TemporaryError(
+                f"{shard.folder}: the receipt of {work.scan_id} went away while the shard ran\n"
+                "  Is another run working in the same folder? Run the same command again."
+            )
+        row = {name: receipt.get(name) for name in SEGMENT}
+        if receipt["label_map"] is not None:
+            row["label_map"] = (folder / receipt["label_map"]).relative_to(results).as_posix()
+        row["cohortvol_version"] = receipt["versions"]["cohortvol"]
+        rows.append(row)
+    write_table(out, append_rows(rows, SEGMENT), SEGMENT)
+    counts = Counter(str(row["state"]) for row in rows)
+    LOG.info("%s: %s", shard.folder.name, ", ".join(f"{n} {s}" for s, n in sorted(counts.items())))
+    return dict(counts)

@@ -1,0 +1,1 @@
+"""Synthetic cohorts with known truth: subjects, organ volumes, anatomies and MR images."""

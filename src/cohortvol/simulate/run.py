@@ -1,0 +1,197 @@
+"""Draw a cohort: with images for the whole workflow, or as tables only for the statistics."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from isal import igzip
+from rich.console import Console
+from rich.progress import Progress
+
+from cohortvol import tables
+from cohortvol.errors import ConfigError
+from cohortvol.files import commit, commit_text, make_folder
+from cohortvol.simulate import anatomy, cohort
+from cohortvol.simulate.faults import FAULTS
+from cohortvol.simulate.image import (
+    ORGANS,
+    Acquisition,
+    acquire,
+    contrasts,
+    label_map_of,
+    organ_masks,
+    signal_of,
+)
+
+logger = logging.getLogger(__name__)
+
+MODEL = "simulated"
+CUT_SHARE = 0.1
+
+PROTOCOLS: dict[str, tuple[str, tuple[float, float, float]]] = {
+    "T2-SPIR": ("LAS", (1.8, 1.8, 7.0)),
+    "T2-HASTE": ("LSP", (2.0, 2.0, 6.0)),
+    "T1-GRE": ("LPS", (2.0, 2.0, 5.0)),
+    "T1-VIBE-contrast": ("RAS", (2.0, 2.0, 4.0)),
+    "DIXON-water": ("LAS", (2.2, 2.2, 3.0)),
+}
+"""Axis codes and voxel edges (mm, along the stored axes) of each simulated sequence."""
+
+TRUTH = {
+    "scan_id": tables.Column(tables.text, "row key"),
+    "structure": tables.Column(tables.text, "anatomical structure"),
+    "volume_ml": tables.Column(tables.real, "volume that was drawn and built, mL"),
+    "in_view": tables.Column(tables.real, "share of it inside the field of view, 0 to 1"),
+}
+
+
+def run(out: Path, n: int, seed: int, broken: bool = False, processes: int = 1) -> None:
+    """Write a cohort with images: ``manifest.csv``, ``images/``, ``labels/`` and its truth.
+
+    Beside them: ``truth.parquet`` (volume drawn per scan and structure), ``planted.csv`` (the
+    slopes a perfect analysis finds) and ``faults.csv`` (what was broken on purpose).
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write to.
+    n : int
+        Number of scans, one per subject.
+    seed : int
+        Everything is drawn from it; scan 7 does not depend on `n`.
+    broken : bool
+        Break scans in every way of `FAULTS`, take one age away, and give two scans one id.
+    processes : int
+        Scans built at a time.
+    """
+    if n < 1 or (broken and n < len(FAULTS) + 3):
+        raise ConfigError(f"--n {n}: at least {len(FAULTS) + 3 if broken else 1} scans are needed")
+    make_folder(out)
+    build = partial(_one_scan, out, seed)
+    rows, truths = [], []
+    console = Console(stderr=True)
+    with (
+        Progress(console=console, disable=not sys.stderr.isatty()) as progress,
+        ProcessPoolExecutor(processes) as pool,
+    ):
+        task = progress.add_task("simulating", total=n)
+        for row, truth in pool.map(build, range(n)):
+            rows.append(row)
+            truths.extend(truth)
+            progress.advance(task)
+    manifest = pd.DataFrame(rows)
+    faults = pd.DataFrame(columns=["scan_id", "fault"])
+    if broken:
+        manifest, faults = _break(manifest, out, np.random.default_rng([seed, 9]))
+    commit_text(out / "manifest.csv", manifest.to_csv(index=False))
+    commit_text(out / "faults.csv", faults.to_csv(index=False))
+    commit_text(out / "planted.csv", cohort.planted_slopes().to_csv(index=False))
+    tables.write_table(out / "truth.parquet", pd.DataFrame(truths), TRUTH)
+    logger.info("%d scans in %s", n, out)
+
+
+def _one_scan(
+    out: Path, seed: int, index: int
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """Build, image and write scan `index`; its manifest row and its rows of truth."""
+    rng = np.random.default_rng([seed, 0, index])
+    scan_id = f"sub-{index + 1:04d}"
+    subjects = cohort.draw_subjects(1, rng)
+    volumes = cohort.draw_volumes(subjects, rng).iloc[0].to_dict()
+    subject = subjects.iloc[0]
+    bmi = subject["weight_kg"] / (subject["height_cm"] / 100) ** 2
+    built = anatomy.build(volumes, subject["height_cm"], bmi, rng)
+    masks = organ_masks(built)
+    acquisition = _acquisition(built, masks, subject, rng)
+    n_tissues = len(anatomy.TISSUES)
+    means = contrasts()[subject["sequence"]].to_numpy() * rng.uniform(0.88, 1.12, n_tissues)
+    signal = signal_of(built.tissues, means, rng.uniform(0.03, 0.08, n_tissues) * means, rng)
+    image, affine = acquire(signal, built.affine, acquisition, rng)
+    scaled = np.rint(image * rng.uniform(400, 1500)).astype(np.int16)
+    labels = label_map_of(masks, built.affine, acquisition)
+    for folder, data in (("images", scaled), ("labels", labels)):
+        _write(out / folder / f"{scan_id}.nii.gz", data, affine)
+    row = {"scan_id": scan_id, "image": f"images/{scan_id}.nii.gz", "subject_id": scan_id}
+    seen = _share_in_view(masks, built.affine, image.shape, affine)
+    truth = [
+        {"scan_id": scan_id, "structure": name, "volume_ml": volumes[name], "in_view": share}
+        for name, share in zip(ORGANS, seen, strict=True)
+    ]
+    return row | {str(key): value for key, value in subject.items()}, truth
+
+
+def _acquisition(
+    built: anatomy.Anatomy,
+    masks: list[np.ndarray],
+    subject: pd.Series,
+    rng: np.random.Generator,
+) -> Acquisition:
+    """A field of view that holds the four organs with a margin, or that cuts one in some scans."""
+    spots = np.argwhere(np.logical_or.reduce(masks))
+    low = built.affine[:3, 3] + spots.min(axis=0) * anatomy.SPACING_MM
+    high = built.affine[:3, 3] + spots.max(axis=0) * anatomy.SPACING_MM
+    body = np.array(built.tissues.shape) * anatomy.SPACING_MM
+    low[:2], high[:2] = built.affine[:2, 3], built.affine[:2, 3] + body[:2]
+    margin = np.array([0.0, 0.0, rng.uniform(18, 40)])
+    low, high = low - margin, high + margin
+    if rng.random() < CUT_SHARE:
+        depth = margin[2] + rng.uniform(15, 45)
+        if rng.random() < 0.5:
+            low[2] += depth
+        else:
+            high[2] -= depth
+    orientation, spacing = PROTOCOLS[subject["sequence"]]
+    return Acquisition(
+        orientation=orientation,
+        spacing_mm=spacing,
+        centre_mm=tuple((low + high) / 2),
+        extent_mm=tuple(high - low),
+        tilt_deg=float(rng.normal(0, 2)),
+        noise=float(rng.uniform(0.01, 0.03)),
+        shading=float(rng.uniform(0.1, 0.3)),
+    )
+
+
+def _share_in_view(
+    masks: list[np.ndarray], affine: np.ndarray, shape: tuple[int, ...], grid: np.ndarray
+) -> list[float]:
+    """Share of each mask's voxels whose centres lie inside the image's box."""
+    to_image = np.linalg.inv(grid) @ affine
+    shares = []
+    for mask in masks:
+        voxels = np.argwhere(mask) @ to_image[:3, :3].T + to_image[:3, 3]
+        inside = np.all((voxels >= -0.5) & (voxels < np.array(shape) - 0.5), axis=1)
+        shares.append(float(inside.mean()))
+    return shares
+
+
+def _break(
+    manifest: pd.DataFrame, out: Path, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    chosen = rng.choice(len(manifest), len(FAULTS) + 3, replace=False)
+    named = []
+    for index, (fault, spoil) in zip(chosen, FAULTS.items(), strict=False):
+        spoil(out / manifest.loc[index, "image"])
+        named.append((manifest.loc[index, "scan_id"], fault))
+    ageless, first, second = chosen[len(FAULTS) :]
+    manifest.loc[ageless, "age_years"] = None
+    named.append((manifest.loc[ageless, "scan_id"], "missing age"))
+    manifest.loc[second, "scan_id"] = manifest.loc[first, "scan_id"]
+    named.append((manifest.loc[first, "scan_id"], "duplicate id"))
+    return manifest, pd.DataFrame(named, columns=["scan_id", "fault"])
+
+
+def _write(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    image = nib.Nifti1Image(data, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    packed = igzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    commit(path, lambda stream: stream.write(packed))

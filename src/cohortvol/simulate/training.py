@@ -1,0 +1,223 @@
+"""Training images of random contrast from label maps, after SynthSeg (Billot et al. 2023).
+
+Two sources: label maps of real scans, whose unlabelled remainder is split into pseudo-tissues
+by the scan's own grey levels, warped; and simulated anatomies. Each becomes an image whose
+contrast, shading, noise, resolution, orientation and field of view are drawn at random, so
+that a network learns shapes and neighbourhoods and not the greys of one sequence.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from cohortvol.errors import ConfigError
+from cohortvol.files import commit, commit_text
+from cohortvol.geometry import to_ras
+from cohortvol.simulate import anatomy, cohort
+from cohortvol.simulate.image import (
+    ORGANS,
+    Acquisition,
+    acquire,
+    contrasts,
+    label_map_of,
+    organ_masks,
+    signal_of,
+    smooth_noise,
+)
+
+logger = logging.getLogger(__name__)
+
+WORK_MM = 3.0
+"""Edge of the isotropic voxels real label maps are brought to before warping."""
+
+
+def run(
+    out: Path,
+    labelled: Path | None,
+    per_scan: int,
+    n_simulated: int,
+    seed: int,
+) -> None:
+    """Write training pairs ``images/*.nii.gz`` and ``labels/*.nii.gz`` and ``cases.csv``.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write to.
+    labelled : Path or None
+        Folder with ``images/image_<id>.nii.gz`` and ``labels/label_<id>.nii.gz``; label
+        indices as in `ORGANS`.
+    per_scan : int
+        Synthetic images per labelled scan.
+    n_simulated : int
+        Images of simulated anatomies.
+    seed : int
+        Everything is drawn from it; a case does not depend on how many others are made.
+
+    Notes
+    -----
+    ``cases.csv`` has ``case, subject, source``. A synthetic image carries the subject of the
+    label map it was made from, so that a split by subject never trains on a warped copy of a
+    label map it is tested on.
+    """
+    rows = []
+    if labelled is not None:
+        scans = sorted((labelled / "images").glob("image_*.nii.gz"))
+        if not scans:
+            raise ConfigError(f"{labelled}: no images/image_<id>.nii.gz in this folder")
+        for scan in scans:
+            subject = scan.name.removeprefix("image_").removesuffix(".nii.gz")
+            image, affine = _load(scan)
+            labels, _ = _load(labelled / "labels" / f"label_{subject}.nii.gz")
+            real = f"real_{subject}"
+            _write(out, real, image, np.rint(labels).astype(np.uint8), affine)
+            rows.append((real, subject, "real"))
+            work, work_labels = _at_work_spacing(image, np.rint(labels).astype(np.uint8), affine)
+            for index in range(per_scan):
+                rng = np.random.default_rng([seed, 1, int(subject), index])
+                case = f"synth_{subject}_{index:02d}"
+                _write(out, case, *_from_scan(work, work_labels, rng))
+                rows.append((case, subject, "synthetic"))
+            logger.info("%s: %d synthetic images", subject, per_scan)
+    for index in range(n_simulated):
+        rng = np.random.default_rng([seed, 2, index])
+        case = f"sim_{index:03d}"
+        _write(out, case, *_from_simulation(rng))
+        rows.append((case, case, "simulated"))
+        if index % 20 == 19:
+            logger.info("%d of %d simulated", index + 1, n_simulated)
+    table = pd.DataFrame(rows, columns=["case", "subject", "source"])
+    commit_text(out / "cases.csv", table.to_csv(index=False))
+
+
+def random_acquisition(rng: np.random.Generator, low: np.ndarray, high: np.ndarray) -> Acquisition:
+    """An acquisition of any plane, resolution and field of view of the box `low` to `high` (mm)."""
+    plane = rng.choice(["axial", "coronal", "isotropic"], p=[0.55, 0.25, 0.2])
+    inplane, slices = rng.uniform(1.5, 3.2), rng.uniform(3, 9)
+    orientation, spacing = {
+        "axial": ("RAS", (inplane, inplane, slices)),
+        "coronal": ("RAS", (inplane, slices, inplane)),
+        "isotropic": ("RAS", (rng.uniform(2, 4),) * 3),
+    }[str(plane)]
+    size = high - low
+    keep = np.array([rng.uniform(0.9, 1.05), rng.uniform(0.9, 1.05), rng.uniform(0.55, 1.0)])
+    if plane == "coronal":
+        keep[1] = rng.uniform(0.35, 0.95)
+    shift = rng.uniform(-0.5, 0.5, 3) * (1 - keep) * size
+    return Acquisition(
+        orientation=orientation,
+        spacing_mm=spacing,
+        centre_mm=tuple((low + high) / 2 + shift),
+        extent_mm=tuple(size * keep),
+        tilt_deg=float(rng.normal(0, 5)),
+        noise=float(rng.uniform(0.005, 0.06)),
+        shading=float(rng.uniform(0.05, 0.4)),
+    )
+
+
+def _from_simulation(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    subject = cohort.draw_subjects(1, rng).iloc[0]
+    volumes = cohort.draw_volumes(pd.DataFrame([subject]), rng, spread=1.4).iloc[0].to_dict()
+    bmi = subject.weight_kg / (subject.height_cm / 100) ** 2
+    built = anatomy.build(volumes, subject.height_cm, bmi, rng)
+    n_tissues = len(anatomy.TISSUES)
+    if rng.random() < 0.5:
+        table = contrasts()
+        means = table[rng.choice(table.columns)].to_numpy() * rng.uniform(0.75, 1.3, n_tissues)
+    else:
+        means = rng.uniform(0.03, 1, n_tissues)
+        means[0] = rng.uniform(0, 0.03)
+        means[anatomy.TISSUE["lung"]] = rng.uniform(0, 0.15)
+        means[anatomy.TISSUE["kidney_left"]] = means[anatomy.TISSUE["kidney_right"]]
+    signal = signal_of(built.tissues, means, rng.uniform(0.01, 0.1, n_tissues) * means, rng)
+    shape = np.array(built.tissues.shape)
+    low = built.affine[:3, 3]
+    acquisition = random_acquisition(rng, low, low + shape * anatomy.SPACING_MM)
+    image, affine = acquire(signal, built.affine, acquisition, rng)
+    return image, label_map_of(organ_masks(built), built.affine, acquisition), affine
+
+
+def _from_scan(
+    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tissues = _pseudo_tissues(image, labels, int(rng.integers(4, 10)))
+    residual = image - ndimage.mean(image, tissues, np.arange(tissues.max() + 1))[tissues]
+    residual /= residual.std() + 1e-6
+    coordinates = _warp(image.shape, rng)
+    tissues = ndimage.map_coordinates(tissues, coordinates, order=0)
+    residual = ndimage.map_coordinates(residual, coordinates, order=1)
+    n_tissues = int(tissues.max()) + 1
+    means = rng.uniform(0.05, 1, n_tissues)
+    means[0] = rng.uniform(0, 0.05)
+    first_organ = n_tissues - len(ORGANS)
+    means[first_organ + 2] = means[first_organ + 1] * rng.uniform(0.95, 1.05)
+    signal = signal_of(tissues, means, rng.uniform(0.01, 0.08, n_tissues) * means, rng)
+    signal = np.clip(signal + rng.uniform(-0.12, 0.12) * residual * means[tissues], 0, None)
+    affine = np.diag([WORK_MM] * 3 + [1.0])
+    acquisition = random_acquisition(rng, np.zeros(3), np.array(image.shape) * WORK_MM)
+    acquired, grid = acquire(signal, affine, acquisition, rng)
+    masks = [tissues == first_organ + index for index in range(len(ORGANS))]
+    return acquired, label_map_of(masks, affine, acquisition), grid
+
+
+def _pseudo_tissues(image: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Background split by grey level into air and `n_classes` - 1 others; organs come last."""
+    smooth = ndimage.gaussian_filter(image, 0.7)
+    outside = smooth < 0.06 * np.percentile(smooth, 99)
+    rest = ~outside & (labels == 0)
+    edges = np.quantile(smooth[rest], np.linspace(0, 1, n_classes)[1:-1])
+    tissues = np.where(outside, 0, 1 + np.digitize(smooth, edges)).astype(np.int16)
+    organs = labels > 0
+    tissues[organs] = n_classes - 1 + labels[organs].astype(np.int16)
+    return tissues
+
+
+def _warp(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Voxel coordinates of a random affine map and a smooth random displacement."""
+    angles = np.deg2rad(rng.uniform(-12, 12, 3))
+    matrix = np.diag(rng.uniform(0.82, 1.2, 3))
+    for axis, angle in enumerate(angles):
+        turn = np.eye(3)
+        first, second = [a for a in range(3) if a != axis]
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    middle = (np.array(shape)[:, None, None, None] - 1) / 2
+    grid = np.indices(shape, dtype=np.float32) - middle
+    moved = np.tensordot(matrix.astype(np.float32), grid, axes=1) + middle
+    for axis in range(3):
+        moved[axis] += rng.uniform(0, 2.5) * smooth_noise(shape, rng.uniform(25, 60), rng)
+    return np.asarray(moved)
+
+
+def _at_work_spacing(
+    image: np.ndarray, labels: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    zoom = nib.affines.voxel_sizes(affine) / WORK_MM
+    masks = [ndimage.zoom((labels == i + 1).astype(np.float32), zoom, order=1) for i in range(4)]
+    stack = np.stack([np.full_like(masks[0], 0.5), *masks])
+    return ndimage.zoom(image, zoom, order=1), np.argmax(stack, axis=0).astype(np.uint8)
+
+
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = nib.Nifti1Image.from_filename(path)
+    return to_ras(image.get_fdata(dtype=np.float32), np.asarray(image.affine))
+
+
+def _write(out: Path, case: str, image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> None:
+    scaled = np.rint(image * (2000 / max(float(image.max()), 1e-6))).astype(np.int16)
+    for folder, data in (("images", scaled), ("labels", labels)):
+        picture = nib.Nifti1Image(data, affine)
+        commit(out / folder / f"{case}.nii.gz", lambda stream, p=picture: stream.write(_gz(p)))
+
+
+def _gz(image: nib.Nifti1Image) -> bytes:
+    from isal import igzip
+
+    return bytes(igzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

@@ -1,0 +1,174 @@
+"""Everything that happened to one scan, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cohortvol import reasons
+from cohortvol.errors import ConfigError, TableError, did_you_mean
+from cohortvol.status.reading import choose_model, read_manifest
+
+Row = dict[str, Any]
+
+STAGES = ("ingest", "segment", "measure", "assemble")
+_VOLUME_COLUMNS = ("structure", "volume_ml", "status", "qc", "qc_flags")
+_VERDICT = ("qc", "qc_flags")
+
+
+def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, Any]:
+    """What every stage knows of one scan.
+
+    Parameters
+    ----------
+    results : Path
+        Results folder.
+    scan_id : str
+        A scan of the manifest.
+    model : str, optional
+        Model id, where the folder holds several.
+
+    Returns
+    -------
+    dict
+        ``scan_id``; ``state``, final or what it waits for; ``steps``, one per stage reached
+        with ``stage``, ``outcome`` and ``facts`` (a manifest row each, for a duplicated id);
+        ``volumes``; ``reasons``, with sentence and what to do; ``commands`` that run the
+        scan's shard again from the stage at which it ended, empty where it is done.
+
+    Raises
+    ------
+    ConfigError
+        If the manifest has no such scan; the message names the nearest one.
+    """
+    results = Path(results)
+    model = choose_model(results, model)
+    ids = read_manifest(results, ["scan_id"])["scan_id"]
+    if not pc.any(pc.equal(ids, scan_id)).as_py():
+        hint = did_you_mean(scan_id, set(ids.to_pylist()))
+        raise ConfigError(f"{results}: no scan {scan_id!r} in the manifest{hint}")
+    rows = _rows(results / "manifest" / "scans.parquet", scan_id)
+    steps = [_manifest_step(row) for row in rows]
+    end: Row = rows[0]
+    again: str | None = None
+    volumes: list[Row] = []
+    if end["state"] is None:
+        end, again, volumes = _follow(results, end, model, steps)
+    codes = [end.get("reason"), *_codes(volumes)]
+    known = reasons.load()
+    return {
+        "scan_id": scan_id,
+        "state": end["state"],
+        "steps": steps,
+        "volumes": [{name: row[name] for name in _VOLUME_COLUMNS} for row in volumes],
+        "reasons": [
+            {"reason": code, "sentence": known[code].sentence, "what_to_do": known[code].what_to_do}
+            for code in dict.fromkeys(codes)
+            if code in known
+        ],
+        "commands": _commands(results, rows[0]["shard"], model or "MODEL", again) if again else [],
+    }
+
+
+def _follow(
+    results: Path, row: Row, model: str | None, steps: list[Row]
+) -> tuple[Row, str | None, list[Row]]:
+    """Add a step per stage reached; how it ended, the stage to run again, and the volumes."""
+    scan_id, shard = row["scan_id"], row["shard"]
+    reached = {
+        "ingest": _one_row(results / "ingest" / f"{shard}.parquet", scan_id),
+        "segment": _segmented(results, model, shard, scan_id),
+    }
+    for stage, facts in reached.items():
+        if facts is None:
+            return {"state": f"waiting for {stage}"}, stage, []
+        steps.append(_step(stage, facts["state"], facts))
+        if facts["state"] not in ("ready", "segmented"):
+            return facts, stage, []
+    volumes = _rows(results / "measure" / str(model) / f"{shard}.parquet", scan_id)
+    if not volumes:
+        return {"state": "waiting for measure"}, "measure", []
+    if all(structure["status"] == "failed" for structure in volumes):
+        failure = {"state": "failed", "reason": volumes[0]["reason"]}
+        steps.append(_step("measure", "failed", failure))
+        return failure, "segment", volumes  # what cannot be measured is segmented again
+    steps.append(_step("measure", f"{len(volumes)} structures and sums", {}))
+    final = _one_row(results / "scans.parquet", scan_id)
+    if final is None:
+        return {"state": "waiting for assemble"}, "assemble", volumes
+    steps.append(_step("assemble", final["state"], {name: final[name] for name in _VERDICT}))
+    return final, None, volumes
+
+
+def _rows(path: Path, scan_id: str) -> list[Row]:
+    try:
+        table = pq.read_table(path, filters=[("scan_id", "==", scan_id)])
+    except FileNotFoundError:
+        return []
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
+    return [dict(row) for row in table.to_pylist()]
+
+
+def _one_row(path: Path, scan_id: str) -> Row | None:
+    rows = _rows(path, scan_id)
+    return rows[0] if rows else None
+
+
+def _segmented(results: Path, model: str | None, shard: str, scan_id: str) -> Row | None:
+    """The receipt, which is the commit point, or the shard's table where that is all there is."""
+    if model is None:
+        return None
+    folder = results / "segment" / model
+    receipt = folder / shard / f"{scan_id}.json"
+    try:
+        facts = json.loads(receipt.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return _one_row(folder / f"{shard}.parquet", scan_id)
+    facts["receipt"] = str(receipt)
+    if facts.get("label_map"):
+        facts["label_map"] = str(folder / shard / facts["label_map"])
+    facts |= {f"{name}_version": number for name, number in facts.pop("versions", {}).items()}
+    return dict(facts)
+
+
+def _manifest_step(row: Row) -> Row:
+    outcome = row["state"] or f"in shard {row['shard']}"
+    facts = {name: value for name, value in row.items() if name != "manifest_line"}
+    return _step("manifest", f"line {row['manifest_line']}, {outcome}", facts)
+
+
+def _step(stage: str, outcome: str, facts: Row) -> Row:
+    shown = {
+        name: value
+        for name, value in facts.items()
+        if value is not None and value != "" and name not in ("scan_id", "state", "shard")
+    }
+    return {"stage": stage, "outcome": outcome, "facts": shown}
+
+
+def _codes(volumes: list[Row]) -> list[str]:
+    return [code for row in volumes for code in (row["qc_flags"] or "").split(";")]
+
+
+def _commands(results: Path, shard: str, model: str, stage: str) -> list[str]:
+    """What the workflow runs for a shard, from one stage on."""
+    segmented, measured = (
+        results / name / model / f"{shard}.parquet" for name in ("segment", "measure")
+    )
+    ingested = results / "ingest" / f"{shard}.parquet"
+    commands = {
+        "ingest": f"cohortvol ingest --shard {results}/manifest/shards/{shard}.parquet "
+        f"--out {ingested}",
+        "segment": f"cohortvol segment --ingest {ingested} --model models/{model} "
+        f"--folder {segmented.with_suffix('')} --out {segmented}",
+        "measure": f"cohortvol measure --segment {segmented} --ingest {ingested} "
+        f"--model models/{model} --results {results} --out {measured}",
+        "assemble": f"cohortvol assemble --results {results} --model {model}",
+    }
+    return [commands[name] for name in STAGES[STAGES.index(stage) :]]

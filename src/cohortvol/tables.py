@@ -1,0 +1,255 @@
+"""Schema of every table; checked Parquet in and out, equal tables giving equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cohortvol.errors import TableError
+from cohortvol.files import commit
+
+ROW_GROUP = 122_880
+
+text, real, whole, flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, its unit or the values it may take, and what it means."""
+
+    type: pa.DataType
+    meaning: str
+
+
+COVARIATES = {
+    "subject_id": Column(text, "person; repeated scans of one person share it"),
+    "session_id": Column(text, "visit, as the manifest gives it"),
+    "acquisition_date": Column(text, "ISO 8601 date, as the manifest gives it"),
+    "age_years": Column(real, "age at the scan, years"),
+    "sex": Column(text, "F or M"),
+    "height_cm": Column(real, "body height, cm"),
+    "weight_kg": Column(real, "body weight, kg"),
+    "site": Column(text, "where the scan was made"),
+    "scanner": Column(text, "scanner model or serial"),
+    "field_strength_t": Column(real, "field strength, tesla"),
+    "sequence": Column(text, "pulse sequence or weighting"),
+    "contrast": Column(text, "contrast agent or phase"),
+}
+
+_GRID = {
+    "n_i": Column(whole, "voxels along the first array axis"),
+    "n_j": Column(whole, "voxels along the second array axis"),
+    "n_k": Column(whole, "voxels along the third array axis"),
+    "spacing_i_mm": Column(real, "voxel edge along the first array axis, mm"),
+    "spacing_j_mm": Column(real, "voxel edge along the second array axis, mm"),
+    "spacing_k_mm": Column(real, "voxel edge along the third array axis, mm"),
+    "orientation": Column(text, "axis codes of the array axes, such as LAS"),
+    "voxel_ml": Column(real, "volume of one voxel, |det(affine)|, mL"),
+}
+
+_PROVENANCE = {
+    "image_sha256": Column(text, "sha256 of the image file's bytes"),
+    "label_map": Column(text, "label map, relative to the results folder"),
+    "label_map_sha256": Column(text, "sha256 of the label map file"),
+    "model": Column(text, "segmentation model id"),
+    "profile": Column(text, "inference profile of the model"),
+    "segmentation_key": Column(text, "hash of weights, profile and algorithm version"),
+    "cohortvol_version": Column(text, "version of cohortvol that segmented the scan"),
+}
+
+MANIFEST = {
+    "manifest_line": Column(whole, "line of the manifest, the header being line 1"),
+    "scan_id": Column(text, "row key, as the manifest gives it"),
+    "image": Column(text, "absolute path of the image"),
+    "state": Column(text, "null, or quarantined where the row itself cannot be used"),
+    "reason": Column(text, "reason code where state is given"),
+    "detail": Column(text, "what the reason code refers to"),
+    "shard": Column(text, "shard of the scan; null where the row cannot be used"),
+    **COVARIATES,
+}
+
+SHARDS = {
+    "scan_id": Column(text, "row key"),
+    "shard": Column(text, "shard it was put in, for good"),
+}
+
+SHARD = {
+    "scan_id": Column(text, "row key"),
+    "image": Column(text, "absolute path of the image"),
+    "n_bytes": Column(whole, "size of the image file, bytes; null where it is missing"),
+    "mtime_ns": Column(whole, "modification time of the image file, ns"),
+}
+
+INGEST = {
+    "scan_id": Column(text, "row key"),
+    "state": Column(text, "ready, quarantined, skipped or failed"),
+    "reason": Column(text, "reason code where state is not ready"),
+    "detail": Column(text, "numbers behind the reason"),
+    "warnings": Column(text, "warning codes (W_... and QC_...), joined by ;"),
+    "image": Column(text, "absolute path of the NIfTI image to segment"),
+    "n_bytes": Column(whole, "bytes of the image file that were read"),
+    "image_sha256": _PROVENANCE["image_sha256"],
+    **_GRID,
+    "intensity_min": Column(real, "smallest voxel value after scaling"),
+    "intensity_max": Column(real, "largest voxel value after scaling"),
+}
+
+SEGMENT = {
+    "scan_id": Column(text, "row key"),
+    "state": Column(text, "segmented, quarantined or failed"),
+    "reason": Column(text, "reason code where state is not segmented"),
+    "detail": Column(text, "numbers behind the reason"),
+    **_PROVENANCE,
+    "attempts": Column(whole, "times the scan was started"),
+    "started_utc": Column(text, "start of the successful attempt, ISO 8601 UTC"),
+    "seconds": Column(real, "wall time of the scan inside the worker, s"),
+    "seconds_network": Column(real, "of which in the network, s"),
+}
+
+VOLUMES = {
+    "scan_id": Column(text, "row key"),
+    "model": _PROVENANCE["model"],
+    "profile": _PROVENANCE["profile"],
+    "structure": Column(text, "anatomical structure, TotalSegmentator spelling; a sum in plural"),
+    "label": Column(whole, "label index in the label map; null for a sum of a pair"),
+    "n_voxels": Column(whole, "voxels of the structure; null where it was not found"),
+    "volume_ml": Column(real, "n_voxels x |det(affine)|, mL; null where unknown, never 0"),
+    "status": Column(text, "ok, cut, absent or failed"),
+    "reason": Column(text, "reason code where status is not ok"),
+    "cut_by_fov": Column(flag, "the structure reaches the edge of the image: a lower bound"),
+    "cut_faces": Column(text, "faces reached, letters of L R P A I S"),
+    "cut_area_mm2": Column(real, "area of contact with the edge of the image, mm2"),
+    "n_components": Column(whole, "face-connected components"),
+    "largest_component_fraction": Column(real, "voxels of the largest component / n_voxels"),
+    "centroid_ras_mm": Column(pa.list_(pa.float64()), "centre of mass, RAS+ mm"),
+    "bbox": Column(pa.list_(pa.int64()), "i_min, i_max, j_min, j_max, k_min, k_max, inclusive"),
+    "mean_intensity": Column(real, "mean of the image in the structure"),
+    "sd_intensity": Column(real, "standard deviation of the image in the structure"),
+    "qc": Column(text, "pass, flag or exclude"),
+    "qc_flags": Column(text, "QC codes, joined by ;"),
+}
+
+SCANS = {
+    "manifest_line": MANIFEST["manifest_line"],
+    "scan_id": MANIFEST["scan_id"],
+    "state": Column(text, "done, skipped, quarantined or failed"),
+    "reason": Column(text, "reason code where state is not done"),
+    "detail": Column(text, "numbers behind the reason"),
+    "qc": Column(text, "pass, flag or exclude; null unless done"),
+    "qc_flags": Column(text, "warning and QC codes of the scan, joined by ;"),
+    "shard": MANIFEST["shard"],
+    **COVARIATES,
+    **_GRID,
+    **_PROVENANCE,
+}
+
+SCHEMAS: dict[str, dict[str, Column]] = {
+    "manifest/scans": MANIFEST,
+    "manifest/shards": SHARDS,
+    "manifest/shards/<shard>": SHARD,
+    "ingest/<shard>": INGEST,
+    "segment/<model>/<shard>": SEGMENT,
+    "measure/<model>/<shard>": VOLUMES,
+    "volumes": VOLUMES,
+    "scans": SCANS,
+}
+"""Every table of a results folder, by its place there. docs/tables.md lists the same."""
+
+
+def to_arrow(frame: pd.DataFrame, columns: dict[str, Column]) -> pa.Table:
+    """A data frame as an Arrow table of exactly these columns, in their order.
+
+    Missing columns become null; NaN and NaT become null.
+
+    Raises
+    ------
+    TableError
+        If the frame has a column the schema does not name, or a value of another type.
+    """
+    unknown = [name for name in frame.columns if name not in columns]
+    if unknown:
+        raise TableError(f"columns not in the schema: {', '.join(map(str, unknown))}")
+    schema = pa.schema([(name, column.type) for name, column in columns.items()])
+    arrays = []
+    for field in schema:
+        if field.name not in frame.columns or frame[field.name].isna().all():
+            arrays.append(pa.nulls(len(frame), field.type))
+            continue
+        try:
+            arrays.append(pa.Array.from_pandas(frame[field.name], type=field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TableError(f"column {field.name}: {error}") from error
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def write_table(path: Path, frame: pd.DataFrame, columns: dict[str, Column]) -> str:
+    """Write a checked Parquet file with page checksums; equal tables give equal bytes.
+
+    Returns
+    -------
+    str
+        sha256 of the file.
+    """
+    return write_arrow(path, to_arrow(frame, columns))
+
+
+def write_arrow(path: Path, table: pa.Table) -> str:
+    """`write_table` for an Arrow table that has its schema already."""
+    whole_chunks = table.combine_chunks()  # chunk borders would show in the bytes
+
+    def write(stream: Any) -> None:
+        pq.write_table(
+            whole_chunks,
+            stream,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            write_page_checksum=True,
+            use_dictionary=True,
+            store_schema=False,
+        )
+
+    return commit(path, write)
+
+
+def read_table(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
+    """Read a Parquet table, checking page checksums and schema.
+
+    Columns of `columns` that the file lacks are an error; extra ones are dropped.
+
+    Raises
+    ------
+    TableError
+        If the file is missing, damaged, or has other columns.
+    """
+    return to_pandas(read_arrow(path, columns))
+
+
+def read_arrow(path: Path, columns: Collection[str]) -> pa.Table:
+    """`read_table` of these columns only, left in Arrow."""
+    try:
+        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such table; has the stage before it run?") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise TableError(f"{path}: columns missing: {', '.join(missing)}")
+    return table.select(list(columns))
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """Arrow to pandas with nulls kept: strings as str or None, integers as nullable Int64."""
+    kinds = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.to_pandas(types_mapper=kinds.get)
+
+
+def append_rows(rows: list[dict[str, Any]], columns: dict[str, Column]) -> pd.DataFrame:
+    """Rows as a frame with every column of a schema, also when there are no rows."""
+    return pd.DataFrame(rows, columns=list(columns))

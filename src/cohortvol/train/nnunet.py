@@ -1,0 +1,219 @@
+"""nnU-Net's planner and trainer with the settings a small model on few cores needs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
+
+_RESAMPLING = {
+    "is_seg": False,
+    "force_separate_z": False,
+    "memefficient_seg_resampling": False,
+}
+
+
+class SmallPlanner(ExperimentPlanner):
+    """nnU-Net's planner with a narrow network and resampling by torch.
+
+    Everything else (topology, patch, normalisation) follows from the fingerprint and from
+    `gpu_memory_target_in_gb`, as nnU-Net plans it.
+    """
+
+    def __init__(self, *args: Any, base_features: int, max_features: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.UNet_base_num_features = base_features
+        self.UNet_max_features_3d = max_features
+        # One convolution at full resolution, where most of the time goes.
+        self.UNet_blocks_per_stage_encoder = (1, *self.UNet_blocks_per_stage_encoder[1:])
+
+    def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """nnU-Net's plan of one configuration, with one convolution in the last decoder stage."""
+        plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
+        network = plan["architecture"]["arch_kwargs"]
+        network["n_conv_per_stage_decoder"] = (*network["n_conv_per_stage_decoder"][:-1], 1)
+        return plan
+
+    def determine_resampling(self, *_args: Any, **_kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """Trilinear resampling by torch for images and label maps."""
+        as_labels = {**_RESAMPLING, "is_seg": True}
+        return resample_torch_fornnunet, _RESAMPLING, resample_torch_fornnunet, as_labels
+
+    def determine_segmentation_softmax_export_fn(
+        self, *_args: Any, **_kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Trilinear resampling by torch for logits."""
+        return resample_torch_fornnunet, _RESAMPLING
+
+
+class ShortTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with a settable number of iterations, on CPU or CUDA.
+
+    AdamW with warm-up and polynomial decay in place of SGD, which needs a thousand epochs; no
+    mirroring, since left and right must not be exchanged; bfloat16 on a CPU that has it; data
+    loading in this process; checkpoints every epoch, from which `resume` goes on.
+    """
+
+    EPOCH_ITERATIONS = 50
+
+    def configure(
+        self,
+        iterations: int,
+        learning_rate: float,
+        batch_size: int,
+        source_weights: dict[str, float],
+        sources: dict[str, str],
+    ) -> None:
+        """Set the schedule and how often each source of cases is drawn.
+
+        Parameters
+        ----------
+        iterations : int
+            Total number of batches, rounded up to whole epochs of `EPOCH_ITERATIONS`.
+        learning_rate : float
+            Peak learning rate of AdamW.
+        batch_size : int
+            Patches per batch, in place of the planned number.
+        source_weights : dict
+            Relative frequency of each source, such as ``{"real": 0.5, "synthetic": 0.5}``.
+        sources : dict
+            Source of every case.
+        """
+        self.num_iterations_per_epoch = self.EPOCH_ITERATIONS
+        self.num_val_iterations_per_epoch = 4
+        self.num_epochs = int(np.ceil(iterations / self.EPOCH_ITERATIONS))
+        self.initial_lr = learning_rate
+        self.weight_decay = 1e-4
+        self.save_every = 1
+        self.wanted_batch_size = batch_size
+        self.source_weights = source_weights
+        self.sources = sources
+
+    def _set_batch_size_and_oversample(self) -> None:
+        super()._set_batch_size_and_oversample()
+        self.batch_size = self.wanted_batch_size
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """AdamW; the schedule is stepped per epoch as nnU-Net does."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
+        )
+
+        def factor(epoch: int) -> float:
+            warm_up = min(1.0, (epoch + 1) / 2)
+            return float(warm_up * (1 - epoch / self.num_epochs) ** 0.9)
+
+        return optimizer, LambdaLR(optimizer, factor)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
+        self,
+    ) -> tuple[Any, Any, Any, Any]:
+        """nnU-Net's augmentation without mirroring, and rotations up to 15 degrees."""
+        _, flat, _, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        patch = np.array(self.configuration_manager.patch_size)
+        turn = 15 / 180 * np.pi
+        return (-turn, turn), flat, np.ceil(patch * 1.25).astype(int), None
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Loaders that run in this process and draw cases by the weight of their source."""
+        patch = self.configuration_manager.patch_size
+        scales = self._get_deep_supervision_scales()
+        turn, flat, initial, mirror = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        masks = self.configuration_manager.use_mask_for_norm
+        augment = self.get_training_transforms(
+            patch, turn, scales, mirror, flat, use_mask_for_norm=masks
+        )
+        plain = self.get_validation_transforms(scales)
+        training, validation = self.get_tr_and_val_datasets()
+        counts: dict[str, int] = {}
+        for case in training.identifiers:
+            counts[self.sources[case]] = counts.get(self.sources[case], 0) + 1
+        weights = np.array(
+            [
+                self.source_weights.get(self.sources[case], 0.0) / counts[self.sources[case]]
+                for case in training.identifiers
+            ]
+        )
+        loaders = []
+        for data, size, transforms, chances in (
+            (training, initial, augment, weights / weights.sum()),
+            (validation, patch, plain, None),
+        ):
+            loader = nnUNetDataLoader(
+                data,
+                self.batch_size,
+                size,
+                patch,
+                self.label_manager,
+                oversample_foreground_percent=0.33,
+                sampling_probabilities=chances,
+                probabilistic_oversampling=True,
+                transforms=transforms,
+            )
+            loaders.append(SingleThreadedAugmenter(loader, None))
+        return loaders[0], loaders[1]
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's step, in bfloat16 where the processor has it."""
+        with self._half_precision():
+            return dict(super().train_step(batch))
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's step, in bfloat16 where the processor has it."""
+        with self._half_precision():
+            return dict(super().validation_step(batch))
+
+    def _half_precision(self) -> torch.autocast:
+        native = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        enabled = self.device.type == "cpu" and native
+        return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: nnU-Net's plot needs a package that no longer works."""
+
+    def start_from(self, weights: Path) -> None:
+        """Initialise the network with the weights of another training's checkpoint."""
+        self.initialize()
+        self.network.load_state_dict(load_checkpoint(weights)["network_weights"])
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of this very training."""
+        self.initialize()
+        state = load_checkpoint(checkpoint)
+        self.network.load_state_dict(state["network_weights"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        self.lr_scheduler.last_epoch = state["current_epoch"]
+        self.current_epoch = state["current_epoch"]
+        self.logger.load_checkpoint(state["logging"])
+        self._best_ema = state["_best_ema"]
+        logger.info("fold %s: going on from epoch %d", self.fold, self.current_epoch)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """An nnU-Net checkpoint without unpickling anything but tensors, numbers and text."""
+    allowed: list[Any] = [
+        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        torch.device,
+    ]
+    with torch.serialization.safe_globals(allowed):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(loaded)

@@ -1,0 +1,532 @@
+"""Measure: volumes worked out by hand, published volumes, and what makes them doubtful."""
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from phantoms import (
+    ANISOTROPIC,
+    STRUCTURES,
+    VOXEL_ML,
+    abdomen,
+    ramp,
+    stored_in_every_order,
+    tilted,
+)
+
+from cohortvol import measure, tables
+from cohortvol.errors import GeometryError, ModelError, TemporaryError, UnknownLabelError
+from cohortvol.files import sha256_of
+from cohortvol.measure import shard as shard_module
+
+ANY_SIZE = {"plausible_ml": {}}  # the phantom's organs are as small as a pea
+
+
+def measured(label_map=None, affine=ANISOTROPIC, image=None):
+    data = abdomen() if label_map is None else label_map
+    return measure.structure_volumes(data, affine, STRUCTURES, image=image).set_index("structure")
+
+
+def judged(label_map, **thresholds):
+    rows = measure.structure_volumes(label_map, ANISOTROPIC, STRUCTURES)
+    return measure.judge(rows, **(ANY_SIZE | thresholds)).set_index("structure")
+
+
+# --- volumes ---------------------------------------------------------------------------------
+
+
+def test_volume_is_voxel_count_times_voxel_volume():
+    volumes = measured()
+    assert volumes["n_voxels"].tolist() == [100, 18, 12, 14, pd.NA]
+    assert volumes["volume_ml"].iloc[:4].to_numpy() == pytest.approx(
+        np.array([100, 18, 12, 14]) * VOXEL_ML
+    )
+
+
+def test_structures_come_in_the_order_of_the_card_with_their_label():
+    volumes = measured()
+    assert volumes.index.tolist() == list(STRUCTURES.values())
+    assert volumes["label"].tolist() == list(STRUCTURES)
+
+
+def test_an_absent_structure_is_null_everywhere_and_never_zero():
+    pancreas = measured(image=ramp()).loc["pancreas"].drop("label")
+    assert pancreas.isna().all()
+
+
+def test_an_oblique_grid_has_the_volume_of_its_determinant():
+    straight, oblique = measured(), measured(affine=tilted(ANISOTROPIC))
+    assert oblique["volume_ml"].to_numpy() == pytest.approx(
+        straight["volume_ml"].to_numpy(), nan_ok=True
+    )
+    assert oblique["cut_area_mm2"].to_numpy() == pytest.approx(
+        straight["cut_area_mm2"].to_numpy(), nan_ok=True
+    )
+
+
+def test_a_sheared_grid_has_the_volume_and_the_face_area_of_its_vectors():
+    sheared = ANISOTROPIC.copy()
+    sheared[0, 2] = 4.0  # slices slide 4 mm sideways: same volume, longer side faces
+    volumes = measured(affine=sheared)
+    assert volumes.loc["liver", "volume_ml"] == pytest.approx(100 * VOXEL_ML)
+    assert volumes.loc["liver", "cut_area_mm2"] == pytest.approx(20 * 1.25 * 1.5)
+    in_slices = 4 * 1.25 * 1.5  # kidney_left on I
+    on_the_side = 6 * 1.5 * 5.0  # on L: |(0, 1.5, 0) x (4, 0, 3)| = 1.5 x 5 mm2 each
+    assert volumes.loc["kidney_left", "cut_area_mm2"] == pytest.approx(in_slices + on_the_side)
+
+
+def test_nothing_depends_on_the_order_the_voxels_are_stored_in():
+    expected = measured(image=ramp()).drop(columns="bbox")
+    expected["centroid_ras_mm"] = expected["centroid_ras_mm"].map(rounded)
+    label_maps = list(stored_in_every_order(abdomen(), ANISOTROPIC))
+    images = list(stored_in_every_order(ramp(), ANISOTROPIC))
+    for (stored, affine), (image, _) in zip(label_maps, images, strict=True):
+        got = measured(stored, affine, image=image).drop(columns="bbox")
+        got["centroid_ras_mm"] = got["centroid_ras_mm"].map(rounded)
+        assert_frame_equal(got, expected, check_exact=False, rtol=1e-12)
+    assert len({affine[:3, :3].tobytes() for _, affine in label_maps}) == 48
+
+
+def rounded(centroid):
+    return tuple(np.round(centroid, 9)) if isinstance(centroid, list) else centroid
+
+
+# --- the edge of the image -------------------------------------------------------------------
+
+
+def test_a_structure_at_the_edge_is_cut_and_names_its_faces():
+    volumes = measured()
+    assert volumes["cut_by_fov"].tolist() == [True, False, True, False, pd.NA]
+    assert volumes["cut_faces"].tolist()[:4] == ["S", "", "LI", ""]
+
+
+def test_contact_is_counted_in_voxel_faces_of_the_right_size():
+    volumes = measured()
+    assert volumes.loc["liver", "cut_area_mm2"] == pytest.approx(4 * 5 * (1.25 * 1.5))
+    assert volumes.loc["spleen", "cut_area_mm2"] == 0
+    assert volumes.loc["kidney_left", "cut_area_mm2"] == pytest.approx(
+        2 * 3 * (1.5 * 3.0) + 2 * 2 * (1.25 * 1.5)
+    )
+
+
+def test_a_single_slice_is_cut_above_and_below():
+    one_slice = np.zeros((5, 5, 1), dtype=np.uint8)
+    one_slice[2, 2, 0] = 1
+    liver = measured(one_slice).loc["liver"]
+    assert liver["cut_faces"] == "IS"
+    assert liver["cut_area_mm2"] == pytest.approx(2 * 1.25 * 1.5)
+
+
+# --- shape and intensity ---------------------------------------------------------------------
+
+
+def test_components_share_faces_not_edges():
+    label_map = np.zeros((6, 6, 6), dtype=np.uint8)
+    label_map[1, 1, 1] = label_map[2, 2, 1] = label_map[2, 2, 2] = 1
+    liver = measured(label_map).loc["liver"]
+    assert liver["n_components"] == 2
+    assert liver["largest_component_fraction"] == pytest.approx(2 / 3)
+
+
+def test_a_component_is_not_joined_through_another_structure_in_its_box():
+    kidney = measured().loc["kidney_right"]
+    assert (kidney["n_components"], kidney["largest_component_fraction"]) == (2, 12 / 14)
+
+
+def test_centroid_is_in_ras_millimetres():
+    liver = measured().loc["liver"]  # mean index 8.5, 5, 6
+    assert liver["centroid_ras_mm"] == pytest.approx([8.5 * 1.25 - 7.5, 5 * 1.5 + 4, 6 * 3.0 - 100])
+
+
+def test_bounding_box_is_inclusive():
+    assert measured().loc["liver", "bbox"] == [7, 10, 3, 7, 4, 8]
+
+
+def test_intensities_are_averaged_in_double_precision():
+    liver = measured(image=ramp()).loc["liver"]  # 170, 180, 190, 200 in equal parts
+    assert liver["mean_intensity"] == 185.0
+    assert liver["sd_intensity"] == pytest.approx(np.sqrt(125))
+
+
+def test_intensities_are_null_without_an_image():
+    assert measured()[["mean_intensity", "sd_intensity"]].isna().all(axis=None)
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+def test_a_label_the_card_does_not_name_is_refused_with_its_index():
+    label_map = abdomen()
+    label_map[5, 5, 5] = 9
+    with pytest.raises(UnknownLabelError, match=r"\[9\].*1 to 7"):
+        measured(label_map)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_a_label_map_of_other_than_integers_is_refused(dtype):
+    with pytest.raises(UnknownLabelError, match="integers"):
+        measured(abdomen().astype(dtype))
+
+
+def test_a_negative_label_is_refused():
+    label_map = abdomen().astype(np.int16)
+    label_map[0, 0, 0] = -1
+    with pytest.raises(UnknownLabelError, match="-1"):
+        measured(label_map)
+
+
+def test_a_label_map_of_four_axes_is_refused():
+    with pytest.raises(GeometryError, match="3 axes"):
+        measured(abdomen()[..., None])
+
+
+def test_an_affine_that_spans_no_volume_is_refused():
+    with pytest.raises(GeometryError, match="no volume"):
+        measured(affine=np.diag([1.25, 1.5, 0.0, 1.0]))
+
+
+def test_an_image_of_another_shape_is_refused():
+    with pytest.raises(GeometryError, match="shape"):
+        measured(image=ramp()[:-1])
+
+
+# --- oracles ---------------------------------------------------------------------------------
+
+
+def test_ibsi_digital_phantom_has_its_published_volume(shared_data):
+    path = shared_data / "ibsi/ibsi_1_digital_phantom/nifti/mask/mask.nii.gz"
+    mask = nib.load(path)
+    volumes = measure.structure_volumes(as_labels(mask), mask.affine, {1: "roi"})
+    assert volumes["volume_ml"].item() * 1000 == pytest.approx(592, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "volume_mm3"),
+    [
+        ("brain1", 16412.6587),
+        ("brain2", 1797.1802),
+        ("breast1", 132.4258),
+        ("lung1", 1361.1978),
+        ("lung2", 48434.1088),
+    ],
+)
+def test_pyradiomics_masks_have_their_published_volumes(shared_data, name, volume_mm3):
+    mask, affine = read_nrrd(shared_data / f"pyradiomics_volumes/data/{name}_label.nrrd")
+    volumes = measure.structure_volumes((mask == 1).astype(np.uint8), affine, {1: "roi"})
+    assert volumes["volume_ml"].item() * 1000 == pytest.approx(volume_mm3, abs=5e-5)
+
+
+def test_expert_label_maps_have_their_reference_volumes(shared_data):
+    folder = shared_data / "chaos_mr_t2spir"
+    reference = pd.read_csv(folder / "reference_volumes_ml.csv", index_col="case")
+    names = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
+    columns = ["liver", "right_kidney", "left_kidney", "spleen"]
+    for case, expected in reference.iterrows():
+        label_map = nib.load(folder / "labels" / f"label_{case}.nii.gz")
+        volumes = measure.structure_volumes(as_labels(label_map), label_map.affine, names)
+        assert volumes["volume_ml"].tolist() == pytest.approx(expected[columns].tolist(), abs=0.051)
+        at_the_end = volumes.loc[volumes["cut_faces"].str.contains("[IS]"), "label"].tolist()
+        touching = expected["labels_touching_first_or_last_slice"]
+        assert at_the_end == ([] if pd.isna(touching) else [int(touching)])
+        assert not set(measure.judge(volumes)["qc_flags"]) & {"QC_OUTLIER", "QC_SIDE"}
+
+
+def as_labels(image):
+    return np.asarray(image.dataobj).astype(np.uint8)
+
+
+def read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and RAS+ affine of a gzip NRRD file in LPS space."""
+    header, body = path.read_bytes().split(b"\n\n", 1)
+    fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
+    kinds = {"short": "<i2", "unsigned char": "u1", "int": "<i4", "unsigned short": "<u2"}
+    sizes = [int(size) for size in fields["sizes"].split()]
+    voxels = np.frombuffer(gzip.decompress(body), kinds[fields["type"]]).reshape(sizes, order="F")
+    to_lps = np.eye(4)
+    for axis, vector in enumerate(fields["space directions"].split()):
+        to_lps[:3, axis] = [float(part) for part in vector.strip("()").split(",")]
+    return voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_lps
+
+
+# --- whether to believe it -------------------------------------------------------------------
+
+
+def test_each_structure_gets_its_status_and_the_reason_for_it():
+    rows = judged(abdomen())
+    assert rows["status"].tolist() == ["cut", "ok", "cut", "ok", "absent"]
+    assert rows.loc["liver", "reason"] == "QC_TRUNCATED_FOV"
+    assert pd.isna(rows.loc["spleen", "reason"])
+    assert rows.loc["pancreas", "reason"] == "QC_ABSENT"
+
+
+def test_qc_asks_for_a_look_at_what_is_cut_or_in_pieces_and_leaves_out_what_is_absent():
+    rows = judged(abdomen())
+    assert rows["qc"].to_dict() == {
+        "liver": "flag",
+        "spleen": "pass",
+        "kidney_left": "flag",
+        "kidney_right": "flag",
+        "pancreas": "exclude",
+    }
+    assert rows.loc["kidney_right", "qc_flags"] == "QC_FRAGMENTED"
+    assert judged(abdomen(), min_largest_fraction=0.8).loc["kidney_right", "qc"] == "pass"
+
+
+def test_an_implausible_volume_is_left_out_but_kept_in_the_table():
+    rows = judged(abdomen(), plausible_ml={"spleen": (0.2, 1.0)})
+    assert rows.loc["spleen", "qc_flags"] == "QC_OUTLIER"
+    assert rows.loc["spleen", "qc"] == "exclude"
+    assert rows.loc["spleen", "volume_ml"] == pytest.approx(18 * VOXEL_ML)
+
+
+def test_a_cut_structure_cannot_be_too_small_but_can_be_too_large():
+    small = judged(abdomen(), plausible_ml={"liver": (5.0, 9.0)})
+    assert small.loc["liver", "qc_flags"] == "QC_TRUNCATED_FOV"
+    large = judged(abdomen(), plausible_ml={"liver": (0.1, 0.5)})
+    assert large.loc["liver", "qc_flags"] == "QC_TRUNCATED_FOV;QC_OUTLIER"
+
+
+def test_swapped_kidneys_are_both_left_out_and_nothing_else_is():
+    label_map = abdomen()
+    left, right = label_map == 3, label_map == 4
+    label_map[left], label_map[right] = 4, 3
+    flagged = judged(label_map)["qc_flags"].str.contains("QC_SIDE")
+    assert flagged[flagged].index.tolist() == ["kidney_left", "kidney_right"]
+
+
+def test_in_a_mirrored_body_no_structure_has_a_side():
+    rows = judged(abdomen()[::-1])
+    found = rows[rows["n_voxels"].notna()]
+    assert found["qc_flags"].str.contains("QC_SIDE").all()
+    assert (found["qc"] == "exclude").all()
+
+
+# --- sums of pairs ---------------------------------------------------------------------------
+
+
+def sums(label_map):
+    rows = measure.structure_volumes(label_map, ANISOTROPIC, STRUCTURES)
+    return measure.pair_sums(measure.judge(rows, **ANY_SIZE)).set_index("structure")
+
+
+def test_kidneys_are_the_sum_of_both_and_as_doubtful_as_the_worse():
+    kidneys = sums(abdomen()).loc["kidneys"]
+    assert kidneys["n_voxels"] == 12 + 14
+    assert kidneys["volume_ml"] == pytest.approx(26 * VOXEL_ML)
+    assert (kidneys["status"], kidneys["reason"]) == ("cut", "QC_TRUNCATED_FOV")
+    assert bool(kidneys["cut_by_fov"])
+    assert kidneys["cut_faces"] == "LI"
+    assert kidneys["qc_flags"] == "QC_FRAGMENTED;QC_TRUNCATED_FOV"
+    assert pd.isna(kidneys["label"])
+
+
+def test_a_sum_is_null_where_one_side_is_absent():
+    label_map = abdomen()
+    label_map[label_map == 4] = 0
+    kidneys = sums(label_map).loc["kidneys"]
+    assert pd.isna(kidneys["volume_ml"])
+    assert pd.isna(kidneys["n_voxels"])
+    assert pd.isna(kidneys["cut_by_fov"])
+    assert (kidneys["status"], kidneys["qc"]) == ("absent", "exclude")
+
+
+def test_only_pairs_of_which_the_model_has_both_sides_are_summed():
+    assert sums(abdomen()).index.tolist() == ["kidneys"]
+
+
+# --- a shard ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder of one shard: three segmented scans, one quarantined."""
+    return Shard(tmp_path)
+
+
+class Shard:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ingest = folder / "ingest" / "0000.parquet"
+        self.segment = folder / "segment" / "toy" / "0000.parquet"
+        self.out = folder / "measure" / "toy" / "0000.parquet"
+        self.scans = {name: self.add(name) for name in ("sub-3", "sub-1", "sub-2")}
+        self.write()
+
+    def add(self, scan_id: str) -> dict[str, str]:
+        image = self.folder / "images" / f"{scan_id}.nii.gz"
+        label_map = self.folder / "segment" / "toy" / "0000" / f"{scan_id}_dseg.nii.gz"
+        for path, data in ((image, ramp()), (label_map, abdomen())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data, ANISOTROPIC), path)
+        return {
+            "scan_id": scan_id,
+            "state": "segmented",
+            "image": str(image),
+            "image_sha256": sha256_of(image),
+            "label_map": str(label_map.relative_to(self.folder)),
+            "label_map_sha256": sha256_of(label_map),
+            "model": "toy",
+            "profile": "nnunet",
+            "segmentation_key": "0" * 16,
+        }
+
+    def write(self) -> None:
+        bad = {"scan_id": "sub-9", "state": "quarantined", "reason": "SRC_EMPTY"}
+        segmented = pd.DataFrame([*self.scans.values(), bad])
+        ingested = segmented.assign(state=segmented["state"].replace("segmented", "ready"))
+        for path, frame, schema in (
+            (self.segment, segmented, tables.SEGMENT),
+            (self.ingest, ingested, tables.INGEST),
+        ):
+            known = [name for name in schema if name in frame.columns]
+            tables.write_table(path, frame[known], schema)
+
+    def run(self, **thresholds) -> pd.DataFrame:
+        volumes = measure.measure_shard(
+            tables.read_table(self.segment, tables.SEGMENT).query("state == 'segmented'"),
+            tables.read_table(self.ingest, tables.INGEST),
+            STRUCTURES,
+            self.folder,
+            **(ANY_SIZE | thresholds),
+        )
+        tables.write_table(self.out, volumes, tables.VOLUMES)
+        return tables.read_table(self.out, tables.VOLUMES)
+
+
+def test_a_shard_is_sorted_by_scan_then_label_with_sums_last(results):
+    volumes = results.run()
+    assert volumes["scan_id"].drop_duplicates().tolist() == ["sub-1", "sub-2", "sub-3"]
+    of_one = volumes[volumes["scan_id"] == "sub-2"]
+    assert of_one["structure"].tolist() == [*STRUCTURES.values(), "kidneys"]
+    assert set(volumes["model"]) == {"toy"}
+    assert set(volumes["profile"]) == {"nnunet"}
+
+
+def test_intensities_of_a_shard_are_read_from_its_images(results):
+    volumes = results.run()
+    assert volumes.loc[volumes["structure"] == "liver", "mean_intensity"].tolist() == [185.0] * 3
+
+
+def test_measuring_again_gives_the_same_bytes(results):
+    results.run()
+    first = sha256_of(results.out)
+    results.run()
+    assert sha256_of(results.out) == first
+
+
+def fails_with(results, scan_id):
+    volumes = results.run()
+    failed = volumes[volumes["status"] == "failed"]
+    assert set(failed["scan_id"]) == {scan_id}
+    assert failed["structure"].tolist() == [*STRUCTURES.values(), "kidneys"]
+    assert failed["volume_ml"].isna().all()
+    assert (failed["qc"] == "exclude").all()
+    assert volumes["scan_id"].nunique() == 3
+    return failed["reason"].drop_duplicates().item()
+
+
+def rewrite_label_map(results, scan_id, data, affine):
+    scan = results.scans[scan_id]
+    path = results.folder / scan["label_map"]
+    nib.save(nib.Nifti1Image(data, affine), path)
+    scan["label_map_sha256"] = sha256_of(path)
+    results.write()
+
+
+def test_a_label_map_on_another_grid_fails_its_scan_and_the_shard_goes_on(results):
+    moved = ANISOTROPIC.copy()
+    moved[2, 3] += 3.0
+    rewrite_label_map(results, "sub-2", abdomen(), moved)
+    assert fails_with(results, "sub-2") == "BUG_GRID"
+
+
+def test_a_label_outside_the_card_fails_its_scan(results):
+    label_map = abdomen()
+    label_map[0, 0, 8] = 6
+    rewrite_label_map(results, "sub-1", label_map, ANISOTROPIC)
+    assert fails_with(results, "sub-1") == "BUG_RANGE"
+
+
+def test_a_label_map_that_changed_since_it_was_segmented_is_not_measured(results):
+    path = results.folder / results.scans["sub-1"]["label_map"]
+    nib.save(nib.Nifti1Image(abdomen(), np.eye(4)), path)
+    assert fails_with(results, "sub-1") == "BUG_DIVERGED"
+
+
+def test_an_image_that_changed_since_it_was_segmented_is_not_measured(results):
+    Path(results.scans["sub-3"]["image"]).write_bytes(b"another image")
+    assert fails_with(results, "sub-3") == "SRC_CHANGED"
+
+
+def test_an_image_that_has_gone_is_named_missing(results):
+    Path(results.scans["sub-3"]["image"]).unlink()
+    assert fails_with(results, "sub-3") == "SRC_MISSING"
+
+
+def test_an_unforeseen_error_fails_its_scan_and_leaves_a_traceback_in_the_log(
+    results, monkeypatch, caplog
+):
+    real = shard_module.measure_scan
+
+    def breaks(label_map, *rest, **thresholds):
+        if "sub-2" in label_map.name:
+            raise ZeroDivisionError("for this test")
+        return real(label_map, *rest, **thresholds)
+
+    monkeypatch.setattr(shard_module, "measure_scan", breaks)
+    assert fails_with(results, "sub-2") == "BUG_UNEXPECTED"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_too_little_memory_stops_the_shard_so_that_it_is_run_again(results, monkeypatch):
+    def too_large(*rest, **thresholds):
+        raise MemoryError
+
+    monkeypatch.setattr(shard_module, "measure_scan", too_large)
+    with pytest.raises(TemporaryError, match="sub-1"):
+        results.run()
+
+
+def test_a_shard_without_a_segmented_scan_gives_an_empty_table_of_the_schema(results):
+    results.scans = {}
+    results.write()
+    volumes = results.run()
+    assert len(volumes) == 0
+    assert volumes.columns.tolist() == list(tables.VOLUMES)
+
+
+class Card:
+    id = "toy"
+    labels = STRUCTURES
+
+
+def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
+    monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())
+    caplog.set_level("INFO")
+    measure.run_shard(
+        segment=results.segment,
+        ingest=results.ingest,
+        model=Path("models/toy"),
+        results=results.folder,
+        out=results.out,
+    )
+    assert len(tables.read_table(results.out, tables.VOLUMES)) == 3 * 6
+    assert "0000: 3 measured, 0 failed" in caplog.text
+
+
+def test_a_shard_segmented_with_another_model_is_refused(results, monkeypatch):
+    other = Card()
+    other.id = "other"
+    monkeypatch.setattr(shard_module, "load_card", lambda folder: other)
+    with pytest.raises(ModelError, match="segmented with toy, not with other"):
+        measure.run_shard(
+            segment=results.segment,
+            ingest=results.ingest,
+            model=Path("models/other"),
+            results=results.folder,
+            out=results.out,
+        )

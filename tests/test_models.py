@@ -1,0 +1,293 @@
+"""Model folders: import from nnU-Net, cards, checks, keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import nnunet_fixture
+from cohortvol.errors import ModelError
+from cohortvol.files import sha256_of
+from cohortvol.models import (
+    choose_profile,
+    find_model,
+    list_models,
+    load_card,
+    segmentation_key,
+    verify,
+)
+from cohortvol.networks import build, import_nnunet, load_part
+
+CHECKPOINT = "fold_0/checkpoint_final.pth"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    return nnunet_fixture.results_folder(tmp_path / "nnUNet_results", folds=2)
+
+
+def imported(trained: Path, out: Path, **options):
+    return import_nnunet(trained, out, model_id=out.name, licence="CC-BY-SA-4.0", **options)
+
+
+@pytest.fixture
+def card(trained, tmp_path):
+    return imported(trained, tmp_path / "models" / "tiny")
+
+
+def test_an_imported_model_gives_the_logits_of_the_checkpoint(card):
+    patch = torch.randn(1, 1, 16, 24, 24, generator=torch.Generator().manual_seed(7))
+    original = nnunet_fixture.network(seed=99)
+    original.decoder.deep_supervision = False
+    original.eval()
+    loaded = load_part(card, card.parts[0])
+    for fold, state in enumerate(loaded.folds):
+        original.load_state_dict(nnunet_fixture.network(seed=fold).state_dict())
+        loaded.network.module.load_state_dict(state)
+        with torch.inference_mode():
+            assert torch.equal(original(patch), loaded.network.module(patch))
+
+
+def test_each_weight_is_stored_once_although_nnunet_names_it_several_times(card):
+    stored = load_file(card.folder / "parts/main/fold_0.safetensors")
+    parameters = sum(p.numel() for p in nnunet_fixture.network().parameters())
+    assert sum(tensor.numel() for tensor in stored.values()) == parameters
+
+
+def test_the_card_names_labels_folds_and_the_sha256_of_every_file(card):
+    assert dict(card.labels) == {1: "liver", 2: "spleen", 3: "kidney_left"}
+    part = card.parts[0]
+    assert part.folds == ("0", "1")
+    assert (part.configuration, part.trainer) == ("3d_fullres", "nnUNetTrainer")
+    on_disk = {
+        path.relative_to(card.folder).as_posix(): sha256_of(path)
+        for path in card.folder.glob("parts/**/*")
+        if path.is_file()
+    }
+    assert dict(part.files) == on_disk
+    assert load_card(card.folder) == card
+    verify(card)
+
+
+def test_a_zip_gives_the_same_model_as_its_folder(trained, card, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "weights"), "zip", trained.parent.parent))
+    from_zip = imported(archive, tmp_path / "zip" / "tiny", sha256=sha256_of(archive))
+    assert from_zip.parts == card.parts
+    with pytest.raises(ModelError, match="expected 0000"):
+        imported(archive, tmp_path / "zip" / "other", sha256="0" * 64)
+
+
+def test_names_can_be_translated_and_are_checked_against_what_is_expected(trained, tmp_path):
+    expected = {1: "liver", 2: "spleen", 3: "kidney_left"}
+    card = imported(
+        trained, tmp_path / "a", expected_labels=expected, rename={"kidney_left": "kidney_right"}
+    )
+    assert card.labels[3] == "kidney_right"
+    with pytest.raises(ModelError, match="labels expected"):
+        imported(trained, tmp_path / "b", expected_labels={**expected, 3: "pancreas"})
+    assert not (tmp_path / "b").exists()
+
+
+class Malicious:
+    """Unpickles into a call, as a hostile checkpoint would."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(trained, tmp_path):
+    marker = tmp_path / "code_ran"
+    content = nnunet_fixture.checkpoint(nnunet_fixture.network())
+    content["logging"] = Malicious(marker)
+    torch.save(content, trained / CHECKPOINT)
+    with pytest.raises(ModelError, match="more than tensors"):
+        imported(trained, tmp_path / "models" / "bad", folds=["0"])
+    assert not marker.exists()
+    assert list_models(tmp_path / "models") == []
+
+
+def broken_weights(kind: str) -> dict:
+    content = nnunet_fixture.checkpoint(nnunet_fixture.network())
+    weights = {name: tensor.clone() for name, tensor in content["network_weights"].items()}
+    name = "decoder.seg_layers.1.weight"
+    if kind == "not finite":
+        weights[name][0, 0, 0, 0, 0] = float("nan")
+    elif kind == "missing":
+        del weights[name]
+    elif kind == "unknown":
+        weights["extra.weight"] = torch.zeros(1)
+    elif kind == "has shape":
+        weights[name] = weights[name][:2]
+    elif kind == "one tensor and differ":
+        weights["encoder.stages.0.0.convs.0.conv.weight"] += 1
+    content["network_weights"] = weights
+    return content
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("not finite", "NaN or infinite"),
+        ("missing", "weights missing"),
+        ("unknown", "weights unknown"),
+        ("has shape", "has shape"),
+        ("one tensor and differ", "one tensor and differ"),
+    ],
+)
+def test_weights_that_do_not_fit_leave_no_model_folder(trained, tmp_path, kind, message):
+    torch.save(broken_weights(kind), trained / CHECKPOINT)
+    with pytest.raises(ModelError, match=message):
+        imported(trained, tmp_path / "models" / "bad", folds=["0"])
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_truncated_checkpoint_is_a_damaged_one(trained, tmp_path):
+    path = trained / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="damaged"):
+        imported(trained, tmp_path / "bad", folds=["0"])
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("architecture", "network_class_name"), "os.system"),
+        (("architecture", "arch_kwargs", "conv_op"), "subprocess.run"),
+        (("architecture", "_kw_requires_import"), ["norm_op_kwargs"]),
+        (("preprocessor_name",), "SomebodysPreprocessor"),
+        (("resampling_fn_data",), "np"),
+        (("normalization_schemes",), ["Mystery"]),
+    ],
+)
+def test_plans_that_name_anything_outside_the_allow_list_are_refused(where, value):
+    plans = json.loads(json.dumps(nnunet_fixture.PLANS))
+    place = plans["configurations"]["3d_fullres"]
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = value
+    with pytest.raises(ModelError, match="not allowed"):
+        build(plans, "3d_fullres", nnunet_fixture.DATASET)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"background": 0, "liver": [1, 2], "tumour": 2}}, "region"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "must be 1, 2"),
+        ({"channel_names": {"0": "in", "1": "out"}}, "2 input channels"),
+    ],
+)
+def test_datasets_that_do_not_make_a_label_map_of_one_image_are_refused(change, message):
+    with pytest.raises(ModelError, match=message):
+        build(nnunet_fixture.PLANS, "3d_fullres", {**nnunet_fixture.DATASET, **change})
+
+
+def test_a_zip_with_a_path_out_of_its_folder_is_refused(tmp_path):
+    archive = tmp_path / "slip.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../plans.json", "{}")
+    with pytest.raises(ModelError, match="unsafe member"):
+        imported(archive, tmp_path / "bad")
+
+
+def test_an_existing_model_is_never_overwritten(trained, card):
+    with pytest.raises(ModelError, match="exists already"):
+        imported(trained, card.folder)
+    verify(card)
+
+
+def test_verify_names_the_file_that_changed(card):
+    path = card.folder / "parts/main/fold_1.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"fold_1\.safetensors: sha256"):
+        verify(card)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"fold_1\.safetensors: cannot be read"):
+        verify(card)
+
+
+def test_weights_on_disk_that_are_not_finite_are_refused_at_load(card):
+    path = card.folder / "parts/main/fold_0.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] = float("inf")
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"fold_0\.safetensors.*NaN or infinite"):
+        load_part(card, card.parts[0])
+
+
+def test_a_missing_model_is_answered_with_the_ones_there_are(card):
+    models = card.folder.parent
+    assert find_model("tiny", models) == card.folder
+    assert find_model(str(card.folder), Path("elsewhere")) == card.folder
+    assert list_models(models) == ["tiny"]
+    with pytest.raises(ModelError, match="did you mean 'tiny'"):
+        find_model("tinny", models)
+    with pytest.raises(ModelError, match="holds no model"):
+        find_model("tiny", models / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"orientation": "LPS"}, "RAS only"),
+        ({"labels": {"1": "liver"}}, "structures the model lacks"),
+        ({"labels": {"0": "a", "1": "liver", "2": "spleen", "3": "kidney_left"}}, "outside 1"),
+        ({"default_profile": "fast"}, "not among its profiles"),
+        ({"parts": []}, "no parts"),
+        ({"parts": [{"name": "main"}]}, "not a card of this format"),
+    ],
+)
+def test_a_card_that_contradicts_itself_is_refused(card, change, message):
+    path = card.folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ModelError, match=message):
+        load_card(card.folder)
+
+
+def test_the_key_changes_with_what_decides_about_labels_and_with_nothing_else(card):
+    key = segmentation_key(card, "nnunet")
+    assert len(key) == 16
+    assert segmentation_key(card) == key
+    told_otherwise = dataclasses.replace(
+        card, title="t", notes=("n",), accuracy={"dice": 1}, folder=Path("/elsewhere"), id="x"
+    )
+    assert segmentation_key(told_otherwise) == key
+    part = card.parts[0]
+    file = "parts/main/fold_0.safetensors"
+    for other in (
+        dataclasses.replace(part, files={**part.files, file: "0" * 64}),
+        dataclasses.replace(part, folds=("0",)),
+        dataclasses.replace(part, labels={1: "spleen", 2: "liver", 3: "kidney_left"}),
+    ):
+        assert segmentation_key(dataclasses.replace(card, parts=(other,))) != key
+    assert segmentation_key(card, "nnunet", "another") != key
+
+
+def test_a_profile_the_model_does_not_offer_is_refused(card):
+    assert choose_profile(card).name == "nnunet"
+    with pytest.raises(ModelError, match="did you mean 'nnunet'"):
+        choose_profile(card, "nnuet")
+
+
+def test_the_fixture_holds_numpy_scalars_that_a_bare_safe_load_refuses(trained):
+    with pytest.raises(pickle.UnpicklingError, match="numpy"):
+        torch.load(trained / CHECKPOINT, weights_only=True)

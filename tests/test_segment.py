@@ -1,0 +1,520 @@
+"""segment: labels as nnU-Net gives them, on the scan's own grid; a worker that can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+import nnunet_fixture
+from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
+from cohortvol.files import sha256_of
+from cohortvol.networks import import_nnunet
+from cohortvol.segment import Segmenter, run_shard, worker
+from cohortvol.segment.images import label_map_bytes, read_image
+from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
+
+N_SCANS = 6
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.set_num_threads(1)
+    return nnunet_fixture.results_folder(tmp_path_factory.mktemp("nnUNet_results"))
+
+
+@pytest.fixture(scope="module")
+def model(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return import_nnunet(trained, folder, model_id="tiny", licence="test").folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(model):
+    return Segmenter.load(model, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    found = {f"s{n}": folder / f"s{n}.nii.gz" for n in range(N_SCANS)}
+    for n, path in enumerate(found.values()):
+        write_scan(path, scan(n), AFFINE)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, images, tmp_path_factory):
+    shard = Shard(tmp_path_factory.mktemp("undisturbed"), model, images)
+    run_shard(**shard.arguments(), device="cpu")
+    return shard
+
+
+@pytest.fixture
+def shard(model, images, tmp_path):
+    return Shard(tmp_path / "results", model, images)
+
+
+def copy_of(finished: Shard, results: Path) -> Shard:
+    shutil.copytree(finished.results, results)
+    return Shard(results, finished.model, finished.images)
+
+
+# --- labels
+
+
+def test_labels_are_those_of_nnunet_itself(trained, segmenter):
+    """nnU-Net's own predictor, started its own way, on the same voxels in its own layout."""
+    data, affine = scan(3), np.diag([2.5, 2.0, 5.0, 1.0])
+    predictor = nnUNetPredictor(
+        use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False, tile_step_size=0.5
+    )
+    predictor.initialize_from_trained_model_folder(str(trained), (0,))
+    expected = predictor.predict_single_npy_array(
+        data.transpose(2, 1, 0)[None], {"spacing": [5.0, 2.0, 2.5]}
+    )
+    labels, _ = segmenter.segment(data, affine)
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, expected.transpose(2, 1, 0))
+
+
+AXES = list(permutations(range(3)))
+FLIPS = list(product([1, -1], repeat=3))
+
+
+@pytest.mark.parametrize(("axes", "flips"), list(zip(AXES, FLIPS[1:7], strict=True)))
+def test_labels_do_not_depend_on_the_order_the_voxels_are_stored_in(segmenter, axes, flips):
+    data, spacing = scan(4, (22, 20, 12)), np.array([2.0, 2.5, 4.0])
+    reference, _ = segmenter.segment(data, np.diag([*spacing, 1.0]))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(spacing)[:, axes] * flips
+    stored = data.transpose(axes)[:: flips[0], :: flips[1], :: flips[2]]
+    labels, _ = segmenter.segment(stored, affine)
+    expected = reference.transpose(axes)[:: flips[0], :: flips[1], :: flips[2]]
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_later_parts_win_and_labels_are_the_models(model, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(model, folder)
+    card = json.loads((folder / "card.json").read_text())
+    first = card["parts"][0]
+    shutil.copytree(folder / "parts" / "main", folder / "parts" / "second")
+    second = json.loads(json.dumps(first).replace("parts/main", "parts/second"))
+    second |= {"name": "second", "labels": {"1": "aorta", "2": "pancreas", "3": "kidney_left"}}
+    card |= {"parts": [first, second]}
+    card["labels"] = {
+        "7": "liver",
+        "8": "spleen",
+        "3": "kidney_left",
+        "300": "aorta",
+        "5": "pancreas",
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+    data, affine = scan(3), np.diag([2.5, 2.0, 5.0, 1.0])
+    local, _ = Segmenter.load(model, device="cpu").segment(data, affine)
+    labels, _ = Segmenter.load(folder, device="cpu").segment(data, affine)
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, np.array([0, 300, 5, 3])[local])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_logits_that_are_not_finite_are_an_error_and_not_background(segmenter):
+    data = scan(1)
+    data[3, 4, 5] = np.nan
+    with pytest.raises(ScanError, match="SEG_NONFINITE"):
+        segmenter.segment(data, AFFINE)
+
+
+def test_a_device_that_is_not_there_is_named(model):
+    with pytest.raises(ConfigError, match="use auto, cpu"):
+        Segmenter.load(model, device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
+            Segmenter.load(model, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_gives_nearly_the_labels_of_the_cpu(model, segmenter):
+    on_gpu, _ = Segmenter.load(model, device="cuda").segment(scan(2), AFFINE)
+    on_cpu, _ = segmenter.segment(scan(2), AFFINE)
+    assert np.mean(on_gpu != on_cpu) < 0.01
+
+
+# --- files
+
+
+def test_a_label_map_has_the_grid_of_its_scan_and_a_header_of_its_own(tmp_path):
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(label_map_bytes(labels, AFFINE))
+    image = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert label_map_bytes(labels, AFFINE) == path.read_bytes()
+
+
+def test_a_sheared_grid_is_kept_by_the_sform_alone(tmp_path):
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.7
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(label_map_bytes(np.zeros((2, 3, 4), np.uint8), sheared))
+    image = nib.load(path)
+    assert int(image.header["qform_code"]) == 0
+    np.testing.assert_allclose(image.affine, sheared, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_scans_are_read_with_their_scaling_and_one_volume_is_3d(tmp_path, name, kind):
+    path = tmp_path / name
+    image = kind(np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1), AFFINE)
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, path)
+    found = read_image(path, sha256_of(path))
+    expected = np.asarray(nib.load(path).dataobj)[..., 0]
+    assert found.data.dtype == np.float32
+    np.testing.assert_allclose(found.data, expected)
+    np.testing.assert_allclose(found.affine, AFFINE)
+
+
+# --- the worker
+
+
+def test_every_ready_scan_gets_a_label_map_a_receipt_and_a_row(undisturbed, images):
+    table = undisturbed.table()
+    assert list(table.index) == sorted(images)
+    assert set(table["state"]) == {"segmented"}
+    for scan_id, row in table.iterrows():
+        path = undisturbed.results / row["label_map"]
+        assert path == undisturbed.folder / f"{scan_id}_dseg.nii.gz"
+        assert sha256_of(path) == row["label_map_sha256"]
+        assert row["image_sha256"] == sha256_of(images[scan_id])
+        assert row["attempts"] == 1
+        assert 0 < row["seconds_network"] <= row["seconds"]
+        label_map = nib.load(path)
+        np.testing.assert_allclose(label_map.affine, AFFINE, atol=1e-5)
+        assert label_map.shape == scan(0).shape
+    assert (undisturbed.folder / "dseg.tsv").read_text() == (
+        "index\tname\n1\tliver\n2\tspleen\n3\tkidney_left\n"
+    )
+    assert not list(undisturbed.folder.glob("*.started.json"))
+    assert not list(undisturbed.folder.glob(".*"))
+
+
+@pytest.fixture
+def no_model_needed(monkeypatch):
+    monkeypatch.setattr("cohortvol.segment.infer.Segmenter.load", never)
+
+
+def never(*_args, **_options):
+    raise AssertionError("the model was loaded")
+
+
+def test_a_second_run_loads_no_model_and_writes_no_receipt(undisturbed, tmp_path, no_model_needed):
+    again = copy_of(undisturbed, tmp_path / "again")
+    before, table = again.receipts(), again.out.read_bytes()
+    again.out.unlink()
+    assert run_shard(**again.arguments()) == {"segmented": N_SCANS}
+    assert again.receipts() == before
+    assert again.out.read_bytes() == table
+
+
+def test_only_ready_scans_are_rows_and_a_shard_without_any_is_an_empty_table(
+    undisturbed, tmp_path, no_model_needed
+):
+    again = copy_of(undisturbed, tmp_path / "again")
+    write_ingest(again.ingest, again.images, s1="quarantined")
+    run_shard(**again.arguments())
+    assert list(again.table().index) == ["s0", "s2", "s3", "s4", "s5"]
+    assert "s1" in again.receipts()
+    write_ingest(again.ingest, {})
+    assert run_shard(**again.arguments()) == {}
+    assert len(again.table()) == 0
+
+
+def spoil_label_map(shard):
+    (shard.folder / "s2_dseg.nii.gz").write_bytes(b"cut")
+
+
+def lose_label_map(shard):
+    (shard.folder / "s2_dseg.nii.gz").unlink()
+
+
+def tear_receipt(shard):
+    (shard.folder / "s2.json").write_text('{"state": "segm')
+
+
+def fail_receipt(shard):
+    path = shard.folder / "s2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "failed"}))
+
+
+@pytest.mark.parametrize("damage", [spoil_label_map, lose_label_map, tear_receipt, fail_receipt])
+def test_only_the_scan_whose_receipt_does_not_stand_is_segmented_again(
+    undisturbed, tmp_path, damage
+):
+    again = copy_of(undisturbed, tmp_path / "again")
+    before, label_maps = again.receipts(), again.label_maps()
+    damage(again)
+    run_shard(**again.arguments(), device="cpu")
+    after = again.receipts()
+    assert {scan_id for scan_id in after if after[scan_id] != before[scan_id]} == {"s2"}
+    assert again.label_maps() == label_maps
+
+
+def test_a_changed_image_or_model_or_nothing_but_the_mtime(undisturbed, model, tmp_path):
+    again = copy_of(undisturbed, tmp_path / "again")
+    before = again.receipts()
+    again.images = dict(again.images) | {"s0": tmp_path / "new.nii.gz"}
+    write_scan(again.images["s0"], scan(77), AFFINE)
+    again.images["s1"].touch()
+    write_ingest(again.ingest, again.images)
+    run_shard(**again.arguments(), device="cpu")
+    after = again.receipts()
+    assert {scan_id for scan_id in after if after[scan_id] != before[scan_id]} == {"s0"}
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    card = json.loads((other / "card.json").read_text())
+    card["labels"] = {"1": "liver", "2": "spleen", "4": "kidney_left"}
+    (other / "card.json").write_text(json.dumps(card))
+    again.model = other
+    run_shard(**again.arguments(), device="cpu")
+    last = again.receipts()
+    assert all(last[scan_id] != after[scan_id] for scan_id in last)
+
+
+def test_a_file_that_is_not_what_ingest_read_is_quarantined_and_looked_at_again(
+    undisturbed, tmp_path
+):
+    again = copy_of(undisturbed, tmp_path / "again")
+    again.images = {
+        "s0": again.images["s0"], "t1": tmp_path / "t1.nii.gz", "t2": tmp_path / "t2.nii.gz"
+    }  # fmt: skip
+    write_scan(again.images["t1"], scan(1), AFFINE)
+    write_scan(again.images["t2"], scan(2), AFFINE)
+    write_ingest(again.ingest, again.images)
+    content = again.images["t1"].read_bytes()
+    write_scan(again.images["t1"], scan(3), AFFINE)
+    again.images["t2"].unlink()
+    run_shard(**again.arguments(), device="cpu")
+    table = again.table()
+    assert list(table["state"]) == ["segmented", "quarantined", "quarantined"]
+    assert list(table["reason"][1:]) == ["SRC_CHANGED", "SRC_MISSING"]
+    assert table["label_map"].isna().sum() == 2
+    again.images["t1"].write_bytes(content)
+    run_shard(**again.arguments(), device="cpu")
+    assert list(again.table()["state"]) == ["segmented", "segmented", "quarantined"]
+
+
+class FaultySegmenter:
+    """Fails on scans by their place in the order they come in; else calls the real one."""
+
+    def __init__(self, segmenter, faults):
+        self.segmenter, self.faults, self.calls = segmenter, dict(faults), 0
+
+    def segment(self, data, affine):
+        self.calls += 1
+        if self.calls in self.faults:
+            raise self.faults[self.calls]
+        return self.segmenter.segment(data, affine)
+
+
+def with_faults(monkeypatch, segmenter, faults):
+    faulty = FaultySegmenter(segmenter, faults)
+    monkeypatch.setattr("cohortvol.segment.infer.Segmenter.load", lambda *a, **k: faulty)
+    return faulty
+
+
+def test_a_crash_in_one_scan_is_that_scans_row(shard, segmenter, monkeypatch):
+    faults = {2: ZeroDivisionError("boo"), 4: ScanError("SEG_NONFINITE", "3 of 9 logits")}
+    with_faults(monkeypatch, segmenter, faults)
+    assert run_shard(**shard.arguments()) == {"segmented": 4, "failed": 2}
+    table = shard.table()
+    assert table.loc["s1", "reason"] == "BUG_UNEXPECTED"
+    assert table.loc["s1", "detail"].startswith("ZeroDivisionError ")
+    assert tuple(table.loc["s3", ["reason", "detail"]]) == ("SEG_NONFINITE", "3 of 9 logits")
+    run_shard(**shard.arguments())  # failed scans are tried again, and only they
+    assert list(shard.table()["attempts"]) == [1, 2, 1, 2, 1, 1]
+
+
+def test_out_of_memory_is_tried_once_more_at_the_end(shard, segmenter, monkeypatch):
+    again = ScanError("RUN_GPU_OOM", "")
+    faulty = with_faults(monkeypatch, segmenter, {1: again, 2: MemoryError(), N_SCANS + 1: again})
+    assert run_shard(**shard.arguments()) == {"segmented": 5, "failed": 1}
+    assert faulty.calls == N_SCANS + 2
+    table = shard.table()
+    assert table.loc["s0", "reason"] == "RUN_GPU_OOM"
+    assert list(table["attempts"]) == [2, 2, 1, 1, 1, 1]
+
+
+def test_the_log_has_a_line_for_every_scan_and_its_reason(shard, segmenter, monkeypatch, caplog):
+    with_faults(monkeypatch, segmenter, {2: ScanError("SEG_NONFINITE", "3 of 9 logits")})
+    monkeypatch.setattr("cohortvol.segment.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level("INFO"):
+        run_shard(**shard.arguments())
+    assert "0000: 6 scans to segment, 0 finished" in caplog.text
+    assert "s1: failed SEG_NONFINITE 3 of 9 logits" in caplog.text
+    assert "0000: 1 failed, 5 segmented" in caplog.text
+    assert "s per scan, about 0 min left" in caplog.text
+
+
+def test_a_lost_gpu_ends_the_run_with_what_is_done(shard, segmenter, monkeypatch):
+    with_faults(monkeypatch, segmenter, {4: TemporaryError("the GPU is gone")})
+    with pytest.raises(TemporaryError, match="GPU is gone"):
+        run_shard(**shard.arguments())
+    assert sorted(shard.receipts()) == ["s0", "s1", "s2"]
+    assert not shard.out.exists()
+    run_shard(**shard.arguments())
+    assert set(shard.table()["state"]) == {"segmented"}
+
+
+def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeypatch):
+    with_faults(monkeypatch, segmenter, {})
+
+    def full(final, write):
+        raise TemporaryError(f"{final}: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "commit", full)
+        with pytest.raises(TemporaryError, match="no space left"):
+            run_shard(**shard.arguments())
+    assert shard.receipts() == {}
+    assert not list(shard.folder.glob("*.started.json"))
+    assert run_shard(**shard.arguments()) == {"segmented": N_SCANS}
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing in the worker may catch it."""
+
+
+def test_a_receipt_goes_before_its_label_map_is_replaced(
+    undisturbed, tmp_path, segmenter, monkeypatch
+):
+    again = copy_of(undisturbed, tmp_path / "again")
+    lose_label_map(again)
+    with_faults(monkeypatch, segmenter, {1: Killed()})
+    with pytest.raises(Killed):
+        run_shard(**again.arguments())
+    assert sorted(again.receipts()) == ["s0", "s1", "s3", "s4", "s5"]
+
+
+def test_a_scan_that_kills_the_worker_comes_last_then_is_given_up(shard, segmenter, monkeypatch):
+    first = []
+    for run in range(3):
+        faulty = with_faults(monkeypatch, segmenter, {})
+        real = faulty.segment
+
+        def segment(data, affine, real=real, run=run):
+            if np.array_equal(data, scan(0)):
+                raise Killed
+            first.append(run)
+            return real(data, affine)
+
+        faulty.segment = segment
+        with pytest.raises(Killed):
+            run_shard(**shard.arguments())
+    assert first == [1] * (N_SCANS - 1)  # after the first death, the others go first
+    assert run_shard(**shard.arguments()) == {"segmented": N_SCANS - 1, "failed": 1}
+    row = shard.table().loc["s0"]
+    assert (row["reason"], row["detail"]) == ("RUN_CRASHED", "3 starts without an end")
+
+
+def test_a_corrupted_model_stops_the_shard_before_any_scan(shard, tmp_path):
+    shutil.copytree(shard.model, tmp_path / "model")
+    shard.model = tmp_path / "model"
+    with open(shard.model / "parts/main/fold_0.safetensors", "ab") as stream:
+        stream.write(b"!")
+    with pytest.raises(ModelError, match=r"fold_0\.safetensors"):
+        run_shard(**shard.arguments())
+    assert not shard.folder.exists()
+
+
+# --- kills
+
+
+def wait_for(condition, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def same_but_for_the_clock(shard: Shard) -> pd.DataFrame:
+    return shard.table().drop(columns=["attempts", "started_utc", "seconds", "seconds_network"])
+
+
+def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_does(shard, undisturbed):
+    moments = random.Random(20260301)  # noqa: S311
+    for kill in range(2):
+        before, marks = shard.receipts(), shard.marks()
+        process = shard.start()
+        wait_for(lambda marks=marks: shard.marks() != marks, process)
+        if kill == 0:
+            wait_for(shard.receipts, process)
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        after = shard.receipts()
+        assert {scan_id: after.get(scan_id) for scan_id in before} == before
+    assert before  # something had been finished before the last kill
+    process = shard.start()
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log.decode()
+    last = shard.receipts()
+    assert {scan_id: last[scan_id] for scan_id in after} == after
+    assert shard.label_maps() == undisturbed.label_maps()
+    pd.testing.assert_frame_equal(
+        same_but_for_the_clock(shard), same_but_for_the_clock(undisturbed)
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_each_signal_to_stop_is_heard_after_the_scan_in_hand(shard, segmenter, monkeypatch, number):
+    faulty = with_faults(monkeypatch, segmenter, {})
+    real, before = faulty.segment, signal.getsignal(number)
+
+    def segment(data, affine):
+        if faulty.calls == 1:
+            os.kill(os.getpid(), number)
+        return real(data, affine)
+
+    faulty.segment = segment
+    with pytest.raises(TemporaryError, match=f"stopped by {number.name}, 4 scans left"):
+        run_shard(**shard.arguments())
+    assert sorted(shard.receipts()) == ["s0", "s1"]
+    assert signal.getsignal(number) is before
+
+
+def test_told_to_stop_it_finishes_the_scan_in_hand_and_exits_75(shard, undisturbed):
+    process = shard.start()
+    wait_for(shard.receipts, process)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 75, log.decode()
+    assert "stopped by SIGTERM" in log.decode()
+    assert not list(shard.folder.glob("*.started.json"))
+    assert not shard.out.exists()
+    before = shard.receipts()
+    assert 0 < len(before) < N_SCANS
+    run_shard(**shard.arguments(), device="cpu")
+    after = shard.receipts()
+    assert {scan_id: after[scan_id] for scan_id in before} == before
+    assert shard.label_maps() == undisturbed.label_maps()

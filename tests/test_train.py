@@ -1,0 +1,147 @@
+"""Training through nnU-Net's own stages, at a size that takes seconds."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohortvol.errors import ConfigError
+from cohortvol.models import load_card
+from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
+
+RECIPE = """
+id: tiny
+title: A model for tests
+licence: CC0-1.0
+labels: {1: liver, 2: spleen}
+spacing_mm: [8.0, 8.0, 8.0]
+base_features: 4
+max_features: 8
+planning_memory_gb: 0.2
+batch_size: 2
+learning_rate: 0.01
+pretrain_iterations: 50
+pretrain_weights: {simulated: 1.0}
+iterations: 100
+source_weights: {real: 0.7, simulated: 0.3}
+n_folds: 2
+"""
+
+
+def write_pairs(folder, n_real=4, n_simulated=2):
+    """Two bright boxes of different grey, stored in LAS."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([-6.0, 6.0, 8.0, 1.0])
+    rows = []
+    for index in range(n_real + n_simulated):
+        labels = np.zeros((40, 36, 30), np.uint8)
+        i, j, k = rng.integers(0, 5, 3)
+        labels[4 + i : 16 + i, 8 + j : 26 + j, 6 + k : 20 + k] = 1
+        labels[24 + i : 34 + i, 10 + j : 22 + j, 8 + k : 18 + k] = 2
+        image = np.array([20.0, 110.0, 190.0])[labels] + rng.normal(0, 12, labels.shape)
+        case = f"case_{index}"
+        for kind, data in (("images", image.astype(np.int16)), ("labels", labels)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data, affine), folder / kind / f"{case}.nii.gz")
+        rows.append((case, f"s{index}", "real" if index < n_real else "simulated"))
+    pd.DataFrame(rows, columns=["case", "subject", "source"]).to_csv(
+        folder / "cases.csv", index=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from cohortvol.train import run as train
+
+    folder = tmp_path_factory.mktemp("train")
+    write_pairs(folder / "pairs")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    for step in ("prepare", "pretrain", "0"):
+        train.run(
+            folder / "recipe.yaml", folder / "pairs", folder / "work", folder / "tiny", only=step
+        )
+    return folder
+
+
+@pytest.mark.timeout(300)
+def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
+    from cohortvol.train import run as train
+
+    checkpoint = next(trained.glob("work/results/*/*/fold_0/checkpoint_final.pth"))
+    before = checkpoint.stat().st_mtime_ns
+    train.run(trained / "recipe.yaml", trained / "pairs", trained / "work", trained / "tiny")
+    assert checkpoint.stat().st_mtime_ns == before
+    card = load_card(trained / "tiny")
+    assert card.labels == {1: "liver", 2: "spleen"}
+    accuracy = json.loads((trained / "tiny" / "card.json").read_text())["accuracy"]["out_of_fold"]
+    assert accuracy["liver"]["n"] == accuracy["spleen"]["n"] == 4
+    assert accuracy["liver"]["dice_mean"] > 0.5
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
+    from cohortvol.train import run as train
+    from cohortvol.train.nnunet import ShortTrainer
+
+    epochs = []
+    finish_epoch = ShortTrainer.on_epoch_end
+
+    def killed_after_one(self):
+        finish_epoch(self)
+        epochs.append(self.current_epoch)
+        if len(epochs) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShortTrainer, "on_epoch_end", killed_after_one)
+    recipe = read_recipe(trained / "recipe.yaml")
+    cases = read_cases(trained / "pairs")
+    (work := trained / "work" / "results").mkdir(exist_ok=True)
+    for old in work.glob("*/*/fold_1/*.pth"):
+        old.unlink()
+    with train.nnunet_folders(trained / "work"):
+        with pytest.raises(KeyboardInterrupt):
+            train.train_fold(recipe, cases, trained / "work", "1", "cpu")
+        train.train_fold(recipe, cases, trained / "work", "1", "cpu")
+    assert epochs == [1, 2]
+
+
+def test_no_warped_copy_of_a_held_out_subject_is_trained_on():
+    cases = pd.DataFrame(
+        [(f"real_{s}", s, "real") for s in "abcdef"]
+        + [(f"synth_{s}_{i}", s, "synthetic") for s in "abcdef" for i in range(3)]
+        + [("sim_0", "sim_0", "simulated")],
+        columns=["case", "subject", "source"],
+    )
+    splits = split_by_subject(cases, n_folds=3, seed=0)
+    subject = cases.set_index("case")["subject"]
+    held_out = []
+    for split in splits:
+        assert not set(subject[split["train"]]) & set(subject[split["val"]])
+        assert "sim_0" in split["train"]
+        held_out += split["val"]
+    assert sorted(held_out) == [f"real_{s}" for s in "abcdef"]
+
+
+def test_a_misspelt_recipe_setting_names_the_right_one(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "iteratons: 3\n")
+    with pytest.raises(ConfigError, match="did you mean 'iterations'"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("{simulated: 1.0}", "{real: 1.0}"))
+    with pytest.raises(ConfigError, match="fold subjects"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_missing_label_map_is_named(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "labels" / "case_1.nii.gz").unlink()
+    with pytest.raises(ConfigError, match=r"labels/case_1\.nii\.gz"):
+        read_cases(tmp_path)
+
+
+def test_recipe_has_defaults_for_all_but_its_name_and_labels():
+    assert Recipe(id="x", title="x", licence="CC0-1.0", labels={1: "liver"}).n_folds == 3

@@ -1,0 +1,33 @@
+# Volumes against age: slopes, correlations, curves, and the account of who is in each.
+rule analyse:
+    input:
+        volumes="<results>/volumes.parquet",
+        scans="<results>/scans.parquet",
+    output:
+        "<results>/analyse/analyse.json",
+        multiext("<results>/analyse/slopes", ".parquet", ".csv"),
+    log:
+        "<logs>/analyse/analyse.log",
+    conda:
+        "../../envs/cohortvol.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=60,
+    params:
+        folder=subpath(output[0], parent=True),
+        cut="--exclude-cut" if config["analyse"]["exclude_cut"] else "--keep-cut",
+        settings=options(
+            {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
+        ),
+        version=cohortvol.__version__,
+    shell:
+        """
+        exec cohortvol analyse \
+            --volumes {input.volumes:q} \
+            --scans {input.scans:q} \
+            --out {params.folder:q} \
+            {params.cut} \
+            {params.settings:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,27 @@
+# One cohort table, and an account of every row of the manifest. The shard tables are found below
+# the results folder: hundreds of paths do not fit on a command line.
+rule assemble:
+    input:
+        "<results>/manifest/scans.parquet",
+        ingest_tables,
+        segment_tables,
+        measure_tables,
+    output:
+        volumes="<results>/volumes.parquet",
+        scans="<results>/scans.parquet",
+    log:
+        "<logs>/assemble/assemble.log",
+    localrule: True
+    conda:
+        "../../envs/cohortvol.yaml"
+    params:
+        results=results_folder,
+        model=MODEL.id,
+        version=cohortvol.__version__,
+    shell:
+        """
+        exec cohortvol assemble \
+            --results {params.results:q} \
+            --model {params.model:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,128 @@
+# Config checked, model found, the list of shards. No science, and no table is read here: this
+# file is parsed again inside every cluster job.
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import cohortvol
+from cohortvol.config import check, read_yaml
+from cohortvol.errors import CohortvolError, ConfigError
+from cohortvol.files import check_writable, claim
+from cohortvol.models import find_model, load_card, segmentation_key, verify
+
+# The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+
+
+@contextmanager
+def told_without_traceback():
+    """Print an error that the user can act on, and end with its exit code."""
+    try:
+        yield
+    except CohortvolError as error:
+        print(f"cohortvol: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def check_exists(path, setting):
+    """Raise unless the file that a setting names is there."""
+    if not Path(path).exists():
+        raise ConfigError(
+            f"{setting}: no such file: {path}\n"
+            f"  Name it with `{setting}` in config/config.yaml, or on the command line:\n"
+            "  snakemake --cores 2 --config manifest=my/scans.csv results=results/mine"
+        )
+
+
+def options(settings):
+    """Settings as command-line options: ``{"min_slices": 8}`` is ``["--min-slices", "8"]``.
+
+    A list gives its values after the option, None leaves the option out.
+    """
+    words = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        words += (
+            [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        )
+    return words
+
+
+with told_without_traceback():
+    for path in workflow.configfiles:
+        read_yaml(Path(path))
+    config = check(config)
+    if "--lint" not in sys.argv:
+        check_exists(config["manifest"], setting="manifest")
+        if config["report"]["planted"] is not None:
+            check_exists(config["report"]["planted"], setting="report.planted")
+        check_writable(Path(config["results"]))
+    MODEL = load_card(find_model(config["model"], Path(config["models_dir"])))
+    # What the labels of a scan depend on: when it changes, the params trigger segments again.
+    SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
+
+
+REPORT_TEMPLATES = [
+    str(path) for path in sorted(Path("reports").rglob("*")) if path.is_file()
+]
+
+
+pathvars:
+    results=config["results"],
+    model=MODEL.id,
+    logs="<results>/logs",
+
+
+wildcard_constraints:
+    shard="[0-9]+",
+
+
+onstart:
+    with told_without_traceback():
+        verify(MODEL)
+        HELD = claim(Path(config["results"]))
+
+
+def results_folder(wildcards):
+    """The results folder, as a param of the rules that work in the whole of it."""
+    return config["results"]
+
+
+def shards():
+    """Every shard that holds a scan, from the index that the manifest stage wrote."""
+    with checkpoints.manifest.get().output.index.open() as index:
+        next(index)
+        return [line.split("\t")[0] for line in index]
+
+
+def shard_list(wildcards):
+    """The scans of one shard; rewritten by the manifest stage only when they change."""
+    checkpoints.manifest.get()
+    return "<results>/manifest/shards/{shard}.parquet"
+
+
+def ingest_tables(wildcards):
+    return expand("<results>/ingest/{shard}.parquet", shard=shards())
+
+
+def segment_tables(wildcards):
+    return expand("<results>/segment/<model>/{shard}.parquet", shard=shards())
+
+
+def measure_tables(wildcards):
+    return expand("<results>/measure/<model>/{shard}.parquet", shard=shards())
+
+
+def shard_tables(wildcards):
+    """Every table of every shard: a missing one is made again, even behind a finished report."""
+    return [
+        *ingest_tables(wildcards),
+        *segment_tables(wildcards),
+        *measure_tables(wildcards),
+    ]

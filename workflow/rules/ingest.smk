@@ -1,0 +1,24 @@
+# Is each scan usable: every byte read once, header, grid and voxels checked.
+rule ingest:
+    input:
+        shard=shard_list,
+    output:
+        "<results>/ingest/{shard}.parquet",
+    log:
+        "<logs>/ingest/{shard}.log",
+    conda:
+        "../../envs/cohortvol.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        rules=options(config["ingest"]),
+    shell:
+        """
+        exec cohortvol ingest \
+            --shard {input.shard:q} \
+            --out {output:q} \
+            {params.rules:q} \
+            2>{log:q}
+        """

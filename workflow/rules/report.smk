@@ -1,0 +1,33 @@
+# Tables to figures and one page. Changing a caption, a template or the title runs this alone.
+rule report:
+    input:
+        analyse="<results>/analyse/analyse.json",
+        volumes="<results>/volumes.parquet",
+        scans="<results>/scans.parquet",
+        planted=config["report"]["planted"] or [],
+        templates=REPORT_TEMPLATES,
+    output:
+        "<results>/report/index.html",
+    log:
+        "<logs>/report/report.log",
+    conda:
+        "../../envs/cohortvol.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=60,
+    params:
+        analyse=subpath(input.analyse, parent=True),
+        folder=subpath(output[0], parent=True),
+        settings=options(config["report"]),
+        version=cohortvol.__version__,
+    shell:
+        """
+        exec cohortvol report \
+            --analyse {params.analyse:q} \
+            --volumes {input.volumes:q} \
+            --scans {input.scans:q} \
+            --out {params.folder:q} \
+            {params.settings:q} \
+            2>{log:q}
+        """

@@ -1,0 +1,35 @@
+# Scan to label map, one model in memory for the whole shard. Label maps and receipts are not
+# declared as outputs: Snakemake would delete them before it runs a shard again.
+rule segment:
+    input:
+        ingest="<results>/ingest/{shard}.parquet",
+    output:
+        table="<results>/segment/<model>/{shard}.parquet",
+    log:
+        "<logs>/segment/{shard}.log",
+    retries: 2
+    conda:
+        "../../envs/segment.yaml"
+    threads: config["segment"]["threads"] or 8
+    resources:
+        gpu=0,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        key=SEGMENTATION_KEY,
+        model=str(MODEL.folder),
+        folder=subpath(output.table, strip_suffix=".parquet"),
+        profile=options({"profile": config["segment"]["profile"]}),
+        device=config["segment"]["device"],
+    shell:
+        """
+        exec cohortvol segment \
+            --ingest {input.ingest:q} \
+            --model {params.model:q} \
+            --folder {params.folder:q} \
+            --out {output.table:q} \
+            --threads {threads} \
+            --device {params.device:q} \
+            {params.profile:q} \
+            2>{log:q}
+        """
