@@ -117,6 +117,13 @@ def test_curves_follow_the_slope_and_stay_inside_the_ages(cohort, tables):
         assert (line["volume_ml"] < line["volume_ml_ci_high"]).all()
 
 
+def test_the_spline_of_a_straight_trend_is_nearly_straight(tables):
+    liver = tables["curves"][tables["curves"]["structure"] == "liver"]
+    pair = liver.pivot(index=["sex", "age_years"], columns="model", values="volume_ml")
+    assert len(pair) > 100
+    assert np.abs(pair["spline"] / pair["M1"] - 1).max() < 0.08
+
+
 def test_small_cohorts_are_descriptive_only(tmp_path):
     found = analysed(tmp_path, *made_up(60))
     slopes = found["slopes"]

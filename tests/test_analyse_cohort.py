@@ -110,11 +110,14 @@ def test_an_empty_cohort_gives_empty_tables(tmp_path):
 
 def test_table_1_counts_who_is_missing_and_hides_small_cells(tmp_path):
     volumes, scans = made_up(200)
+    scans["height_cm"], scans["weight_kg"] = 200.0, 100.0
     scans.loc[:9, "height_cm"] = np.nan
     scans.loc[:2, "site"] = "tiny"
     found = analysed(tmp_path / "hidden", volumes, scans)["table1"]
     assert row(found, variable="scans", level="n", group="all")["n"] == 200
     assert row(found, variable="height_cm", level="missing", group="all")["value"] == "10 (5.0 %)"
+    bmi = row(found, variable="bmi", level="median (IQR)", group="all")
+    assert (bmi["value"], bmi["n"]) == ("25.0 (25.0–25.0)", 190)
     tiny = row(found, variable="site", level="tiny", group="all")
     assert tiny["value"] == "<5"
     assert pd.isna(tiny["n"])

@@ -2,6 +2,10 @@
 
 import pandas as pd
 import pytest
+
+from cohortvol import assemble, tables
+from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
+from cohortvol.files import sha256_of
 from results_folder import (
     MODEL,
     ResultsFolder,
@@ -11,10 +15,6 @@ from results_folder import (
     segment_row,
     volume_row,
 )
-
-from cohortvol import assemble, tables
-from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
-from cohortvol.files import sha256_of
 
 
 @pytest.fixture

@@ -8,6 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+
+from cohortvol import measure, tables
+from cohortvol.errors import GeometryError, ModelError, TemporaryError, UnknownLabelError
+from cohortvol.files import sha256_of
+from cohortvol.measure import shard as shard_module
 from phantoms import (
     ANISOTROPIC,
     STRUCTURES,
@@ -17,11 +22,6 @@ from phantoms import (
     stored_in_every_order,
     tilted,
 )
-
-from cohortvol import measure, tables
-from cohortvol.errors import GeometryError, ModelError, TemporaryError, UnknownLabelError
-from cohortvol.files import sha256_of
-from cohortvol.measure import shard as shard_module
 
 ANY_SIZE = {"plausible_ml": {}}  # the phantom's organs are as small as a pea
 
@@ -133,7 +133,9 @@ def test_components_share_faces_not_edges():
 
 
 def test_a_component_is_not_joined_through_another_structure_in_its_box():
-    kidney = measured().loc["kidney_right"]
+    label_map = abdomen()
+    label_map[8, 3:9, 2] = label_map[9, 8, 2] = 7  # pancreas, from one part to the other
+    kidney = measured(label_map).loc["kidney_right"]
     assert (kidney["n_components"], kidney["largest_component_fraction"]) == (2, 12 / 14)
 
 
@@ -497,6 +499,14 @@ def test_a_shard_without_a_segmented_scan_gives_an_empty_table_of_the_schema(res
     volumes = results.run()
     assert len(volumes) == 0
     assert volumes.columns.tolist() == list(tables.VOLUMES)
+
+
+def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
+    for scan in results.scans.values():
+        Path(scan["image"]).unlink()
+    volumes = results.run()
+    assert len(volumes) == 3 * 6
+    assert set(volumes["status"]) == {"failed"}
 
 
 class Card:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from cohortvol.tables import (
     write_arrow,
     write_table,
 )
-
-log = logging.getLogger(__name__)
 
 STATES = ("done", "skipped", "quarantined", "failed")
 QC = ("pass", "flag", "exclude")
@@ -272,7 +269,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     done = segmented & failure.isna()
     state = scans["state"].mask(segmented, "failed")
     state = state.mask(failure.isin(at_fault), "quarantined").mask(done, "done")
-    warnings = scans["warnings"].astype("str").fillna("")
+    warnings = scans["warnings"].map(lambda codes: "" if pd.isna(codes) else codes)
     qc = of_scan["qc"].where(done)
     doubtful_image = warnings.str.contains("QC_")
     qc = qc.mask((qc == "pass") & doubtful_image, "flag")

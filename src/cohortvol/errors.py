@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from heapq import nlargest
 
 OK = 0
 FINISHED_WITH_PROBLEMS = 3
@@ -105,9 +106,25 @@ class EstimateError(CohortvolError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'liver'?`` where a known name is near, otherwise the known names."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    near = get_close_matches(name, _with_like_ends(name, names), n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     if len(names) > LONGEST_LIST:
         return f"; known: {', '.join(names[:3])} and {len(names) - 3} more"
     return f"; known: {', '.join(names)}"
+
+
+def _with_like_ends(name: str, names: list[str]) -> list[str]:
+    """Of many names, those that begin and end most like this one; comparing all takes seconds."""
+    if len(names) <= LONGEST_LIST:
+        return names
+
+    def characters_in_common(other: str) -> int:
+        return _same_start(name, other) + _same_start(name[::-1], other[::-1])
+
+    return nlargest(LONGEST_LIST, names, key=characters_in_common)
+
+
+def _same_start(first: str, second: str) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -233,7 +233,8 @@ def read_table(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
 def read_arrow(path: Path, columns: Collection[str]) -> pa.Table:
     """`read_table` of these columns only, left in Arrow."""
     try:
-        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as stored:
+            table = stored.read(columns=list(columns))
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
     except (pa.ArrowInvalid, OSError) as error:

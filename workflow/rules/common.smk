@@ -38,26 +38,52 @@ def check_exists(path, setting):
         )
 
 
+def typed(value):
+    """A value of ``--config 'analyse={fdr: 0.1}'``, in which Snakemake leaves all words as text."""
+    if isinstance(value, dict):
+        return {name: typed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def with_typed_sections(config, given):
+    """The config with the sections that were given on the command line in their right types."""
+    sections = {
+        name: {**(config[name] or {}), **typed(value)}
+        for name, value in given.items()
+        if isinstance(value, dict)
+    }
+    return {**config, **sections}
+
+
 def options(settings):
     """Settings as command-line options: ``{"min_slices": 8}`` is ``["--min-slices", "8"]``.
 
-    A list gives its values after the option, None leaves the option out.
+    A range stands after its option as two values; an option of a list of names is repeated.
+    None and an empty list leave it out.
     """
     words = []
     for name, value in settings.items():
-        if value is None:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        words += (
-            [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        )
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            words += [word for item in value for word in (option, item)]
+        elif isinstance(value, list):
+            words += [option, *map(str, value)]
+        elif value is not None:
+            words += [option, str(value)]
     return words
 
 
 with told_without_traceback():
     for path in workflow.configfiles:
-        read_yaml(Path(path))
-    config = check(config)
+        check(read_yaml(Path(path)), source=path)
+    config = check(
+        with_typed_sections(config, workflow.config_settings.config), source="--config"
+    )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
         if config["report"]["planted"] is not None:
@@ -83,10 +109,24 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
+# Before the first job, and in the process that starts the jobs alone.
 onstart:
     with told_without_traceback():
-        verify(MODEL)
         HELD = claim(Path(config["results"]))
+        verify(MODEL)
+        check_manifest()
+
+
+def check_manifest():
+    """Read the manifest once, so that its bad rows are a short message and not a failed job."""
+    from cohortvol.manifest import read_manifest
+
+    read_manifest(
+        Path(config["manifest"]),
+        bad_rows=config["bad_rows"],
+        sex_codes=config["sex_codes"],
+        age_range_years=config["age_range_years"],
+    )
 
 
 def results_folder(wildcards):

@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
+    app.command(rich_help_panel=MAKE)(training_pairs)
     app.command(rich_help_panel=MAKE)(simulate)
+    app.command(rich_help_panel=MAKE)(compare)
 
 
 def status(
@@ -167,6 +169,7 @@ def import_model(
     [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
     --id my-model --licence CC-BY-4.0[/]
     """
+    names = _pairs(rename or [])
     from cohortvol.networks import import_nnunet
 
     card = import_nnunet(
@@ -180,7 +183,7 @@ def import_model(
         folds=fold,
         checkpoint=checkpoint,
         sha256=sha256,
-        rename=_pairs(rename or []),
+        rename=names,
     )
     typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
 
@@ -248,3 +251,53 @@ def simulate(
     from cohortvol.simulate.run import run
 
     run(out, n=n, seed=seed, broken=broken, processes=processes)
+
+
+def training_pairs(
+    out: Annotated[Path, typer.Option(help="Folder for images/, labels/ and cases.csv.")],
+    labelled: Annotated[
+        Path | None,
+        typer.Option(help="Folder with images/image_<id>.nii.gz and labels/label_<id>.nii.gz."),
+    ] = None,
+    per_scan: Annotated[
+        int, typer.Option(min=0, help="Synthetic images made of each labelled scan.")
+    ] = 5,
+    simulated: Annotated[int, typer.Option(min=0, help="Images of simulated anatomies.")] = 90,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 1,
+) -> None:
+    """Make training images of random contrast from label maps, for `cohortvol train`.
+
+    Labels are 1 liver, 2 right kidney, 3 left kidney, 4 spleen. The labelled scans themselves
+    are among the pairs.
+
+    Example:
+    [dim]cohortvol training-pairs --labelled data/chaos --out training/pairs[/]
+    """
+    from cohortvol.simulate import training
+
+    training.run(out, labelled, per_scan=per_scan, n_simulated=simulated, seed=seed)
+
+
+def compare(
+    results: Results,
+    planted: Annotated[Path, typer.Option(help="planted.csv of the simulation.")],
+    source: Annotated[
+        Path | None, typer.Option(help="Folder that `cohortvol simulate --out` made.")
+    ] = None,
+) -> None:
+    """A simulated cohort's volumes and slopes, beside the truth it was drawn from.
+
+    Example:
+    [dim]cohortvol compare --results results/demo --source results/demo/source \
+    --planted results/demo/source/planted.csv[/]
+    """
+    from rich.console import Console
+
+    from cohortvol.simulate import compare as truth
+
+    console = Console(width=_width())
+    if source is not None:
+        accuracy = truth.volumes_against_truth(source, results)
+        console.print(truth.as_table(accuracy, "Measured against drawn volumes"))
+    slopes = truth.slopes_against_planted(planted, results / "analyse" / "slopes.parquet")
+    console.print(truth.as_table(slopes, "Planted and recovered slopes, % per decade"))

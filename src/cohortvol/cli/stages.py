@@ -57,12 +57,12 @@ def manifest(
     Example:
     [dim]cohortvol manifest --manifest scans.csv --results results/mine[/]
     """
-    from cohortvol.manifest import run
-
     try:
         codes = json.loads(sex_codes)
     except ValueError as error:
         raise ConfigError(f"--sex-codes is not JSON ({error}): {sex_codes}") from error
+    from cohortvol.manifest import run
+
     run(
         manifest,
         results,

@@ -97,7 +97,7 @@ def _qform(fields: np.void, zooms: np.ndarray) -> np.ndarray:
     if 1.0 - bcd @ bcd < _QUATERNION_SLACK:
         raise ScanError("GEO_NONFINITE", f"qform: quaternion of length {np.sqrt(bcd @ bcd):.4g}")
     affine = np.eye(4)
-    turn = quat2mat(fillpositive(bcd, _QUATERNION_SLACK))  # type: ignore[no-untyped-call]
+    turn = quat2mat(fillpositive(bcd, _QUATERNION_SLACK))  # type: ignore[no-untyped-call, unused-ignore]
     affine[:3, :3] = turn * zooms * [1.0, 1.0, -1.0 if fields["pixdim"][0] < 0 else 1.0]
     affine[:3, 3] = origin
     return affine

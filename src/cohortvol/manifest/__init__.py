@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from cohortvol.errors import TableError
 from cohortvol.files import commit_text
@@ -17,7 +18,7 @@ from cohortvol.tables import (
     MANIFEST,
     SHARD,
     SHARDS,
-    Column,
+    read_arrow,
     read_table,
     to_arrow,
     write_table,
@@ -39,9 +40,9 @@ def run(
 ) -> pd.DataFrame:
     """Read the user's table and write everything below ``<results>/manifest``.
 
-    ``scans.parquet`` and ``index.tsv`` are written anew. ``shards.parquet`` only grows, and
-    the table of a shard is replaced only if its content changed, so that its modification
-    time says whether there is work.
+    ``scans.parquet``, ``index.tsv`` and ``shards.parquet``, which only grows, are written
+    anew. The table of a shard is replaced only if its content changed, so that its
+    modification time says whether there is work.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def run(
     scans.loc[usable.index, "shard"] = usable["shard"]
 
     # The assignment goes first: a run killed after it has moved no scan.
-    _write_if_changed(folder / "shards.parquet", shards, SHARDS)
+    write_table(folder / "shards.parquet", shards, SHARDS)
     sizes = _write_shard_tables(folder / "shards", usable)
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
@@ -105,25 +106,30 @@ def _previous_shards(folder: Path) -> pd.DataFrame:
 
 def _write_shard_tables(folder: Path, usable: pd.DataFrame) -> dict[str, int]:
     """Write the table of each shard where it changed; number of scans per shard, in order."""
-    sizes = {}
-    for shard, scans in sorted(usable.groupby("shard"), key=lambda part: int(part[0])):
-        facts = [file_facts(image) for image in scans["image"]]
-        table = scans[["scan_id", "image"]].assign(
-            n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
-            mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
-        )
-        _write_if_changed(folder / f"{shard}.parquet", table, SHARD)
-        sizes[str(shard)] = len(scans)
+    facts = [file_facts(image) for image in usable["image"]]
+    scans = usable.assign(
+        n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
+        mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
+    )[[*SHARD, "shard"]]
+    scans = scans.sort_values("shard", key=lambda shards: shards.astype(int), kind="stable")
+    sizes = {str(shard): int(n) for shard, n in scans.groupby("shard", sort=False).size().items()}
+    scans = scans[list(SHARD)]
+    whole = to_arrow(scans, SHARD)
+    start = 0
+    for shard, size in sizes.items():
+        path = folder / f"{shard}.parquet"
+        if not _holds(path, whole.slice(start, size)):
+            write_table(path, scans.iloc[start : start + size], SHARD)
+        start += size
     for path in folder.glob("*.parquet"):
         if path.stem not in sizes:
             path.unlink()
     return sizes
 
 
-def _write_if_changed(path: Path, frame: pd.DataFrame, columns: dict[str, Column]) -> None:
+def _holds(path: Path, table: pa.Table) -> bool:
+    """Whether the file is sound and holds this table."""
     try:
-        same = to_arrow(read_table(path, columns), columns).equals(to_arrow(frame, columns))
+        return bool(read_arrow(path, SHARD).equals(table))
     except TableError:
-        same = False
-    if not same:
-        write_table(path, frame, columns)
+        return False

@@ -90,7 +90,7 @@ def read_manifest(
     check_columns(path, table.columns, REQUIRED)
     if not table.rows:
         raise ManifestError(f"{path}: holds no scans, only a header")
-    folder = Path(os.path.abspath(path)).parent
+    folder = os.path.dirname(os.path.abspath(path))
     clashes = _clashing_ids(table)
     rows: list[dict[str, Any]] = []
     problems: list[list[Problem]] = []
@@ -150,7 +150,7 @@ def _near(name: str, known: Sequence[str]) -> str | None:
 
 
 def _checked_row(
-    raw: Mapping[str, str], folder: Path, rules: Rules
+    raw: Mapping[str, str], folder: str, rules: Rules
 ) -> tuple[dict[str, Any], list[Problem]]:
     """One row of `MANIFEST` without line, and what is wrong with it; bad values are null."""
     scan_id, image = raw["scan_id"], raw["image"]
@@ -164,7 +164,7 @@ def _checked_row(
         problems.append(Problem("image", image, "TAB_VALUE_MISSING", allowed))
     row: dict[str, Any] = {
         "scan_id": scan_id,
-        "image": os.path.normpath(folder / image) if image.strip() else None,
+        "image": os.path.normpath(os.path.join(folder, image)) if image.strip() else None,
         "state": None,
         "reason": None,
         "detail": None,

@@ -46,7 +46,8 @@ def measure_scan(
     UnknownLabelError
         If the label map holds an index missing from `structures`.
     """
-    labels, scan = _load(label_map), _load(image)
+    labels: Any = nib.load(label_map)
+    scan: Any = nib.load(image)
     check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
     judged = judge(
         structure_volumes(_voxels(labels), labels.affine, structures, image=_voxels(scan)),
@@ -55,15 +56,9 @@ def measure_scan(
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
 
 
-def _load(path: Path) -> nib.Nifti1Image:
-    loaded = nib.load(path)
-    assert isinstance(loaded, nib.Nifti1Image)
-    return loaded
-
-
-def _voxels(image: nib.Nifti1Image) -> np.ndarray:
+def _voxels(image: Any) -> np.ndarray:
     """Voxels in their stored type, or in float64 where the header scales them."""
-    voxels = np.asanyarray(image.dataobj)
+    voxels: np.ndarray = np.asanyarray(image.dataobj)
     return voxels.reshape(voxels.shape[:3]) if set(voxels.shape[3:]) <= {1} else voxels
 
 

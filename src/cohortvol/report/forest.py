@@ -19,9 +19,9 @@ NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
 """Hollow organs whose volume follows their filling: a slope here warns of bias elsewhere."""
 
 SEXES = ("F", "M")
-_ROW_MM, _HEAD_MM, _FOOT_MM = 5.2, 8.0, 13.0
+_ROW_MM, _HEAD_MM, _FOOT_MM = 5.6, 8.0, 13.0
 _NAME_MM, _PLOT_MM, _TEXT_MM, _GUTTER_MM = 29.0, 43.0, 32.0, 2.0
-_ROWS_PER_PAGE = 42
+_ROWS_PER_PAGE = 40
 _SLOPE = "slope_pct_per_decade"
 _LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
 
@@ -99,7 +99,10 @@ def _page(
     controls = [name for name in names if name in NEGATIVE_CONTROLS]
     for place, name in enumerate(names):
         if name:
-            labels.text(1.0, place, style.display_name(name), va="center", size=style.LABEL_PT)
+            words = style.display_name(name)
+            room = (_NAME_MM - 2.0) / style.text_width_mm(words, style.LABEL_PT)
+            size = max(style.LEAST_PT, style.LABEL_PT * min(1.0, room))
+            labels.text(1.0, place, words, va="center", size=size)
         else:
             labels.text(
                 1.0,
@@ -173,7 +176,7 @@ def _draw_sex(
     )
     models = sorted(rows["model"].unique())
     for row in rows.to_dict("records"):
-        offset = 0.0 if len(models) == 1 else (-0.21 if row["model"] == models[0] else 0.21)
+        offset = 0.0 if len(models) == 1 else (-0.23 if row["model"] == models[0] else 0.23)
         y = names.index(row["structure"]) + offset
         _draw_interval(plot, row, y, colour, limit)
         words = style.interval(row[_SLOPE], row[_LOW], row[_HIGH])

@@ -26,7 +26,7 @@ MM_PER_INCH = 25.4
 POINTS_PER_MM = 72 / MM_PER_INCH
 DPI = 300
 
-TITLE_PT, LABEL_PT, SMALL_PT = 7.0, 6.0, 5.5
+TITLE_PT, LABEL_PT, SMALL_PT, LEAST_PT = 7.0, 6.0, 5.5, 5.0
 
 SEX_COLOUR = {"F": "#D55E00", "M": "#0072B2", "all": "#333333"}
 """Told apart under every common colour vision deficiency (CIE76 difference >= 91)."""

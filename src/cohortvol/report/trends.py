@@ -70,6 +70,7 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[TrendPage]
             _head(panel, name, slopes[slopes["structure"] == name])
             data.append(drawn.assign(structure=name))
             binned |= hexagons
+        figure.align_ylabels(panels)
         _key(figure, binned=binned, splines=bool((curves["model"] == SPLINE).any()))
         yield TrendPage(figure, pd.concat(data, ignore_index=True), names, binned)
 

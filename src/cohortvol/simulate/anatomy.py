@@ -129,7 +129,8 @@ def _spline_weights(n: int, step: float) -> np.ndarray:
     """Cubic B-spline weights of knots `step` voxels apart at `n` voxels, shape (n, n_knots)."""
     knots = np.arange(-1, int(np.ceil(n / step)) + 2)
     kernel = BSpline.basis_element(np.arange(-2, 3), extrapolate=False)
-    return np.nan_to_num(kernel(np.arange(n)[:, None] / step - knots)).astype(np.float32)
+    weights = np.nan_to_num(kernel(np.arange(n)[:, None] / step - knots))
+    return np.asarray(weights, dtype=np.float32)
 
 
 def _join(first: np.ndarray, second: np.ndarray, softness: float = 0.15) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from isal import igzip
 from scipy import ndimage
 
+from cohortvol.files import commit
 from cohortvol.simulate.anatomy import TISSUES, Anatomy
 
 ORGANS = ("liver", "kidney_right", "kidney_left", "spleen")
@@ -49,7 +52,8 @@ def contrasts() -> pd.DataFrame:
     """Signal of every tissue (rows, in the order of `TISSUES`) in every sequence (columns)."""
     source = resources.files("cohortvol.simulate") / "contrasts.tsv"
     with source.open(encoding="utf-8") as stream:
-        return pd.read_csv(stream, sep="\t", index_col="tissue").loc[list(TISSUES)]
+        table: pd.DataFrame = pd.read_csv(stream, sep="\t", index_col="tissue")
+    return table.loc[list(TISSUES)]
 
 
 def grid_of(acquisition: Acquisition) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -88,7 +92,7 @@ def signal_of(
     """Signal per voxel of a tissue map: a mean per index, and texture of two grain sizes."""
     texture = 0.6 * smooth_noise(tissues.shape, 6, rng) + 0.8 * smooth_noise(tissues.shape, 2, rng)
     signal = means[tissues] + sds[tissues] * texture
-    return np.clip(signal, 0, None).astype(np.float32)
+    return np.asarray(np.clip(signal, 0, None), dtype=np.float32)
 
 
 def acquire(
@@ -108,7 +112,8 @@ def acquire(
     real, imaginary = (
         acquisition.noise * rng.standard_normal(shape, dtype=np.float32) for _ in range(2)
     )
-    return np.hypot(image + real, imaginary), grid
+    noisy: np.ndarray = np.hypot(image + real, imaginary)
+    return noisy, grid
 
 
 def label_map_of(
@@ -127,6 +132,16 @@ def label_map_of(
         labels[share > best] = index
         best = np.maximum(best, share)
     return labels
+
+
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a .nii.gz whose qform and sform agree; equal arrays give equal bytes."""
+    image = nib.Nifti1Image(data, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    packed = igzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    commit(path, lambda stream: stream.write(packed))
 
 
 def organ_masks(anatomy: Anatomy) -> list[np.ndarray]:

@@ -8,16 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from isal import igzip
 from rich.console import Console
 from rich.progress import Progress
 
 from cohortvol import tables
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit, commit_text, make_folder
+from cohortvol.files import commit_text, make_folder
 from cohortvol.simulate import anatomy, cohort
 from cohortvol.simulate.faults import FAULTS
 from cohortvol.simulate.image import (
@@ -28,6 +26,7 @@ from cohortvol.simulate.image import (
     label_map_of,
     organ_masks,
     signal_of,
+    write_nifti,
 )
 
 logger = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def _one_scan(
     scaled = np.rint(image * rng.uniform(400, 1500)).astype(np.int16)
     labels = label_map_of(masks, built.affine, acquisition)
     for folder, data in (("images", scaled), ("labels", labels)):
-        _write(out / folder / f"{scan_id}.nii.gz", data, affine)
+        write_nifti(out / folder / f"{scan_id}.nii.gz", data, affine)
     row = {"scan_id": scan_id, "image": f"images/{scan_id}.nii.gz", "subject_id": scan_id}
     seen = _share_in_view(masks, built.affine, image.shape, affine)
     truth = [
@@ -186,12 +185,3 @@ def _break(
     manifest.loc[second, "scan_id"] = manifest.loc[first, "scan_id"]
     named.append((manifest.loc[first, "scan_id"], "duplicate id"))
     return manifest, pd.DataFrame(named, columns=["scan_id", "fault"])
-
-
-def _write(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
-    image = nib.Nifti1Image(data, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    packed = igzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
-    commit(path, lambda stream: stream.write(packed))

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import ndimage
 
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit, commit_text
+from cohortvol.files import commit_text
 from cohortvol.geometry import to_ras
 from cohortvol.simulate import anatomy, cohort
 from cohortvol.simulate.image import (
@@ -29,6 +29,7 @@ from cohortvol.simulate.image import (
     organ_masks,
     signal_of,
     smooth_noise,
+    write_nifti,
 )
 
 logger = logging.getLogger(__name__)
@@ -213,11 +214,4 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _write(out: Path, case: str, image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> None:
     scaled = np.rint(image * (2000 / max(float(image.max()), 1e-6))).astype(np.int16)
     for folder, data in (("images", scaled), ("labels", labels)):
-        picture = nib.Nifti1Image(data, affine)
-        commit(out / folder / f"{case}.nii.gz", lambda stream, p=picture: stream.write(_gz(p)))
-
-
-def _gz(image: nib.Nifti1Image) -> bytes:
-    from isal import igzip
-
-    return bytes(igzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+        write_nifti(out / folder / f"{case}.nii.gz", data, affine)

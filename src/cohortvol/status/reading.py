@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cohortvol.errors import ConfigError, TableError, did_you_mean
@@ -20,17 +24,94 @@ def read_columns(path: Path, names: list[str]) -> pa.Table | None:
     TableError
         If the file is damaged or has no such column.
     """
+    with _stored(path) as stored:
+        return None if stored is None else _columns(stored, names, path)
+
+
+def count_states(path: Path) -> Counter[tuple[str | None, str | None]] | None:
+    """Rows by state and reason of a table of ingest or segment; None where there is no such file.
+
+    A table whose statistics say that every row is alike is not read further.
+
+    Raises
+    ------
+    TableError
+        If the file is damaged or has no such column.
+    """
+    with _stored(path) as stored:
+        if stored is None:
+            return None
+        n_rows = stored.metadata.num_rows
+        low, high = _bounds(stored.metadata, "state")
+        if low is not None and low == high and _is_null(stored.metadata, "reason"):
+            return Counter({(low, None): n_rows})
+        table = _columns(stored, ["state", "reason"], path)
+    return Counter(zip(table["state"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def failures(path: Path) -> dict[str, str]:
+    """Scans that a table of measure says it failed on, with the reason code.
+
+    Reasons of a scan that was measured all begin with QC_, so the statistics often tell that
+    there is no failure without reading further.
+
+    Raises
+    ------
+    TableError
+        If the file is damaged or has no such column.
+    """
+    with _stored(path) as stored:
+        if stored is None or _is_null(stored.metadata, "reason"):
+            return {}
+        bounds = _bounds(stored.metadata, "reason")
+        if all(bound is not None and bound.startswith("QC_") for bound in bounds):
+            return {}
+        table = _columns(stored, ["scan_id", "status", "reason"], path)
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    return dict(zip(failed["scan_id"].to_pylist(), failed["reason"].to_pylist(), strict=True))
+
+
+@contextmanager
+def _stored(path: Path) -> Iterator[pq.ParquetFile | None]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
-            table = stored.read(columns=names, use_threads=False)
+            yield stored
     except FileNotFoundError:
-        return None
+        yield None
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
-    if table.num_columns != len(names):
-        lacking = sorted(set(names) - set(table.column_names))
+
+
+def _columns(stored: pq.ParquetFile, names: list[str], path: Path) -> pa.Table:
+    table = stored.read(columns=names, use_threads=False)
+    lacking = sorted(set(names) - set(table.column_names))
+    if lacking:
         raise TableError(f"{path}: columns missing: {', '.join(lacking)}")
     return table
+
+
+def _statistics(metadata: pq.FileMetaData, name: str) -> pq.Statistics | None:
+    """Statistics of a column, of a file that is small enough to have one row group."""
+    if metadata.num_row_groups != 1:
+        return None
+    group = metadata.row_group(0)
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == name:
+            return column.statistics
+    return None
+
+
+def _bounds(metadata: pq.FileMetaData, name: str) -> tuple[str | None, str | None]:
+    found = _statistics(metadata, name)
+    if found is None or not found.has_min_max:
+        return None, None
+    return found.min, found.max
+
+
+def _is_null(metadata: pq.FileMetaData, name: str) -> bool:
+    found = _statistics(metadata, name)
+    return found is not None and found.has_null_count and found.null_count == metadata.num_rows
 
 
 def read_manifest(results: Path, names: list[str]) -> pa.Table:

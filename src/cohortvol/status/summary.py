@@ -16,6 +16,8 @@ from cohortvol import reasons
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY
 from cohortvol.status.reading import (
     choose_model,
+    count_states,
+    failures,
     read_columns,
     read_index,
     read_manifest,
@@ -137,31 +139,32 @@ def _count_shards(results: Path, model: str | None, shards: dict[str, int]) -> _
         }
     times = {"manifest": tables_by_shard(results / "manifest" / "shards")}
     times |= {stage: tables_by_shard(folder) for stage, folder in folders.items()}
-    tables: list[pa.Table] = []
     latest: list[tuple[int, Path]] = []
+    counts: Counts = Counter()
     for shard in shards:
         newest = times["manifest"].get(shard, 0)
-        current = []
-        for stage in folders:  # a table older than what it was made from is to be made again
+        current = {}
+        for stage, folder in folders.items():
             if times[stage].get(shard, -1) < newest:
-                break
+                break  # a table older than what it was made from is to be made again
             newest = times[stage][shard]
-            current.append(folders[stage] / f"{shard}.parquet")
-        counted = [_states_of(path) for path in current[:2]]
-        if not counted or counted[0] is None:
+            current[stage] = folder / f"{shard}.parquet"
+        ingested = count_states(current["ingest"]) if "ingest" in current else None
+        if ingested is None:
             continue
-        tables += [table for table in counted if table is not None]
-        progress.ingested += len(counted[0])
-        if len(counted) == 2 and counted[1] is not None:
-            progress.segmented += len(counted[1])
-            latest.append((times["segment"][shard], current[1]))
-            if len(current) == 3:
-                _count_measured(progress, current[2], counted[1])
+        progress.ingested += ingested.total()
+        counts += ingested
+        segmented = count_states(current["segment"]) if "segment" in current else None
+        if segmented is not None:
+            progress.segmented += segmented.total()
+            counts += segmented
+            latest.append((times["segment"][shard], current["segment"]))
+            if "measure" in current:
+                _add_measured(progress, current["measure"], segmented["segmented", None])
         elif "segment" in folders:
             ends = receipts(folders["segment"] / shard)
             progress.segmented += len(ends)
             progress.ends += ends.values()
-    counts = _count(pa.concat_tables(tables)) if tables else Counter()
     progress.ready = counts.pop(("ready", None), 0)
     counts.pop(("segmented", None), 0)
     progress.lost = counts.total()
@@ -171,25 +174,9 @@ def _count_shards(results: Path, model: str | None, shards: dict[str, int]) -> _
     return progress
 
 
-def _states_of(path: Path) -> pa.Table | None:
-    return read_columns(path, ["state", "reason"])
-
-
-def _count_measured(progress: _Progress, path: Path, segmented: pa.Table) -> None:
+def _add_measured(progress: _Progress, path: Path, n_segmented: int) -> None:
     """Segmented scans of a measured shard are done, but for those that measure failed on."""
-    n_segmented = pc.sum(pc.equal(segmented["state"], "segmented")).as_py() or 0
-    status = read_columns(path, ["status"])
-    if status is None:
-        return
-    failed: Counts = Counter()
-    if pc.any(pc.equal(status["status"], "failed")).as_py():
-        rows = read_columns(path, ["scan_id", "status", "reason"])
-        if rows is not None:
-            bad = rows.filter(pc.equal(rows["status"], "failed"))
-            first_reason = dict(
-                zip(*(bad[name].to_pylist() for name in ("scan_id", "reason")), strict=True)
-            )
-            failed = Counter((_state_of(reason), reason) for reason in first_reason.values())
+    failed: Counts = Counter((_state_of(reason), reason) for reason in failures(path).values())
     progress.measured += n_segmented
     progress.ended += failed
     progress.ended["done", None] += n_segmented - failed.total()

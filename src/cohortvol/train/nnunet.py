@@ -17,6 +17,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import LambdaLR
 
+from cohortvol.networks.nnunet import SAFE_GLOBALS
+
 logger = logging.getLogger(__name__)
 
 _RESAMPLING = {
@@ -38,7 +40,7 @@ class SmallPlanner(ExperimentPlanner):
         self.UNet_base_num_features = base_features
         self.UNet_max_features_3d = max_features
         # One convolution at full resolution, where most of the time goes.
-        self.UNet_blocks_per_stage_encoder = (1, *self.UNet_blocks_per_stage_encoder[1:])
+        self.UNet_blocks_per_stage_encoder = (1, *[2] * 13)
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nnU-Net's plan of one configuration, with one convolution in the last decoder stage."""
@@ -207,13 +209,6 @@ class ShortTrainer(nnUNetTrainer):
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """An nnU-Net checkpoint without unpickling anything but tensors, numbers and text."""
-    allowed: list[Any] = [
-        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        torch.device,
-    ]
-    with torch.serialization.safe_globals(allowed):
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     return dict(loaded)

@@ -1,0 +1,128 @@
+"""What the workflow found in a simulated cohort, beside what was planted there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from cohortvol import tables
+from cohortvol.simulate.image import ORGANS
+from cohortvol.simulate.run import TRUTH
+
+FULLY_IN_VIEW = 0.999
+
+
+def volumes_against_truth(source: Path, results: Path) -> pd.DataFrame:
+    """Accuracy per structure over the scans whose organ is wholly inside the field of view.
+
+    Parameters
+    ----------
+    source : Path
+        Folder that ``cohortvol simulate --out`` made.
+    results : Path
+        Results folder of the workflow on its manifest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``structure, n, correlation`` (Pearson, of volumes), ``mean_absolute_error_pct``,
+        ``mean_error_pct`` (of the volume drawn) and ``dice_mean`` (on the scan's own grid).
+    """
+    truth = tables.read_table(source / "truth.parquet", TRUTH)
+    found = tables.read_table(results / "volumes.parquet", tables.VOLUMES)
+    scans = tables.read_table(results / "scans.parquet", tables.SCANS)
+    label_maps = scans.dropna(subset=["label_map"]).set_index("scan_id")["label_map"]
+    both = truth.merge(
+        found[["scan_id", "structure", "volume_ml"]],
+        on=["scan_id", "structure"],
+        suffixes=("_true", "_measured"),
+        validate="1:1",
+    ).dropna(subset=["volume_ml_measured"])
+    both = both[both["in_view"] > FULLY_IN_VIEW]
+    dice = {
+        scan_id: _dice(source, results, scan_id, label_maps[scan_id])
+        for scan_id in label_maps.index
+    }
+    rows = []
+    for structure, part in both.groupby("structure", sort=False):
+        error = 100 * (part["volume_ml_measured"] / part["volume_ml_true"] - 1)
+        rows.append(
+            {
+                "structure": structure,
+                "n": len(part),
+                "correlation": np.corrcoef(part["volume_ml_true"], part["volume_ml_measured"])[0, 1]
+                if len(part) > 1
+                else np.nan,
+                "mean_absolute_error_pct": error.abs().mean(),
+                "mean_error_pct": error.mean(),
+                "dice_mean": np.mean(
+                    [dice[scan_id][str(structure)] for scan_id in part["scan_id"]]
+                ),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def slopes_against_planted(planted: Path, slopes: Path) -> pd.DataFrame:
+    """Planted slopes beside recovered ones, with their intervals, in percent per decade.
+
+    Parameters
+    ----------
+    planted, slopes : Path
+        ``planted.csv`` of the simulation, ``analyse/slopes.parquet`` of the analysis.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``structure, sex, model, planted, recovered, ci_low, ci_high, n_used, covered``.
+    """
+    wanted = pd.read_csv(planted)
+    found = pd.read_parquet(slopes)
+    both = found.merge(wanted, on=["structure", "sex", "model"], validate="1:1")
+    both = both.sort_values(["structure", "model", "sex"], kind="stable")
+    low, high = both["slope_pct_per_decade_ci_low"], both["slope_pct_per_decade_ci_high"]
+    return pd.DataFrame(
+        {
+            "structure": both["structure"],
+            "sex": both["sex"],
+            "model": both["model"],
+            "planted": both["planted_pct_per_decade"],
+            "recovered": both["slope_pct_per_decade"],
+            "ci_low": low,
+            "ci_high": high,
+            "n_used": both["n_used"],
+            "covered": both["planted_pct_per_decade"].between(low, high),
+        }
+    ).reset_index(drop=True)
+
+
+def as_table(frame: pd.DataFrame, title: str) -> Table:
+    """A data frame for the terminal: numbers to two places, a dash for what is unknown."""
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_as_text(value) for value in row))
+    return table
+
+
+def _as_text(value: object) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _dice(source: Path, results: Path, scan_id: str, label_map: str) -> dict[str, float]:
+    files = source / "labels" / f"{scan_id}.nii.gz", results / label_map
+    drawn, found = (np.asarray(nib.Nifti1Image.from_filename(file).dataobj) for file in files)
+    overlap = {}
+    for index, structure in enumerate(ORGANS, start=1):
+        ours, theirs = found == index, drawn == index
+        size = int(ours.sum() + theirs.sum())
+        overlap[structure] = 2 * int((ours & theirs).sum()) / size if size else np.nan
+    return overlap

@@ -1,0 +1,171 @@
+"""The command line: help that teaches, short errors, and the exit codes of the design."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from cohortvol import cli, config
+from cohortvol.errors import CohortvolError, InUseError, TemporaryError
+
+COHORTVOL = Path(sys.executable).with_name("cohortvol")
+
+
+def commands(group=None, before=()):
+    """Every command as its words, such as ("models", "list"), and what Typer made of it."""
+    for name, command in (group or typer.main.get_command(cli.app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*before, name))
+        else:
+            yield (*before, name), command
+
+
+COMMANDS = dict(commands())
+
+
+def examples(command):
+    """The command lines shown in the help of a command, as lists of words."""
+    shown = re.findall(r"\[dim\](.*?)\[/\]", command.help, re.S)
+    lines = "\n".join(shown).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+def options(command):
+    """Parameters of a command by option, such as ``--shard-size``."""
+    given = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    return {name: option for option in given for name in (*option.opts, *option.secondary_opts)}
+
+
+def test_every_stage_of_the_flow_is_a_command():
+    flow = ["manifest", "ingest", "segment", "measure", "assemble", "analyse", "report"]
+    assert [name for (name, *_) in COMMANDS][: len(flow)] == flow
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_shows_an_example_that_the_command_takes(words):
+    command = COMMANDS[words]
+    lines = examples(command)
+    assert lines, "no example"
+    for line in lines:
+        assert line[: len(words) + 1] == ["cohortvol", *words]
+        assert {word for word in line if word.startswith("--")} <= set(options(command))
+    needed = {name for name, option in options(command).items() if option.required}
+    assert needed <= set(lines[0])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_is_shown_without_running_it(words, capsys):
+    assert cli.run([*words, "--help"]) == 0
+    assert "Example:" in capsys.readouterr().out
+
+
+def defaults_of(stage):
+    """Defaults of the options of a stage, a range or list of names as a list."""
+    found = {name: option.default for name, option in options(COMMANDS[stage,]).items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+
+
+@pytest.mark.parametrize("section", ["ingest", "analyse"])
+def test_every_setting_of_a_section_is_an_option_with_the_same_default(section):
+    found = defaults_of(section)
+    for name, value in config.defaults()[section].items():
+        given = found[f"--{name.replace('_', '-')}"]
+        assert (given or []) == value if isinstance(value, list) else given == value, name
+
+
+def test_manifest_settings_are_options_with_the_same_default():
+    found, settings = defaults_of("manifest"), config.defaults()
+    assert found["--shard-size"] == settings["shard_size"]
+    assert found["--bad-rows"] == settings["bad_rows"]
+    assert found["--age-range-years"] == settings["age_range_years"]
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import sys; from cohortvol import cli; code = cli.run(['--help']);"
+        "heavy = {'pandas', 'pyarrow', 'numpy', 'torch', 'matplotlib', 'nibabel', 'yaml'};"
+        "print('LOADED', code, *sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "LOADED 0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["measur"],
+        ["measure", "--oout", "x"],
+        ["measure"],
+        ["manifest", "--manifest", "m.csv", "--results", "r", "--bad-rows", "ignore"],
+        ["manifest", "--manifest", "m.csv", "--results", "r", "--sex-codes", "F=F"],
+        ["simulate", "--tables-only"],
+        ["models", "import", "x", "--id", "a", "--licence", "CC0", "--rename", "liver"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_a_usage_error(words, capsys):
+    assert cli.run(words) == 64
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_model_is_a_short_message_that_lists_what_there_is(tmp_path, capsys):
+    assert cli.run(["models", "verify", "embeded", "--models-dir", str(tmp_path)]) == 64
+    message = capsys.readouterr().err
+    assert message.startswith("cohortvol models: no model 'embeded'")
+    assert "Traceback" not in message
+
+
+def stage_that_raises(monkeypatch, error):
+    """Make `cohortvol assemble` raise this error."""
+
+    def run(results, model):
+        raise error
+
+    monkeypatch.setattr("cohortvol.assemble.run", run)
+    return ["assemble", "--results", "r", "--model", "m"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CohortvolError("sub-01: too short\n  12 slices"), 64),
+        (InUseError("r: process 7 is there"), 73),
+        (TemporaryError("r: no space left"), 75),
+    ],
+)
+def test_an_error_to_act_on_is_printed_with_its_stage_and_gives_its_exit_code(
+    monkeypatch, capsys, error, code
+):
+    error.add_note("shard 0003")
+    assert cli.run(stage_that_raises(monkeypatch, error)) == code
+    assert capsys.readouterr().err == f"cohortvol assemble: {error}\n  shard 0003\n"
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_and_ends_with_a_short_message(monkeypatch, capsys):
+    assert cli.run(stage_that_raises(monkeypatch, ZeroDivisionError("1 / 0"))) == 70
+    log = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in log
+    short = log[log.index("cohortvol assemble: this is a bug") :].splitlines()
+    assert "ZeroDivisionError: 1 / 0" in short[0]
+    assert len(short) == 2
+
+
+def test_a_bug_on_a_terminal_prints_no_traceback_but_says_where_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert cli.run(stage_that_raises(monkeypatch, ZeroDivisionError("1 / 0"))) == 70
+    message = capsys.readouterr().err
+    assert "Traceback (most" not in message
+    log = Path(re.search(r"The traceback is in (\S+\.log)\.", message)[1])
+    assert "ZeroDivisionError" in log.read_text(encoding="utf-8")
+    log.unlink()
+
+
+def test_the_installed_command_ends_with_the_exit_code_and_the_version():
+    shown = subprocess.run([COHORTVOL, "--version"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout) == (0, f"cohortvol {cli.__version__}\n")
+    wrong = subprocess.run([COHORTVOL, "nothing"], capture_output=True, text=True)
+    assert wrong.returncode == 64

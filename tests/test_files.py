@@ -1,0 +1,73 @@
+"""Writing files: complete or not at all, in a folder that is ours alone."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cohortvol.errors import InUseError, OutputError
+from cohortvol.files import check_writable, claim, commit, commit_json, sha256_of
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from cohortvol.files import claim;"
+    "held = claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_a_file_is_committed_with_the_checksum_of_its_bytes(tmp_path):
+    digest = commit(tmp_path / "new" / "a.bin", lambda stream: stream.write(b"abc"))
+    assert (tmp_path / "new" / "a.bin").read_bytes() == b"abc"
+    assert digest == sha256_of(tmp_path / "new" / "a.bin")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    commit(tmp_path / "a.bin", lambda stream: stream.write(b"old"))
+
+    def broken(stream):
+        stream.write(b"half of the n")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commit(tmp_path / "a.bin", broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_equal_values_give_equal_json(tmp_path):
+    first = commit_json(tmp_path / "a.json", {"b": 1, "a": [1.5]})
+    assert first == commit_json(tmp_path / "b.json", {"a": [1.5], "b": 1})
+
+
+def test_a_folder_that_can_be_made_is_writable_and_is_not_made_by_asking(tmp_path):
+    check_writable(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/cohortvol", "/dev/null/results", "a_file", "a_file/deep"])
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
+    with pytest.raises(OutputError, match=place):
+        check_writable(Path(place))
+
+
+def test_a_second_run_in_a_folder_is_told_which_process_is_there(tmp_path):
+    with (
+        claim(tmp_path / "results"),
+        pytest.raises(InUseError, match=rf"process {os.getpid()} on \S+ is working in this"),
+    ):
+        claim(tmp_path / "results")
+
+
+def test_a_killed_run_leaves_the_folder_free(tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
+    assert run.stdout.readline() == b"held\n"
+    with pytest.raises(InUseError):
+        claim(tmp_path)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    claim(tmp_path).close()

@@ -1,0 +1,120 @@
+"""Every fault of a scan gets its reason, and none goes unseen."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import zlib
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cohortvol import ingest, reasons
+from cohortvol.errors import ScanError
+from cohortvol.ingest import Rules, check_scan, source
+from nifti_files import FAULTS, nifti, reason_of, saved
+
+
+@pytest.mark.parametrize(
+    ("code", "make"),
+    [(code, make) for code, _, make in FAULTS],
+    ids=[f"{code}: {name}" for code, name, _ in FAULTS],
+)
+def test_a_fault_gets_its_reason(tmp_path, code, make):
+    assert reason_of(make(tmp_path)) == code
+
+
+def test_every_reason_that_ingest_gives_is_provoked_by_a_test():
+    elsewhere = {"SRC_PERMISSION", "SRC_OUTSIDE_ROOT", "SRC_CHANGED"}  # below
+    known = {
+        reason.code
+        for reason in reasons.load().values()
+        if reason.stage == "ingest" and reason.class_ == "quarantine" and reason.produced
+    }
+    assert {code for code, _, _ in FAULTS} | elsewhere == known | {"QC_ZERO_SLICES"}
+
+
+def test_an_unreadable_file_is_told_from_a_missing_one(tmp_path, monkeypatch):
+    path = saved(tmp_path, nifti())
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "denied")
+
+    monkeypatch.setattr(source.os, "open", refuse)
+    assert reason_of(path) == "SRC_PERMISSION"
+
+
+def test_a_link_out_of_the_allowed_folders_is_refused(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    target = saved(outside, nifti())
+    (inside / "scan.nii").symlink_to(target)
+    assert check_scan(inside / "scan.nii")["n_bytes"] == target.stat().st_size
+    rules = Rules(allow_roots=(str(inside),))
+    assert reason_of(inside / "scan.nii", rules) == "SRC_OUTSIDE_ROOT"
+    assert check_scan(target, Rules(allow_roots=(str(outside),)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path, nifti())
+    parse = ingest.parse_header
+
+    def grow(head, rules):
+        with open(path, "ab") as stream:
+            stream.write(b"more")
+        return parse(head, rules)
+
+    monkeypatch.setattr(ingest, "parse_header", grow)
+    assert reason_of(path) == "SRC_CHANGED"
+
+
+@pytest.mark.parametrize("failures", [0, 4, 5])
+def test_a_failing_disk_is_tried_five_times(tmp_path, monkeypatch, failures):
+    path = saved(tmp_path, nifti())
+    read, left = source._read_once, [None] * failures
+
+    def fail_at_first(*args):
+        if left:
+            left.pop()
+            raise OSError(errno.ESTALE, "stale")
+        return read(*args)
+
+    monkeypatch.setattr(source, "_WAITS_S", (0, 0, 0, 0))
+    monkeypatch.setattr(source, "_read_once", fail_at_first)
+    if failures < 5:
+        assert check_scan(path)
+    else:
+        assert reason_of(path) == "IO_READ_ERROR"
+
+
+# --- damage at random ------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4)
+)
+def test_no_damaged_header_gives_anything_but_a_reason(tmp_path_factory, changes):
+    data = bytearray(nifti())
+    for position, value in changes:
+        data[position] = value
+    path = saved(tmp_path_factory.mktemp("header"), bytes(data))
+    with suppress(ScanError):  # any other exception is a bug
+        check_scan(path)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_of_a_packed_image_goes_unseen(tmp_path_factory, place, bit):
+    good = gzip.compress(nifti(), 6)
+    data = bytearray(good)
+    data[int(place * len(data))] ^= 1 << bit
+    path = saved(tmp_path_factory.mktemp("flip"), bytes(data), "scan.nii.gz")
+    try:
+        check_scan(path)
+    except ScanError:
+        return
+    assert zlib.decompress(bytes(data), wbits=31) == nifti()  # the flip is in gzip's own header

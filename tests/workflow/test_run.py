@@ -1,0 +1,202 @@
+"""The whole workflow on simulated scans, with the embedded model: run, killed, grown, shrunk."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cohortvol.simulate import run as simulate
+from cohortvol.simulate.compare import volumes_against_truth
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = "embedded-v1"
+N_SCANS = 14
+TABLES = ("volumes.parquet", "scans.parquet")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def command(manifest, results, *settings):
+    return [
+        sys.executable, "-m", "snakemake", "--cores", "2", "--config",
+        f"manifest={manifest}", f"results={results}", "bad_rows=quarantine", "shard_size=5",
+        *settings,
+    ]  # fmt: skip
+
+
+def snakemake(manifest, results, *settings):
+    done = subprocess.run(
+        command(manifest, results, *settings), cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+def receipts(results):
+    """Bytes of every scan's receipt; they hold the time of segmentation."""
+    return {path.name: path.read_bytes() for path in results.glob(f"segment/{MODEL}/*/sub-*.json")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    out = tmp_path_factory.mktemp("source")
+    simulate.run(out, n=N_SCANS, seed=11, broken=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def calm(source, tmp_path_factory):
+    """Results of an undisturbed run."""
+    results = tmp_path_factory.mktemp("calm") / "results"
+    snakemake(source / "manifest.csv", results)
+    return results
+
+
+@pytest.fixture
+def copy(calm, tmp_path):
+    """The finished results in a folder of the test's own, times of files kept."""
+    return shutil.copytree(calm, tmp_path / "results")
+
+
+def test_every_manifest_row_ends_in_one_state_with_a_reason(source, calm):
+    manifest = pd.read_csv(source / "manifest.csv", dtype=str)
+    scans = pd.read_parquet(calm / "scans.parquet")
+    assert list(scans["scan_id"]) == list(manifest["scan_id"])
+    assert set(scans["state"]) == {"done", "quarantined"}
+    assert scans.loc[scans["state"] != "done", "reason"].notna().all()
+    assert scans.loc[scans["state"] == "done", "reason"].isna().all()
+
+
+def test_every_planted_fault_has_the_reason_it_should(source, calm):
+    scans = pd.read_parquet(calm / "scans.parquet")
+    found = scans.groupby("scan_id")["reason"].first()
+    expected = {
+        "truncated": "SRC_TRUNCATED",
+        "bad checksum": "SRC_GZIP_CORRUPT",
+        "empty file": "SRC_EMPTY",
+        "missing file": "SRC_MISSING",
+        "not an image": "SRC_NOT_NIFTI",
+        "NaN voxels": "VOX_NONFINITE",
+        "conflicting geometry": "GEO_ZOOM_CONFLICT",
+        "localizer": "IMG_TOO_FEW_SLICES",
+        "constant": "VOX_CONSTANT",
+        "duplicate id": "ID_DUPLICATE",
+    }
+    faults = pd.read_csv(source / "faults.csv").set_index("fault")["scan_id"]
+    assert {fault: found[faults[fault]] for fault in expected} == expected
+    assert found[faults["missing age"]] is None
+
+
+def test_the_report_and_its_figures_are_there(calm):
+    page = (calm / "report" / "index.html").read_text()
+    assert "small" in page
+    for kind in ("pdf", "svg", "png", "csv"):
+        assert list((calm / "report" / "figures").glob(f"*.{kind}")), kind
+
+
+def test_the_embedded_model_finds_the_organs_of_scans_it_has_not_seen(source, calm):
+    accuracy = volumes_against_truth(source, calm).set_index("structure")
+    assert (accuracy["dice_mean"] > 0.8).all(), accuracy
+
+
+def test_a_second_run_does_nothing(source, copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")}
+    done = snakemake(source / "manifest.csv", copy)
+    assert "Nothing to be done" in done.stderr + done.stdout
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")} == before
+
+
+def test_touching_an_image_segments_nothing(source, copy):
+    before = receipts(copy)
+    scans = pd.read_parquet(copy / "scans.parquet")
+    done = scans.loc[scans["state"] == "done", "scan_id"].iloc[0]
+    os.utime(source / "images" / f"{done}.nii.gz")
+    snakemake(source / "manifest.csv", copy, "--forcerun", "manifest")
+    assert receipts(copy) == before
+
+
+def test_three_new_scans_are_segmented_and_no_old_one(source, copy, tmp_path):
+    simulate.run(tmp_path / "more", n=3, seed=12)
+    new = pd.read_csv(tmp_path / "more" / "manifest.csv", dtype=str)
+    new["scan_id"] = "new-" + new["scan_id"]
+    new["image"] = [str(tmp_path / "more" / image) for image in new["image"]]
+    old = pd.read_csv(source / "manifest.csv", dtype=str)
+    old["image"] = [str(source / image) for image in old["image"]]
+    pd.concat([old, new]).to_csv(tmp_path / "manifest.csv", index=False)
+    before = receipts(copy)
+    snakemake(tmp_path / "manifest.csv", copy)
+    assert receipts(copy) == before
+    added = sorted(path.name for path in copy.glob(f"segment/{MODEL}/*/new-*.json"))
+    assert added == [f"new-sub-000{index}.json" for index in (1, 2, 3)]
+    scans = pd.read_parquet(copy / "scans.parquet")
+    assert (scans["state"] == "done").sum() == len(before) + 3
+
+
+def test_a_removed_scan_leaves_the_tables_and_nothing_is_segmented(source, copy, tmp_path):
+    old = pd.read_csv(source / "manifest.csv", dtype=str)
+    old["image"] = [str(source / image) for image in old["image"]]
+    scans = pd.read_parquet(copy / "scans.parquet")
+    gone = scans.loc[scans["state"] == "done", "scan_id"].iloc[0]
+    old[old["scan_id"] != gone].to_csv(tmp_path / "manifest.csv", index=False)
+    before = receipts(copy)
+    snakemake(tmp_path / "manifest.csv", copy)
+    assert receipts(copy) == before
+    for table in TABLES:
+        assert gone not in set(pd.read_parquet(copy / table)["scan_id"])
+
+
+def test_a_new_title_draws_the_report_and_segments_nothing(source, copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")}
+    snakemake(source / "manifest.csv", copy, 'report={"title": "Another title"}')
+    assert "Another title" in (copy / "report" / "index.html").read_text()
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")} == before
+
+
+def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice(
+    source, calm, tmp_path
+):
+    results = tmp_path / "results"
+    chance = random.Random(3)  # noqa: S311
+    wanted = len(receipts(calm))
+    seen = {}
+    for kill in range(3):
+        driver = subprocess.Popen(
+            command(source / "manifest.csv", results),
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while len(receipts(results)) <= min(kill, wanted - 2) and driver.poll() is None:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 1.5))
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        now = receipts(results)
+        assert seen.items() <= now.items(), "a finished scan was segmented again"
+        seen = now
+    snakemake(source / "manifest.csv", results)
+    now = receipts(results)
+    assert seen.items() <= now.items(), "a finished scan was segmented again"
+    assert len(now) == wanted
+    for table in TABLES:
+        assert (results / table).read_bytes() == (calm / table).read_bytes(), table
+
+
+def test_status_counts_what_the_tables_hold(calm):
+    done = subprocess.run(
+        [sys.executable, "-m", "cohortvol", "status", "--results", calm, "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    scans = pd.read_parquet(calm / "scans.parquet")
+    assert json.loads(done.stdout)["states"]["done"] == (scans["state"] == "done").sum()

@@ -1,0 +1,152 @@
+"""The workflow as Snakemake sees it: clean, planned without tables, and short in its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cohortvol.files import claim
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def run(*words):
+    """Run a tool of the environment in the repository root, as a person would there."""
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    return subprocess.run(
+        [BIN / words[0], *map(str, words[1:])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model folder with a card that can be read, and with no file that it names."""
+    files = {
+        f"parts/main/{name}": "0" * 64
+        for name in ("fold_0.safetensors", "plans.json", "dataset.json")
+    }
+    part = {
+        "name": "main",
+        "configuration": "3d_fullres",
+        "trainer": "nnUNetTrainer",
+        "folds": ["0"],
+        "labels": {"1": "liver"},
+        "files": files,
+    }
+    card = {
+        "id": "tiny",
+        "title": "tiny",
+        "licence": "CC0-1.0",
+        "source": "",
+        "citation": "",
+        "orientation": "RAS",
+        "default_profile": "nnunet",
+        "profiles": ["nnunet"],
+        "parts": [part],
+        "labels": {"1": "liver"},
+    }
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path, model):
+    """What `--config` is given for a cohort of two scans."""
+    manifest = tmp_path / "scans.csv"
+    manifest.write_text("scan_id,image\nsub-01,a.nii.gz\nsub-02,b.nii.gz\n", encoding="utf-8")
+    return {"manifest": manifest, "results": tmp_path / "results", "model": model}
+
+
+def snakemake(settings, *options):
+    """Run the workflow with these settings."""
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return run("snakemake", "--cores", "1", *options, "--config", *words)
+
+
+def last_lines(ended, start="cohortvol: "):
+    """What was printed from the message of ours on."""
+    return ended.stderr[ended.stderr.index(start) :].splitlines()
+
+
+def test_snakemake_finds_nothing_to_complain_about(model):
+    ended = run("snakemake", "--lint", "--config", f"model={model}")
+    assert ended.returncode == 0, ended.stderr
+    assert "Congratulations" in ended.stderr
+
+
+def test_rules_are_formatted():
+    ended = run("snakefmt", "--check", "Snakefile", "workflow")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_dry_run_plans_the_manifest_first_and_makes_nothing(settings):
+    ended = snakemake(settings, "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+    planned = ended.stdout + ended.stderr
+    assert "checkpoint manifest:" in planned
+    assert "DAG of jobs will be updated after completion" in planned
+    assert not settings["results"].exists()
+
+
+def test_the_slurm_profile_is_found_by_its_name_and_gives_segment_a_gpu(settings):
+    ended = snakemake(settings, "--dry-run", "--profile", "slurm")
+    assert ended.returncode == 0, ended.stderr
+    assert "Using profiles slurm and workflow specific profile" in ended.stderr
+    profile = yaml.safe_load((ROOT / "slurm" / "config.yaml").read_text(encoding="utf-8"))
+    assert profile["set-resources"]["segment"]["gpu"] == 1
+
+
+def test_what_holds_everywhere_is_in_the_default_profile_alone():
+    profiles = {
+        name: yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))
+        for name in ("default", "local", "slurm")
+    }
+    assert profiles["default"]["rerun-triggers"] == ["mtime", "params", "input"]
+    for name in ("local", "slurm"):
+        assert profiles["default"].keys() & profiles[name].keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shard_sise": 4}, "unknown setting 'shard_sise'; did you mean 'shard_size'?"),
+        ({"manifest": "no/such.csv"}, "manifest: no such file: no/such.csv"),
+        ({"model": "embeded-v1"}, "no model 'embeded-v1' in models"),
+        ({"results": "/proc/cohort"}, "/proc/cohort: cannot be written"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_cannot_be_used_is_a_short_message(settings, change, message):
+    ended = snakemake({**settings, **change}, "--dry-run")
+    assert ended.returncode == 64
+    lines = last_lines(ended)
+    assert message in lines[0]
+    assert len(lines) <= 3
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_that_is_not_what_its_card_says_stops_the_run_before_any_job(settings):
+    ended = snakemake(settings)
+    assert ended.returncode == 64
+    assert last_lines(ended)[0] == (
+        "cohortvol: model tiny: its files are not the ones its card names"
+    )
+    assert not (settings["results"] / "manifest").exists()
+
+
+def test_a_results_folder_in_use_is_left_alone(settings):
+    with claim(settings["results"]):
+        ended = snakemake(settings)
+    assert ended.returncode == 73
+    assert f"process {os.getpid()} on" in last_lines(ended)[0]
