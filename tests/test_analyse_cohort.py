@@ -51,7 +51,9 @@ def test_every_scan_is_used_or_dropped_for_one_reason(tmp_path):
     assert (m2["n_used"], m2["n_dropped"]) == (387, 13)
     for sex in ("F", "M"):
         both = row(found["slopes"], structure="liver", sex=sex, model="M1")
-        assert both["n_used"] + both["n_dropped"] == (scans["sex"] == sex).sum()
+        rank = row(found["correlations"], structure="liver", sex=sex)
+        for counted in (both, rank):
+            assert counted["n_used"] + counted["n_dropped"] == (scans["sex"] == sex).sum()
     assert row(found["correlations"], structure="liver", sex="all")["n_used"] == 389
     assert row(found["summary"], structure="liver", sex="all")["n"] == 389
 

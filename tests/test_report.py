@@ -113,7 +113,7 @@ def test_a_figure_comes_as_pdf_svg_and_png_with_data_and_caption(small, small_pa
     assert caption.count("\n") == 1
 
 
-def test_the_same_tables_give_the_same_bytes_and_no_figure_of_an_earlier_run_stays(
+def test_the_same_tables_give_the_same_bytes_and_no_earlier_figure_stays(
     small, small_page, tmp_path
 ):
     (tmp_path / "figures").mkdir()
