@@ -115,6 +115,7 @@ def test_table_1_counts_who_is_missing_and_hides_small_cells(tmp_path):
     scans["height_cm"], scans["weight_kg"] = 200.0, 100.0
     scans.loc[:9, "height_cm"] = np.nan
     scans.loc[:2, "site"] = "tiny"
+    scans.loc[3:7, "site"] = "small"
     found = analysed(tmp_path / "hidden", volumes, scans)["table1"]
     assert row(found, variable="scans", level="n", group="all")["n"] == 200
     assert row(found, variable="height_cm", level="missing", group="all")["value"] == "10 (5.0 %)"
@@ -122,6 +123,7 @@ def test_table_1_counts_who_is_missing_and_hides_small_cells(tmp_path):
     assert (bmi["value"], bmi["n"]) == ("25.0 (25.0–25.0)", 190)
     tiny = row(found, variable="site", level="tiny", group="all")
     assert tiny["value"] == "<5"
+    assert row(found, variable="site", level="small", group="all")["value"] == "5 (2.5 %)"
     assert pd.isna(tiny["n"])
     ages = np.percentile(scans["age_years"], [50, 25, 75])
     shown = row(found, variable="age_years", level="median (IQR)", group="all")["value"]

@@ -22,10 +22,10 @@ max_features: 8
 planning_memory_gb: 0.2
 batch_size: 2
 learning_rate: 0.01
-pretrain_iterations: 50
-pretrain_weights: {simulated: 1.0}
-iterations: 100
-source_weights: {real: 0.7, simulated: 0.3}
+pretrain: {iterations: 50, source_weights: {simulated: 1.0}}
+phases:
+  - {iterations: 50, source_weights: {real: 0.7, simulated: 0.3}}
+  - {iterations: 50, source_weights: {real: 1.0}}
 n_folds: 2
 """
 
@@ -125,14 +125,14 @@ def test_no_warped_copy_of_a_held_out_subject_is_trained_on():
 
 
 def test_a_misspelt_recipe_setting_names_the_right_one(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE + "iteratons: 3\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("iterations: 50", "iteratons: 50", 1))
     with pytest.raises(ConfigError, match="did you mean 'iterations'"):
         read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("{simulated: 1.0}", "{real: 1.0}"))
-    with pytest.raises(ConfigError, match="fold subjects"):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("{simulated: 1.0}", "{real: 1.0}", 1))
+    with pytest.raises(ConfigError, match="subjects of a fold"):
         read_recipe(tmp_path / "recipe.yaml")
 
 

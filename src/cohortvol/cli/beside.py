@@ -210,7 +210,7 @@ def train(
     Killed, the same command goes on from the last checkpoint.
 
     Example:
-    [dim]cohortvol train --recipe models/embedded-v1/recipe.yaml \
+    [dim]cohortvol train --recipe models/embedded-v1.yaml \
     --pairs training/pairs --work training/work --out models/mine[/]
     """
     from cohortvol.train.run import run

@@ -19,7 +19,6 @@ from matplotlib.textpath import TextPath
 
 from cohortvol.files import commit_bytes, commit_text
 
-SINGLE_COLUMN_MM = 89.0
 DOUBLE_COLUMN_MM = 183.0
 MAX_HEIGHT_MM = 247.0
 MM_PER_INCH = 25.4
@@ -33,7 +32,7 @@ SEX_COLOUR = {"F": "#D55E00", "M": "#0072B2", "all": "#333333"}
 SEX_DARK = {"F": "#7a3500", "M": "#003f63"}
 SEX_LINE: dict[str, Any] = {"F": "-", "M": (0, (4, 1.6)), "all": "-"}
 SEX_WORD = {"F": "Women", "M": "Men", "all": "All"}
-INK, QUIET, HAIRLINE = "#1a1a1a", "#5f6368", "#b8bcc2"
+INK, QUIET = "#1a1a1a", "#5f6368"
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import LambdaLR
 
 from cohortvol.networks.nnunet import SAFE_GLOBALS
+from cohortvol.train.recipe import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -73,35 +74,37 @@ class ShortTrainer(nnUNetTrainer):
 
     def configure(
         self,
-        iterations: int,
+        phases: list[Phase],
         learning_rate: float,
         batch_size: int,
-        source_weights: dict[str, float],
         sources: dict[str, str],
     ) -> None:
         """Set the schedule and how often each source of cases is drawn.
 
         Parameters
         ----------
-        iterations : int
-            Total number of batches, rounded up to whole epochs of `EPOCH_ITERATIONS`.
+        phases : list of Phase
+            One after the other; each is rounded up to whole epochs of `EPOCH_ITERATIONS`.
         learning_rate : float
-            Peak learning rate of AdamW.
+            Peak learning rate of AdamW, reached again in each phase.
         batch_size : int
             Patches per batch, in place of the planned number.
-        source_weights : dict
-            Relative frequency of each source, such as ``{"real": 0.5, "synthetic": 0.5}``.
         sources : dict
             Source of every case.
         """
         self.num_iterations_per_epoch = self.EPOCH_ITERATIONS
         self.num_val_iterations_per_epoch = 4
-        self.num_epochs = int(np.ceil(iterations / self.EPOCH_ITERATIONS))
+        self.epoch_phase = [
+            (phase, place, n_epochs)
+            for phase in phases
+            for n_epochs in [int(np.ceil(phase.iterations / self.EPOCH_ITERATIONS))]
+            for place in range(n_epochs)
+        ]
+        self.num_epochs = len(self.epoch_phase)
         self.initial_lr = learning_rate
         self.weight_decay = 1e-4
         self.save_every = 1
         self.wanted_batch_size = batch_size
-        self.source_weights = source_weights
         self.sources = sources
 
     def _set_batch_size_and_oversample(self) -> None:
@@ -109,14 +112,15 @@ class ShortTrainer(nnUNetTrainer):
         self.batch_size = self.wanted_batch_size
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """AdamW; the schedule is stepped per epoch as nnU-Net does."""
+        """AdamW; the schedule is stepped per epoch as nnU-Net does, and restarts in each phase."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
 
         def factor(epoch: int) -> float:
-            warm_up = min(1.0, (epoch + 1) / 2)
-            return float(warm_up * (1 - epoch / self.num_epochs) ** 0.9)
+            _, place, n_epochs = self.epoch_phase[min(epoch, self.num_epochs - 1)]
+            warm_up = min(1.0, (place + 1) / 2)
+            return float(warm_up * (1 - place / n_epochs) ** 0.9)
 
         return optimizer, LambdaLR(optimizer, factor)
 
@@ -131,7 +135,7 @@ class ShortTrainer(nnUNetTrainer):
         return (-turn, turn), flat, np.ceil(patch * 1.25).astype(int), None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Loaders that run in this process and draw cases by the weight of their source."""
+        """Loaders that run in this process."""
         patch = self.configuration_manager.patch_size
         scales = self._get_deep_supervision_scales()
         turn, flat, initial, mirror = (
@@ -143,19 +147,10 @@ class ShortTrainer(nnUNetTrainer):
         )
         plain = self.get_validation_transforms(scales)
         training, validation = self.get_tr_and_val_datasets()
-        counts: dict[str, int] = {}
-        for case in training.identifiers:
-            counts[self.sources[case]] = counts.get(self.sources[case], 0) + 1
-        weights = np.array(
-            [
-                self.source_weights.get(self.sources[case], 0.0) / counts[self.sources[case]]
-                for case in training.identifiers
-            ]
-        )
         loaders = []
-        for data, size, transforms, chances in (
-            (training, initial, augment, weights / weights.sum()),
-            (validation, patch, plain, None),
+        for data, size, transforms in (
+            (training, initial, augment),
+            (validation, patch, plain),
         ):
             loader = nnUNetDataLoader(
                 data,
@@ -164,12 +159,22 @@ class ShortTrainer(nnUNetTrainer):
                 patch,
                 self.label_manager,
                 oversample_foreground_percent=0.33,
-                sampling_probabilities=chances,
                 probabilistic_oversampling=True,
                 transforms=transforms,
             )
             loaders.append(SingleThreadedAugmenter(loader, None))
         return loaders[0], loaders[1]
+
+    def on_train_epoch_start(self) -> None:
+        """nnU-Net's start of an epoch, and how often each source is drawn in it."""
+        super().on_train_epoch_start()
+        phase, _, _ = self.epoch_phase[self.current_epoch]
+        loader = self.dataloader_train.data_loader
+        sources = [self.sources[case] for case in loader.indices]
+        weights = np.array(
+            [phase.source_weights.get(source, 0.0) / sources.count(source) for source in sources]
+        )
+        loader.sampling_probabilities = weights / weights.sum()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, in bfloat16 where the processor has it."""

@@ -13,6 +13,22 @@ from cohortvol.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A stretch of training with a learning rate schedule of its own.
+
+    Attributes
+    ----------
+    iterations : int
+        Batches.
+    source_weights : dict
+        Relative frequency of each source of cases, such as ``{"real": 0.7, "simulated": 0.3}``.
+    """
+
+    iterations: int
+    source_weights: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Settings of one training, as in ``models/<model>/recipe.yaml``.
 
@@ -30,11 +46,11 @@ class Recipe:
         What nnU-Net's planner may assume; sets the patch.
     batch_size, learning_rate : int, float
         Of every training below.
-    pretrain_iterations, pretrain_weights
-        A first training whose result all folds start from; its source weights must name only
-        sources that hold no subject of a fold, or out-of-fold figures would be untrue.
-    iterations, source_weights
-        Of every fold and of the final model.
+    pretrain : Phase or None
+        A first training whose result all folds start from; it may draw from no source that
+        holds a subject of a fold, or out-of-fold figures would be untrue.
+    phases : list of Phase
+        Of every fold and of the final model, one after the other.
     n_folds : int
         Folds by subject over the cases of source ``real``.
     seed : int
@@ -54,10 +70,8 @@ class Recipe:
     planning_memory_gb: float = 8.0
     batch_size: int = 2
     learning_rate: float = 1e-3
-    pretrain_iterations: int = 0
-    pretrain_weights: dict[str, float] = field(default_factory=dict)
-    iterations: int = 1000
-    source_weights: dict[str, float] = field(default_factory=lambda: {"real": 1.0})
+    pretrain: Phase | None = None
+    phases: list[Phase] = field(default_factory=lambda: [Phase(1000, {"real": 1.0})])
     n_folds: int = 3
     seed: int = 0
 
@@ -73,17 +87,32 @@ def read_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe")
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = [one.name for one in fields(Recipe)]
+    _check_names(path, values, Recipe, needed=("id", "title", "licence", "labels"))
+    for phase in [*values.get("phases", []), *filter(None, [values.get("pretrain")])]:
+        _check_names(path, phase, Phase, needed=("iterations", "source_weights"))
+    if "phases" in values:
+        values["phases"] = [Phase(**phase) for phase in values["phases"]]
+    if values.get("pretrain"):
+        values["pretrain"] = Phase(**values["pretrain"])
+        held = {"real", "synthetic"} & set(values["pretrain"].source_weights)
+        if held:
+            raise ConfigError(
+                f"{path}: pretrain may not draw from {', '.join(sorted(held))}: subjects of a "
+                "fold are among them"
+            )
+    return Recipe(**values)
+
+
+def _check_names(
+    path: Path, values: dict[str, Any], kind: type[Recipe] | type[Phase], needed: tuple[str, ...]
+) -> None:
+    known = [one.name for one in fields(kind)]
     for name in values:
         if name not in known:
             raise ConfigError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
-    for name in ("id", "title", "licence", "labels"):
+    for name in needed:
         if name not in values:
             raise ConfigError(f"{path}: setting {name!r} is missing")
-    recipe = Recipe(**values)
-    if recipe.pretrain_weights.get("real", 0) or recipe.pretrain_weights.get("synthetic", 0):
-        raise ConfigError(f"{path}: pretrain_weights may name no source that holds fold subjects")
-    return recipe
 
 
 def read_cases(folder: Path) -> pd.DataFrame:

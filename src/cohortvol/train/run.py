@@ -116,14 +116,14 @@ def train_fold(
     fold : str
         Fold of the split, or ``all`` for the final training on all cases.
     pretrain : bool
-        Train the weights that all folds start from, on the recipe's ``pretrain_weights``.
+        Train the weights that all folds start from, the recipe's ``pretrain``.
 
     Returns
     -------
     Path
         ``checkpoint_final.pth``.
     """
-    trainer = _trainer(recipe, work, fold, device, pretrain)
+    trainer = _trainer(recipe, cases, work, fold, device, pretrain)
     folder = Path(trainer.output_folder)
     final, latest = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
     if final.is_file():
@@ -131,34 +131,36 @@ def train_fold(
     seed = recipe.seed + (recipe.n_folds if fold == ALL else int(fold))
     np.random.seed(seed)  # nnU-Net draws from the global generator
     torch.manual_seed(seed)
-    trainer.configure(
-        iterations=recipe.pretrain_iterations if pretrain else recipe.iterations,
-        learning_rate=recipe.learning_rate,
-        batch_size=recipe.batch_size,
-        source_weights=recipe.pretrain_weights if pretrain else recipe.source_weights,
-        sources=dict(zip(cases["case"], cases["source"], strict=True)),
-    )
     if latest.is_file():
         trainer.resume(latest)
-    elif recipe.pretrain_iterations and not pretrain:
-        start = _trainer(recipe, work, ALL, device, pretrain=True).output_folder
+    elif recipe.pretrain and not pretrain:
+        start = _trainer(recipe, cases, work, ALL, device, pretrain=True).output_folder
         trainer.start_from(Path(start) / "checkpoint_final.pth")
     trainer.run_training()
     return final
 
 
-def _trainer(recipe: Recipe, work: Path, fold: str, device: str, pretrain: bool) -> ShortTrainer:
+def _trainer(
+    recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, pretrain: bool
+) -> ShortTrainer:
     """nnU-Net's trainer of one fold; its ``output_folder`` says where results go."""
     results = work / ("pretrain" if pretrain else "results")
     os.environ["nnUNet_results"] = str(results.absolute())
     preprocessed = work / "preprocessed" / dataset_name(recipe)
-    return ShortTrainer(
+    trainer = ShortTrainer(
         plans={**load_json(str(preprocessed / f"{PLANS}.json")), "continue_training": False},
         configuration=CONFIGURATION,
         fold=fold if fold == ALL else int(fold),
         dataset_json=load_json(str(preprocessed / "dataset.json")),
         device=torch.device(device),
     )
+    trainer.configure(
+        phases=[recipe.pretrain] if pretrain and recipe.pretrain else recipe.phases,
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        sources=dict(zip(cases["case"], cases["source"], strict=True)),
+    )
+    return trainer
 
 
 def run(
@@ -203,13 +205,13 @@ def run(
         raise ConfigError(f"--only {only}: the steps of this recipe are {', '.join(steps)}")
     with nnunet_folders(work):
         prepare(recipe, pairs, cases, work, processes)
-        if only in (None, "pretrain") and recipe.pretrain_iterations:
+        if only in (None, "pretrain") and recipe.pretrain:
             train_fold(recipe, cases, work, ALL, device, pretrain=True)
         for fold in (*folds, ALL):
             if only in (None, fold):
                 checkpoint = train_fold(recipe, cases, work, fold, device)
                 if fold != ALL:
-                    validate(recipe, work, fold, device, checkpoint)
+                    validate(recipe, cases, work, fold, device, checkpoint)
     if only is None:
         accuracy = out_of_fold_accuracy(recipe, work)
         import_nnunet(
@@ -227,11 +229,13 @@ def run(
         )
 
 
-def validate(recipe: Recipe, work: Path, fold: str, device: str, checkpoint: Path) -> None:
+def validate(
+    recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, checkpoint: Path
+) -> None:
     """Let nnU-Net segment the held-out cases of a fold, on their own grids; done once."""
     if (checkpoint.parent / "validation" / "summary.json").is_file():
         return
-    trainer = _trainer(recipe, work, fold, device, pretrain=False)
+    trainer = _trainer(recipe, cases, work, fold, device, pretrain=False)
     trainer.initialize()
     trainer.network.load_state_dict(load_checkpoint(checkpoint)["network_weights"])
     trainer.perform_actual_validation()
