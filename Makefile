@@ -13,10 +13,10 @@ export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs clean
+.PHONY: help install demo embedded-model test check format docs clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY)  ## cohortvol and all it needs, into .venv
 
@@ -29,7 +29,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on them, show the result
-	$(BIN)/cohortvol simulate --out $(DEMO)/source --n 48 --seed $(SEED) --broken
+	$(BIN)/cohortvol simulate --out $(DEMO)/source --n 48 --seed $(SEED) --broken \
+		--processes $(CORES)
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --config \
 		manifest=$(DEMO)/source/manifest.csv results=$(DEMO) bad_rows=quarantine shard_size=16 \
 		'report={title: "Demo: 48 simulated scans", planted: $(DEMO)/source/planted.csv}'
@@ -41,9 +42,19 @@ demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on the
 		--volumes $(POPULATION)/volumes.parquet --scans $(POPULATION)/scans.parquet \
 		--planted $(POPULATION)/planted.csv --title "Demo: 8,672 simulated subjects, tables only" \
 		--out $(POPULATION)/report
+	@echo
+	@$(BIN)/cohortvol compare --results $(POPULATION) --planted $(POPULATION)/planted.csv
+	@$(BIN)/cohortvol compare --results $(DEMO) --source $(DEMO)/source \
+		--planted $(DEMO)/source/planted.csv
 	@$(BIN)/cohortvol status --results $(DEMO) || test $$? -eq 3
 	@echo
 	@echo "Reports: $(DEMO)/report/index.html  $(POPULATION)/report/index.html"
+
+embedded-model: $(READY)  ## train the embedded model again: make embedded-model CHAOS=folder (hours)
+	@test -n "$(CHAOS)" || { echo "name the folder of labelled scans: make embedded-model CHAOS=..." >&2; exit 1; }
+	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs
+	$(BIN)/cohortvol train --recipe models/embedded-v1.yaml --pairs training/pairs \
+		--work training/work --out training/embedded-v1 --processes $(CORES)
 
 test: $(READY)  ## all tests, without network
 	$(BIN)/python -m pytest

@@ -28,7 +28,7 @@ def main(data: Path) -> None:
     segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v1")
     names = {name: index for index, name in segmenter.card.labels.items()}
     rows = []
-    for series in sorted((data / "ukat_renal_mr").iterdir()):
+    for series in sorted((data / "ukat_renal_mr").glob("*_01")):
         outlines = sorted(series.glob("*_roi-[LR].nii.gz"))
         image = outlines[0].with_name(outlines[0].name.replace("_roi-L", ""))
         found, affine = _segment(segmenter, image)
