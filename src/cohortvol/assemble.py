@@ -126,7 +126,8 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     onward = followed[ready].drop(columns=["state", "reason", "detail"])
     onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
     onward = _joined(onward, segmented, "segment")
-    changed = onward["image_sha256"] != onward["ingested_sha256"]
+    # Null on both sides is a cohort drawn as tables: there were no bytes.
+    changed = onward["image_sha256"].fillna("") != onward["ingested_sha256"].fillna("")
     if changed.any():
         raise _stale("segment", onward[changed], "were segmented from other bytes than ingested")
     parts = [part for part in (closed, stopped, onward) if len(part)]

@@ -18,7 +18,7 @@ from cohortvol.simulate.compare import volumes_against_truth
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "embedded-v1"
-N_SCANS = 14
+N_SCANS = 17
 TABLES = ("volumes.parquet", "scans.parquet")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -42,7 +42,8 @@ def snakemake(manifest, results, *settings):
 
 def receipts(results):
     """Bytes of every scan's receipt; they hold the time of segmentation."""
-    return {path.name: path.read_bytes() for path in results.glob(f"segment/{MODEL}/*/sub-*.json")}
+    found = results.glob(f"segment/{MODEL}/*/sub-????.json")
+    return {path.name: path.read_bytes() for path in found}
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +93,19 @@ def test_every_planted_fault_has_the_reason_it_should(source, calm):
     }
     faults = pd.read_csv(source / "faults.csv").set_index("fault")["scan_id"]
     assert {fault: found[faults[fault]] for fault in expected} == expected
-    assert found[faults["missing age"]] is None
+    assert pd.isna(found[faults["missing age"]])
 
 
 def test_the_report_and_its_figures_are_there(calm):
     page = (calm / "report" / "index.html").read_text()
-    assert "small" in page
+    assert "too small to show every trend" in page
     for kind in ("pdf", "svg", "png", "csv"):
         assert list((calm / "report" / "figures").glob(f"*.{kind}")), kind
 
 
 def test_the_embedded_model_finds_the_organs_of_scans_it_has_not_seen(source, calm):
     accuracy = volumes_against_truth(source, calm).set_index("structure")
-    assert (accuracy["dice_mean"] > 0.8).all(), accuracy
+    assert (accuracy["dice_mean"] > 0.8).all(), accuracy.to_string()
 
 
 def test_a_second_run_does_nothing(source, copy):
@@ -154,6 +155,8 @@ def test_a_removed_scan_leaves_the_tables_and_nothing_is_segmented(source, copy,
 
 
 def test_a_new_title_draws_the_report_and_segments_nothing(source, copy):
+    # Snakemake remembers the settings of what it made itself, not of a copy.
+    snakemake(source / "manifest.csv", copy, "--forcerun", "report")
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")}
     snakemake(source / "manifest.csv", copy, 'report={"title": "Another title"}')
     assert "Another title" in (copy / "report" / "index.html").read_text()
@@ -193,7 +196,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
 
 def test_status_counts_what_the_tables_hold(calm):
     done = subprocess.run(
-        [sys.executable, "-m", "cohortvol", "status", "--results", calm, "--json"],
+        [Path(sys.executable).with_name("cohortvol"), "status", "--results", calm, "--json"],
         capture_output=True,
         text=True,
     )

@@ -201,6 +201,9 @@ def analyse(
         float, typer.Option(help="Age at which the models' intercept is given, years.")
     ] = 50.0,
     fdr: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
+    segmentation_model: Annotated[
+        str | None, typer.Option(help="Model to analyse, where the table holds several.")
+    ] = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, correlations, curves, and who is in each.
 
@@ -220,6 +223,7 @@ def analyse(
         min_n_per_sex=min_n_per_sex,
         age_center=age_center,
         fdr=fdr,
+        segmentation_model=segmentation_model,
     )
 
 

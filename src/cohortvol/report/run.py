@@ -198,7 +198,7 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     models = sorted(slopes["model"].dropna().unique())
     kinds = sorted(slopes["se_kind"].dropna().unique())
     words = {"cluster": "cluster-robust", "HC3": "HC3"}
-    small = slopes["note"].fillna("").str.contains("descriptive only")
+    small = slopes["note"].fillna("").str.contains("descriptive only|ANA_TOO_FEW")
     by_sex = slopes["sex"].isin(["F", "M"])
     all_small = bool(len(slopes)) and bool(small[by_sex].all())
     notice = ""
