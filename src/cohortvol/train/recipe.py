@@ -30,7 +30,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one training, as in ``models/<model>/recipe.yaml``.
+    """Settings of one training, as in ``models/<model>.yaml``.
 
     Attributes
     ----------
