@@ -9,6 +9,7 @@ that a network learns shapes and neighbourhoods and not the greys of one sequenc
 from __future__ import annotations
 
 import logging
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -81,7 +82,7 @@ def run(
             rows.append((real, subject, "real"))
             work, work_labels = _at_work_spacing(image, np.rint(labels).astype(np.uint8), affine)
             for index in range(per_scan):
-                rng = np.random.default_rng([seed, 1, int(subject), index])
+                rng = np.random.default_rng([seed, 1, zlib.crc32(subject.encode()), index])
                 case = f"synth_{subject}_{index:02d}"
                 _write(out, case, *_from_scan(work, work_labels, rng))
                 rows.append((case, subject, "synthetic"))
