@@ -123,29 +123,38 @@ def train_fold(
     Path
         ``checkpoint_final.pth``.
     """
-    trainer = _trainer(recipe, cases, work, fold, device, pretrain)
-    folder = Path(trainer.output_folder)
+    folder = _fold_folder(recipe, work, fold, pretrain)
     final, latest = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
     if final.is_file():
         return final
+    trainer = _trainer(recipe, cases, work, fold, device, pretrain)
     seed = recipe.seed + (recipe.n_folds if fold == ALL else int(fold))
     np.random.seed(seed)  # nnU-Net draws from the global generator
     torch.manual_seed(seed)
     if latest.is_file():
         trainer.resume(latest)
     elif recipe.pretrain and not pretrain:
-        start = _trainer(recipe, cases, work, ALL, device, pretrain=True).output_folder
-        trainer.start_from(Path(start) / "checkpoint_final.pth")
+        start = _fold_folder(recipe, work, ALL, pretrain=True)
+        trainer.start_from(start / "checkpoint_final.pth")
     trainer.run_training()
     return final
+
+
+def _results(pretrain: bool) -> str:
+    return "pretrain" if pretrain else "results"
+
+
+def _fold_folder(recipe: Recipe, work: Path, fold: str, pretrain: bool) -> Path:
+    """Where nnU-Net keeps the checkpoints of a fold."""
+    training = f"{ShortTrainer.__name__}__{PLANS}__{CONFIGURATION}"
+    return work / _results(pretrain) / dataset_name(recipe) / training / f"fold_{fold}"
 
 
 def _trainer(
     recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, pretrain: bool
 ) -> ShortTrainer:
-    """nnU-Net's trainer of one fold; its ``output_folder`` says where results go."""
-    results = work / ("pretrain" if pretrain else "results")
-    os.environ["nnUNet_results"] = str(results.absolute())
+    """nnU-Net's trainer of one fold, told where to write: `_fold_folder`."""
+    os.environ["nnUNet_results"] = str((work / _results(pretrain)).absolute())
     preprocessed = work / "preprocessed" / dataset_name(recipe)
     trainer = ShortTrainer(
         plans={**load_json(str(preprocessed / f"{PLANS}.json")), "continue_training": False},
