@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
     from cohortvol.train import run as train
 
@@ -80,7 +80,7 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
     assert accuracy["liver"]["dice_mean"] > 0.5
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
     from cohortvol.train import run as train
     from cohortvol.train.nnunet import ShortTrainer

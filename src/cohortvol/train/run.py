@@ -17,6 +17,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
     preprocess_dataset,
 )
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_json
@@ -220,7 +221,7 @@ def run(
             if only in (None, fold):
                 checkpoint = train_fold(recipe, cases, work, fold, device)
                 if fold != ALL:
-                    validate(recipe, cases, work, fold, device, checkpoint)
+                    validate(recipe, cases, work, fold, device, processes)
     if only is None:
         accuracy = out_of_fold_accuracy(recipe, work)
         import_nnunet(
@@ -239,14 +240,18 @@ def run(
 
 
 def validate(
-    recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, checkpoint: Path
+    recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, processes: int
 ) -> None:
-    """Let nnU-Net segment the held-out cases of a fold, on their own grids; done once."""
-    if (checkpoint.parent / "validation" / "summary.json").is_file():
+    """Let nnU-Net segment the held-out cases of a trained fold, on their own grids; done once."""
+    folder = _fold_folder(recipe, work, fold, pretrain=False)
+    if (folder / "validation" / "summary.json").is_file():
         return
     trainer = _trainer(recipe, cases, work, fold, device, pretrain=False)
     trainer.initialize()
-    trainer.network.load_state_dict(load_checkpoint(checkpoint)["network_weights"])
+    weights = load_checkpoint(folder / "checkpoint_final.pth")["network_weights"]
+    trainer.network.load_state_dict(weights)
+    # nnU-Net starts eight processes here, whatever the machine, unless its own name says less.
+    upstream.default_num_processes = processes
     trainer.perform_actual_validation()
 
 
