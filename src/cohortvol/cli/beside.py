@@ -285,7 +285,7 @@ def compare(
         Path | None, typer.Option(help="Folder that `cohortvol simulate --out` made.")
     ] = None,
 ) -> None:
-    """A simulated cohort's volumes and slopes, beside the truth it was drawn from.
+    r"""A simulated cohort's volumes and slopes, beside the truth it was drawn from.
 
     Example:
     [dim]cohortvol compare --results results/demo --source results/demo/source \

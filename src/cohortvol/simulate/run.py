@@ -31,7 +31,6 @@ from cohortvol.simulate.image import (
 
 logger = logging.getLogger(__name__)
 
-MODEL = "simulated"
 CUT_SHARE = 0.1
 
 PROTOCOLS: dict[str, tuple[str, tuple[float, float, float]]] = {

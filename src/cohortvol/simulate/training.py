@@ -76,11 +76,12 @@ def run(
         for scan in scans:
             subject = scan.name.removeprefix("image_").removesuffix(".nii.gz")
             image, affine = _load(scan)
-            labels, _ = _load(labelled / "labels" / f"label_{subject}.nii.gz")
+            expert, _ = _load(labelled / "labels" / f"label_{subject}.nii.gz")
+            labels = np.rint(expert).astype(np.uint8)
             real = f"real_{subject}"
-            _write(out, real, image, np.rint(labels).astype(np.uint8), affine)
+            _write(out, real, image, labels, affine)
             rows.append((real, subject, "real"))
-            work, work_labels = _at_work_spacing(image, np.rint(labels).astype(np.uint8), affine)
+            work, work_labels = _at_work_spacing(image, labels, affine)
             for index in range(per_scan):
                 rng = np.random.default_rng([seed, 1, zlib.crc32(subject.encode()), index])
                 case = f"synth_{subject}_{index:02d}"

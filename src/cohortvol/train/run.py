@@ -109,7 +109,7 @@ def prepare(recipe: Recipe, pairs: Path, cases: pd.DataFrame, work: Path, proces
 
 def train_fold(
     recipe: Recipe, cases: pd.DataFrame, work: Path, fold: str, device: str, pretrain: bool = False
-) -> Path:
+) -> None:
     """Train one fold to its end, going on from its last checkpoint if there is one.
 
     Parameters
@@ -118,16 +118,11 @@ def train_fold(
         Fold of the split, or ``all`` for the final training on all cases.
     pretrain : bool
         Train the weights that all folds start from, the recipe's ``pretrain``.
-
-    Returns
-    -------
-    Path
-        ``checkpoint_final.pth``.
     """
     folder = _fold_folder(recipe, work, fold, pretrain)
     final, latest = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
     if final.is_file():
-        return final
+        return
     trainer = _trainer(recipe, cases, work, fold, device, pretrain)
     seed = recipe.seed + (recipe.n_folds if fold == ALL else int(fold))
     np.random.seed(seed)  # nnU-Net draws from the global generator
@@ -138,7 +133,6 @@ def train_fold(
         start = _fold_folder(recipe, work, ALL, pretrain=True)
         trainer.start_from(start / "checkpoint_final.pth")
     trainer.run_training()
-    return final
 
 
 def _results(pretrain: bool) -> str:
@@ -219,13 +213,13 @@ def run(
             train_fold(recipe, cases, work, ALL, device, pretrain=True)
         for fold in (*folds, ALL):
             if only in (None, fold):
-                checkpoint = train_fold(recipe, cases, work, fold, device)
+                train_fold(recipe, cases, work, fold, device)
                 if fold != ALL:
                     validate(recipe, cases, work, fold, device, processes)
     if only is None:
         accuracy = out_of_fold_accuracy(recipe, work)
         import_nnunet(
-            checkpoint.parent.parent,
+            _fold_folder(recipe, work, ALL, pretrain=False).parent,
             out,
             model_id=recipe.id,
             title=recipe.title,
