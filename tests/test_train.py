@@ -136,6 +136,15 @@ def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
         read_recipe(tmp_path / "recipe.yaml")
 
 
+def test_a_fold_before_its_pretraining_names_the_missing_step(tmp_path):
+    from cohortvol.train.run import train_fold
+
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(ConfigError, match="--only pretrain"):
+        train_fold(recipe, pd.DataFrame(), tmp_path, "0", "cpu")
+
+
 def test_a_missing_label_map_is_named(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "labels" / "case_1.nii.gz").unlink()

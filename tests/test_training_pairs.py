@@ -61,6 +61,18 @@ def test_two_images_of_one_label_map_differ_in_contrast_and_shape(pairs):
     assert first.shape != second.shape or not np.array_equal(first.dataobj, second.dataobj)
 
 
+def test_recolouring_leaves_the_order_of_greys_outside_the_organs():
+    rng = np.random.default_rng(0)
+    image = rng.uniform(1, 100, (12, 12, 12)).astype(np.float32)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[:4] = 1
+    signal, warped = training._recoloured(image, labels, np.indices(image.shape), rng)
+    assert np.array_equal(warped, labels)
+    far = np.s_[7:]  # beyond the smoothed edge of the liver
+    order = np.argsort(image[far], axis=None)
+    assert (np.diff(signal[far].ravel()[order]) >= 0).all()
+
+
 def test_a_folder_without_labelled_scans_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no images/image_"):
         training.run(tmp_path / "out", tmp_path, per_scan=1, n_simulated=0, seed=1)

@@ -261,8 +261,8 @@ def training_pairs(
     ] = None,
     per_scan: Annotated[
         int, typer.Option(min=0, help="Synthetic images made of each labelled scan.")
-    ] = 5,
-    simulated: Annotated[int, typer.Option(min=0, help="Images of simulated anatomies.")] = 90,
+    ] = 10,
+    simulated: Annotated[int, typer.Option(min=0, help="Images of simulated anatomies.")] = 200,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 1,
 ) -> None:
     """Make training images of random contrast from label maps, for `cohortvol train`.

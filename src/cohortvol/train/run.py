@@ -118,20 +118,29 @@ def train_fold(
         Fold of the split, or ``all`` for the final training on all cases.
     pretrain : bool
         Train the weights that all folds start from, the recipe's ``pretrain``.
+
+    Raises
+    ------
+    ConfigError
+        If the weights this fold starts from are not there yet.
     """
     folder = _fold_folder(recipe, work, fold, pretrain)
     final, latest = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
     if final.is_file():
         return
+    start = None
+    if recipe.pretrain and not pretrain and not latest.is_file():
+        start = _fold_folder(recipe, work, ALL, pretrain=True) / "checkpoint_final.pth"
+        if not start.is_file():
+            raise ConfigError(f"fold {fold} starts from the pretraining: run --only pretrain first")
     trainer = _trainer(recipe, cases, work, fold, device, pretrain)
     seed = recipe.seed + (recipe.n_folds if fold == ALL else int(fold))
     np.random.seed(seed)  # nnU-Net draws from the global generator
     torch.manual_seed(seed)
     if latest.is_file():
         trainer.resume(latest)
-    elif recipe.pretrain and not pretrain:
-        start = _fold_folder(recipe, work, ALL, pretrain=True)
-        trainer.start_from(start / "checkpoint_final.pth")
+    elif start:
+        trainer.start_from(start)
     trainer.run_training()
 
 
@@ -199,7 +208,8 @@ def run(
     Raises
     ------
     ConfigError
-        If the recipe or the pairs cannot be used, or `only` is no step of the recipe.
+        If the recipe or the pairs cannot be used, or `only` is no step of the recipe or one whose
+        earlier step has not run.
     """
     recipe = read_recipe(recipe_file)
     cases = read_cases(pairs)
