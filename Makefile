@@ -52,7 +52,8 @@ demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on the
 
 embedded-model: $(READY)  ## train the embedded model again: make embedded-model CHAOS=folder (hours)
 	@test -n "$(CHAOS)" || { echo "name the folder of labelled scans: make embedded-model CHAOS=..." >&2; exit 1; }
-	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs
+	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs \
+		--processes $(CORES)
 	$(BIN)/cohortvol train --recipe models/embedded-v1.yaml --pairs training/pairs \
 		--work training/work --out training/embedded-v1 --processes $(CORES)
 

@@ -264,6 +264,7 @@ def training_pairs(
     ] = 10,
     simulated: Annotated[int, typer.Option(min=0, help="Images of simulated anatomies.")] = 200,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pairs.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Cases made at a time.")] = 1,
 ) -> None:
     """Make training images of random contrast from label maps, for `cohortvol train`.
 
@@ -275,7 +276,14 @@ def training_pairs(
     """
     from cohortvol.simulate import training
 
-    training.run(out, labelled, per_scan=per_scan, n_simulated=simulated, seed=seed)
+    training.run(
+        out,
+        labelled,
+        per_scan=per_scan,
+        n_simulated=simulated,
+        seed=seed,
+        processes=processes,
+    )
 
 
 def compare(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 from scipy.interpolate import BSpline
 
 SPACING_MM = 3.0
@@ -100,6 +101,11 @@ class _Canvas:
             y, z = c * y + s * z, c * z - s * y
         squared = (x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2
         return np.asarray(np.sqrt(squared), dtype=np.float32)
+
+    def within(self, tissue: str, distance_mm: float) -> np.ndarray:
+        """Voxels that lie no farther than `distance_mm` from a tissue."""
+        apart = ndimage.distance_transform_edt(self.tissues != TISSUE[tissue], SPACING_MM)
+        return np.asarray(apart <= distance_mm)
 
     def paint(self, tissue: str, where: np.ndarray) -> None:
         """Give every free voxel of `where` to a tissue."""
@@ -252,6 +258,8 @@ def _organs(
                 canvas.ellipsoid(top, (11, 4, 12), -side * 25, 5),
             )
             canvas.grow(gland, limbs, volumes_ml[gland])
+        # The fat around a kidney keeps liver and spleen from touching it.
+        canvas.paint("fat", canvas.within(name, rng.uniform(3, 9)))
 
     spleen_at = (-half_x * 0.74 + jitter(5), -half_y * 0.22 + jitter(8), 52 * room + jitter(12))
     spleen = canvas.ellipsoid(
@@ -261,8 +269,8 @@ def _organs(
     spleen = spleen + 0.5 * np.clip(1.1 - hollow, 0, None) + 0.1 * canvas.noise(45)
 
     right = canvas.ellipsoid(
-        (half_x * 0.5 + jitter(5), half_y * 0.05 + jitter(6), 44 * room + jitter(8)),
-        (half_x * 0.56, half_y * 0.86, 78 * room * rng.uniform(0.85, 1.2)),
+        (half_x * 0.5 + jitter(5), half_y * 0.12 + jitter(6), 44 * room + jitter(8)),
+        (half_x * 0.56, half_y * 0.78, 78 * room * rng.uniform(0.85, 1.2)),
         rng.uniform(-12, 8),
     )
     left = canvas.ellipsoid(

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import logging
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -46,6 +49,7 @@ def run(
     per_scan: int,
     n_simulated: int,
     seed: int,
+    processes: int = 1,
 ) -> None:
     """Write training pairs ``images/*.nii.gz`` and ``labels/*.nii.gz`` and ``cases.csv``.
 
@@ -62,6 +66,8 @@ def run(
         Images of simulated anatomies.
     seed : int
         Everything is drawn from it; a case does not depend on how many others are made.
+    processes : int
+        Cases made at a time.
 
     Notes
     -----
@@ -69,36 +75,54 @@ def run(
     label map it was made from, so that a split by subject never trains on a warped copy of a
     label map it is tested on.
     """
-    rows = []
+    scans = []
     if labelled is not None:
         scans = sorted((labelled / "images").glob("image_*.nii.gz"))
         if not scans:
             raise ConfigError(f"{labelled}: no images/image_<id>.nii.gz in this folder")
-        for scan in scans:
-            subject = scan.name.removeprefix("image_").removesuffix(".nii.gz")
-            image, affine = _load(scan)
-            expert, _ = _load(labelled / "labels" / f"label_{subject}.nii.gz")
-            labels = np.rint(expert).astype(np.uint8)
-            real = f"real_{subject}"
-            _write(out, real, image, labels, affine)
-            rows.append((real, subject, "real"))
-            work, work_labels = _at_work_spacing(image, labels, affine)
-            for index in range(per_scan):
-                rng = np.random.default_rng([seed, 1, zlib.crc32(subject.encode()), index])
-                case = f"synth_{subject}_{index:02d}"
-                recoloured = index % 2 == 1
-                _write(out, case, *_from_scan(work, work_labels, rng, recoloured))
-                rows.append((case, subject, "synthetic"))
-            logger.info("%s: %d synthetic images", subject, per_scan)
-    for index in range(n_simulated):
-        rng = np.random.default_rng([seed, 2, index])
-        case = f"sim_{index:03d}"
-        _write(out, case, *_from_simulation(rng))
-        rows.append((case, case, "simulated"))
-        if index % 20 == 19:
-            logger.info("%d of %d simulated", index + 1, n_simulated)
-    table = pd.DataFrame(rows, columns=["case", "subject", "source"])
-    commit_text(out / "cases.csv", table.to_csv(index=False))
+    rows: list[Case] = []
+    with ProcessPoolExecutor(processes) as pool:
+        for cases in pool.map(partial(_cases_of_scan, out, per_scan, seed), scans):
+            rows += cases
+            logger.info("%s: %d synthetic images", cases[0].subject, per_scan)
+        for case in pool.map(partial(_case_of_anatomy, out, seed), range(n_simulated)):
+            rows.append(case)
+            if len(rows) % 20 == 0:
+                logger.info("%s: simulated", case.case)
+    commit_text(out / "cases.csv", pd.DataFrame(rows).to_csv(index=False))
+
+
+class Case(NamedTuple):
+    """One row of ``cases.csv``."""
+
+    case: str
+    subject: str
+    source: str
+
+
+def _cases_of_scan(out: Path, per_scan: int, seed: int, scan: Path) -> list[Case]:
+    """The scan itself and the synthetic images made of it."""
+    subject = scan.name.removeprefix("image_").removesuffix(".nii.gz")
+    image, affine = _load(scan)
+    expert, _ = _load(scan.parents[1] / "labels" / f"label_{subject}.nii.gz")
+    labels = np.rint(expert).astype(np.uint8)
+    cases = [Case(f"real_{subject}", subject, "real")]
+    _write(out, cases[0].case, image, labels, affine)
+    work, work_labels = _at_work_spacing(image, labels, affine)
+    for index in range(per_scan):
+        rng = np.random.default_rng([seed, 1, zlib.crc32(subject.encode()), index])
+        case = Case(f"synth_{subject}_{index:02d}", subject, "synthetic")
+        recoloured = index % 2 == 1
+        _write(out, case.case, *_from_scan(work, work_labels, rng, recoloured))
+        cases.append(case)
+    return cases
+
+
+def _case_of_anatomy(out: Path, seed: int, index: int) -> Case:
+    """One simulated anatomy and its image."""
+    case = Case(f"sim_{index:03d}", f"sim_{index:03d}", "simulated")
+    _write(out, case.case, *_from_simulation(np.random.default_rng([seed, 2, index])))
+    return case
 
 
 def random_acquisition(rng: np.random.Generator, low: np.ndarray, high: np.ndarray) -> Acquisition:
