@@ -202,6 +202,8 @@ def _body(
     canvas.free |= skin
     canvas.paint("fat", skin & ~muscle)
     canvas.paint("muscle", muscle & ~cavity)
+    # Extraperitoneal fat: no organ touches the muscles of the wall.
+    canvas.paint("fat", cavity & ~inside(-rng.uniform(3, 7)))
     radius = np.sqrt((canvas.x / half_x) ** 2 + (canvas.y / half_y) ** 2)
     dome = (115 * room + rng.normal(0, 8)) * np.ones_like(canvas.z) - 62 * radius**2.2
     dome = dome - 14 * (canvas.x < 0) * np.clip(1 - radius, 0, 1)
@@ -282,6 +284,7 @@ def _organs(
 
     # The smaller organ first: the liver finds its voxels around the others.
     canvas.grow("spleen", spleen, volumes_ml["spleen"])
+    canvas.paint("fat", canvas.within("spleen", SPACING_MM))
     if "gallbladder" in volumes_ml:
         at = (half_x * 0.32 + jitter(8), half_y * 0.42 + jitter(8), -10 * room + jitter(8))
         bulb = canvas.ellipsoid(at, (13, 15, 26), 15, 20)

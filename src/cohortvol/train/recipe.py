@@ -51,6 +51,8 @@ class Recipe:
         holds a subject of a fold, or out-of-fold figures would be untrue.
     phases : list of Phase
         Of every fold and of the final model, one after the other.
+    final : Phase or None
+        One more phase, of the final model alone; out-of-fold figures are those without it.
     n_folds : int
         Folds by subject over the cases of source ``real``.
     seed : int
@@ -72,6 +74,7 @@ class Recipe:
     learning_rate: float = 1e-3
     pretrain: Phase | None = None
     phases: list[Phase] = field(default_factory=lambda: [Phase(1000, {"real": 1.0})])
+    final: Phase | None = None
     n_folds: int = 3
     seed: int = 0
 
@@ -88,12 +91,13 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: no such recipe")
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     _check_names(path, values, Recipe, needed=("id", "title", "licence", "labels"))
-    for phase in [*values.get("phases", []), *filter(None, [values.get("pretrain")])]:
+    single = [name for name in ("pretrain", "final") if values.get(name)]
+    for phase in [*values.get("phases", []), *(values[name] for name in single)]:
         _check_names(path, phase, Phase, needed=("iterations", "source_weights"))
     if "phases" in values:
         values["phases"] = [Phase(**phase) for phase in values["phases"]]
-    if values.get("pretrain"):
-        values["pretrain"] = Phase(**values["pretrain"])
+    values |= {name: Phase(**values[name]) for name in single}
+    if "pretrain" in single:
         held = {"real", "synthetic"} & set(values["pretrain"].source_weights)
         if held:
             raise ConfigError(

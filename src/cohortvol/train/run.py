@@ -167,8 +167,12 @@ def _trainer(
         dataset_json=load_json(str(preprocessed / "dataset.json")),
         device=torch.device(device),
     )
+    if pretrain and recipe.pretrain:
+        phases = [recipe.pretrain]
+    else:
+        phases = recipe.phases + ([recipe.final] if recipe.final and fold == ALL else [])
     trainer.configure(
-        phases=[recipe.pretrain] if pretrain and recipe.pretrain else recipe.phases,
+        phases=phases,
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
         sources=dict(zip(cases["case"], cases["source"], strict=True)),
