@@ -80,9 +80,9 @@ PLANS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def network(seed: int = 0) -> torch.nn.Module:
-    """The network of PLANS as nnU-Net builds it for training, with random weights."""
-    architecture = PLANS["configurations"]["3d_fullres"]["architecture"]
+def network(seed: int = 0, plans: dict[str, Any] = PLANS) -> torch.nn.Module:
+    """The network of plans as nnU-Net builds it for training, with random weights."""
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
     torch.manual_seed(seed)
     return get_network_from_plans(
         architecture["network_class_name"],
@@ -123,14 +123,14 @@ def checkpoint(module: torch.nn.Module, fold: int = 0) -> dict[str, Any]:
     }
 
 
-def results_folder(parent: Path, folds: int = 1) -> Path:
+def results_folder(parent: Path, folds: int = 1, plans: dict[str, Any] = PLANS) -> Path:
     """``Dataset001_Tiny/<trainer>`` below `parent`, as nnU-Net leaves it after training."""
     folder = parent / "Dataset001_Tiny" / TRAINER
     folder.mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(PLANS))
+    (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(DATASET))
     for fold in range(folds):
         place = folder / f"fold_{fold}"
         place.mkdir()
-        torch.save(checkpoint(network(seed=fold), fold), place / "checkpoint_final.pth")
+        torch.save(checkpoint(network(fold, plans), fold), place / "checkpoint_final.pth")
     return folder

@@ -20,11 +20,11 @@ import sys, time, logging
 from pathlib import Path
 from cohortvol.errors import CohortvolError
 from cohortvol.segment import Segmenter, run_shard
-quick = Segmenter.segment
-def segment(*scan):
+quick = Segmenter.predict
+def predict(*scan):
     time.sleep(0.2)
     return quick(*scan)
-Segmenter.segment = segment
+Segmenter.predict = predict
 logging.basicConfig(level=logging.INFO)
 ingest, model, folder, out = map(Path, sys.argv[1:5])
 try:

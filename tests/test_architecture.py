@@ -19,6 +19,8 @@ FOUNDATION = {
     "structures",
     "config",
     "models",
+    "catalogue",
+    "weights",
 }
 STAGES = {
     "manifest",

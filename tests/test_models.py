@@ -25,7 +25,7 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.networks import build, import_nnunet, load_part
+from cohortvol.networks import Source, build, import_nnunet, load_part
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -41,7 +41,8 @@ def trained(tmp_path):
 
 
 def imported(trained: Path, out: Path, **options):
-    return import_nnunet(trained, out, model_id=out.name, licence="CC-BY-SA-4.0", **options)
+    source = Source(trained, **options)
+    return import_nnunet([source], out, model_id=out.name, licence="CC-BY-SA-4.0")
 
 
 @pytest.fixture
@@ -55,11 +56,10 @@ def test_an_imported_model_gives_the_logits_of_the_checkpoint(card):
     original.decoder.deep_supervision = False
     original.eval()
     loaded = load_part(card, card.parts[0])
-    for fold, state in enumerate(loaded.folds):
+    for fold, module in enumerate(loaded.modules):
         original.load_state_dict(nnunet_fixture.network(seed=fold).state_dict())
-        loaded.network.module.load_state_dict(state)
         with torch.inference_mode():
-            assert torch.equal(original(patch), loaded.network.module(patch))
+            assert torch.equal(original(patch), module(patch))
 
 
 def test_each_weight_is_stored_once_although_nnunet_names_it_several_times(card):
@@ -248,7 +248,7 @@ def test_a_missing_model_is_answered_with_the_ones_there_are(card):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"orientation": "LPS"}, "RAS only"),
+        ({"orientation": "PIL"}, "knows RAS, LPS"),
         ({"labels": {"1": "liver"}}, "structures the model lacks"),
         ({"labels": {"0": "a", "1": "liver", "2": "spleen", "3": "kidney_left"}}, "outside 1"),
         ({"default_profile": "fast"}, "not among its profiles"),

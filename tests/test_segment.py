@@ -17,13 +17,15 @@ import pandas as pd
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from scipy import ndimage
 
 import nnunet_fixture
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.files import sha256_of
-from cohortvol.networks import import_nnunet
+from cohortvol.networks import Source, import_nnunet
 from cohortvol.segment import Segmenter, run_shard, worker
 from cohortvol.segment.images import label_map_bytes, read_image
+from cohortvol.segment.infer import Memory
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
 N_SCANS = 6
@@ -38,7 +40,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    return import_nnunet(trained, folder, model_id="tiny", licence="test").folder
+    return import_nnunet([Source(trained)], folder, model_id="tiny", licence="test").folder
 
 
 @pytest.fixture(scope="module")
@@ -75,19 +77,87 @@ def copy_of(finished: Shard, results: Path) -> Shard:
 # --- labels
 
 
+def nnunet_predictor(trained, step):
+    """nnU-Net's own, started its own way."""
+    predictor = nnUNetPredictor(
+        use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False, tile_step_size=step
+    )
+    predictor.initialize_from_trained_model_folder(str(trained), (0,))
+    return predictor
+
+
 def test_labels_are_those_of_nnunet_itself(trained, segmenter):
     """nnU-Net's own predictor, started its own way, on the same voxels in its own layout."""
     data, affine = scan(3), np.diag([2.5, 2.0, 5.0, 1.0])
-    predictor = nnUNetPredictor(
-        use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False, tile_step_size=0.5
-    )
-    predictor.initialize_from_trained_model_folder(str(trained), (0,))
+    predictor = nnunet_predictor(trained, 0.5)
     expected = predictor.predict_single_npy_array(
         data.transpose(2, 1, 0)[None], {"spacing": [5.0, 2.0, 2.5]}
     )
     labels, _ = segmenter.segment(data, affine)
     assert len(np.unique(labels)) > 1
     np.testing.assert_array_equal(labels, expected.transpose(2, 1, 0))
+
+
+def with_card(model, folder, **changes):
+    """A copy of a model folder whose card says something else."""
+    shutil.copytree(model, folder)
+    card = json.loads((folder / "card.json").read_text()) | changes
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+OBLIQUE = nib.affines.from_matvec([[-1.9, 0.2, 0.1], [0.2, 0.3, 3.8], [0.1, -2.2, 0.3]], [3, 4, 5])
+
+
+@pytest.mark.parametrize(("profile", "order", "step"), [("paper", 3, 0.5), ("ts218", 1, 0.8)])
+def test_labels_are_those_of_totalsegmentators_steps(
+    trained, model, tmp_path, profile, order, step
+):
+    """Its steps by the libraries it uses: canonical axes, zoom, int32, nnU-Net, zoom of order 0."""
+    spacing = [2.0, 2.0, 4.0]
+    profiles = {"profiles": ["paper", "ts218"], "default_profile": "paper", "spacing_mm": spacing}
+    segmenter = Segmenter.load(with_card(model, tmp_path / "ts", **profiles), profile, device="cpu")
+    data = 5 * scan(3, (34, 25, 28))
+    labels, _ = segmenter.segment(data, OBLIQUE)
+
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(data.astype(float), OBLIQUE))
+    zooms = np.array(canonical.header.get_zooms()) / spacing
+    zoomed = ndimage.zoom(canonical.get_fdata(), zooms, order=order, mode="nearest")
+    image = zoomed.astype(np.int32).transpose(2, 1, 0)[None].astype(np.float32)
+    predictor = nnunet_predictor(trained, step)
+    there = predictor.predict_single_npy_array(image, {"spacing": spacing[::-1]}).transpose(2, 1, 0)
+    factors = np.array(canonical.shape) / there.shape
+    back = ndimage.zoom(there, factors, order=0, mode="nearest")
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(canonical.affine), nib.io_orientation(OBLIQUE)
+    )
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, nib.apply_orientation(back, turn))
+
+
+def test_a_profile_that_zooms_needs_a_spacing_on_the_card(model, tmp_path):
+    folder = with_card(model, tmp_path / "ts", profiles=["ts218"], default_profile="ts218")
+    with pytest.raises(ModelError, match="spacing that the card does not name"):
+        Segmenter.load(folder, device="cpu")
+
+
+def test_a_model_may_want_its_scans_in_lps(model, segmenter, tmp_path):
+    lps = Segmenter.load(with_card(model, tmp_path / "lps", orientation="LPS"), device="cpu")
+    data, affine = scan(4, (22, 20, 12)), np.diag([-2.0, -2.5, 4.0, 1.0])
+    labels, _ = lps.segment(data, affine)
+    as_if_ras, _ = segmenter.segment(data, np.diag([2.0, 2.5, 4.0, 1.0]))
+    np.testing.assert_array_equal(labels, as_if_ras)
+
+
+def test_a_label_the_card_leaves_out_is_background(model, segmenter, tmp_path):
+    card = json.loads((model / "card.json").read_text())
+    card["parts"][0]["labels"] = {"1": "liver", "3": "kidney_left"}
+    less = with_card(
+        model, tmp_path / "less", parts=card["parts"], labels={"1": "liver", "3": "kidney_left"}
+    )
+    labels, _ = Segmenter.load(less, device="cpu").segment(scan(3), AFFINE)
+    whole, _ = segmenter.segment(scan(3), AFFINE)
+    np.testing.assert_array_equal(labels, np.where(whole == 2, 0, whole))
 
 
 AXES = list(permutations(range(3)))
@@ -130,6 +200,53 @@ def test_later_parts_win_and_labels_are_the_models(model, tmp_path):
     np.testing.assert_array_equal(labels, np.array([0, 300, 5, 3])[local])
 
 
+def test_a_roi_runs_only_the_parts_it_needs(model, segmenter, tmp_path):
+    card = json.loads((model / "card.json").read_text())
+    first = card["parts"][0]
+    shutil.copytree(model, tmp_path / "two")
+    shutil.copytree(model / "parts" / "main", tmp_path / "two" / "parts" / "second")
+    second = json.loads(json.dumps(first).replace("parts/main", "parts/second"))
+    second |= {"name": "second", "labels": {"1": "aorta", "2": "pancreas", "3": "stomach"}}
+    card |= {"parts": [second, first]}
+    card["labels"] = dict(
+        enumerate(["aorta", "pancreas", "stomach", *first["labels"].values()], start=1)
+    )
+    (tmp_path / "two" / "card.json").write_text(json.dumps(card))
+    chosen = Segmenter.load(tmp_path / "two", device="cpu", roi=["liver", "kidney_left"])
+    assert [part.name for part in chosen.card.parts] == ["main"]
+    labels, _ = chosen.segment(scan(3), AFFINE)
+    whole, _ = segmenter.segment(scan(3), AFFINE)
+    np.testing.assert_array_equal(labels, np.array([0, 4, 0, 6])[whole])
+    with pytest.raises(ConfigError, match="no structure 'livr'; did you mean 'liver'"):
+        Segmenter.load(tmp_path / "two", device="cpu", roi=["livr"])
+
+
+def test_out_of_gpu_memory_it_uses_less_and_gives_the_same_labels(model, segmenter, caplog):
+    tight = Segmenter.load(model, device="cpu")
+    gpu = torch.device("cpu:0")  # to be told from the host, torch.device("cpu")
+    tight._memory = Memory(torch.device("cpu"), tiles_per_batch=4, blend_on=gpu)
+    network = tight._parts[0].network
+    real = network.networks[0]
+
+    def network_of_a_small_gpu(patches):
+        if len(patches) > 1 or tight._memory.blend_on == gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(patches)
+
+    network.networks = [network_of_a_small_gpu]
+    labels, _ = tight.segment(scan(3), AFFINE)
+    expected, _ = segmenter.segment(scan(3), AFFINE)
+    np.testing.assert_array_equal(labels, expected)
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        "2 patches at a time now",
+        "1 patches at a time now",
+        "patches are added up on the host now",
+    ]
+    network.networks = [lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA"))]
+    with pytest.raises(ScanError, match="RUN_GPU_OOM"):
+        tight.segment(scan(3), AFFINE)
+
+
 @pytest.mark.filterwarnings("ignore:All-NaN slice")
 def test_logits_that_are_not_finite_are_an_error_and_not_background(segmenter):
     data = scan(1)
@@ -144,6 +261,14 @@ def test_a_device_that_is_not_there_is_named(model):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
             Segmenter.load(model, device="cuda")
+
+
+def test_a_network_that_says_something_else_is_caught_before_any_scan(model, tmp_path):
+    card = json.loads((model / "card.json").read_text())
+    card["parts"][0]["canary"]["0"][1][0] += 1.0
+    folder = with_card(model, tmp_path / "sick", parts=card["parts"])
+    with pytest.raises(TemporaryError, match="other logits on cpu than when it was imported"):
+        Segmenter.load(folder, device="cpu")
 
 
 @pytest.mark.gpu
@@ -327,12 +452,19 @@ class FaultySegmenter:
 
     def __init__(self, segmenter, faults):
         self.segmenter, self.faults, self.calls = segmenter, dict(faults), 0
+        self.dtype = segmenter.dtype
 
-    def segment(self, data, affine):
+    def prepare(self, data, affine):
+        return self.segmenter.prepare(data, affine)
+
+    def predict(self, prepared):
         self.calls += 1
         if self.calls in self.faults:
             raise self.faults[self.calls]
-        return self.segmenter.segment(data, affine)
+        return self.segmenter.predict(prepared)
+
+    def finish(self, predicted):
+        return self.segmenter.finish(predicted)
 
 
 def with_faults(monkeypatch, segmenter, faults):
@@ -415,21 +547,22 @@ def test_a_receipt_goes_before_its_label_map_is_replaced(
 
 
 def test_a_scan_that_kills_the_worker_comes_last_then_is_given_up(shard, segmenter, monkeypatch):
-    first = []
+    done = []
     for run in range(3):
         faulty = with_faults(monkeypatch, segmenter, {})
-        real = faulty.segment
+        deadly = segmenter.prepare(scan(0), AFFINE).inputs[0].data
 
-        def segment(data, affine, real=real, run=run):
-            if np.array_equal(data, scan(0)):
+        def predict(prepared, real=faulty.predict, run=run, deadly=deadly):
+            if torch.equal(prepared.inputs[0].data, deadly):
                 raise Killed
-            first.append(run)
-            return real(data, affine)
+            done.append(run)
+            return real(prepared)
 
-        faulty.segment = segment
+        faulty.predict = predict
         with pytest.raises(Killed):
             run_shard(**shard.arguments())
-    assert first == [1] * (N_SCANS - 1)  # after the first death, the others go first
+    # s1 was being read when s0 killed the first run, so it is as suspect as s0 and waits as well.
+    assert done == [1] * (N_SCANS - 2) + [2]
     assert run_shard(**shard.arguments()) == {"segmented": N_SCANS - 1, "failed": 1}
     row = shard.table().loc["s0"]
     assert (row["reason"], row["detail"]) == ("RUN_CRASHED", "3 starts without an end")
@@ -489,14 +622,14 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_does(shard, u
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_each_signal_to_stop_is_heard_after_the_scan_in_hand(shard, segmenter, monkeypatch, number):
     faulty = with_faults(monkeypatch, segmenter, {})
-    real, before = faulty.segment, signal.getsignal(number)
+    real, before = faulty.predict, signal.getsignal(number)
 
-    def segment(data, affine):
+    def predict(prepared):
         if faulty.calls == 1:
             os.kill(os.getpid(), number)
-        return real(data, affine)
+        return real(prepared)
 
-    faulty.segment = segment
+    faulty.predict = predict
     with pytest.raises(TemporaryError, match=f"stopped by {number.name}, 4 scans left"):
         run_shard(**shard.arguments())
     assert sorted(shard.receipts()) == ["s0", "s1"]

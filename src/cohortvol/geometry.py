@@ -60,20 +60,25 @@ def check_same_grid(
     raise GeometryError("\n".join(lines))
 
 
-def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and permute the array axes to the RAS+ order nearest to the affine.
+def to_axes(data: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Flip and permute the array axes to those nearest to `axes`, such as ``RAS`` or ``LPS``.
 
     No resampling: every voxel keeps its value and its place in space, so an oblique grid
-    stays oblique. `from_ras` undoes it.
+    stays oblique. `from_axes` undoes it.
     """
-    transform = nib.orientations.io_orientation(affine)
+    here = nib.orientations.io_orientation(affine)
+    transform = nib.orientations.ornt_transform(here, nib.orientations.axcodes2ornt(tuple(axes)))
     moved = nib.orientations.apply_orientation(data, transform)
     return moved, affine @ nib.orientations.inv_ornt_aff(transform, data.shape)
 
 
-def from_ras(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Bring an array on the RAS+ version of a grid back to the axes of `affine`."""
+def from_axes(data: np.ndarray, affine: np.ndarray, axes: str) -> np.ndarray:
+    """Bring an array on the `axes` version of a grid back to the axes of `affine`."""
     here = nib.orientations.io_orientation(affine)
-    ras = nib.orientations.axcodes2ornt(("R", "A", "S"))
-    back = nib.orientations.ornt_transform(ras, here)
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(tuple(axes)), here)
     return np.asarray(nib.orientations.apply_orientation(data, back))
+
+
+def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`to_axes` for the RAS+ order."""
+    return to_axes(data, affine, "RAS")

@@ -6,12 +6,12 @@ Light on purpose: Snakemake reads cards while it plans, so nothing here imports 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cohortvol.errors import ModelError, did_you_mean
+from cohortvol.errors import ConfigError, ModelError, did_you_mean
 from cohortvol.files import digest_of, sha256_of
 
 CARD = "card.json"
@@ -23,26 +23,50 @@ SEGMENTATION_VERSION = "1"
 
 @dataclass(frozen=True)
 class Profile:
-    """A numeric recipe for inference. Two profiles may give different labels."""
+    """A numeric recipe for inference. Two profiles may give different labels.
+
+    Attributes
+    ----------
+    tile_step : float
+        Greatest distance of neighbouring patches as a share of the patch.
+    zoom_order : int or None
+        Order of the spline that brings a scan to the card's spacing, as TotalSegmentator does;
+        None leaves all resampling to nnU-Net's plans.
+    truncate : bool
+        Cut the fraction off the zoomed grey values, as TotalSegmentator does.
+    """
 
     name: str
     tile_step: float
-    gaussian: bool
-    mirroring: bool
-    preprocessing: str
+    zoom_order: int | None = None
+    truncate: bool = False
 
 
 PROFILES = {
-    "nnunet": Profile(
-        name="nnunet", tile_step=0.5, gaussian=True, mirroring=False, preprocessing="nnunet"
-    ),
+    profile.name: profile
+    for profile in (
+        Profile("nnunet", tile_step=0.5),
+        Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
+        Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
+    )
 }
-"""Every recipe this version knows, by name."""
+"""Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
+was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there)."""
+
+AXES = ("RAS", "LPS")
+"""Axis orders a model may want its scans in."""
+
+
+Canary = Sequence[Sequence[float]]
+"""Mean and standard deviation of every label's logits over one fixed patch."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One nnU-Net of a model: its folds are averaged, its labels mapped to the model's."""
+    """One nnU-Net of a model: its folds are averaged, its labels mapped to the model's.
+
+    `canary` holds for each fold what its network said about a fixed patch when it was imported.
+    """
 
     name: str
     configuration: str
@@ -50,6 +74,7 @@ class Part:
     folds: tuple[str, ...]
     labels: Mapping[int, str]
     files: Mapping[str, str]
+    canary: Mapping[str, Canary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,8 +82,10 @@ class Card:
     """What a model folder says about itself in ``card.json``.
 
     `labels` maps the label index of the label maps to the structure; each part maps its own
-    local index to the same structure names. `files` of a part maps the path below the model
-    folder to its sha256.
+    local index to the same structure names; an index it leaves out is background. `files` of a
+    part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
+    order of `orientation`) is where profiles with a `zoom_order` bring a scan. `tile_step` is the
+    greatest one that its publisher uses, where that is less than a profile's.
     """
 
     folder: Path
@@ -72,6 +99,8 @@ class Card:
     profiles: tuple[str, ...]
     parts: tuple[Part, ...]
     labels: Mapping[int, str]
+    spacing_mm: tuple[float, float, float] | None = None
+    tile_step: float | None = None
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -119,6 +148,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
             folds=tuple(str(fold) for fold in part["folds"]),
             labels={int(index): str(name) for index, name in part["labels"].items()},
             files=dict(part["files"]),
+            canary=part.get("canary", {}),
         )
         for part in raw["parts"]
     )
@@ -134,15 +164,26 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         profiles=tuple(raw["profiles"]),
         parts=parts,
         labels={int(index): str(name) for index, name in raw["labels"].items()},
+        spacing_mm=_spacing(raw.get("spacing_mm")),
+        tile_step=raw.get("tile_step"),
         accuracy=raw.get("accuracy", {}),
         notes=tuple(raw.get("notes", ())),
     )
 
 
+def _spacing(raw: list[float] | None) -> tuple[float, float, float] | None:
+    if raw is None:
+        return None
+    x, y, z = (float(edge) for edge in raw)
+    return x, y, z
+
+
 def _check(card: Card, path: Path) -> None:
     wrong = []
-    if card.orientation != "RAS":
-        wrong.append(f"orientation {card.orientation!r}; this version segments in RAS only")
+    if card.orientation not in AXES:
+        wrong.append(f"orientation {card.orientation!r}; this version knows {', '.join(AXES)}")
+    if card.spacing_mm is not None and not all(0 < edge < 100 for edge in card.spacing_mm):
+        wrong.append(f"spacing_mm {list(card.spacing_mm)}")
     if not card.parts:
         wrong.append("no parts")
     for label in card.labels:
@@ -245,7 +286,38 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
             f"model {card.id}: profile {chosen!r} needs another version of cohortvol"
             f"{_known(chosen, PROFILES)}"
         )
-    return PROFILES[chosen]
+    profile = PROFILES[chosen]
+    return replace(profile, tile_step=min(profile.tile_step, card.tile_step or 1.0))
+
+
+def restrict(card: Card, roi: Sequence[str]) -> Card:
+    """The model as if it knew only the structures of `roi`, with the parts these need.
+
+    An empty `roi` leaves the model as it is. Label indices stay what they are.
+
+    Raises
+    ------
+    ConfigError
+        If the model does not have one of them; the message names the nearest it has.
+    """
+    if not roi:
+        return card
+    structures = list(card.labels.values())
+    for name in roi:
+        if name not in structures:
+            raise ConfigError(
+                f"roi: model {card.id} has no structure {name!r}{did_you_mean(name, structures)}"
+            )
+    parts = [replace(part, labels=_only(part.labels, roi)) for part in card.parts]
+    return replace(
+        card,
+        labels=_only(card.labels, roi),
+        parts=tuple(part for part in parts if part.labels),
+    )
+
+
+def _only(labels: Mapping[int, str], roi: Sequence[str]) -> dict[int, str]:
+    return {index: name for index, name in labels.items() if name in roi}
 
 
 def _known(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
@@ -274,6 +346,7 @@ def segmentation_key(
             ],
             "labels": sorted(card.labels.items()),
             "orientation": card.orientation,
+            "spacing_mm": card.spacing_mm,
             "profile": asdict(choose_profile(card, profile)),
             "version": version,
         }

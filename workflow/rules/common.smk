@@ -10,7 +10,7 @@ import cohortvol
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.files import check_writable, claim
-from cohortvol.models import find_model, load_card, segmentation_key, verify
+from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
@@ -89,7 +89,9 @@ with told_without_traceback():
         if config["report"]["planted"] is not None:
             check_exists(config["report"]["planted"], setting="report.planted")
         check_writable(Path(config["results"]))
-    MODEL = load_card(find_model(config["model"], Path(config["models_dir"])))
+    MODEL = restrict(
+        load_card(find_model(config["model"], Path(config["models_dir"]))), config["roi"]
+    )
     # What the labels of a scan depend on: when it changes, the params trigger segments again.
     SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
 

@@ -16,6 +16,7 @@ rule measure:
     params:
         results=results_folder,
         model=str(MODEL.folder),
+        roi=options({"roi": config["roi"]}),
         version=cohortvol.__version__,
     shell:
         """
@@ -25,5 +26,6 @@ rule measure:
             --model {params.model:q} \
             --results {params.results:q} \
             --out {output:q} \
+            {params.roi:q} \
             2>{log:q}
         """

@@ -19,7 +19,7 @@ rule segment:
         key=SEGMENTATION_KEY,
         model=str(MODEL.folder),
         folder=subpath(output.table, strip_suffix=".parquet"),
-        profile=options({"profile": config["segment"]["profile"]}),
+        choice=options({"profile": config["segment"]["profile"], "roi": config["roi"]}),
         device=config["segment"]["device"],
     shell:
         """
@@ -30,6 +30,6 @@ rule segment:
             --out {output.table:q} \
             --threads {threads} \
             --device {params.device:q} \
-            {params.profile:q} \
+            {params.choice:q} \
             2>{log:q}
         """

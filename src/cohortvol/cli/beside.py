@@ -1,4 +1,4 @@
-"""Subcommands beside the flow: what happened, models, training, synthetic cohorts."""
+"""Subcommands beside the flow: what happened, training, synthetic cohorts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cohortvol.cli import models
 from cohortvol.cli.stages import Results
 from cohortvol.errors import ConfigError
 
@@ -19,11 +20,6 @@ ModelId = Annotated[
     str | None, typer.Option(help="Model id, where the folder holds results of several.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
-ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
-
-models = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="List, check and import models."
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
-    app.add_typer(models, name="models", rich_help_panel=MAKE)
+    app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
     app.command(rich_help_panel=MAKE)(training_pairs)
     app.command(rich_help_panel=MAKE)(simulate)
@@ -101,99 +97,6 @@ def manifest_from_folder(
     from cohortvol.manifest import write_from_folder
 
     write_from_folder(folder, out, covariates)
-
-
-@models.command("list")
-def list_models(models_dir: ModelsDir = Path("models")) -> None:
-    """The models there are, with their structures and licences.
-
-    Example:
-    [dim]cohortvol models list[/]
-    """
-    from cohortvol import models as cards
-
-    names = cards.list_models(models_dir)
-    if not names:
-        typer.echo(f"{models_dir} holds no model; `cohortvol models import` makes one")
-    for name in names:
-        card = cards.load_card(models_dir / name)
-        typer.echo(f"{name}\n  {card.title}\n  licence: {card.licence}")
-        typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")
-
-
-@models.command("verify")
-def verify_models(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Models to check; all if none is named.")
-    ] = None,
-    models_dir: ModelsDir = Path("models"),
-) -> None:
-    """Compare the files of models with the checksums on their cards.
-
-    Example:
-    [dim]cohortvol models verify embedded-v1[/]
-    """
-    from cohortvol import models as cards
-
-    for name in names or cards.list_models(models_dir):
-        card = cards.load_card(cards.find_model(name, models_dir))
-        cards.verify(card)
-        n_files = sum(len(part.files) for part in card.parts)
-        typer.echo(f"{card.id}: {n_files} files are what its card says")
-
-
-@models.command("import")
-def import_model(
-    source: Annotated[Path, typer.Argument(help="nnU-Net v2 results folder, or a zip of one.")],
-    model_id: Annotated[str, typer.Option("--id", help="Id of the model.")],
-    licence: Annotated[str, typer.Option(help="Licence of the weights.")],
-    title: Annotated[str, typer.Option(help="One line for lists and reports.")] = "",
-    origin: Annotated[str, typer.Option(help="Where the weights come from.")] = "",
-    citation: Annotated[str, typer.Option(help="What to cite.")] = "",
-    fold: Annotated[
-        list[str] | None, typer.Option(help="Fold to import; repeat for several, all if none.")
-    ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="Name of the checkpoint.")
-    ] = "checkpoint_final.pth",
-    sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(help="THEIRS=OURS, a label name to a structure name; repeat for several."),
-    ] = None,
-    models_dir: ModelsDir = Path("models"),
-) -> None:
-    r"""Make a model folder out of a trained nnU-Net: safe weights, a card, equal logits.
-
-    Example:
-    [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
-    --id my-model --licence CC-BY-4.0[/]
-    """
-    names = _pairs(rename or [])
-    from cohortvol.networks import import_nnunet
-
-    card = import_nnunet(
-        source,
-        models_dir / model_id,
-        model_id=model_id,
-        licence=licence,
-        title=title,
-        origin=origin,
-        citation=citation,
-        folds=fold,
-        checkpoint=checkpoint,
-        sha256=sha256,
-        rename=names,
-    )
-    typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    """``["left kidney=kidney_left"]`` as a mapping."""
-    wrong = [word for word in words if not all(word.partition("="))]
-    if wrong:
-        raise ConfigError(f"--rename needs THEIRS=OURS, not {', '.join(map(repr, wrong))}")
-    return dict(word.split("=", 1) for word in words)
 
 
 def train(

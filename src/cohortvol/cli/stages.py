@@ -17,6 +17,10 @@ Results = Annotated[Path, typer.Option(help="Results folder of the cohort.")]
 Out = Annotated[Path, typer.Option(help="Table to write.")]
 OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
 ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v1.")]
+Roi = Annotated[
+    list[str] | None,
+    typer.Option(help="Structure wanted; repeat for several, all of the model's if none."),
+]
 Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
 Scans = Annotated[Path, typer.Option(help="Table of scans, Parquet or CSV.")]
 
@@ -137,7 +141,8 @@ def segment(
         str | None, typer.Option(help="Inference profile; the model's own if not given.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    roi: Roi = None,
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
 
@@ -148,7 +153,16 @@ def segment(
     """
     from cohortvol.segment import run_shard
 
-    run_shard(ingest, model, folder, out, profile=profile, threads=threads, device=device)
+    run_shard(
+        ingest,
+        model,
+        folder,
+        out,
+        profile=profile,
+        threads=threads,
+        device=device,
+        roi=roi or (),
+    )
 
 
 def measure(
@@ -157,6 +171,7 @@ def measure(
     model: ModelFolder,
     results: Results,
     out: Out,
+    roi: Roi = None,
 ) -> None:
     r"""Measure the volume of every structure on the grid of its scan.
 
@@ -167,7 +182,7 @@ def measure(
     """
     from cohortvol.measure import run_shard
 
-    run_shard(segment, ingest, model, results, out)
+    run_shard(segment, ingest, model, results, out, roi=roi or ())
 
 
 def assemble(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
-from cohortvol.models import load_card
+from cohortvol.models import load_card, restrict
 from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def run_shard(
     model: Path,
     results: Path,
     out: Path,
+    roi: Sequence[str] = (),
     **thresholds: Any,
 ) -> None:
     """Measure the segmented scans of one shard and write its table.
@@ -94,10 +95,12 @@ def run_shard(
         Results folder, to which label maps are relative.
     out : Path
         Table to write: scans in order of scan_id, structures in order of label, sums last.
+    roi : sequence of str
+        Structures that were segmented; all of the model's if empty.
     **thresholds
         Passed to `judge`.
     """
-    card = load_card(model)
+    card = restrict(load_card(model), roi)
     segmented = read_table(segment, SEGMENT)
     segmented = segmented[segmented["state"] == "segmented"]
     others = sorted(set(segmented["model"]) - {card.id})

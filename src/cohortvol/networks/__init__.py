@@ -4,7 +4,26 @@ At run time no pickle is opened. `import_nnunet` opens one, once, with torch's u
 restricted to tensors and numpy scalars, and keeps the weights as safetensors.
 """
 
-from cohortvol.networks.build import LoadedPart, Network, build, load_part, local_labels
-from cohortvol.networks.nnunet import import_nnunet
+from cohortvol.networks.build import (
+    LoadedPart,
+    Network,
+    build,
+    canary_of,
+    canary_patch,
+    load_part,
+    local_labels,
+)
+from cohortvol.networks.nnunet import Source, import_known, import_nnunet
 
-__all__ = ["LoadedPart", "Network", "build", "import_nnunet", "load_part", "local_labels"]
+__all__ = [
+    "LoadedPart",
+    "Network",
+    "Source",
+    "build",
+    "canary_of",
+    "canary_patch",
+    "import_known",
+    "import_nnunet",
+    "load_part",
+    "local_labels",
+]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -67,11 +69,11 @@ class Network:
 
 @dataclass
 class LoadedPart:
-    """One part of a model with the weights of its folds, ready for inference."""
+    """One part of a model, ready for inference: a network with its weights for each fold."""
 
     part: Part
     network: Network
-    folds: list[Weights]
+    modules: list[nn.Module]
 
 
 def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) -> Network:
@@ -260,16 +262,34 @@ def load_part(card: Card, part: Part) -> LoadedPart:
     network = build(
         read_json(folder / "plans.json"), part.configuration, read_json(folder / "dataset.json")
     )
-    folds = [read_weights(card.folder / weights_file(part, fold), network.module)
-             for fold in part.folds]  # fmt: skip
-    network.module.load_state_dict(folds[0], strict=True)
-    known = set(local_labels(network.dataset))
-    if known != set(part.labels):
+    strangers = set(part.labels) - set(local_labels(network.dataset))
+    if strangers:
         raise ModelError(
-            f"model {card.id}, part {part.name}: the card has labels {sorted(part.labels)}, "
-            f"dataset.json has {sorted(known)}"
+            f"model {card.id}, part {part.name}: the card has labels {sorted(strangers)}, "
+            "dataset.json has not"
         )
-    return LoadedPart(part, network, folds)
+    modules = []
+    for fold in part.folds:
+        weights = read_weights(card.folder / weights_file(part, fold), network.module)
+        module = deepcopy(network.module)
+        module.load_state_dict(weights, strict=True)
+        modules.append(module)
+    return LoadedPart(part, network, modules)
+
+
+def canary_patch(network: Network) -> torch.Tensor:
+    """A small fixed patch for a network, (1, 1, [z,] y, x): the same bits on every machine."""
+    strides = np.prod(network.configuration_manager.pool_op_kernel_sizes, axis=0)
+    shape = np.minimum(network.configuration_manager.patch_size, 2 * strides)
+    waves = np.sin(0.001 * np.arange(np.prod(shape), dtype=np.float64) ** 1.5)
+    return torch.from_numpy(waves.astype(np.float32).reshape(1, 1, *map(int, shape)))
+
+
+def canary_of(logits: torch.Tensor) -> list[list[float]]:
+    """Mean and standard deviation of every label's logits, see `cohortvol.models.Canary`."""
+    flat = logits[0].double().flatten(1)
+    pairs = torch.stack([flat.mean(1), flat.std(1)], dim=1).tolist()
+    return [[round(mean, 6), round(sd, 6)] for mean, sd in pairs]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -22,12 +23,13 @@ import torch
 from numpy._core.multiarray import scalar
 from safetensors.torch import save
 
+from cohortvol import catalogue
+from cohortvol.catalogue import OUTDATED, KnownModel
 from cohortvol.errors import ModelError
 from cohortvol.files import commit, commit_json, make_folder, sha256_of
 from cohortvol.models import (
     CARD,
     PARTS,
-    PROFILES,
     Card,
     Part,
     card_json,
@@ -38,6 +40,8 @@ from cohortvol.networks.build import (
     Network,
     Weights,
     build,
+    canary_of,
+    canary_patch,
     local_labels,
     own_weights,
     read_json,
@@ -58,8 +62,40 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _WANTED = re.compile(r"(^|/)(plans\.json|dataset\.json|fold_(all|\d+)/[A-Za-z0-9_]+\.pth)$")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A trained nnU-Net v2 that becomes one part of a model.
+
+    Attributes
+    ----------
+    place : Path
+        ``Trainer__Plans__3d_fullres`` with ``plans.json``, ``dataset.json`` and
+        ``fold_N/checkpoint_final.pth``; or a folder or a zip that holds exactly one such.
+    part : str
+        Name of the part.
+    folds : sequence of str
+        Which folds to import, such as ``["0"]``; all that have the checkpoint if empty.
+    sha256 : str, optional
+        Of the zip, or of the checkpoint where `place` is a folder with one fold.
+    expected_labels : mapping of int to str, optional
+        Label index to name that ``dataset.json`` must have, exactly.
+    rename : mapping of str to str
+        Names of ``dataset.json`` to structure names of this project.
+    drop : collection of str
+        Names of ``dataset.json`` that are no result: background in the label map.
+    """
+
+    place: Path
+    part: str = "main"
+    folds: Sequence[str] = ()
+    sha256: str | None = None
+    expected_labels: Mapping[int, str] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: Collection[str] = ()
+
+
 def import_nnunet(
-    source: Path,
+    sources: Sequence[Source],
     out: Path,
     *,
     model_id: str,
@@ -67,37 +103,35 @@ def import_nnunet(
     title: str = "",
     origin: str = "",
     citation: str = "",
-    folds: Sequence[str] | None = None,
+    orientation: str = "RAS",
+    spacing_mm: tuple[float, float, float] | None = None,
+    tile_step: float | None = None,
+    profiles: Sequence[str] = ("nnunet",),
     checkpoint: str = "checkpoint_final.pth",
-    sha256: str | None = None,
-    expected_labels: Mapping[int, str] | None = None,
-    rename: Mapping[str, str] | None = None,
     accuracy: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Card:
-    """Make a model folder of one part from a trained nnU-Net v2.
+    """Make a model folder out of trained nnU-Nets, one part each.
 
-    The checkpoint is opened once with ``weights_only=True``; anything but tensors and numpy
+    A checkpoint is opened once with ``weights_only=True``; anything but tensors and numpy
     scalars in it is refused, without a second try. The model folder appears whole or not at
     all, and only after its weights, read back, gave bit-equal logits on a fixed patch.
 
     Parameters
     ----------
-    source : Path
-        ``Trainer__Plans__3d_fullres`` with ``plans.json``, ``dataset.json`` and
-        ``fold_N/checkpoint_final.pth``; or a folder or a zip that holds exactly one such.
+    sources : sequence of Source
+        In the order of the parts: where two claim a voxel, the later one wins. The label indices
+        of the model count their structures in this order.
     out : Path
         The model folder to make; it must not exist.
     model_id, licence, title, origin, citation, accuracy, notes
         For the card. `origin` is its ``source``.
-    folds : sequence of str, optional
-        Which folds to import, such as ``["0"]``; all that have the checkpoint by default.
-    sha256 : str, optional
-        Of the zip, or of the checkpoint where `source` is a folder with one fold.
-    expected_labels : mapping of int to str, optional
-        Label index to name that ``dataset.json`` must have, exactly.
-    rename : mapping of str to str, optional
-        Names of ``dataset.json`` to structure names of this project.
+    orientation, spacing_mm, tile_step
+        How the model wants its scans; see `Card`.
+    profiles : sequence of str
+        Inference profiles the model offers, the default first.
+    checkpoint : str
+        Name of the checkpoint in every fold.
 
     Returns
     -------
@@ -109,75 +143,133 @@ def import_nnunet(
     ModelError
         If anything is missing, unsafe, not as expected, or not reproduced.
     """
-    source, out = Path(source), Path(out)
+    out = Path(out)
     if not _MODEL_ID.fullmatch(model_id):
         raise ModelError(f"model id {model_id!r}: use letters, digits, '_', '-' and '.'")
     if out.exists():
         raise ModelError(f"{out} exists already; choose another name or delete it")
-    with _trained_folder(source, sha256) as trained:
-        chosen = _choose_folds(trained, folds, checkpoint)
-        if sha256 is not None and source.is_dir():
-            if len(chosen) != 1:
-                raise ModelError(f"--sha256 of a folder pins one checkpoint; {len(chosen)} folds")
-            _check_sha256(trained / f"fold_{chosen[0]}" / checkpoint, sha256)
-        make_folder(out.parent)
-        temporary = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        try:
-            part = _write_part(trained, temporary, chosen, checkpoint, expected_labels, rename)
-            card = Card(
-                folder=temporary,
-                id=model_id,
-                title=title or model_id,
-                licence=licence,
-                source=origin,
-                citation=citation,
-                orientation="RAS",
-                default_profile="nnunet",
-                profiles=tuple(PROFILES),
-                parts=(part,),
-                labels=dict(part.labels),
-                accuracy=dict(accuracy or {}),
-                notes=tuple(notes),
-            )
-            commit_json(temporary / CARD, card_json(card))
-            load_card(temporary)
-            os.rename(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(out.parent)
+    temporary = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
+        structures = dict.fromkeys(name for part in parts for name in part.labels.values())
+        card = Card(
+            folder=temporary,
+            id=model_id,
+            title=title or model_id,
+            licence=licence,
+            source=origin,
+            citation=citation,
+            orientation=orientation,
+            default_profile=profiles[0],
+            profiles=tuple(profiles),
+            parts=parts,
+            labels=dict(enumerate(structures, start=1)),
+            spacing_mm=spacing_mm,
+            tile_step=tile_step,
+            accuracy=dict(accuracy or {}),
+            notes=tuple(notes),
+        )
+        commit_json(temporary / CARD, card_json(card))
+        load_card(temporary)
+        os.rename(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return load_card(out)
 
 
+def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
+    """`import_nnunet` for a known model from the folder or zip of each of its parts.
+
+    Raises
+    ------
+    ModelError
+        As `import_nnunet`; also if the weights are not those of this model, by their labels.
+    """
+    sources = [
+        Source(
+            place,
+            part=weights.name,
+            folds=weights.folds,
+            expected_labels=weights.labels,
+            rename=weights.structures,
+            drop=set(weights.labels.values()) - set(weights.structures),
+        )
+        for place, weights in zip(places, model.parts, strict=True)
+    ]
+    return import_nnunet(
+        sources,
+        out,
+        model_id=Path(out).name,
+        licence=model.licence,
+        title=model.title,
+        origin=model.source,
+        citation=model.citation,
+        orientation=model.orientation,
+        spacing_mm=model.spacing_mm,
+        tile_step=model.tile_step,
+        profiles=model.profiles,
+    )
+
+
+def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
+    place = Path(source.place)
+    with _trained_folder(place, source.sha256) as trained:
+        folds = _choose_folds(trained, source.folds, checkpoint)
+        if source.sha256 is not None and place.is_dir():
+            if len(folds) != 1:
+                raise ModelError(f"--sha256 of a folder pins one checkpoint; {len(folds)} folds")
+            _check_sha256(trained / f"fold_{folds[0]}" / checkpoint, source.sha256)
+        return _write_part(source, trained, folder, folds, checkpoint)
+
+
 def _write_part(
-    trained: Path,
-    folder: Path,
-    folds: Sequence[str],
-    checkpoint: str,
-    expected_labels: Mapping[int, str] | None,
-    rename: Mapping[str, str] | None,
+    source: Source, trained: Path, folder: Path, folds: Sequence[str], checkpoint: str
 ) -> Part:
     plans, dataset = read_json(trained / "plans.json"), read_json(trained / "dataset.json")
     checkpoints = {fold: _read_checkpoint(trained / f"fold_{fold}" / checkpoint) for fold in folds}
     configuration, trainer = _one_training(checkpoints)
-    labels = local_labels(dataset)
-    if expected_labels is not None and dict(expected_labels) != labels:
-        raise ModelError(
-            f"dataset.json does not have the labels expected\n"
-            f"  expected  {dict(sorted(expected_labels.items()))}\n  found     {labels}"
-        )
-    labels = {index: (rename or {}).get(name, name) for index, name in labels.items()}
-    part = Part("main", configuration, trainer, tuple(folds), labels, {})
+    found = local_labels(dataset)
+    _check_labels(found, source.expected_labels)
+    labels = {
+        index: source.rename.get(name, name)
+        for index, name in found.items()
+        if name not in source.drop
+    }
+    part = Part(source.part, configuration, trainer, tuple(folds), labels, {})
     network = build(plans, configuration, dataset)
     files = {
         f"{PARTS}/{part.name}/{name}": commit_json(folder / PARTS / part.name / name, content)
         for name, content in (("plans.json", plans), ("dataset.json", dataset))
     }
+    canary = {}
     for fold, content in checkpoints.items():
         name = weights_file(part, fold)
         weights = own_weights(network.module, content["network_weights"])
         files[name] = commit(folder / name, partial(_write_weights, weights))
         again = read_weights(folder / name, network.module)
-        _check_equal_logits(network, content["network_weights"], again)
-    return Part(part.name, configuration, trainer, tuple(folds), labels, files)
+        canary[fold] = canary_of(_equal_logits(network, content["network_weights"], again))
+    return replace(part, files=files, canary=canary)
+
+
+def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) -> None:
+    if expected is None or dict(expected) == dict(found):
+        return
+    if found == {label: name for label, (name, _) in catalogue.label_map(OUTDATED).items()}:
+        raise ModelError(
+            "these are weights of TotalSegmentator MRI from before its release 2.5.0\n"
+            "  Their labels from 32 on mean other structures. Take the weights of 2.5.0 or later,\n"
+            "  or import them under a name of your own, with --id and --licence."
+        )
+    wrong = [
+        f"{index}: {expected.get(index, 'nothing')} expected, {found.get(index, 'nothing')} found"
+        for index in sorted({*expected, *found})
+        if expected.get(index) != found.get(index)
+    ]
+    raise ModelError(
+        "dataset.json does not have the labels expected\n"
+        + "\n".join(f"  {line}" for line in wrong[:10])
+    )
 
 
 def _write_weights(weights: Weights, stream: BinaryIO) -> None:
@@ -219,21 +311,19 @@ def _one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, st
     return trainings.pop()
 
 
-def _check_equal_logits(network: Network, original: Weights, again: Weights) -> None:
-    """Both state dicts must give the same bits on one fixed random patch."""
-    strides = np.prod(network.configuration_manager.pool_op_kernel_sizes, axis=0)
-    shape = np.minimum(network.configuration_manager.patch_size, 2 * strides)
-    patch = torch.randn(1, 1, *map(int, shape), generator=torch.Generator().manual_seed(0))
-    logits = []
+def _equal_logits(network: Network, original: Weights, again: Weights) -> torch.Tensor:
+    """Logits of the canary patch, for which both state dicts must give the same bits."""
+    logits: list[torch.Tensor] = []
     for state in (original, again):
         network.module.load_state_dict(state, strict=True)
         with torch.inference_mode():
-            logits.append(network.module(patch))
+            logits.append(network.module(canary_patch(network)))
     if not torch.equal(*logits):
         raise ModelError("the imported weights do not give the logits of the original")
+    return logits[0]
 
 
-def _choose_folds(trained: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
+def _choose_folds(trained: Path, folds: Sequence[str], checkpoint: str) -> list[str]:
     found = sorted(
         path.parent.name.removeprefix("fold_") for path in trained.glob(f"fold_*/{checkpoint}")
     )

@@ -8,6 +8,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,15 +22,14 @@ _READ_ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Image:
-    """Voxels of a scan as float32 after scaling, with voxel to RAS+ mm."""
+    """Voxels of a scan after scaling, with voxel to RAS+ mm."""
 
     data: np.ndarray
     affine: np.ndarray
-    seconds: float
 
 
-def read_image(path: Path, sha256: str) -> Image:
-    """Read a NIfTI file whose bytes must be the ones ingest read and checked.
+def read_image(path: Path, sha256: str, dtype: type[np.floating[Any]] = np.float32) -> Image:
+    """Read a NIfTI file, scaled in `dtype`, whose bytes must be the ones ingest read and checked.
 
     A 4D file with one volume is taken as 3D.
 
@@ -38,7 +38,6 @@ def read_image(path: Path, sha256: str) -> Image:
     ScanError
         ``SRC_MISSING``, ``SRC_PERMISSION``, ``SRC_CHANGED`` or ``IO_READ_ERROR``.
     """
-    start = time.perf_counter()
     content = _read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -48,10 +47,10 @@ def read_image(path: Path, sha256: str) -> Image:
     second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
     kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
     image = kind.from_bytes(content)
-    data = image.get_fdata(dtype=np.float32, caching="unchanged")
+    data = image.get_fdata(dtype=dtype, caching="unchanged")
     if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
         data = data.reshape(data.shape[:3])
-    return Image(data, np.asarray(image.affine), time.perf_counter() - start)
+    return Image(data, np.asarray(image.affine))
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,31 +1,113 @@
-"""One scan to one label map, with nnU-Net's own preprocessing, sliding window and resampling."""
+"""One scan to one label map: prepare, predict, finish.
+
+The three steps are apart so that the worker can prepare the next scan and finish the last one
+while the network is busy. `Segmenter.segment` does all three.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import (
-    convert_predicted_logits_to_segmentation_with_correct_shape,
-)
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
-from cohortvol.geometry import from_ras, spacing_mm, to_ras
-from cohortvol.models import Card, Profile, choose_profile, load_card
-from cohortvol.networks import LoadedPart, load_part
+from cohortvol.geometry import from_axes, spacing_mm, to_axes
+from cohortvol.models import Card, Part, Profile, choose_profile, load_card, restrict
+from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
+from cohortvol.segment.tiles import blend, label_of_greatest
+from cohortvol.segment.zoom import nearest, zoom
+
+LOG = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+TILES_PER_BATCH = 4
+CANARY_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan ready for the network.
+
+    Attributes
+    ----------
+    affine : (4, 4) float array
+        Of the scan as stored.
+    shape, axes_shape : tuple of three int
+        Of the scan as stored, and in the model's axis order.
+    grid : tuple of three int
+        Of what the parts were given, z y x.
+    inputs : list of Preprocessed
+        One per part of the model; parts that see the same data share it.
+    """
+
+    affine: np.ndarray
+    shape: tuple[int, ...]
+    axes_shape: tuple[int, ...]
+    grid: tuple[int, ...]
+    inputs: list[Preprocessed]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the networks said about a scan.
+
+    Attributes
+    ----------
+    outputs : list of array or tensor
+        For every part its labels, or its logits where these are still to be resampled; see
+        `PartNetwork.labels`.
+    seconds_network : float
+        Wall time of `Segmenter.predict`, s.
+    """
+
+    prepared: Prepared
+    outputs: list[Output]
+    seconds_network: float
+
+
+@dataclass
+class Memory:
+    """How much of a GPU's memory is used at a time; less after every time it did not suffice.
+
+    The labels do not depend on it, but for the last bits of a GPU's arithmetic.
+    """
+
+    device: torch.device
+    tiles_per_batch: int
+    blend_on: torch.device
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """Several patches at a time on a GPU, one on a CPU, where more gain nothing."""
+        return cls(device, TILES_PER_BATCH if device.type == "cuda" else 1, device)
+
+    def step_down(self) -> bool:
+        """Use less from now on; False where less cannot be used."""
+        if self.tiles_per_batch > 1:
+            self.tiles_per_batch //= 2
+            LOG.warning("out of GPU memory: %d patches at a time now", self.tiles_per_batch)
+        elif self.blend_on != CPU:
+            self.blend_on = CPU
+            LOG.warning("out of GPU memory: patches are added up on the host now")
+        else:
+            return False
+        return True
 
 
 class Segmenter:
-    """A model in memory. Load it once, segment many scans, one at a time.
+    """A model in memory. Load it once, segment many scans.
 
-    Use `Segmenter.load`.
+    Use `Segmenter.load`. `prepare` and `finish` may run in other threads than `predict`, for
+    other scans.
     """
 
     def __init__(
@@ -34,18 +116,25 @@ class Segmenter:
         self.card = card
         self.profile = profile
         self.device = device
-        self._parts = [_PartRunner(card, part, profile, device) for part in parts]
+        self._zoom_mm = _zoom_spacing(card, profile)
+        self._parts = [_PartRunner(card, part, device) for part in parts]
+        self._memory = Memory.of(device)
         self._dtype = np.uint8 if max(card.labels, default=0) < 256 else np.uint16
 
     @classmethod
     def load(
-        cls, folder: Path, profile: str | None = None, device: str = "auto", threads: int = 0
+        cls,
+        folder: Path | str,
+        profile: str | None = None,
+        device: str = "auto",
+        threads: int = 0,
+        roi: Sequence[str] = (),
     ) -> Segmenter:
         """Build the networks of a model folder and read their weights.
 
         Parameters
         ----------
-        folder : Path
+        folder : Path or str
             A model folder with ``card.json``.
         profile : str, optional
             Inference profile; the card's default if not given.
@@ -53,6 +142,8 @@ class Segmenter:
             ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the first GPU if there is one.
         threads : int
             CPU threads for torch; 0 leaves the choice to torch, which takes the cores given.
+        roi : sequence of str
+            Structures wanted; parts of the model without any of them are not loaded. All if empty.
 
         Raises
         ------
@@ -60,8 +151,10 @@ class Segmenter:
             If the folder is no model, or its weights do not fit its plans.
         ConfigError
             If the device is not there.
+        TemporaryError
+            If the networks do not say here what they said when they were imported.
         """
-        card = load_card(folder)
+        card = restrict(load_card(Path(folder)), roi)
         recipe = choose_profile(card, profile)
         if threads > 0:
             torch.set_num_threads(threads)
@@ -69,9 +162,19 @@ class Segmenter:
         if chosen.type == "cuda":
             # The same kernels every time, so that a resumed run gives the same labels.
             torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
         with _quiet():
             parts = [load_part(card, part) for part in card.parts]
-            return cls(card, recipe, parts, chosen)
+            segmenter = cls(card, recipe, parts, chosen)
+        with _machine_errors(), torch.inference_mode():
+            for loaded in parts:
+                _check_canary(loaded, chosen)
+        return segmenter
+
+    @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """Type to read grey values in; where fractions are cut off, every bit counts."""
+        return np.float32 if self._zoom_mm is None else np.float64
 
     def segment(self, data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
         """Label map of one scan, on its own grid.
@@ -98,92 +201,139 @@ class Segmenter:
         TemporaryError
             If the GPU reported an error that leaves this process unusable.
         """
-        ras, ras_affine = to_ras(data, affine)
-        image = np.ascontiguousarray(ras.transpose(2, 1, 0)[None], dtype=np.float32)
-        spacing_zyx_mm = [float(edge) for edge in spacing_mm(ras_affine)[::-1]]
-        merged = np.zeros(image.shape[1:], dtype=self._dtype)
-        seconds_network = 0.0
-        with _quiet(), _machine_errors():
+        predicted = self.predict(self.prepare(data, affine))
+        return self.finish(predicted), predicted.seconds_network
+
+    def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
+        """Everything before the network, on the CPU. See `segment`."""
+        with _machine_errors():
+            moved, moved_affine = to_axes(data, affine, self.card.orientation)
+            axes_shape, spacing = moved.shape, spacing_mm(moved_affine)
+            if self._zoom_mm is not None:
+                zoomed = zoom(
+                    np.asarray(moved, dtype=self.dtype),
+                    spacing,
+                    self._zoom_mm,
+                    order=int(self.profile.zoom_order or 0),
+                    truncate=self.profile.truncate,
+                )
+                moved, spacing = zoomed.data, zoomed.spacing_mm
+            image = moved.transpose(2, 1, 0)
+            spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
+            shared: dict[Any, Preprocessed] = {}
             for part in self._parts:
-                labels, seconds = part.run(image, spacing_zyx_mm)
-                if labels.shape != merged.shape:
-                    raise ScanError("BUG_GRID", f"{labels.shape} labels for {merged.shape} voxels")
-                np.copyto(merged, labels, where=labels != 0)
-                seconds_network += seconds
-        native = np.ascontiguousarray(from_ras(merged.transpose(2, 1, 0), affine))
-        if native.shape != data.shape:
-            raise ScanError("BUG_GRID", f"{native.shape} labels for {data.shape} voxels")
-        return native, seconds_network
+                if part.network.preprocessing not in shared:
+                    shared[part.network.preprocessing] = part.network.preprocess(
+                        image, spacing_zyx_mm
+                    )
+            inputs = [shared[part.network.preprocessing] for part in self._parts]
+            return Prepared(affine, data.shape, axes_shape, image.shape, inputs)
+
+    def predict(self, prepared: Prepared) -> Predicted:
+        """The networks' part of `segment`; one call at a time."""
+        start = time.perf_counter()
+        with _machine_errors(), torch.inference_mode():
+            outputs = [
+                self._predict(part, source)
+                for part, source in zip(self._parts, prepared.inputs, strict=True)
+            ]
+        return Predicted(prepared, outputs, time.perf_counter() - start)
+
+    def _predict(self, part: _PartRunner, source: Preprocessed) -> Output:
+        """One part; tried again with less memory for as long as less can be used."""
+        while True:
+            try:
+                return part.predict(source, self.profile.tile_step, self._memory)
+            except torch.OutOfMemoryError:
+                if not self._memory.step_down():
+                    raise
+            torch.cuda.empty_cache()
+
+    def finish(self, predicted: Predicted) -> np.ndarray:
+        """Everything after the network, on the CPU: the label map of `segment`."""
+        prepared = predicted.prepared
+        merged = np.zeros(prepared.grid, dtype=self._dtype)
+        with _machine_errors():
+            for part, source, output in zip(
+                self._parts, prepared.inputs, predicted.outputs, strict=True
+            ):
+                labels = part.to_global[part.network.labels(output, source)]
+                np.copyto(merged, labels, where=labels != 0, casting="same_kind")
+            moved = merged.transpose(2, 1, 0)
+            if self._zoom_mm is not None:
+                moved = nearest(moved, prepared.axes_shape)
+            native = np.ascontiguousarray(from_axes(moved, prepared.affine, self.card.orientation))
+        if native.shape != prepared.shape:
+            raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
+        return native
 
 
 class _PartRunner:
-    """One nnU-Net with nnU-Net's predictor around it."""
+    """One nnU-Net of a model, and its labels among the model's."""
 
-    def __init__(
-        self, card: Card, loaded: LoadedPart, profile: Profile, device: torch.device
-    ) -> None:
-        if profile.preprocessing != "nnunet":
-            raise ModelError(f"profile {profile.name!r}: no such preprocessing here")
-        self._network = loaded.network
-        self._predictor = nnUNetPredictor(
-            tile_step_size=profile.tile_step,
-            use_gaussian=profile.gaussian,
-            use_mirroring=profile.mirroring,
-            perform_everything_on_device=device.type == "cuda",
-            device=device,
-            allow_tqdm=False,
-        )
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = False
-        self._predictor.manual_initialization(
-            network=loaded.network.module,
-            plans_manager=loaded.network.plans_manager,
-            configuration_manager=loaded.network.configuration_manager,
-            parameters=loaded.folds,
-            dataset_json=loaded.network.dataset,
-            trainer_name=loaded.part.trainer,
-            inference_allowed_mirroring_axes=None,
-        )
-        mapping = card.local_to_global(loaded.part)
-        self._to_global = np.zeros(max(mapping) + 1, dtype=np.uint16)
-        for local, label in mapping.items():
-            self._to_global[local] = label
+    def __init__(self, card: Card, loaded: LoadedPart, device: torch.device) -> None:
+        self.part: Part = loaded.part
+        self.network = PartNetwork(loaded, device)
+        self.to_global = np.zeros(self.network.n_labels, dtype=np.uint16)
+        for local, label in card.local_to_global(loaded.part).items():
+            self.to_global[local] = label
 
-    def run(self, image: np.ndarray, spacing_zyx_mm: list[float]) -> tuple[np.ndarray, float]:
-        """Labels of the model's card on the grid of a (1, z, y, x) image, and network seconds."""
-        network = self._network
-        data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-            image,
-            None,
-            {"spacing": spacing_zyx_mm},
-            network.plans_manager,
-            network.configuration_manager,
-            network.dataset,
-        )
-        start = time.perf_counter()
-        logits = self._logits(torch.from_numpy(np.ascontiguousarray(data)))
-        seconds = time.perf_counter() - start
-        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits,
-            network.plans_manager,
-            network.configuration_manager,
-            self._predictor.label_manager,
-            properties,
-            num_threads_torch=torch.get_num_threads(),
-        )
-        return self._to_global[labels], seconds
+    def predict(self, source: Preprocessed, tile_step: float, memory: Memory) -> Output:
+        """Labels of a preprocessed image, or its logits where they are still to be resampled."""
+        resampled = tuple(source.data.shape[1:]) != source.cropped
+        outputs: list[Any] = []
+        with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
+            for slab in blend(
+                source.data,
+                self.network.networks,
+                self.network.n_labels,
+                self.network.tiling(tile_step),
+                memory.device,
+                memory.tiles_per_batch,
+                memory.blend_on,
+            ):
+                logits = slab.logits.cpu()
+                unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
+                if unusable:
+                    raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
+                outputs.append(logits if resampled else label_of_greatest(logits))
+        return torch.cat(outputs, dim=1) if resampled else np.concatenate(outputs)
 
-    def _logits(self, data: torch.Tensor) -> torch.Tensor:
-        try:
-            logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(data)
-        except RuntimeError as error:
-            if "Encountered inf" in str(error):
-                raise ScanError("SEG_NONFINITE", "infinite logits") from error
-            raise
-        unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
-        if unusable:
-            raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
-        return logits
+
+def _zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:
+    """Spacing of the grid that the scan is zoomed to; None where nnU-Net resamples by itself."""
+    if profile.zoom_order is None:
+        return None
+    if card.spacing_mm is None:
+        raise ModelError(
+            f"model {card.id}: profile {profile.name!r} resamples to a spacing that the card "
+            "does not name"
+        )
+    return np.asarray(card.spacing_mm, dtype=float)
+
+
+def _check_canary(loaded: LoadedPart, device: torch.device) -> None:
+    """Raise unless every network says about the canary patch what the card has of it.
+
+    A tolerance of `CANARY_TOLERANCE` times the spread of the logits leaves room for half precision
+    and other kernels, not for a wrong weight.
+    """
+    patch = canary_patch(loaded.network).to(device)
+    for fold, module in zip(loaded.part.folds, loaded.modules, strict=True):
+        if fold not in loaded.part.canary:
+            continue
+        expected = np.asarray(loaded.part.canary[fold])
+        with torch.autocast("cuda", enabled=device.type == "cuda"):
+            found = np.asarray(canary_of(module(patch)))
+        apart = np.abs(found - expected).max()
+        allowed = CANARY_TOLERANCE * max(float(expected[:, 1].max()), 1e-3)
+        if not apart <= allowed:
+            raise TemporaryError(
+                f"part {loaded.part.name}, fold {fold}: the network gives other logits on {device} "
+                f"than when it was imported ({apart:.3g} apart, {allowed:.3g} allowed)\n"
+                "  The GPU, its driver or the memory is broken, or the weights were changed.\n"
+                "  Check `cohortvol models verify`; if it is the machine, run on another one."
+            )
 
 
 def _device(name: str) -> torch.device:

@@ -10,18 +10,24 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cohortvol.errors import CohortvolError, ScanError, TemporaryError
 from cohortvol.files import commit, commit_text, make_folder
-from cohortvol.models import Card, choose_profile, load_card, segmentation_key, verify
-from cohortvol.segment.images import Image, label_map_bytes, read_image
+from cohortvol.models import (
+    Card,
+    choose_profile,
+    load_card,
+    restrict,
+    segmentation_key,
+    verify,
+)
+from cohortvol.segment.images import label_map_bytes, read_image
 from cohortvol.segment.progress import ShardProgress
 from cohortvol.segment.receipts import (
     STARTS_BEFORE_GIVING_UP,
@@ -34,7 +40,7 @@ from cohortvol.segment.receipts import (
 from cohortvol.tables import INGEST, SEGMENT, append_rows, read_table, write_table
 
 if TYPE_CHECKING:
-    from cohortvol.segment.infer import Segmenter
+    from cohortvol.segment.infer import Predicted, Prepared, Segmenter
 
 LOG = logging.getLogger(__name__)
 
@@ -52,6 +58,7 @@ def run_shard(
     profile: str | None = None,
     threads: int = 0,
     device: str = "auto",
+    roi: Sequence[str] = (),
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -74,6 +81,8 @@ def run_shard(
         CPU threads for torch; 0 takes what the machine gives.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    roi : sequence of str
+        Structures wanted; all of the model's if empty.
 
     Returns
     -------
@@ -88,7 +97,7 @@ def run_shard(
         If the run was told to stop, the disk is full, or the GPU is lost: run it again.
     """
     folder, out = Path(folder), Path(out)
-    card = load_card(Path(model))
+    card = restrict(load_card(Path(model)), roi)
     works = _works(Path(ingest), card, profile)
     verify(card)
     shard = ShardFolder(make_folder(folder))
@@ -98,7 +107,7 @@ def run_shard(
     def load_segmenter() -> Segmenter:
         from cohortvol.segment.infer import Segmenter
 
-        return Segmenter.load(card.folder, profile=profile, device=device, threads=threads)
+        return Segmenter.load(card.folder, profile=profile, device=device, threads=threads, roi=roi)
 
     todo = [work for work in works if not shard.is_finished(work)]
     with (
@@ -145,7 +154,7 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
 
 class _Worker:
-    """Reads ahead in one thread, segments in this one, writes behind in another."""
+    """Reads and prepares ahead in one thread, predicts in this one, finishes behind in another."""
 
     def __init__(
         self,
@@ -156,12 +165,16 @@ class _Worker:
     ) -> None:
         self._shard = shard
         self._load_segmenter = load_segmenter
-        self._segmenter: Segmenter | None = None
         self._progress = progress
         self._stop = stop
-        self._reads: deque[tuple[Work, Future[Image]]] = deque()
-        self._writes: deque[Future[None]] = deque()
+        self._ahead: deque[tuple[Claim, Future[tuple[Prepared, float]]]] = deque()
+        self._behind: deque[Future[None]] = deque()
         self._second_try: set[str] = set()
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        """Loaded when the first scan needs it."""
+        return self._load_segmenter()
 
     def run(self, works: list[Work]) -> None:
         """Bring every scan to a receipt, or raise TemporaryError."""
@@ -169,16 +182,19 @@ class _Worker:
         reader = ThreadPoolExecutor(1, thread_name_prefix="read")
         writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         try:
-            while (todo or self._reads) and not self._stop:
-                while todo and len(self._reads) < READ_AHEAD:
-                    work = todo.popleft()
-                    read = reader.submit(read_image, work.image, work.image_sha256)
-                    self._reads.append((work, read))
-                again = self._one_scan(*self._reads.popleft(), writer)
+            self._read_ahead(todo, reader)
+            while self._ahead and not self._stop:
+                self._wait_for_writes(WRITE_BEHIND - 1)
+                again = self._one_scan(*self._ahead.popleft(), writer)
                 if again is not None:
                     todo.append(again)
-            left = len(todo) + len(self._reads)
+                self._read_ahead(todo, reader)
+            left = len(todo) + len(self._ahead)
+            self._give_back_ahead()
             self._wait_for_writes(0)
+        except Exception:
+            self._give_back_ahead()
+            raise
         finally:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
@@ -188,66 +204,78 @@ class _Worker:
                 "  Finished scans are kept. Run the same command again."
             )
 
-    def _one_scan(self, work: Work, read: Future[Image], writer: ThreadPoolExecutor) -> Work | None:
-        """Segment one scan; returns it where it is still to be done."""
-        starts = self._shard.starts(work)
-        if starts >= STARTS_BEFORE_GIVING_UP:
-            self._progress.finished(work.scan_id, self._shard.give_up(work))
-            return None
-        # A scan that may have killed the process runs when nothing else can be lost with it.
-        self._wait_for_writes(0 if starts else WRITE_BEHIND - 1)
-        if self._segmenter is None:
-            self._segmenter = self._load_segmenter()
-            if self._stop:
-                return work
-        claim = self._shard.claim(work)
+    def _read_ahead(self, todo: deque[Work], reader: ThreadPoolExecutor) -> None:
+        """Claim the next scans and let the reader prepare them.
+
+        A scan that may have killed the process goes through alone, so that nothing else is lost
+        or blamed with it.
+        """
+        while todo and len(self._ahead) < READ_AHEAD and not self._stop:
+            starts = self._shard.starts(todo[0])
+            if starts >= STARTS_BEFORE_GIVING_UP:
+                work = todo.popleft()
+                self._progress.finished(work.scan_id, self._shard.give_up(work))
+                continue
+            if self._ahead and (starts or self._ahead[-1][0].starts > 1):
+                return
+            if starts:
+                self._wait_for_writes(0)
+            segmenter = self._segmenter
+            if self._stop:  # told so while the model loaded
+                return
+            claim = self._shard.claim(todo.popleft())
+            self._ahead.append((claim, reader.submit(_read_and_prepare, claim.work, segmenter)))
+
+    def _one_scan(
+        self, claim: Claim, read: Future[tuple[Prepared, float]], writer: ThreadPoolExecutor
+    ) -> Work | None:
+        """Segment one scan; returns it where it is to be tried once more."""
         start = time.perf_counter()
         try:
-            image = read.result()
-            labels, seconds_network = self._segmenter.segment(image.data, image.affine)
+            prepared, seconds = read.result()
+            start = time.perf_counter()
+            predicted = self._segmenter.predict(prepared)
         except TemporaryError:
             raise
         except Exception as error:
+            work = claim.work
             outcome = _outcome_of(error, work.scan_id, time.perf_counter() - start)
             if outcome.reason in OUT_OF_MEMORY and work.scan_id not in self._second_try:
                 self._second_try.add(work.scan_id)
                 return work
-            self._finish(claim, outcome)
+            self._end(claim, outcome)
             return None
-        seconds = image.seconds + time.perf_counter() - start
-        affine = image.affine
-        self._writes.append(
-            writer.submit(self._write, claim, labels, affine, seconds, seconds_network)
-        )
+        seconds += time.perf_counter() - start
+        self._behind.append(writer.submit(self._finish, claim, predicted, seconds))
         return None
 
-    def _write(
-        self,
-        claim: Claim,
-        labels: np.ndarray,
-        affine: np.ndarray,
-        seconds: float,
-        seconds_network: float,
-    ) -> None:
+    def _finish(self, claim: Claim, predicted: Predicted, seconds: float) -> None:
+        """Label map and receipt of one scan."""
         start = time.perf_counter()
-        content = label_map_bytes(labels, affine)
+        try:
+            labels = self._segmenter.finish(predicted)
+        except TemporaryError:
+            raise
+        except Exception as error:
+            self._end(claim, _outcome_of(error, claim.work.scan_id, seconds))
+            return
+        content = label_map_bytes(labels, predicted.prepared.affine)
         with self._storage_errors(claim):
             sha256 = commit(
                 self._shard.label_map(claim.work.scan_id), lambda stream: stream.write(content)
             )
-        seconds += time.perf_counter() - start
-        self._finish(
+        self._end(
             claim,
             Outcome(
                 state="segmented",
-                seconds=seconds,
-                seconds_network=seconds_network,
+                seconds=seconds + time.perf_counter() - start,
+                seconds_network=predicted.seconds_network,
                 label_map_sha256=sha256,
                 label_map_bytes=len(content),
             ),
         )
 
-    def _finish(self, claim: Claim, outcome: Outcome) -> None:
+    def _end(self, claim: Claim, outcome: Outcome) -> None:
         with self._storage_errors(claim):
             self._shard.finish(claim, outcome)
         self._progress.finished(claim.work.scan_id, outcome)
@@ -267,8 +295,23 @@ class _Worker:
             ) from error
 
     def _wait_for_writes(self, allowed: int) -> None:
-        while len(self._writes) > allowed:
-            self._writes.popleft().result()
+        while len(self._behind) > allowed:
+            self._behind.popleft().result()
+
+    def _give_back_ahead(self) -> None:
+        """Scans that were prepared for nothing count as never started."""
+        while self._ahead:
+            claim, read = self._ahead.popleft()
+            read.cancel()
+            self._shard.give_back(claim)
+
+
+def _read_and_prepare(work: Work, segmenter: Segmenter) -> tuple[Prepared, float]:
+    """The scan, ready for the network, and the seconds it took."""
+    start = time.perf_counter()
+    image = read_image(work.image, work.image_sha256, segmenter.dtype)
+    prepared = segmenter.prepare(image.data, image.affine)
+    return prepared, time.perf_counter() - start
 
 
 def _outcome_of(error: Exception, scan_id: str, seconds: float) -> Outcome:

@@ -22,7 +22,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_json
 from cohortvol.geometry import to_ras
-from cohortvol.networks.nnunet import import_nnunet
+from cohortvol.networks import Source, import_nnunet
 from cohortvol.train.nnunet import ShortTrainer, SmallPlanner, load_checkpoint
 from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
 
@@ -232,16 +232,15 @@ def run(
                     validate(recipe, cases, work, fold, device, processes)
     if only is None:
         accuracy = out_of_fold_accuracy(recipe, work)
+        trained = _fold_folder(recipe, work, ALL, pretrain=False).parent
         import_nnunet(
-            _fold_folder(recipe, work, ALL, pretrain=False).parent,
+            [Source(trained, folds=[ALL], expected_labels=recipe.labels)],
             out,
             model_id=recipe.id,
             title=recipe.title,
             licence=recipe.licence,
             origin=recipe.origin,
             citation=recipe.citation,
-            folds=[ALL],
-            expected_labels=recipe.labels,
             accuracy={"out_of_fold": accuracy},
             notes=recipe.notes,
         )

@@ -1,0 +1,214 @@
+"""Subcommands of `cohortvol models`: list, fetch, import and check models."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from cohortvol.errors import ConfigError
+
+ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="List, fetch, import and check models."
+)
+
+
+@app.command("list")
+def list_models(models_dir: ModelsDir = Path("models")) -> None:
+    """The models there are, and those that could be fetched or imported.
+
+    Example:
+    [dim]cohortvol models list[/]
+    """
+    from cohortvol import catalogue
+    from cohortvol import models as cards
+
+    names = cards.list_models(models_dir)
+    typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
+    for name in names:
+        card = cards.load_card(models_dir / name)
+        files = [card.folder / file for part in card.parts for file in part.files]
+        complete = all(file.is_file() for file in files)
+        n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+        typer.echo(f"{name}\n  {card.title}")
+        typer.echo(f"  {n_bytes / 1e6:.0f} MB, {'complete' if complete else 'files missing'}")
+        typer.echo(f"  licence: {card.licence}\n  source: {card.source}")
+        typer.echo(f"  profiles: {', '.join(card.profiles)}")
+        typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")
+    typer.echo("\nKnown, not here:")
+    for known in catalogue.load().values():
+        if known.id not in names:
+            verb = "fetch" if all(part.url for part in known.parts) else "import --known"
+            typer.echo(f"{known.id}\n  {known.title}\n  licence: {known.licence}")
+            typer.echo(f"  cohortvol models {verb} {known.id}")
+
+
+@app.command("fetch")
+def fetch_model(
+    model_id: Annotated[str, typer.Argument(help="Known model; `models list` shows them.")],
+    downloads: Annotated[Path, typer.Option(help="Folder the zips are kept in.")] = Path(
+        "models/downloads"
+    ),
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(help="Checksum a zip must have; one per zip, in their order."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Download the published weights of a known model and import them.
+
+    A download that was cut goes on where it stopped. The checksum of every zip is recorded, and
+    a zip that changes later is refused.
+
+    Example:
+    [dim]cohortvol models fetch total_mr[/]
+    """
+    from cohortvol import catalogue, weights
+    from cohortvol.networks import import_known
+
+    known = catalogue.find(model_id)
+    if (models_dir / known.id).exists():
+        raise ConfigError(f"{models_dir / known.id} is there already; delete it to fetch it again")
+    urls = [part.url for part in known.parts if part.url is not None]
+    if len(urls) < len(known.parts):
+        raise ConfigError(
+            f"{model_id}: its weights ask for a licence ({known.source})\n"
+            f"  With your own copy: cohortvol models import FOLDER --known {model_id}"
+        )
+    if sha256 and len(sha256) != len(urls):
+        raise ConfigError(f"--sha256 is given {len(sha256)} times; {model_id} has {len(urls)} zips")
+    checksums: list[str | None] = [*sha256] if sha256 else [None] * len(urls)
+    zips = []
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        for url, checksum in zip(urls, checksums, strict=True):
+            bar = progress.add_task(url.rsplit("/", 1)[-1], total=None)
+            tell = partial(_tell, progress, bar)
+            zips.append(weights.fetch(url, downloads, checksum, tell))
+    _echo(import_known(known, zips, models_dir / known.id))
+
+
+def _tell(progress: Progress, bar: TaskID, done: int, total: int | None) -> None:
+    progress.update(bar, completed=done, total=total)
+
+
+@app.command("verify")
+def verify_models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models to check; all if none is named.")
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Compare the files of models with the checksums on their cards.
+
+    Example:
+    [dim]cohortvol models verify embedded-v1[/]
+    """
+    from cohortvol import models as cards
+
+    for name in names or cards.list_models(models_dir):
+        card = cards.load_card(cards.find_model(name, models_dir))
+        cards.verify(card)
+        n_files = sum(len(part.files) for part in card.parts)
+        typer.echo(f"{card.id}: {n_files} files are what its card says")
+
+
+@app.command("import")
+def import_model(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="nnU-Net v2 results folder or a zip of one; for a known model, also a folder "
+            "that holds its parts."
+        ),
+    ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(help="Known model to make of them: id, licence, labels come with it."),
+    ] = None,
+    model_id: Annotated[str | None, typer.Option("--id", help="Id of the model.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    title: Annotated[str, typer.Option(help="One line for lists and reports.")] = "",
+    origin: Annotated[str, typer.Option(help="Where the weights come from.")] = "",
+    citation: Annotated[str, typer.Option(help="What to cite.")] = "",
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to import; repeat for several, all if none.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Name of the checkpoint.")
+    ] = "checkpoint_final.pth",
+    sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS, a label name to a structure name; repeat for several."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    r"""Make a model folder out of trained nnU-Nets: safe weights, a card, equal logits.
+
+    Without SOURCES a known model is looked for where its publisher's program keeps weights:
+    $COHORTVOL_WEIGHTS, $TOTALSEG_WEIGHTS_PATH, ~/.totalsegmentator, $MRSEG_WEIGHTS_PATH.
+
+    Example:
+    [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
+    --id my-model --licence CC-BY-4.0
+    cohortvol models import --known total_mr[/]
+    """
+    if known is not None:
+        from cohortvol import catalogue, weights
+        from cohortvol.networks import import_known
+
+        model = catalogue.find(known)
+        found = weights.locate(model, sources or weights.places())
+        _echo(import_known(model, found, models_dir / (model_id or model.id)))
+        return
+    if not sources or len(sources) != 1 or model_id is None or licence is None:
+        raise ConfigError(
+            "models import needs one folder or zip, --id and --licence; or --known with the id of "
+            "a known model"
+        )
+    names = _pairs(rename or [])
+    from cohortvol.networks import Source, import_nnunet
+
+    card = import_nnunet(
+        [Source(sources[0], folds=fold or (), sha256=sha256, rename=names)],
+        models_dir / model_id,
+        model_id=model_id,
+        licence=licence,
+        title=title,
+        origin=origin,
+        citation=citation,
+        checkpoint=checkpoint,
+    )
+    _echo(card)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """``["left kidney=kidney_left"]`` as a mapping."""
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise ConfigError(f"--rename needs THEIRS=OURS, not {', '.join(map(repr, wrong))}")
+    return dict(word.split("=", 1) for word in words)
+
+
+def _echo(card: Any) -> None:
+    typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")

@@ -1,0 +1,192 @@
+"""nnU-Net's steps before and after the network, on arrays, without what inference does not need.
+
+Left out are the label map that nnU-Net resamples beside every image and, where no mask is used
+for normalisation, the filling of holes, which cannot move a bounding box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import nnunetv2
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from torch import nn
+
+from cohortvol.networks import LoadedPart
+from cohortvol.segment.tiles import Network, Tiling, label_of_greatest
+
+Box = tuple[slice, slice, slice]
+
+Output = torch.Tensor | np.ndarray
+"""Logits that are still to be resampled, or labels."""
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What the network sees, and how to come back from it.
+
+    Attributes
+    ----------
+    data : (1, z, y, x) float32 tensor
+        In the axis order of the plans.
+    shape, cropped : tuple of three int
+        Of the image in that order, and of its bounding box, before resampling.
+    box : tuple of three slices
+        Where in the image something is not zero.
+    spacing_mm : list of three float
+        Of the image in that order.
+    """
+
+    data: torch.Tensor
+    shape: tuple[int, ...]
+    cropped: tuple[int, ...]
+    box: Box
+    spacing_mm: list[float]
+
+
+class PartNetwork:
+    """One nnU-Net of a model with what its plans say around it.
+
+    Parameters
+    ----------
+    loaded : LoadedPart
+    device : torch.device
+        Where the networks, one for each fold, are put.
+    """
+
+    def __init__(self, loaded: LoadedPart, device: torch.device) -> None:
+        self._plans = loaded.network.plans_manager
+        self._configuration = loaded.network.configuration_manager
+        self.n_labels: int = self._plans.get_label_manager(
+            loaded.network.dataset
+        ).num_segmentation_heads
+        self.networks = [_network(module.to(device)) for module in loaded.modules]
+
+    @cached_property
+    def patch(self) -> tuple[int, int, int]:
+        """Shape of a patch, z y x; one plane deep for a 2D network."""
+        z, y, x = (1, *self._configuration.patch_size)[-3:]
+        return int(z), int(y), int(x)
+
+    def tiling(self, step: float) -> Tiling:
+        """Patches of this network at a tile step."""
+        return Tiling(self.patch, step)
+
+    @property
+    def preprocessing(self) -> tuple[Any, ...]:
+        """Equal for two parts whose networks see the same data."""
+        settings = self._configuration
+        by_itself = settings.normalization_schemes[0] == "ZScoreNormalization"
+        return (
+            tuple(self._plans.transpose_forward),
+            tuple(settings.spacing),
+            settings.normalization_schemes[0],
+            settings.use_mask_for_norm[0],
+            None if by_itself else str(self._intensities),
+            str(settings.configuration["resampling_fn_data"]),
+            str(settings.configuration["resampling_fn_data_kwargs"]),
+        )
+
+    def preprocess(self, image: np.ndarray, spacing_mm: list[float]) -> Preprocessed:
+        """Crop to what is not zero, normalise, resample to the spacing of the plans.
+
+        Parameters
+        ----------
+        image : (z, y, x) array
+        spacing_mm : list of three float
+            Along z, y, x.
+        """
+        order = self._plans.transpose_forward
+        # A copy in C order: normalisation works in place, and the last bits of a mean depend on
+        # the order of the voxels in memory, so it is that of nnU-Net's readers.
+        data = np.array(image[None], dtype=np.float32, order="C")
+        data = data.transpose([0, *(axis + 1 for axis in order)])
+        spacing = [spacing_mm[axis] for axis in order]
+        shape = data.shape[1:]
+        mask: np.ndarray | None = None
+        if self._configuration.use_mask_for_norm[0]:
+            data, outside, box = crop_to_nonzero(data)
+            mask = outside[0]
+        else:
+            box = get_bbox_from_mask(data[0] != 0)
+            data = data[(slice(None), *_slices(box))]
+        cropped = data.shape[1:]
+        data[0] = self._normalisation.run(data[0], mask)
+        target = self._target_spacing(spacing)
+        new_shape = compute_new_shape(cropped, spacing, target)
+        resampled = self._configuration.resampling_fn_data(data, new_shape, spacing, target)
+        tensor = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32))
+        return Preprocessed(tensor, shape, cropped, _slices(box), spacing)
+
+    def labels(self, output: Output, source: Preprocessed) -> np.ndarray:
+        """Label index of this part in every voxel of the image that was preprocessed.
+
+        Parameters
+        ----------
+        output : array or tensor
+            (z, y, x) labels on the grid of `source`'s bounding box, or (n_labels, z, y, x) float16
+            logits on the network's grid, which are resampled first.
+
+        Returns
+        -------
+        (z, y, x) uint8 or uint16 array
+        """
+        if isinstance(output, torch.Tensor):
+            resampled = self._configuration.resampling_fn_probabilities(
+                output,
+                source.cropped,
+                self._target_spacing(source.spacing_mm),
+                source.spacing_mm,
+            )
+            output = _argmax(resampled)
+        whole = np.zeros(source.shape, output.dtype)
+        whole[source.box] = output
+        return whole.transpose(self._plans.transpose_backward)
+
+    def _target_spacing(self, spacing_mm: list[float]) -> list[float]:
+        """Spacing of the plans; a 2D network leaves the distance of slices as it is."""
+        return [*spacing_mm[: 3 - len(self._configuration.spacing)], *self._configuration.spacing]
+
+    @cached_property
+    def _normalisation(self) -> Any:
+        found = recursive_find_python_class(
+            f"{nnunetv2.__path__[0]}/preprocessing/normalization",
+            self._configuration.normalization_schemes[0],
+            "nnunetv2.preprocessing.normalization",
+        )
+        return found(
+            use_mask_for_norm=self._configuration.use_mask_for_norm[0],
+            intensityproperties=self._intensities,
+        )
+
+    @property
+    def _intensities(self) -> Any:
+        """Grey values of the training scans, for normalisations that look at them."""
+        return self._plans.foreground_intensity_properties_per_channel["0"]
+
+
+def _network(module: nn.Module) -> Network:
+    module.eval()
+    first = next(parameter for parameter in module.parameters() if parameter.ndim > 3)
+    if first.ndim == 5:
+        return module
+    return lambda patches: module(patches[:, :, 0])[:, :, None]
+
+
+def _argmax(logits: torch.Tensor | np.ndarray) -> np.ndarray:
+    as_tensor = torch.as_tensor(logits)
+    if as_tensor.dtype == torch.half:
+        return label_of_greatest(as_tensor)
+    return as_tensor.argmax(0).numpy().astype(np.uint8 if len(as_tensor) <= 256 else np.uint16)
+
+
+def _slices(box: list[list[int]]) -> Box:
+    z, y, x = (slice(*ends) for ends in box)
+    return z, y, x

@@ -1,0 +1,183 @@
+"""Published weights on their way to a model folder: found on this machine, or fetched once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from cohortvol.catalogue import KnownModel, KnownWeights
+from cohortvol.errors import InUseError, ModelError, TemporaryError
+from cohortvol.files import commit_text, make_folder, sha256_of
+
+TIMEOUT_SECONDS = 60.0
+CHUNK_BYTES = 2**20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+Tell = Callable[[int, int | None], None]
+"""Called with the bytes that have come and the bytes there are, as far as known."""
+
+
+def places() -> list[Path]:
+    """Folders in which the publishers' own programs keep weights, where they exist.
+
+    ``$COHORTVOL_WEIGHTS``, ``$TOTALSEG_WEIGHTS_PATH``, ``$TOTALSEG_HOME_DIR/nnunet/results``,
+    ``~/.totalsegmentator/nnunet/results`` and ``$MRSEG_WEIGHTS_PATH``, in this order.
+    """
+    named = {name: os.environ.get(name) for name in (
+        "COHORTVOL_WEIGHTS", "TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR", "MRSEG_WEIGHTS_PATH"
+    )}  # fmt: skip
+    home = Path(named["TOTALSEG_HOME_DIR"] or Path.home() / ".totalsegmentator")
+    wanted = [
+        named["COHORTVOL_WEIGHTS"],
+        named["TOTALSEG_WEIGHTS_PATH"],
+        home / "nnunet" / "results",
+        named["MRSEG_WEIGHTS_PATH"],
+    ]
+    return [Path(place) for place in wanted if place and Path(place).is_dir()]
+
+
+def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
+    """Folder or zip of every part of a known model, among the places given.
+
+    A place is the folder or the zip itself, or a folder that holds it.
+
+    Raises
+    ------
+    ModelError
+        Naming every part that is not there, and where it is published.
+    """
+    found = [_locate(weights, given, alone=len(model.parts) == 1) for weights in model.parts]
+    missing = [
+        f"  {part.folder}  ({part.url or 'asks for a licence, see ' + model.source})"
+        for part, place in zip(model.parts, found, strict=True)
+        if place is None
+    ]
+    if missing:
+        looked = ", ".join(map(str, given)) or "no folder"
+        raise ModelError(
+            f"model {model.id}: weights not found in {looked}\n"
+            + "\n".join(missing)
+            + "\n  Name the folder or zip that holds them, or `cohortvol models fetch` them."
+        )
+    return [place for place in found if place is not None]
+
+
+def _locate(weights: KnownWeights, given: Sequence[Path], alone: bool) -> Path | None:
+    patterns = (weights.folder, f"{weights.folder}.zip")
+    for place in given:
+        if any(place.match(pattern) for pattern in patterns):
+            return place
+        inside = [path for pattern in patterns for path in sorted(place.glob(pattern))]
+        if inside:
+            return inside[0]
+    if alone and len(given) == 1 and given[0].exists():
+        return given[0]
+    return None
+
+
+def fetch(url: str, folder: Path, sha256: str | None = None, tell: Tell | None = None) -> Path:
+    """Download a file into a folder, going on where an earlier download was cut.
+
+    Parameters
+    ----------
+    url : str
+        Where it is published.
+    folder : Path
+        Where it is put, under the last part of its address; its sha256 beside it.
+    sha256 : str, optional
+        What its bytes must be. Without it they must be what was recorded when the file was
+        fetched into this folder before.
+    tell : callable, optional
+        Told of progress.
+
+    Returns
+    -------
+    Path
+        The complete file; not downloaded again where it is there and unchanged.
+
+    Raises
+    ------
+    ModelError
+        If the bytes are not the ones named, or the address does not answer with the file.
+    TemporaryError
+        If the connection broke; the next call goes on from there.
+    InUseError
+        If another process is fetching it.
+    """
+    final = make_folder(folder) / url.rsplit("/", 1)[-1]
+    record = final.with_name(f"{final.name}.sha256")
+    expected = sha256 or (record.read_text().split()[0] if record.is_file() else None)
+    with _alone(final):
+        if not final.is_file():
+            partial = final.with_name(f".{final.name}.part")
+            _download(url, partial, tell)
+            _check(partial, expected, url)
+            os.replace(partial, final)
+        found = _check(final, expected, url)
+        commit_text(record, f"{found}  {final.name}\n")
+    return final
+
+
+def _check(path: Path, expected: str | None, url: str) -> str:
+    found = sha256_of(path)
+    if expected is not None and found != expected.lower():
+        path.unlink()
+        raise ModelError(
+            f"{url}\n  sha256 {found}\n  expected {expected.lower()}\n"
+            "  The file was removed. Fetch it again; if that does not help, ask who published it."
+        )
+    return found
+
+
+def _download(url: str, partial: Path, tell: Tell | None) -> None:
+    here = partial.stat().st_size if partial.exists() else 0
+    request = Request(url, headers={"Range": f"bytes={here}-"} if here else {})  # noqa: S310
+    try:
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            begins = _CONTENT_RANGE.match(answer.headers.get("Content-Range") or "")
+            here = int(begins[1]) if begins else 0
+            length = answer.headers.get("Content-Length")
+            total = here + int(length) if length else None
+            with open(partial, "r+b" if here else "wb") as stream:
+                stream.seek(here)
+                stream.truncate()
+                while chunk := answer.read(CHUNK_BYTES):
+                    stream.write(chunk)
+                    here += len(chunk)
+                    if tell is not None:
+                        tell(here, total)
+                stream.flush()
+                os.fsync(stream.fileno())
+    except HTTPError as error:
+        if error.code == 416:  # all of it had come already
+            return
+        raise ModelError(f"{url}: {error.code} {error.reason}") from error
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise _cut(url, here, error) from error
+    if total is not None and here < total:
+        raise _cut(url, here, f"{total - here} bytes missing")
+
+
+def _cut(url: str, here: int, why: object) -> TemporaryError:
+    return TemporaryError(
+        f"{url}: the connection broke after {here} bytes ({why})\n"
+        "  Run the same command again, it goes on from there. Without internet on this machine,\n"
+        "  fetch the file elsewhere and `cohortvol models import` it."
+    )
+
+
+@contextmanager
+def _alone(final: Path) -> Iterator[None]:
+    """Held while one process fetches a file; the kernel lets go of it whatever ends the process."""
+    with open(final.with_name(f".{final.name}.lock"), "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUseError(f"{final}: another process is fetching it") from error
+        yield
