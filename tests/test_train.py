@@ -26,6 +26,7 @@ pretrain: {iterations: 50, source_weights: {simulated: 1.0}}
 phases:
   - {iterations: 50, source_weights: {real: 0.7, simulated: 0.3}}
   - {iterations: 50, source_weights: {real: 1.0}}
+final: {iterations: 50, source_weights: {simulated: 1.0}}
 n_folds: 2
 """
 
@@ -68,11 +69,14 @@ def trained(tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
     from cohortvol.train import run as train
+    from cohortvol.train.nnunet import load_checkpoint
 
     checkpoint = next(trained.glob("work/results/*/*/fold_0/checkpoint_final.pth"))
     before = checkpoint.stat().st_mtime_ns
     train.run(trained / "recipe.yaml", trained / "pairs", trained / "work", trained / "tiny")
     assert checkpoint.stat().st_mtime_ns == before
+    final = next(trained.glob("work/results/*/*/fold_all/checkpoint_final.pth"))
+    assert [load_checkpoint(path)["current_epoch"] for path in (checkpoint, final)] == [2, 3]
     card = load_card(trained / "tiny")
     assert card.labels == {1: "liver", 2: "spleen"}
     accuracy = json.loads((trained / "tiny" / "card.json").read_text())["accuracy"]["out_of_fold"]
