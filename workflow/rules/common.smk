@@ -90,7 +90,8 @@ with told_without_traceback():
             check_exists(config["report"]["planted"], setting="report.planted")
         check_writable(Path(config["results"]))
     MODEL = restrict(
-        load_card(find_model(config["model"], Path(config["models_dir"]))), config["roi"]
+        load_card(find_model(config["model"], Path(config["models_dir"]))),
+        config["roi"],
     )
     # What the labels of a scan depend on: when it changes, the params trigger segments again.
     SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
