@@ -136,7 +136,28 @@ def claim(folder: Path) -> IO[str]:
     InUseError
         If another process holds the folder; the message says which.
     """
-    path = make_folder(folder) / IN_USE
+    return lock(
+        make_folder(folder) / IN_USE,
+        f"{folder}: {{owner}} is working in this results folder\n"
+        "  Wait until it has finished, or end it, then run the same command again.",
+    )
+
+
+def lock(path: Path, refusal: str) -> IO[str]:
+    """Hold a file for this process, until the file returned is closed; see `claim`.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made if it is not there, and it names its holder.
+    refusal : str
+        Message where another process holds it, with ``{owner}`` for that process.
+
+    Raises
+    ------
+    InUseError
+        If another process holds it.
+    """
     with _explained(path):
         stream = open(path, "a+", encoding="utf-8")
     try:
@@ -145,10 +166,7 @@ def claim(folder: Path) -> IO[str]:
         stream.seek(0)
         owner = stream.read().strip() or "another process"
         stream.close()
-        raise InUseError(
-            f"{folder}: {owner} is working in this results folder\n"
-            "  Wait until it has finished, or end it, then run the same command again."
-        ) from error
+        raise InUseError(refusal.replace("{owner}", owner)) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

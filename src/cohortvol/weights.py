@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from cohortvol.catalogue import KnownModel, KnownWeights
-from cohortvol.errors import InUseError, ModelError, TemporaryError
-from cohortvol.files import commit_text, make_folder, sha256_of
+from cohortvol.errors import ModelError, TemporaryError
+from cohortvol.files import commit_text, lock, make_folder, sha256_of
 
 TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 2**20
@@ -113,13 +111,14 @@ def fetch(url: str, folder: Path, sha256: str | None = None, tell: Tell | None =
     final = make_folder(folder) / url.rsplit("/", 1)[-1]
     record = final.with_name(f"{final.name}.sha256")
     expected = sha256 or (record.read_text().split()[0] if record.is_file() else None)
-    with _alone(final):
-        if not final.is_file():
+    with lock(final.with_name(f".{final.name}.lock"), f"{final}: {{owner}} is fetching it"):
+        if final.is_file():
+            found = _check(final, expected, url)
+        else:
             partial = final.with_name(f".{final.name}.part")
             _download(url, partial, tell)
-            _check(partial, expected, url)
+            found = _check(partial, expected, url)
             os.replace(partial, final)
-        found = _check(final, expected, url)
         commit_text(record, f"{found}  {final.name}\n")
     return final
 
@@ -170,14 +169,3 @@ def _cut(url: str, here: int, why: object) -> TemporaryError:
         "  Run the same command again, it goes on from there. Without internet on this machine,\n"
         "  fetch the file elsewhere and `cohortvol models import` it."
     )
-
-
-@contextmanager
-def _alone(final: Path) -> Iterator[None]:
-    """Held while one process fetches a file; the kernel lets go of it whatever ends the process."""
-    with open(final.with_name(f".{final.name}.lock"), "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUseError(f"{final}: another process is fetching it") from error
-        yield

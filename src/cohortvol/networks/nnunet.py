@@ -313,11 +313,12 @@ def _one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, st
 
 def _equal_logits(network: Network, original: Weights, again: Weights) -> torch.Tensor:
     """Logits of the canary patch, for which both state dicts must give the same bits."""
+    patch = canary_patch(network)
     logits: list[torch.Tensor] = []
     for state in (original, again):
         network.module.load_state_dict(state, strict=True)
         with torch.inference_mode():
-            logits.append(network.module(canary_patch(network)))
+            logits.append(network.module(patch))
     if not torch.equal(*logits):
         raise ModelError("the imported weights do not give the logits of the original")
     return logits[0]

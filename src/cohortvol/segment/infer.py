@@ -20,7 +20,7 @@ import torch
 
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
-from cohortvol.models import Card, Part, Profile, choose_profile, load_card, restrict
+from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
 from cohortvol.segment.tiles import blend, label_of_greatest
@@ -115,7 +115,6 @@ class Segmenter:
     ) -> None:
         self.card = card
         self.profile = profile
-        self.device = device
         self._zoom_mm = _zoom_spacing(card, profile)
         self._parts = [_PartRunner(card, part, device) for part in parts]
         self._memory = Memory.of(device)
@@ -272,7 +271,6 @@ class _PartRunner:
     """One nnU-Net of a model, and its labels among the model's."""
 
     def __init__(self, card: Card, loaded: LoadedPart, device: torch.device) -> None:
-        self.part: Part = loaded.part
         self.network = PartNetwork(loaded, device)
         self.to_global = np.zeros(self.network.n_labels, dtype=np.uint16)
         for local, label in card.local_to_global(loaded.part).items():
