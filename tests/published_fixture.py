@@ -7,6 +7,7 @@ network is built by nnU-Net itself from the plans.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ _INTENSITIES = {
 }  # fmt: skip
 
 
-def old_plans(name: str, spacing_mm: float) -> dict[str, Any]:
-    """plans.json as nnU-Net wrote it before its version 2.4."""
+def old_plans(name: str, spacing_mm: float, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """plans.json as nnU-Net wrote it before its version 2.4, with some settings replaced."""
     return {
         "dataset_name": name,
         "plans_name": "nnUNetPlans",
@@ -57,6 +58,7 @@ def old_plans(name: str, spacing_mm: float) -> dict[str, Any]:
                 "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
                 "resampling_fn_probabilities_kwargs": {**_RESAMPLE, "order": 1},
                 "batch_dice": True,
+                **settings,
             }
         },
         "experiment_planner_used": "ExperimentPlanner",
@@ -66,11 +68,20 @@ def old_plans(name: str, spacing_mm: float) -> dict[str, Any]:
 
 
 def weights_folder(
-    parent: Path, name: str, labels: dict[int, str], spacing_mm: float = 1.5, folds: int = 1
+    parent: Path,
+    name: str,
+    labels: Mapping[int, str],
+    spacing_mm: float = 1.5,
+    folds: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    trainer: str = TRAINER,
 ) -> Path:
-    """``<name>/<trainer>__nnUNetPlans__3d_fullres/fold_N/checkpoint_final.pth`` below `parent`."""
+    """``<name>/<trainer>__nnUNetPlans__3d_fullres/fold_N/checkpoint_final.pth`` below `parent`.
+
+    `settings` replace some of the plans'; `trainer` is the one that the checkpoint names.
+    """
     folder = parent / name / f"{TRAINER}__nnUNetPlans__3d_fullres"
-    plans = old_plans(name, spacing_mm)
+    plans = old_plans(name, spacing_mm, settings or {})
     dataset = {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, **{label: index for index, label in labels.items()}},
@@ -87,7 +98,7 @@ def weights_folder(
             "_best_ema": None,
             "current_epoch": 2000,
             "init_args": {"configuration": "3d_fullres"},
-            "trainer_name": TRAINER,
+            "trainer_name": trainer,
             "inference_allowed_mirroring_axes": None,
         }
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")

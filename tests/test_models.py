@@ -251,7 +251,7 @@ def test_a_missing_model_is_answered_with_the_ones_there_are(card):
         ({"orientation": "PIL"}, "knows RAS, LPS"),
         ({"labels": {"1": "liver"}}, "structures the model lacks"),
         ({"labels": {"0": "a", "1": "liver", "2": "spleen", "3": "kidney_left"}}, "outside 1"),
-        ({"default_profile": "fast"}, "not among its profiles"),
+        ({"default_profile": "quick"}, "not among its profiles"),
         ({"parts": []}, "no parts"),
         ({"parts": [{"name": "main"}]}, "not a card of this format"),
     ],

@@ -495,6 +495,30 @@ def test_out_of_memory_is_tried_once_more_at_the_end(shard, segmenter, monkeypat
     assert list(table["attempts"]) == [2, 2, 1, 1, 1, 1]
 
 
+def test_a_scan_that_does_not_fit_waits_for_a_job_with_more_memory(shard, segmenter, monkeypatch):
+    for_lack_of_memory = {1: MemoryError(), N_SCANS + 1: MemoryError()}
+    with_faults(monkeypatch, segmenter, for_lack_of_memory)
+    with pytest.raises(TemporaryError, match="not enough memory for s0\n"):
+        run_shard(**shard.arguments(), attempts_left=1)
+    assert sorted(shard.receipts()) == ["s1", "s2", "s3", "s4", "s5"]
+    with_faults(monkeypatch, segmenter, {})
+    assert run_shard(**shard.arguments(), attempts_left=0) == {"segmented": N_SCANS}
+
+
+def test_out_of_memory_after_the_network_is_tried_once_more_too(shard, segmenter, monkeypatch):
+    faulty = with_faults(monkeypatch, segmenter, {})
+    whole, errors = faulty.finish, [MemoryError()]
+    monkeypatch.setattr(
+        faulty, "finish", lambda predicted: raise_(errors.pop()) if errors else whole(predicted)
+    )
+    assert run_shard(**shard.arguments()) == {"segmented": N_SCANS}
+    assert faulty.calls == N_SCANS + 1
+
+
+def raise_(error):
+    raise error
+
+
 def test_the_log_has_a_line_for_every_scan_and_its_reason(shard, segmenter, monkeypatch, caplog):
     with_faults(monkeypatch, segmenter, {2: ScanError("SEG_NONFINITE", "3 of 9 logits")})
     monkeypatch.setattr("cohortvol.segment.progress.SECONDS_BETWEEN_LINES", 0.0)

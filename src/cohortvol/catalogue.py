@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from cohortvol.errors import ModelError, did_you_mean
+from cohortvol.models import FAST
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.toml")
 LABEL_MAPS = Path(__file__).with_name("label_maps.tsv")
@@ -66,7 +67,7 @@ class KnownModel:
     @property
     def profiles(self) -> tuple[str, ...]:
         """Inference profiles, the default first."""
-        return ("nnunet",) if self.spacing_mm is None else ("ts218", "paper")
+        return ("nnunet", FAST) if self.spacing_mm is None else ("ts218", "paper", FAST)
 
 
 @cache

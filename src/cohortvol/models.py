@@ -41,6 +41,16 @@ class Profile:
     zoom_order: int | None = None
     truncate: bool = False
 
+    @property
+    def on_device(self) -> bool:
+        """Resample and normalise where the network is, in float32.
+
+        The labels are those of the parent but for rounding.
+        """
+        return self.name == FAST
+
+
+FAST = "fast"
 
 PROFILES = {
     profile.name: profile
@@ -48,10 +58,12 @@ PROFILES = {
         Profile("nnunet", tile_step=0.5),
         Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
         Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
+        Profile(FAST, tile_step=0.8, zoom_order=1),
     )
 }
 """Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
-was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there)."""
+was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there); ours, the
+child of `ts218` and, for a model without ``spacing_mm``, of `nnunet`."""
 
 AXES = ("RAS", "LPS")
 """Axis orders a model may want its scans in."""
@@ -287,6 +299,8 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
             f"{_known(chosen, PROFILES)}"
         )
     profile = PROFILES[chosen]
+    if chosen == FAST and card.spacing_mm is None:
+        profile = replace(PROFILES["nnunet"], name=FAST)
     return replace(profile, tile_step=min(profile.tile_step, card.tile_step or 1.0))
 
 

@@ -15,6 +15,7 @@ rule segment:
         gpu=0,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
+        attempts_left=lambda wildcards, attempt: 3 - attempt,
     params:
         key=SEGMENTATION_KEY,
         model=str(MODEL.folder),
@@ -30,6 +31,7 @@ rule segment:
             --out {output.table:q} \
             --threads {threads} \
             --device {params.device:q} \
+            --attempts-left {resources.attempts_left} \
             {params.choice:q} \
             2>{log:q}
         """

@@ -143,6 +143,14 @@ def segment(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     roi: Roi = None,
+    attempts_left: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Times the shard may still be run with more memory; until then a scan that does "
+            "not fit is left for the next (exit 75).",
+        ),
+    ] = 0,
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
 
@@ -162,6 +170,7 @@ def segment(
         threads=threads,
         device=device,
         roi=roi or (),
+        attempts_left=attempts_left,
     )
 
 

@@ -29,6 +29,7 @@ from cohortvol.errors import ModelError
 from cohortvol.files import commit, commit_json, make_folder, sha256_of
 from cohortvol.models import (
     CARD,
+    FAST,
     PARTS,
     Card,
     Part,
@@ -106,7 +107,7 @@ def import_nnunet(
     orientation: str = "RAS",
     spacing_mm: tuple[float, float, float] | None = None,
     tile_step: float | None = None,
-    profiles: Sequence[str] = ("nnunet",),
+    profiles: Sequence[str] = ("nnunet", FAST),
     checkpoint: str = "checkpoint_final.pth",
     accuracy: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),

@@ -22,15 +22,18 @@ from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.segment.fast import FastPart
+from cohortvol.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
 from cohortvol.segment.tiles import blend, label_of_greatest
-from cohortvol.segment.zoom import nearest, zoom
+from cohortvol.segment.zoom import nearest, zoom, zoom_fast
 
 LOG = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 TILES_PER_BATCH = 4
 CANARY_TOLERANCE = 0.05
+SCANS_BETWEEN_TRIMS = 10
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,11 @@ class Segmenter:
         self.card = card
         self.profile = profile
         self._zoom_mm = _zoom_spacing(card, profile)
-        self._parts = [_PartRunner(card, part, device) for part in parts]
+        self._device = device
+        kind = FastPart if profile.on_device else PartNetwork
+        self._parts = [_PartRunner(card, part, kind(part, device)) for part in parts]
         self._memory = Memory.of(device)
+        self._n_predicted = 0
         self._dtype = np.uint8 if max(card.labels, default=0) < 256 else np.uint16
 
     @classmethod
@@ -158,6 +164,8 @@ class Segmenter:
         if threads > 0:
             torch.set_num_threads(threads)
         chosen = _device(device)
+        if chosen == CPU:
+            keep_large_blocks()
         if chosen.type == "cuda":
             # The same kernels every time, so that a resumed run gives the same labels.
             torch.backends.cudnn.deterministic = True
@@ -173,7 +181,7 @@ class Segmenter:
     @property
     def dtype(self) -> type[np.floating[Any]]:
         """Type to read grey values in; where fractions are cut off, every bit counts."""
-        return np.float32 if self._zoom_mm is None else np.float64
+        return np.float64 if self.profile.truncate else np.float32
 
     def segment(self, data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
         """Label map of one scan, on its own grid.
@@ -207,17 +215,8 @@ class Segmenter:
         """Everything before the network, on the CPU. See `segment`."""
         with _machine_errors():
             moved, moved_affine = to_axes(data, affine, self.card.orientation)
-            axes_shape, spacing = moved.shape, spacing_mm(moved_affine)
-            if self._zoom_mm is not None:
-                zoomed = zoom(
-                    np.asarray(moved, dtype=self.dtype),
-                    spacing,
-                    self._zoom_mm,
-                    order=int(self.profile.zoom_order or 0),
-                    truncate=self.profile.truncate,
-                )
-                moved, spacing = zoomed.data, zoomed.spacing_mm
-            image = moved.transpose(2, 1, 0)
+            axes_shape = moved.shape
+            image, spacing = self._zoomed(moved, spacing_mm(moved_affine))
             spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
             shared: dict[Any, Preprocessed] = {}
             for part in self._parts:
@@ -226,7 +225,29 @@ class Segmenter:
                         image, spacing_zyx_mm
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
-            return Prepared(affine, data.shape, axes_shape, image.shape, inputs)
+            return Prepared(affine, data.shape, axes_shape, tuple(image.shape), inputs)
+
+    def _zoomed(
+        self, data: np.ndarray, spacing: np.ndarray
+    ) -> tuple[np.ndarray | torch.Tensor, np.ndarray]:
+        """The scan on the grid that the parts are given, (z, y, x), and its x y z spacing."""
+        if self._zoom_mm is None:
+            image = data.transpose(2, 1, 0)
+            if self.profile.on_device:
+                return torch.from_numpy(image.astype(np.float32)).to(self._device), spacing
+            return image, spacing
+        order = int(self.profile.zoom_order or 0)
+        if self.profile.on_device:
+            fast, spacing = zoom_fast(data, spacing, self._zoom_mm, order, self._device)
+            return fast.permute(2, 1, 0), spacing
+        zoomed = zoom(
+            np.asarray(data, dtype=self.dtype),
+            spacing,
+            self._zoom_mm,
+            order=order,
+            truncate=self.profile.truncate,
+        )
+        return zoomed.data.transpose(2, 1, 0), zoomed.spacing_mm
 
     def predict(self, prepared: Prepared) -> Predicted:
         """The networks' part of `segment`; one call at a time."""
@@ -236,6 +257,9 @@ class Segmenter:
                 self._predict(part, source)
                 for part, source in zip(self._parts, prepared.inputs, strict=True)
             ]
+        self._n_predicted += 1
+        if self._n_predicted % SCANS_BETWEEN_TRIMS == 0:
+            return_free_pages()
         return Predicted(prepared, outputs, time.perf_counter() - start)
 
     def _predict(self, part: _PartRunner, source: Preprocessed) -> Output:
@@ -270,9 +294,9 @@ class Segmenter:
 class _PartRunner:
     """One nnU-Net of a model, and its labels among the model's."""
 
-    def __init__(self, card: Card, loaded: LoadedPart, device: torch.device) -> None:
-        self.network = PartNetwork(loaded, device)
-        self.to_global = np.zeros(self.network.n_labels, dtype=np.uint16)
+    def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
+        self.network = network
+        self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
         for local, label in card.local_to_global(loaded.part).items():
             self.to_global[local] = label
 
@@ -290,11 +314,13 @@ class _PartRunner:
                 memory.tiles_per_batch,
                 memory.blend_on,
             ):
-                logits = slab.logits.cpu()
-                unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
-                if unusable:
+                logits = slab.logits
+                if not torch.isfinite(logits.sum(dtype=torch.float32)):  # quicker than each by each
+                    unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
                     raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
-                outputs.append(logits if resampled else label_of_greatest(logits))
+                outputs.append(
+                    logits.to(self.network.logits_on) if resampled else label_of_greatest(logits)
+                )
         return torch.cat(outputs, dim=1) if resampled else np.concatenate(outputs)
 
 

@@ -20,7 +20,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
 from cohortvol.networks import LoadedPart
-from cohortvol.segment.tiles import Network, Tiling, label_of_greatest
+from cohortvol.segment.tiles import Network, Tiling
 
 Box = tuple[slice, slice, slice]
 
@@ -68,6 +68,8 @@ class PartNetwork:
             loaded.network.dataset
         ).num_segmentation_heads
         self.networks = [_network(module.to(device)) for module in loaded.modules]
+        self.logits_on = torch.device("cpu")
+        """Where `labels` wants logits that are still to be resampled."""
 
     @cached_property
     def patch(self) -> tuple[int, int, int]:
@@ -94,19 +96,19 @@ class PartNetwork:
             str(settings.configuration["resampling_fn_data_kwargs"]),
         )
 
-    def preprocess(self, image: np.ndarray, spacing_mm: list[float]) -> Preprocessed:
+    def preprocess(self, image: np.ndarray | torch.Tensor, spacing_mm: list[float]) -> Preprocessed:
         """Crop to what is not zero, normalise, resample to the spacing of the plans.
 
         Parameters
         ----------
-        image : (z, y, x) array
+        image : (z, y, x) array or tensor
         spacing_mm : list of three float
             Along z, y, x.
         """
         order = self._plans.transpose_forward
         # A copy in C order: normalisation works in place, and the last bits of a mean depend on
         # the order of the voxels in memory, so it is that of nnU-Net's readers.
-        data = np.array(image[None], dtype=np.float32, order="C")
+        data = np.array(image, dtype=np.float32, order="C")[None]
         data = data.transpose([0, *(axis + 1 for axis in order)])
         spacing = [spacing_mm[axis] for axis in order]
         shape = data.shape[1:]
@@ -139,16 +141,28 @@ class PartNetwork:
         (z, y, x) uint8 or uint16 array
         """
         if isinstance(output, torch.Tensor):
-            resampled = self._configuration.resampling_fn_probabilities(
-                output,
-                source.cropped,
-                self._target_spacing(source.spacing_mm),
-                source.spacing_mm,
-            )
-            output = _argmax(resampled)
+            output = self._greatest(output, source)
         whole = np.zeros(source.shape, output.dtype)
         whole[source.box] = output
         return whole.transpose(self._plans.transpose_backward)
+
+    def _greatest(self, logits: torch.Tensor, source: Preprocessed) -> np.ndarray:
+        """Label of the greatest logit after resampling, one label at a time to save memory."""
+        best: np.ndarray | None = None
+        labels = np.zeros(source.cropped, np.uint8 if len(logits) <= 256 else np.uint16)
+        target = self._target_spacing(source.spacing_mm)
+        for label in range(len(logits)):
+            value = np.asarray(
+                self._configuration.resampling_fn_probabilities(
+                    logits[label : label + 1], source.cropped, target, source.spacing_mm
+                )
+            )[0]
+            if best is None:
+                best = value
+            else:
+                labels[value > best] = label
+                np.maximum(best, value, out=best)
+        return labels
 
     def _target_spacing(self, spacing_mm: list[float]) -> list[float]:
         """Spacing of the plans; a 2D network leaves the distance of slices as it is."""
@@ -178,13 +192,6 @@ def _network(module: nn.Module) -> Network:
     if first.ndim == 5:
         return module
     return lambda patches: module(patches[:, :, 0])[:, :, None]
-
-
-def _argmax(logits: torch.Tensor | np.ndarray) -> np.ndarray:
-    as_tensor = torch.as_tensor(logits)
-    if as_tensor.dtype == torch.half:
-        return label_of_greatest(as_tensor)
-    return as_tensor.argmax(0).numpy().astype(np.uint8 if len(as_tensor) <= 256 else np.uint16)
 
 
 def _slices(box: list[list[int]]) -> Box:

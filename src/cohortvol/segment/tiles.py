@@ -212,7 +212,9 @@ def label_of_greatest(logits: torch.Tensor) -> np.ndarray:
         voxel, so that the search is a plain maximum, in pieces that fit the cache.
     """
     n_labels = logits.shape[0]
-    bits = logits.cpu().numpy().reshape(n_labels, -1).view(np.int16)
+    if logits.is_cuda:
+        return logits.argmax(0).to(torch.uint8 if n_labels <= 256 else torch.int32).cpu().numpy()
+    bits = logits.numpy().reshape(n_labels, -1).view(np.int16)
     labels = np.empty(bits.shape[1], np.uint8 if n_labels <= 256 else np.uint16)
     for first in range(0, bits.shape[1], _PIECE):
         piece = slice(first, first + _PIECE)

@@ -59,6 +59,7 @@ def run_shard(
     threads: int = 0,
     device: str = "auto",
     roi: Sequence[str] = (),
+    attempts_left: int = 0,
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -83,6 +84,9 @@ def run_shard(
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     roi : sequence of str
         Structures wanted; all of the model's if empty.
+    attempts_left : int
+        Times this shard may still be run with more memory; while there are any, a scan that does
+        not fit is left for the next instead of given up.
 
     Returns
     -------
@@ -94,7 +98,8 @@ def run_shard(
     ModelError, TableError
         If the model or the ingest table cannot be used.
     TemporaryError
-        If the run was told to stop, the disk is full, or the GPU is lost: run it again.
+        If the run was told to stop, the disk is full, the GPU is lost, or a scan needs more
+        memory: run it again.
     """
     folder, out = Path(folder), Path(out)
     card = restrict(load_card(Path(model)), roi)
@@ -114,7 +119,7 @@ def run_shard(
         _stop_on_signals() as stop,
         ShardProgress(folder.name, len(todo), len(works) - len(todo)) as progress,
     ):
-        _Worker(shard, load_segmenter, progress, stop).run(todo)
+        _Worker(shard, load_segmenter, progress, stop, attempts_left).run(todo)
     return _write_segment_table(shard, works, out)
 
 
@@ -162,14 +167,18 @@ class _Worker:
         load_segmenter: Callable[[], Segmenter],
         progress: ShardProgress,
         stop: _Stop,
+        attempts_left: int,
     ) -> None:
         self._shard = shard
         self._load_segmenter = load_segmenter
         self._progress = progress
         self._stop = stop
+        self._todo: deque[Work] = deque()
         self._ahead: deque[tuple[Claim, Future[tuple[Prepared, float]]]] = deque()
         self._behind: deque[Future[None]] = deque()
+        self._attempts_left = attempts_left
         self._second_try: set[str] = set()
+        self._too_large: list[str] = []
 
     @cached_property
     def _segmenter(self) -> Segmenter:
@@ -178,18 +187,14 @@ class _Worker:
 
     def run(self, works: list[Work]) -> None:
         """Bring every scan to a receipt, or raise TemporaryError."""
-        todo = deque(sorted(works, key=self._shard.starts))  # those that crashed come last
+        self._todo.extend(sorted(works, key=self._shard.starts))  # those that crashed come last
         reader = ThreadPoolExecutor(1, thread_name_prefix="read")
         writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         try:
-            self._read_ahead(todo, reader)
-            while self._ahead and not self._stop:
+            while self._read_ahead(reader) and not self._stop:
                 self._wait_for_writes(WRITE_BEHIND - 1)
-                again = self._one_scan(*self._ahead.popleft(), writer)
-                if again is not None:
-                    todo.append(again)
-                self._read_ahead(todo, reader)
-            left = len(todo) + len(self._ahead)
+                self._one_scan(*self._ahead.popleft(), writer)
+            left = len(self._todo) + len(self._ahead)
             self._give_back_ahead()
             self._wait_for_writes(0)
         except Exception:
@@ -203,33 +208,42 @@ class _Worker:
                 f"{self._shard.folder.name}: stopped by {self._stop.name}, {left} scans left\n"
                 "  Finished scans are kept. Run the same command again."
             )
+        if self._too_large:
+            raise TemporaryError(
+                f"{self._shard.folder.name}: not enough memory for {', '.join(self._too_large)}\n"
+                "  Every other scan is finished and kept. Run the same command again with more "
+                "memory."
+            )
 
-    def _read_ahead(self, todo: deque[Work], reader: ThreadPoolExecutor) -> None:
-        """Claim the next scans and let the reader prepare them.
+    def _read_ahead(self, reader: ThreadPoolExecutor) -> bool:
+        """Claim the next scans and let the reader prepare them; False if there is none.
 
-        A scan that may have killed the process goes through alone, so that nothing else is lost
-        or blamed with it.
+        A scan that may have killed the process, or did not fit beside others, goes through alone,
+        so that nothing else is lost or blamed with it.
         """
-        while todo and len(self._ahead) < READ_AHEAD and not self._stop:
-            starts = self._shard.starts(todo[0])
+        if not self._todo and not self._ahead:
+            self._wait_for_writes(0)  # one of them may want a second try
+        while self._todo and len(self._ahead) < READ_AHEAD and not self._stop:
+            starts = self._shard.starts(self._todo[0])
             if starts >= STARTS_BEFORE_GIVING_UP:
-                work = todo.popleft()
+                work = self._todo.popleft()
                 self._progress.finished(work.scan_id, self._shard.give_up(work))
                 continue
             if self._ahead and (starts or self._ahead[-1][0].starts > 1):
-                return
+                break
             if starts:
                 self._wait_for_writes(0)
             segmenter = self._segmenter
             if self._stop:  # told so while the model loaded
-                return
-            claim = self._shard.claim(todo.popleft())
+                break
+            claim = self._shard.claim(self._todo.popleft())
             self._ahead.append((claim, reader.submit(_read_and_prepare, claim.work, segmenter)))
+        return bool(self._ahead)
 
     def _one_scan(
         self, claim: Claim, read: Future[tuple[Prepared, float]], writer: ThreadPoolExecutor
-    ) -> Work | None:
-        """Segment one scan; returns it where it is to be tried once more."""
+    ) -> None:
+        """Segment one scan and hand it to the writer."""
         start = time.perf_counter()
         try:
             prepared, seconds = read.result()
@@ -238,16 +252,23 @@ class _Worker:
         except TemporaryError:
             raise
         except Exception as error:
-            work = claim.work
-            outcome = _outcome_of(error, work.scan_id, time.perf_counter() - start)
-            if outcome.reason in OUT_OF_MEMORY and work.scan_id not in self._second_try:
-                self._second_try.add(work.scan_id)
-                return work
-            self._end(claim, outcome)
-            return None
+            self._failed(claim, error, time.perf_counter() - start)
+            return
         seconds += time.perf_counter() - start
         self._behind.append(writer.submit(self._finish, claim, predicted, seconds))
-        return None
+
+    def _failed(self, claim: Claim, error: Exception, seconds: float) -> None:
+        """Try a scan that did not fit once more alone, then leave it for a job with more memory."""
+        work = claim.work
+        outcome = _outcome_of(error, work.scan_id, seconds)
+        if outcome.reason in OUT_OF_MEMORY and work.scan_id not in self._second_try:
+            self._second_try.add(work.scan_id)
+            self._todo.append(work)
+        elif outcome.reason in OUT_OF_MEMORY and self._attempts_left:
+            self._shard.give_back(claim)
+            self._too_large.append(work.scan_id)
+        else:
+            self._end(claim, outcome)
 
     def _finish(self, claim: Claim, predicted: Predicted, seconds: float) -> None:
         """Label map and receipt of one scan."""
@@ -257,7 +278,7 @@ class _Worker:
         except TemporaryError:
             raise
         except Exception as error:
-            self._end(claim, _outcome_of(error, claim.work.scan_id, seconds))
+            self._failed(claim, error, seconds)
             return
         content = label_map_bytes(labels, predicted.prepared.affine)
         with self._storage_errors(claim):

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
+
+from cohortvol.segment.resample import zoom_on_device
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,21 @@ def zoom(
     if truncate:
         zoomed = zoomed.astype(np.int32)
     return Zoomed(zoomed, (spacing_mm / factors).astype(np.float32).astype(float))
+
+
+def zoom_fast(
+    data: np.ndarray,
+    spacing_mm: np.ndarray,
+    target_mm: np.ndarray,
+    order: int,
+    device: torch.device,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """`zoom` on a device in float32, nothing cut off; (x, y, z) tensor and spacing."""
+    spacing = spacing_mm.astype(np.float32)
+    factors = spacing / target_mm
+    image = torch.from_numpy(np.ascontiguousarray(data)).to(device, torch.float32)
+    shape = [round(n * factor) for n, factor in zip(image.shape, factors, strict=True)]
+    return zoom_on_device(image, shape, order), spacing_mm / factors
 
 
 def nearest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

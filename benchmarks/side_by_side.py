@@ -1,0 +1,457 @@
+"""Ways from scans to label maps, side by side: same scans, same weights, one run.
+
+    python benchmarks/side_by_side.py --network tiny --scans 8 --peers /path/to/peers/bin
+    python benchmarks/side_by_side.py --network full-3mm --scans 3 --peers ...
+    python benchmarks/side_by_side.py --network full-1.5mm --scans 1 --peers ...
+    python benchmarks/side_by_side.py --network mrsegmentator --scans 8 --peers ...
+    python benchmarks/side_by_side.py --network tiny --geometry --peers ...       # equality
+    python benchmarks/side_by_side.py --network full-1.5mm --scans 50 --device cuda
+
+The weights are random, in the layout and at the architecture of the published ones (made by
+nnU-Net from plans of the old format); the patch sizes are assumed, since the published plans could
+not be read. Without ``--peers`` only the ways that cohortvol's own environment holds are run.
+Every way is a process tree of its own: wall time, processor time of all its processes, and the
+greatest sum of their memory (PSS), start-up included. nnU-Net's own ways are given scans that are
+on the network's grid already, and are not asked to bring the labels back. Written to ``--out``:
+a table, a plot, and every way's label maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import psutil
+from scipy import ndimage
+
+from cohortvol.catalogue import load
+from cohortvol.geometry import from_axes, to_axes
+from cohortvol.models import Card, load_card
+from cohortvol.segment.zoom import nearest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+from published_fixture import weights_folder  # noqa: E402
+
+SUFFIX = ".nii.gz"
+TINY = {
+    "patch_size": [96, 112, 112],
+    "UNet_base_num_features": 4,
+    "unet_max_num_features": 4,
+    "n_conv_per_stage_encoder": [2] * 5,
+    "n_conv_per_stage_decoder": [2] * 4,
+    "num_pool_per_axis": [4, 4, 4],
+    "pool_op_kernel_sizes": [[1, 1, 1], *[[2, 2, 2]] * 4],
+    "conv_kernel_sizes": [[3, 3, 3]] * 5,
+}
+FULL_3MM = {**TINY, "UNet_base_num_features": 32, "unet_max_num_features": 320}
+FULL_15MM = {
+    **FULL_3MM,
+    "patch_size": [112, 160, 128],
+    "n_conv_per_stage_encoder": [2] * 6,
+    "n_conv_per_stage_decoder": [2] * 5,
+    "num_pool_per_axis": [4, 5, 5],
+    "pool_op_kernel_sizes": [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]],
+    "conv_kernel_sizes": [[3, 3, 3]] * 6,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A known model, what its network looks like, and the peers that can run it."""
+
+    model: str
+    settings: Mapping[str, Any]
+    spacing_mm: float
+    peers: tuple[str, ...]
+    profiles: tuple[str, ...] = ("ts218", "fast")
+
+
+TOTALSEGMENTATOR = (
+    "totalsegmentator_cli",
+    "totalsegmentator_cli_tuned",
+    "totalsegmentator_api",
+    "totalsegmentator_api_tuned",
+    "nnunetv2_predict",
+    "nnunet_sequential",
+)
+SETTINGS = {
+    "tiny": Setting("total_mr_3mm", TINY, 3.0, TOTALSEGMENTATOR),
+    "tiny-1.5mm": Setting("total_mr", {**TINY, "patch_size": [64, 80, 80]}, 1.5, TOTALSEGMENTATOR),
+    "full-3mm": Setting("total_mr_3mm", FULL_3MM, 3.0, TOTALSEGMENTATOR),
+    "full-1.5mm": Setting("total_mr", FULL_15MM, 1.5, TOTALSEGMENTATOR),
+    "mrsegmentator": Setting(
+        "mrsegmentator", TINY, 1.5, ("mrsegmentator",), profiles=("nnunet", "fast")
+    ),
+}
+
+
+def main() -> None:
+    """Make weights and scans, run the ways, write table and plot."""
+    options = _options()
+    setting = SETTINGS[options.network]
+    work = options.out.resolve()
+    scans = work / ("geometry" if options.geometry else f"scans-{options.scans}")
+    if not scans.is_dir():
+        (geometry_scans if options.geometry else speed_scans)(scans, options.scans)
+    weights = published_weights(work / "weights" / options.network, setting)
+    zoomed = zoomed_scans(scans, work / f"{scans.name}-{setting.spacing_mm:g}mm", setting)
+    environment = {
+        **os.environ,
+        "nnUNet_raw": str(work),
+        "nnUNet_preprocessed": str(work),
+        "nnUNet_results": str(weights[0].parent.parent),
+        "TOTALSEG_WEIGHTS_PATH": str(weights[0].parent.parent),
+        "TOTALSEG_HOME_DIR": str(_home(work)),
+        "MRSEG_WEIGHTS_PATH": str(weights[0]),
+    }
+    job = {
+        "scans": str(scans),
+        "zoomed": str(zoomed),
+        "weights": [str(folder) for folder in weights],
+        "device": options.device,
+        "tile_step": 0.5 if options.paper else 0.8,
+        "spline_order": 3 if options.paper else 1,
+        "task": {"task": "total_mr", "fast": setting.model == "total_mr_3mm"},
+    }
+    model = import_known(setting, weights, work / "models" / options.network)
+    ways: dict[str, Callable[[Path], list[str]]] = {}
+    for profile in ("paper",) if options.paper else setting.profiles:
+        ways[f"cohortvol {profile}"] = cohortvol_command(scans, model, profile, options.device)
+    peers = ("totalsegmentator_network",) if options.paper else setting.peers
+    for way in options.ways or peers:
+        python = options.peers / "python" if options.peers else Path(sys.executable)
+        if options.peers or way.startswith("nnunet"):
+            ways[way] = _peer(python, way, job)
+    rows: list[dict[str, Any]] = []
+    reference: Path | None = None
+    card = load_card(model)
+    for name, command in ways.items():
+        out = work / options.network / name.replace(" ", "_")
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        row = {"way": name, **measured(command(out), environment, out / "log.txt")}
+        reference = reference or out
+        rows.append(row | compared(out, reference, card, scans))
+        print(json.dumps(rows[-1]), flush=True)
+    table = as_table(pd.DataFrame(rows), len(list(scans.glob(f"*{SUFFIX}"))))
+    name = f"{options.network}{'-geometry' if options.geometry else ''}"
+    name = f"{name}{'-paper' if options.paper else ''}"
+    table.to_csv(work / f"{name}.csv", index=False)
+    print(table.to_string(index=False))
+    plot(table, work / f"{name}.png", options.network)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=list(SETTINGS), default="tiny")
+    parser.add_argument("--scans", type=int, default=8, help="number of scans of 320x260x72")
+    parser.add_argument("--geometry", action="store_true", help="ten small scans of odd geometry")
+    parser.add_argument("--paper", action="store_true", help="spline order 3 and tile step 0.5")
+    parser.add_argument("--ways", nargs="*", help="these peers only")
+    parser.add_argument("--peers", type=Path, help="bin folder of the peers' environment")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", type=Path, default=Path("results/side_by_side"))
+    return parser.parse_args()
+
+
+def speed_scans(folder: Path, n: int) -> None:
+    """Scans of one common geometry, 320 x 260 x 72 voxels of 1.25 x 1.25 x 3 mm."""
+    for seed in range(n):
+        write_scan(
+            folder / f"scan{seed:02d}", grey((320, 260, 72), seed), np.diag([1.25, 1.25, 3, 1])
+        )
+
+
+def geometry_scans(folder: Path, _n: int) -> None:
+    """Ten scans whose geometry or grey values are easily got wrong."""
+    tilt = np.array([[0.94, -0.34, 0], [0.34, 0.94, 0], [0, 0, 1]]) @ np.array(
+        [[1, 0, 0], [0, 0.97, 0.25], [0, -0.25, 0.97]]
+    )
+    cases = {
+        "anisotropic": ((150, 130, 40), np.diag([1.6, 1.6, 5.0]), 1500.0),
+        "oblique": ((120, 110, 60), tilt @ np.diag([2.0, 2.0, 3.3]), 900.0),
+        "pil": ((60, 130, 130), _axes("PIL") @ np.diag([2.2, 1.7, 5.5]), 700.0),
+        "asl": ((130, 120, 44), _axes("ASL") @ np.diag([1.9, 1.9, 6.0]), 1100.0),
+        "lps": ((140, 120, 50), _axes("LPS") @ np.diag([1.7, 1.7, 4.4]), 4000.0),
+        "unit_floats": ((140, 120, 50), np.diag([1.7, 1.7, 4.0]), 1.0),
+        "hundred_floats": ((140, 120, 50), np.diag([1.8, 1.8, 4.0]), 99.7),
+        "thick_slices": ((200, 170, 26), np.diag([1.4, 1.4, 8.0]), 2500.0),
+        "isotropic": ((90, 90, 90), np.diag([3.0, 3.0, 3.0]), 800.0),
+        "large_thin": ((300, 240, 20), np.diag([1.2, 1.2, 6.6]), 30000.0),
+    }
+    for seed, (name, (shape, axes, top)) in enumerate(cases.items()):
+        affine = np.eye(4)
+        affine[:3, :3] = axes
+        affine[:3, 3] = [-90.0, -70.0, 15.0]
+        image = grey(shape, 100 + seed) * (top / 1500)
+        dtype = np.float32 if "floats" in name else np.int16
+        write_scan(folder / name, image.astype(dtype), affine)
+
+
+def _axes(code: str) -> np.ndarray:
+    orientation = nib.orientations.axcodes2ornt(code)
+    return np.asarray(nib.orientations.inv_ornt_aff(orientation, (1, 1, 1)))[:3, :3].T
+
+
+def grey(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Blobs of several sizes within an ellipse of air, 0 to 1500, int16 values."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros(shape)
+    for cells in (4, 9, 20):
+        coarse = rng.normal(size=[min(cells, n) for n in shape])
+        factors = [n / m for n, m in zip(shape, coarse.shape, strict=True)]
+        total += ndimage.zoom(coarse, factors, order=1, mode="nearest", grid_mode=True) / cells**0.3
+    axes = np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape[:2]), indexing="ij")
+    body = (axes[0] ** 2 + axes[1] ** 2 < 1)[..., None]
+    total = (total - total.min()) / np.ptp(total) * 1400 + rng.normal(0, 20, shape)
+    return np.asarray(np.clip(np.where(body, total, rng.rayleigh(8, shape)), 0, 1500), np.int16)
+
+
+def write_scan(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), f"{path}{SUFFIX}")
+
+
+def published_weights(folder: Path, setting: Setting) -> list[Path]:
+    """Trained-model folders of a known model, with random weights; made once."""
+    made = []
+    for part in load()[setting.model].parts:
+        name = part.folder
+        labels = part.labels
+        if not (folder / name).is_dir():
+            weights_folder(
+                folder, name, labels, setting.spacing_mm, max(len(part.folds), 1), setting.settings,
+                trainer="nnUNetTrainer",
+            )  # fmt: skip
+        made += list((folder / name).iterdir())
+    return made
+
+
+def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> Path:
+    """Scans as TotalSegmentator hands them to nnU-Net: canonical, zoomed, cut to integers."""
+    for path in sorted(scans.glob(f"*{SUFFIX}")):
+        image = nib.as_closest_canonical(nib.load(path))
+        zooms = np.asarray(image.header.get_zooms())
+        factors = zooms / setting.spacing_mm
+        data = ndimage.zoom(image.get_fdata(), factors, order=1, mode="nearest").astype(np.int32)
+        affine = image.affine.copy()
+        affine[:3, :3] /= factors
+        write_scan(folder / f"{path.name.removesuffix(SUFFIX)}_0000", data, affine)
+    return folder
+
+
+def _home(work: Path) -> Path:
+    """TotalSegmentator's folder of settings, with its reports of usage turned off."""
+    home = work / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    settings = {"totalseg_id": "none", "send_usage_stats": False, "prediction_counter": 0}
+    (home / "config.json").write_text(json.dumps(settings))
+    return home
+
+
+def import_known(setting: Setting, weights: list[Path], folder: Path) -> Path:
+    model = folder / setting.model
+    if not model.is_dir():
+        command = [_bin("cohortvol"), "models", "import", "--known", setting.model]
+        command += ["--models-dir", str(folder), *(str(path.parent) for path in weights)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return model
+
+
+def _bin(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def cohortvol_command(
+    scans: Path, model: Path, profile: str, device: str
+) -> Callable[[Path], list[str]]:
+    """One worker on one shard; checking the scans and cutting the shard come before."""
+    folder = scans.with_name(f"{scans.name}-cohort")
+    ingest = folder / "ingest.parquet"
+    if not ingest.is_file():
+        manifest = folder / "manifest.csv"
+        steps = (
+            ("manifest-from-folder", str(scans), "--out", str(manifest)),
+            ("manifest", "--manifest", str(manifest), "--results", str(folder),
+             "--shard-size", "1000"),
+            ("ingest", "--shard", str(folder / "manifest/shards/0000.parquet"),
+             "--out", str(ingest)),
+        )  # fmt: skip
+        for step in steps:
+            subprocess.run([_bin("cohortvol"), *step], check=True, stdout=subprocess.DEVNULL)
+
+    def command(out: Path) -> list[str]:
+        words = ["segment", "--ingest", ingest, "--model", model, "--folder", out / "shard"]
+        words += ["--out", out / "segment.parquet", "--profile", profile, "--device", device]
+        return [_bin("cohortvol"), *map(str, words)]
+
+    return command
+
+
+def _peer(python: Path, way: str, job: Mapping[str, Any]) -> Callable[[Path], list[str]]:
+    def command(out: Path) -> list[str]:
+        path = out / "job.json"
+        path.write_text(json.dumps({**job, "out": str(out)}))
+        return [str(python), str(HERE / "peer_ways.py"), way, str(path)]
+
+    return command
+
+
+def measured(command: list[str], environment: Mapping[str, str], log: Path) -> dict[str, float]:
+    """Wall and processor seconds, peak memory, and the share of time the GPU was busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    with open(log, "w") as stream:
+        process = subprocess.Popen(command, env=dict(environment), stdout=stream, stderr=stream)
+    watch = _Watch(process.pid)
+    code = process.wait()
+    seconds = time.perf_counter() - start
+    watch.end()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if code:
+        raise SystemExit(f"{' '.join(command)}: exit {code}, see {log}")
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "wall_s": round(seconds, 1),
+        "cpu_s": round(used, 1),
+        "peak_mb": round(watch.peak_bytes / 2**20),
+        "gpu_busy": watch.gpu_busy,
+    }
+
+
+class _Watch(threading.Thread):
+    """Looks twice a second at the memory of a process tree, and at the GPU if there is one."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._process = psutil.Process(pid)
+        self._ended = threading.Event()
+        self._gpu_percent: list[float] = []
+        self._smi = shutil.which("nvidia-smi")
+        self.peak_bytes = 0
+        self.start()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.5):
+            if self._smi:
+                self._gpu_percent.append(self._gpu())
+            try:
+                tree = [self._process, *self._process.children(recursive=True)]
+                total = sum(process.memory_full_info().pss for process in tree)
+            except psutil.Error:  # one ended while we looked
+                continue
+            self.peak_bytes = max(self.peak_bytes, total)
+
+    def _gpu(self) -> float:
+        query = [self._smi, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        return float(subprocess.check_output(query, text=True).split()[0])
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    @property
+    def gpu_busy(self) -> float | None:
+        return round(float(np.mean(self._gpu_percent)) / 100, 2) if self._gpu_percent else None
+
+
+def label_map(out: Path, case: str, card: Card, image: nib.Nifti1Image) -> np.ndarray:
+    """What a way says of a scan on the scan's own grid, in the labels of the model's card."""
+    for path in (
+        out / "shard" / f"{case}_dseg{SUFFIX}",
+        out / f"{case}{SUFFIX}",
+        out / f"{case}_seg{SUFFIX}",
+    ):
+        if path.is_file():
+            return np.asarray(nib.load(path).dataobj)
+    labels = np.zeros(image.shape, np.uint8)
+    if (out / case).is_dir():  # one file per structure
+        for label, structure in card.labels.items():
+            labels[np.asarray(nib.load(out / case / f"{structure}{SUFFIX}").dataobj) > 0] = label
+        return labels
+    moved, _ = to_axes(labels, image.affine, card.orientation)
+    for part, weights in zip(card.parts, load()[card.id].parts, strict=True):
+        (path,) = out.glob(f"{weights.folder}/{case}{SUFFIX}")
+        mapping = np.zeros(256, np.uint8)
+        for local, label in card.local_to_global(part).items():
+            mapping[local] = label
+        back = mapping[nearest(np.asarray(nib.load(path).dataobj), moved.shape)]
+        moved = np.where(back, back, moved)
+    return from_axes(moved, image.affine, card.orientation)
+
+
+def compared(out: Path, reference: Path, card: Card, scans: Path) -> dict[str, Any]:
+    """How many voxels differ from the reference, and the least Dice and volume of a structure."""
+    differing, dice, volume, worst = 0, 1.0, 0.0, ""
+    for path in sorted(scans.glob(f"*{SUFFIX}")):
+        image = nib.load(path)
+        case = path.name.removesuffix(SUFFIX)
+        found, expected = (label_map(where, case, card, image) for where in (out, reference))
+        n_differing = int((found != expected).sum())
+        worst = f"{worst} {case}:{n_differing}" if n_differing else worst
+        differing += n_differing
+        voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        both = np.bincount(expected[found == expected].ravel(), minlength=256)
+        n_found, n_expected = (np.bincount(x.ravel(), minlength=256) for x in (found, expected))
+        large = (n_expected * voxel_ml > 1) & (np.arange(256) > 0)
+        if large.any():
+            dice = min(dice, float((2 * both / np.maximum(n_found + n_expected, 1))[large].min()))
+            off = np.abs(n_found / np.maximum(n_expected, 1) - 1)[large].max()
+            volume = max(volume, float(off))
+    return {
+        "voxels_differing": differing,
+        "least_dice": round(dice, 5),
+        "most_volume_pct": round(100 * volume, 3),
+        "where": worst.strip(),
+    }
+
+
+def as_table(rows: pd.DataFrame, n_scans: int) -> pd.DataFrame:
+    """The rows with seconds per scan and ratios to the first row."""
+    rows.insert(1, "wall_s_per_scan", (rows["wall_s"] / n_scans).round(2))
+    rows.insert(2, "ratio", (rows["wall_s"] / rows["wall_s"].iloc[0]).round(2))
+    return rows
+
+
+def plot(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Seconds per scan of every way, with its ratio to the first."""
+    figure, axes = plt.subplots(figsize=(7.2, 0.42 * len(table) + 1.0), layout="constrained")
+    ours = table["way"].str.startswith("cohortvol")
+    bars = axes.barh(
+        table["way"].str.replace("_", " "),
+        table["wall_s_per_scan"],
+        color=np.where(ours, "#0072B2", "#B0B0B0"),
+    )
+    labels = [
+        f"{row.wall_s_per_scan:.1f} s  ({row.ratio:.1f}x)" for row in table.itertuples(index=False)
+    ]
+    axes.bar_label(bars, labels, padding=4, fontsize=8)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.2)
+    axes.set_xlabel("wall time per scan, s (start-up included)")
+    axes.set_title(title, loc="left")
+    figure.savefig(path, dpi=200)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""nnU-Net's steps before and after the network with everything large on the device.
+
+For profile `fast`: the same rules as `cohortvol.segment.nnunet`, in float32 throughout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+from cohortvol.networks import LoadedPart
+from cohortvol.segment.nnunet import Box, PartNetwork, Preprocessed
+from cohortvol.segment.resample import resize_on_device
+
+_RESIZE = "resample_data_or_seg_to_shape"
+
+
+class FastPart(PartNetwork):
+    """A `PartNetwork` whose images and logits stay on the device."""
+
+    def __init__(self, loaded: LoadedPart, device: torch.device) -> None:
+        super().__init__(loaded, device)
+        self.logits_on = device
+
+    def preprocess(self, image: np.ndarray | torch.Tensor, spacing_mm: list[float]) -> Preprocessed:
+        """As `PartNetwork.preprocess`; `image` is a (z, y, x) float32 tensor on the device."""
+        settings = self._configuration
+        if (
+            settings.normalization_schemes[0] != "ZScoreNormalization"
+            or settings.use_mask_for_norm[0]
+            or settings.configuration["resampling_fn_data"] != _RESIZE
+        ):
+            return super().preprocess(torch.as_tensor(image).cpu(), spacing_mm)
+        order = self._plans.transpose_forward
+        data = torch.as_tensor(image).permute(*order)
+        spacing = [spacing_mm[axis] for axis in order]
+        box = _box(data != 0)
+        cropped = data[box]
+        centred = cropped - cropped.mean()
+        normalised = centred / centred.square().mean().sqrt().clamp(min=1e-8)
+        target = self._target_spacing(spacing)
+        shape = compute_new_shape(cropped.shape, spacing, target)
+        rule = settings.configuration["resampling_fn_data_kwargs"]
+        resized = resize_on_device(normalised, shape, spacing, target, rule)
+        return Preprocessed(
+            resized[None].contiguous(), tuple(data.shape), tuple(cropped.shape), box, spacing
+        )
+
+    def _greatest(self, logits: torch.Tensor, source: Preprocessed) -> np.ndarray:
+        if self._configuration.configuration["resampling_fn_probabilities"] != _RESIZE:
+            return super()._greatest(logits.cpu(), source)
+        rule = self._configuration.configuration["resampling_fn_probabilities_kwargs"]
+        target = self._target_spacing(source.spacing_mm)
+        best = torch.full(source.cropped, -torch.inf, device=logits.device)
+        labels = torch.zeros(source.cropped, dtype=torch.uint8, device=logits.device)
+        for label, one in enumerate(logits):
+            value = resize_on_device(one.float(), source.cropped, target, source.spacing_mm, rule)
+            labels.masked_fill_(value > best, label)
+            torch.maximum(best, value, out=best)
+        return labels.cpu().numpy()
+
+
+def _box(inside: torch.Tensor) -> Box:
+    """Bounding box of a mask; the whole grid where nothing is inside."""
+    ends = [slice(0, n) for n in inside.shape]
+    for axis in range(3):
+        planes = torch.nonzero(inside.movedim(axis, 0).flatten(1).any(1))
+        if len(planes):
+            ends[axis] = slice(int(planes[0]), int(planes[-1]) + 1)
+    z, y, x = ends
+    return z, y, x
