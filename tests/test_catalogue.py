@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import warnings
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 import published_fixture
 from cohortvol import catalogue, structures
 from cohortvol.cli import run
 from cohortvol.errors import ModelError
+from cohortvol.measure import measure_scan
 from cohortvol.models import choose_profile, load_card
 from cohortvol.segment import Segmenter
+from cohortvol.segment.images import label_map_bytes
 from cohortvol.weights import locate
 from segment_cohort import AFFINE, scan
 
@@ -28,12 +32,21 @@ PAPER = (
 
 
 @pytest.fixture(scope="module")
+def open_weights(tmp_path_factory):
+    """A folder of weights as TotalSegmentator keeps them, without the licensed ones."""
+    return written(tmp_path_factory.mktemp("open"), "total_mr")
+
+
+@pytest.fixture(scope="module")
 def totalsegmentator(tmp_path_factory):
-    """A folder of weights as TotalSegmentator keeps them."""
-    home = tmp_path_factory.mktemp("results")
+    """A folder of all weights of the paper."""
+    return written(tmp_path_factory.mktemp("results"), *PAPER)
+
+
+def written(home, *models):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Detected old nnU-Net plans format"
-        for model in ("total_mr", "face_mr"):
+        for model in models:
             for part in catalogue.find(model).parts:
                 published_fixture.weights_folder(home, part.folder, dict(part.labels))
     return home
@@ -50,6 +63,7 @@ def test_the_models_of_the_paper_hold_its_80_structures():
     names = [name for part in parts for name in part.structures.values()]
     assert len(names) == len(set(names)) == 80
     assert [len(part.structures) for part in parts] == [29, 21, 3, 18, 8, 1]
+    assert catalogue.find("total_mr_80").parts == tuple(parts)
 
 
 def test_the_two_parts_count_on_as_the_one_part_models_do():
@@ -113,7 +127,7 @@ def test_labels_that_only_helped_the_training_are_no_result(totalsegmentator, tm
     assert run([*arguments, "--models-dir", str(tmp_path)]) == 0
     card = load_card(tmp_path / "face_mr")
     assert dict(card.labels) == {1: "face"}
-    assert choose_profile(card).tile_step == 0.5
+    assert card.parts[0].tile_step == 0.5
     labels, _ = Segmenter.load(card.folder, device="cpu").segment(10 * scan(1), AFFINE)
     assert set(np.unique(labels)) <= {0, 1}
 
@@ -142,18 +156,64 @@ def test_mrsegmentator_has_five_folds_and_wants_lps(tmp_path):
     assert (card.labels[2], card.labels[12]) == ("kidney_right", "heart")
 
 
-def test_parts_that_are_not_there_are_all_named(totalsegmentator, tmp_path):
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
+def test_the_80_structures_are_those_of_the_five_tasks_each_by_itself(totalsegmentator, tmp_path):
+    for model in ("total_mr_80", *PAPER):
+        arguments = ["models", "import", str(totalsegmentator), "--known", model]
+        assert run([*arguments, "--models-dir", str(tmp_path)]) == 0
+    image = 10 * scan(1)
+
+    def segmented(model, roi=()):
+        segmenter = Segmenter.load(tmp_path / model, device="cpu", roi=roi)
+        return segmenter.card, segmenter.segment(image, AFFINE)[0]
+
+    card, labels = segmented("total_mr_80")
+    assert labels.shape == (*image.shape, 5)
+    for layer, task in enumerate(PAPER):
+        alone, expected = segmented(task)
+        ours = {name: label for label, name in card.labels_by_layer[layer].items()}
+        assert set(ours) == set(alone.labels.values())
+        for label, name in alone.labels.items():
+            np.testing.assert_array_equal(labels[..., layer] == ours[name], expected == label)
+    few = ["liver", "spleen"]
+    np.testing.assert_array_equal(
+        segmented("total_mr_80", roi=few)[1], segmented("total_mr", roi=few)[1]
+    )
+
+    with_both = tmp_path / "labels.nii.gz"
+    with_both.write_bytes(label_map_bytes(labels, AFFINE))
+    nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "image.nii.gz")
+    volumes = measure_scan(with_both, tmp_path / "image.nii.gz", card.labels_by_layer)
+    volumes = volumes.set_index("structure")
+    for structure in ("skeletal_muscle", "iliopsoas_left", "face", "liver"):
+        counted = int((labels == volumes.loc[structure, "label"]).sum())
+        found = volumes.loc[structure, "n_voxels"]
+        assert (0 if pd.isna(found) else found) == counted
+    assert volumes["label"].dropna().is_monotonic_increasing
+
+
+def test_a_known_model_is_imported_as_it_is(open_weights, tmp_path, capsys):
+    arguments = ["models", "import", str(open_weights), "--known", "total_mr"]
+    more = ["--licence", "mine", "--fold", "1", "--rename", "liver=spleen"]
+    assert run([*arguments, *more, "--models-dir", str(tmp_path)]) == 64
+    assert "--licence, --fold, --rename" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_are_not_there_are_all_named(open_weights, tmp_path):
     with pytest.raises(ModelError, match="weights not found") as error:
         locate(catalogue.find("total_mr"), [tmp_path])
     assert "Dataset850_" in str(error.value)
     assert "Dataset851_" in str(error.value)
     with pytest.raises(ModelError, match="asks for a licence"):
-        locate(catalogue.find("tissue_types_mr"), [totalsegmentator, tmp_path])
+        locate(catalogue.find("tissue_types_mr"), [open_weights, tmp_path])
 
 
 def test_weights_under_licence_are_not_fetched_but_the_way_to_import_them_is_told(tmp_path, capsys):
     assert run(["models", "fetch", "face_mr", "--models-dir", str(tmp_path)]) == 64
     assert "models import FOLDER --known face_mr" in capsys.readouterr().err
+    assert run(["models", "fetch", "total_mr_80", "--models-dir", str(tmp_path)]) == 64
+    assert "925, 857, 855, 856 ask for a licence" in capsys.readouterr().err
 
 
 def test_the_list_shows_what_is_here_and_what_could_be(tmp_path, capsys):

@@ -391,7 +391,7 @@ class Shard:
         volumes = measure.measure_shard(
             tables.read_table(self.segment, tables.SEGMENT).query("state == 'segmented'"),
             tables.read_table(self.ingest, tables.INGEST),
-            STRUCTURES,
+            [STRUCTURES],
             self.folder,
             **(ANY_SIZE | thresholds),
         )
@@ -511,7 +511,7 @@ def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
 
 class Card:
     id = "toy"
-    labels = STRUCTURES
+    labels_by_layer = (STRUCTURES,)
 
 
 def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):

@@ -40,6 +40,8 @@ class KnownWeights:
         Label index to the publisher's name, as in its ``dataset.json``.
     structures : mapping of str to str
         The publisher's name to the structure's; a name left out is no result.
+    tile_step : float or None
+        See `cohortvol.models.Part`.
     """
 
     name: str
@@ -48,11 +50,15 @@ class KnownWeights:
     folds: tuple[str, ...]
     labels: Mapping[int, str]
     structures: Mapping[str, str]
+    tile_step: float | None
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model by name; see the attributes of `cohortvol.models.Card`."""
+    """A model by name; see the attributes of `cohortvol.models.Card`.
+
+    `layers` lists the parts that share a label map; see `cohortvol.models.Part`.
+    """
 
     id: str
     title: str
@@ -61,8 +67,12 @@ class KnownModel:
     citation: str
     orientation: str
     spacing_mm: tuple[float, float, float] | None
-    tile_step: float | None
-    parts: tuple[KnownWeights, ...]
+    layers: tuple[tuple[KnownWeights, ...], ...]
+
+    @property
+    def parts(self) -> tuple[KnownWeights, ...]:
+        """Of all layers, in order."""
+        return tuple(part for layer in self.layers for part in layer)
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -83,8 +93,10 @@ def load() -> dict[str, KnownModel]:
             title=entry["title"],
             orientation=entry.get("orientation", "RAS"),
             spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
-            tile_step=entry.get("tile_step"),
-            parts=tuple(weights[name] for name in entry["weights"]),
+            layers=tuple(
+                tuple(weights[name] for name in layer)
+                for layer in entry.get("layers", [entry.get("weights")])
+            ),
             **raw["publishers"][entry["publisher"]],
         )
     return models
@@ -119,6 +131,7 @@ def _weights(
     url: str | None = None,
     folds: tuple[str, ...] = (),
     auxiliary: tuple[str, ...] = (),
+    tile_step: float | None = None,
 ) -> KnownWeights:
     labels = label_map(name)
     names = [upstream for upstream, _ in labels.values()] + list(auxiliary)
@@ -129,6 +142,7 @@ def _weights(
         folds=tuple(folds),
         labels=dict(enumerate(names, start=1)),
         structures=dict(labels.values()),
+        tile_step=tile_step,
     )
 
 

@@ -78,6 +78,8 @@ class Part:
     """One nnU-Net of a model: its folds are averaged, its labels mapped to the model's.
 
     `canary` holds for each fold what its network said about a fixed patch when it was imported.
+    `tile_step` is the greatest one that its publisher uses, where that is less than a profile's.
+    Parts of one `layer` share a label map, where the later part wins; layers may overlap.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Part:
     labels: Mapping[int, str]
     files: Mapping[str, str]
     canary: Mapping[str, Canary] = field(default_factory=dict)
+    tile_step: float | None = None
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,7 @@ class Card:
     `labels` maps the label index of the label maps to the structure; each part maps its own
     local index to the same structure names; an index it leaves out is background. `files` of a
     part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
-    order of `orientation`) is where profiles with a `zoom_order` bring a scan. `tile_step` is the
-    greatest one that its publisher uses, where that is less than a profile's.
+    order of `orientation`) is where profiles with a `zoom_order` bring a scan.
     """
 
     folder: Path
@@ -112,9 +115,27 @@ class Card:
     parts: tuple[Part, ...]
     labels: Mapping[int, str]
     spacing_mm: tuple[float, float, float] | None = None
-    tile_step: float | None = None
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers there are, in order; with more than one, a label map has a fourth axis."""
+        return tuple(sorted({part.layer for part in self.parts}))
+
+    @property
+    def labels_by_layer(self) -> list[dict[int, str]]:
+        """Label index to structure, for each of `layers`."""
+        index = {structure: label for label, structure in self.labels.items()}
+        return [
+            {
+                index[structure]: structure
+                for part in self.parts
+                if part.layer == layer
+                for structure in part.labels.values()
+            }
+            for layer in self.layers
+        ]
 
     def local_to_global(self, part: Part) -> dict[int, int]:
         """Label index inside a part to label index of the model."""
@@ -161,6 +182,8 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
             labels={int(index): str(name) for index, name in part["labels"].items()},
             files=dict(part["files"]),
             canary=part.get("canary", {}),
+            tile_step=part.get("tile_step"),
+            layer=int(part.get("layer", 0)),
         )
         for part in raw["parts"]
     )
@@ -177,7 +200,6 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         parts=parts,
         labels={int(index): str(name) for index, name in raw["labels"].items()},
         spacing_mm=_spacing(raw.get("spacing_mm")),
-        tile_step=raw.get("tile_step"),
         accuracy=raw.get("accuracy", {}),
         notes=tuple(raw.get("notes", ())),
     )
@@ -301,7 +323,7 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
     profile = PROFILES[chosen]
     if chosen == FAST and card.spacing_mm is None:
         profile = replace(PROFILES["nnunet"], name=FAST)
-    return replace(profile, tile_step=min(profile.tile_step, card.tile_step or 1.0))
+    return profile
 
 
 def restrict(card: Card, roi: Sequence[str]) -> Card:
@@ -338,6 +360,10 @@ def _known(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     return did_you_mean(name, list(known))
 
 
+OPTIONAL = ("tile_step", "layer")
+"""What of a part enters the key only where a model uses it."""
+
+
 def segmentation_key(
     card: Card, profile: str | None = None, version: str = SEGMENTATION_VERSION
 ) -> str:
@@ -355,6 +381,7 @@ def segmentation_key(
                     "folds": list(part.folds),
                     "labels": sorted(card.local_to_global(part).items()),
                     "name": part.name,
+                    **{name: getattr(part, name) for name in OPTIONAL if getattr(part, name)},
                 }
                 for part in card.parts
             ],

@@ -85,8 +85,9 @@ def fetch_model(
         raise ConfigError(f"{models_dir / known.id} is there already; delete it to fetch it again")
     urls = [part.url for part in known.parts if part.url is not None]
     if len(urls) < len(known.parts):
+        licensed = ", ".join(part.name for part in known.parts if part.url is None)
         raise ConfigError(
-            f"{model_id}: its weights ask for a licence ({known.source})\n"
+            f"{model_id}: its weights {licensed} ask for a licence ({known.source})\n"
             f"  With your own copy: cohortvol models import FOLDER --known {model_id}"
         )
     if sha256 and len(sha256) != len(urls):
@@ -177,6 +178,20 @@ def import_model(
         from cohortvol import catalogue, weights
         from cohortvol.networks import import_known
 
+        fixed = {
+            "--licence": licence,
+            "--title": title,
+            "--origin": origin,
+            "--citation": citation,
+            "--fold": fold,
+            "--sha256": sha256,
+            "--rename": rename,
+        }
+        given = [name for name, value in fixed.items() if value]
+        if given:
+            raise ConfigError(
+                f"a known model comes with its own {', '.join(given)}; leave them out"
+            )
         model = catalogue.find(known)
         found = weights.locate(model, sources or weights.places())
         _echo(import_known(model, found, models_dir / (model_id or model.id)))

@@ -26,7 +26,7 @@ _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 def measure_scan(
-    label_map: Path, image: Path, structures: Mapping[int, str], **thresholds: Any
+    label_map: Path, image: Path, layers: Sequence[Mapping[int, str]], **thresholds: Any
 ) -> pd.DataFrame:
     """Judged volumes and pair sums of one scan, read from its two files.
 
@@ -34,8 +34,8 @@ def measure_scan(
     ----------
     label_map, image : Path
         NIfTI files on one grid. A trailing axis of one volume is dropped.
-    structures : mapping of int to str
-        Label index to structure name.
+    layers : sequence of mapping of int to str
+        Label index to structure name for each volume of the label map; most models have one.
     **thresholds
         Passed to `judge`.
 
@@ -44,15 +44,21 @@ def measure_scan(
     GeometryError
         If the two are on different grids.
     UnknownLabelError
-        If the label map holds an index missing from `structures`.
+        If a volume of the label map holds an index missing from its layer.
     """
     labels: Any = nib.load(label_map)
     scan: Any = nib.load(image)
     check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
-    judged = judge(
-        structure_volumes(_voxels(labels), labels.affine, structures, image=_voxels(scan)),
-        **thresholds,
-    )
+    volumes = np.atleast_1d(_voxels(labels))
+    volumes = volumes[..., None] if volumes.ndim == 3 else volumes
+    if volumes.shape[3:] != (len(layers),):
+        raise GeometryError(f"{len(layers)} layers in a label map of shape {labels.shape}")
+    grey = _voxels(scan)
+    measured = [
+        structure_volumes(volumes[..., layer], labels.affine, structures, image=grey)
+        for layer, structures in enumerate(layers)
+    ]
+    judged = judge(pd.concat(measured).sort_values("label", ignore_index=True), **thresholds)
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
 
 
@@ -110,7 +116,7 @@ def run_shard(
             f"  Pass the folder of that model with --model, or segment the shard with {card.id}."
         )
     volumes = measure_shard(
-        segmented, read_table(ingest, INGEST), card.labels, results, **thresholds
+        segmented, read_table(ingest, INGEST), card.labels_by_layer, results, **thresholds
     )
     write_table(out, volumes, VOLUMES)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
@@ -120,7 +126,7 @@ def run_shard(
 def measure_shard(
     segmented: pd.DataFrame,
     ingested: pd.DataFrame,
-    structures: Mapping[int, str],
+    layers: Sequence[Mapping[int, str]],
     results: Path,
     **thresholds: Any,
 ) -> pd.DataFrame:
@@ -128,10 +134,9 @@ def measure_shard(
     joined = segmented.merge(
         ingested[["scan_id", "image"]], on="scan_id", how="left", validate="1:1"
     )
-    in_order = dict(sorted(structures.items()))
     tables = []
     for scan in joined.sort_values("scan_id").to_dict("records"):
-        rows = _measured_or_failed(scan, in_order, results, **thresholds)
+        rows = _measured_or_failed(scan, layers, results, **thresholds)
         for name in ("profile", "model", "scan_id"):
             rows.insert(0, name, scan[name])
         tables.append(rows)
@@ -141,13 +146,13 @@ def measure_shard(
 
 
 def _measured_or_failed(
-    scan: dict[str, Any], structures: Mapping[int, str], results: Path, **thresholds: Any
+    scan: dict[str, Any], layers: Sequence[Mapping[int, str]], results: Path, **thresholds: Any
 ) -> pd.DataFrame:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
-        return measure_scan(label_map, image, structures, **thresholds)
+        return measure_scan(label_map, image, layers, **thresholds)
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:
@@ -164,7 +169,8 @@ def _measured_or_failed(
         log.exception("%s: not measured", scan["scan_id"])
         reason, shown = "BUG_UNEXPECTED", repr(error)
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
-    return failed_scan(structures, reason)
+    structures = {label: name for layer in layers for label, name in layer.items()}
+    return failed_scan(dict(sorted(structures.items())), reason)
 
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:

@@ -24,7 +24,7 @@ from numpy._core.multiarray import scalar
 from safetensors.torch import save
 
 from cohortvol import catalogue
-from cohortvol.catalogue import OUTDATED, KnownModel
+from cohortvol.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.errors import ModelError
 from cohortvol.files import commit, commit_json, make_folder, sha256_of
 from cohortvol.models import (
@@ -84,6 +84,8 @@ class Source:
         Names of ``dataset.json`` to structure names of this project.
     drop : collection of str
         Names of ``dataset.json`` that are no result: background in the label map.
+    tile_step, layer
+        See `cohortvol.models.Part`.
     """
 
     place: Path
@@ -93,6 +95,8 @@ class Source:
     expected_labels: Mapping[int, str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     drop: Collection[str] = ()
+    tile_step: float | None = None
+    layer: int = 0
 
 
 def import_nnunet(
@@ -106,7 +110,6 @@ def import_nnunet(
     citation: str = "",
     orientation: str = "RAS",
     spacing_mm: tuple[float, float, float] | None = None,
-    tile_step: float | None = None,
     profiles: Sequence[str] = ("nnunet", FAST),
     checkpoint: str = "checkpoint_final.pth",
     accuracy: Mapping[str, Any] | None = None,
@@ -127,7 +130,7 @@ def import_nnunet(
         The model folder to make; it must not exist.
     model_id, licence, title, origin, citation, accuracy, notes
         For the card. `origin` is its ``source``.
-    orientation, spacing_mm, tile_step
+    orientation, spacing_mm
         How the model wants its scans; see `Card`.
     profiles : sequence of str
         Inference profiles the model offers, the default first.
@@ -167,7 +170,6 @@ def import_nnunet(
             parts=parts,
             labels=dict(enumerate(structures, start=1)),
             spacing_mm=spacing_mm,
-            tile_step=tile_step,
             accuracy=dict(accuracy or {}),
             notes=tuple(notes),
         )
@@ -195,8 +197,10 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
             expected_labels=weights.labels,
             rename=weights.structures,
             drop=set(weights.labels.values()) - set(weights.structures),
+            tile_step=weights.tile_step,
+            layer=layer,
         )
-        for place, weights in zip(places, model.parts, strict=True)
+        for place, (layer, weights) in zip(places, _layered(model), strict=True)
     ]
     return import_nnunet(
         sources,
@@ -208,9 +212,12 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
         citation=model.citation,
         orientation=model.orientation,
         spacing_mm=model.spacing_mm,
-        tile_step=model.tile_step,
         profiles=model.profiles,
     )
+
+
+def _layered(model: KnownModel) -> list[tuple[int, KnownWeights]]:
+    return [(layer, weights) for layer, parts in enumerate(model.layers) for weights in parts]
 
 
 def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
@@ -237,7 +244,16 @@ def _write_part(
         for index, name in found.items()
         if name not in source.drop
     }
-    part = Part(source.part, configuration, trainer, tuple(folds), labels, {})
+    part = Part(
+        source.part,
+        configuration,
+        trainer,
+        tuple(folds),
+        labels,
+        files={},
+        tile_step=source.tile_step,
+        layer=source.layer,
+    )
     network = build(plans, configuration, dataset)
     files = {
         f"{PARTS}/{part.name}/{name}": commit_json(folder / PARTS / part.name / name, content)

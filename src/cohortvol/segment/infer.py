@@ -195,9 +195,10 @@ class Segmenter:
 
         Returns
         -------
-        label_map : (I, J, K) uint8 or uint16 array
-            Label index of the model's card; 0 is background. Where two parts claim a voxel,
-            the later part of the card wins, as upstream.
+        label_map : (I, J, K) or (I, J, K, layer) uint8 or uint16 array
+            Label index of the model's card; 0 is background. Where two parts of a layer claim a
+            voxel, the later part of the card wins, as upstream. The last axis is there where the
+            model has several layers.
         seconds_network : float
             Wall time in the networks, s.
 
@@ -275,17 +276,23 @@ class Segmenter:
     def finish(self, predicted: Predicted) -> np.ndarray:
         """Everything after the network, on the CPU: the label map of `segment`."""
         prepared = predicted.prepared
-        merged = np.zeros(prepared.grid, dtype=self._dtype)
+        layers = {layer: np.zeros(prepared.grid, self._dtype) for layer in self.card.layers}
         with _machine_errors():
             for part, source, output in zip(
                 self._parts, prepared.inputs, predicted.outputs, strict=True
             ):
                 labels = part.to_global[part.network.labels(output, source)]
+                merged = layers[part.layer]
                 np.copyto(merged, labels, where=labels != 0, casting="same_kind")
-            moved = merged.transpose(2, 1, 0)
-            if self._zoom_mm is not None:
-                moved = nearest(moved, prepared.axes_shape)
-            native = np.ascontiguousarray(from_axes(moved, prepared.affine, self.card.orientation))
+            native = [self._on_the_scan(merged, prepared) for merged in layers.values()]
+        return native[0] if len(native) == 1 else np.stack(native, axis=-1)
+
+    def _on_the_scan(self, merged: np.ndarray, prepared: Prepared) -> np.ndarray:
+        """Labels from the grid of the parts, z y x, to the scan as stored."""
+        moved = merged.transpose(2, 1, 0)
+        if self._zoom_mm is not None:
+            moved = nearest(moved, prepared.axes_shape)
+        native = np.ascontiguousarray(from_axes(moved, prepared.affine, self.card.orientation))
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
         return native
@@ -296,6 +303,8 @@ class _PartRunner:
 
     def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
         self.network = network
+        self.layer = loaded.part.layer
+        self._greatest_tile_step = loaded.part.tile_step or 1.0
         self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
         for local, label in card.local_to_global(loaded.part).items():
             self.to_global[local] = label
@@ -309,7 +318,7 @@ class _PartRunner:
                 source.data,
                 self.network.networks,
                 self.network.n_labels,
-                self.network.tiling(tile_step),
+                self.network.tiling(min(tile_step, self._greatest_tile_step)),
                 memory.device,
                 memory.tiles_per_batch,
                 memory.blend_on,
