@@ -61,17 +61,23 @@ def totalsegmentator_api_tuned(job: Job) -> None:
 def totalsegmentator_network(job: Job) -> None:
     """The function below its API, given spline order and tile step: for profile `paper`."""
     import torch
-    from totalsegmentator.nnunet import nnUNet_predict_image
+    from totalsegmentator import nnunet
 
+    predict = nnunet.nnUNetv2_predict
+
+    def at_step(*args: Any, **kwargs: Any) -> Any:
+        return predict(*args, **{**kwargs, "step_size": job["tile_step"]})
+
+    nnunet.nnUNetv2_predict = at_step  # version 2.18 derives the step from the name of the task
     fast = job["task"]["fast"]
     for scan in sorted(Path(job["scans"]).glob(f"*{SUFFIX}")):
-        nnUNet_predict_image(
+        nnunet.nnUNet_predict_image(
             str(scan), str(Path(job["out"]) / scan.name),
             task_id=852 if fast else [850, 851], model="3d_fullres", folds=[0],
             trainer="nnUNetTrainer_2000epochs_NoMirroring", tta=False, multilabel_image=True,
             resample=3.0 if fast else 1.5, resampling_order=job["spline_order"],
-            step_size=job["tile_step"], task_name="total_mr", quiet=True, nr_threads_resampling=1,
-            nr_threads_saving=1, device=torch.device(job["device"]),
+            task_name="total_mr", quiet=True, nr_threads_resampling=1, nr_threads_saving=1,
+            device=torch.device(job["device"]),
         )  # fmt: skip
 
 
@@ -89,11 +95,20 @@ def _totalsegmentator_api(job: Job, **more: Any) -> None:
 
 def nnunetv2_predict(job: Job) -> None:
     """The command of nnU-Net on the folder of scans that are on the network's grid already."""
+    _nnunetv2_predict(job)
+
+
+def nnunetv2_predict_tuned(job: Job) -> None:
+    """The same with one process for each helper."""
+    _nnunetv2_predict(job, "-npp", "1", "-nps", "1")
+
+
+def _nnunetv2_predict(job: Job, *more: str) -> None:
     for weights in job["weights"]:
         command = [sys.executable, "-c", _PREDICT, "-i", job["zoomed"]]
         command += ["-o", Path(job["out"]) / Path(weights).parent.name, "-m", weights, "-f", "0"]
         command += ["-step_size", job["tile_step"], "--disable_tta", "-device", job["device"]]
-        command += ["-npp", "1", "-nps", "1", "--disable_progress_bar"]
+        command += ["--disable_progress_bar", *more]
         subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -128,6 +143,7 @@ WAYS: tuple[Callable[[Job], None], ...] = (
     totalsegmentator_api_tuned,
     totalsegmentator_network,
     nnunetv2_predict,
+    nnunetv2_predict_tuned,
     nnunet_sequential,
     mrsegmentator,
 )

@@ -41,6 +41,7 @@ import numpy as np
 import pandas as pd
 import psutil
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from cohortvol.catalogue import load
 from cohortvol.geometry import from_axes, to_axes
@@ -91,6 +92,7 @@ TOTALSEGMENTATOR = (
     "totalsegmentator_api",
     "totalsegmentator_api_tuned",
     "nnunetv2_predict",
+    "nnunetv2_predict_tuned",
     "nnunet_sequential",
 )
 SETTINGS = {
@@ -134,7 +136,8 @@ def main() -> None:
     }
     model = import_known(setting, weights, work / "models" / options.network)
     ways: dict[str, Callable[[Path], list[str]]] = {}
-    for profile in ("paper",) if options.paper else setting.profiles:
+    profiles = ("paper",) if options.paper else setting.profiles
+    for profile in profiles[:1] if options.geometry else profiles:
         ways[f"cohortvol {profile}"] = cohortvol_command(scans, model, profile, options.device)
     peers = ("totalsegmentator_network",) if options.paper else setting.peers
     for way in options.ways or peers:
@@ -183,9 +186,7 @@ def speed_scans(folder: Path, n: int) -> None:
 
 def geometry_scans(folder: Path, _n: int) -> None:
     """Ten scans whose geometry or grey values are easily got wrong."""
-    tilt = np.array([[0.94, -0.34, 0], [0.34, 0.94, 0], [0, 0, 1]]) @ np.array(
-        [[1, 0, 0], [0, 0.97, 0.25], [0, -0.25, 0.97]]
-    )
+    tilt = Rotation.from_euler("zx", [20, -14], degrees=True).as_matrix()
     cases = {
         "anisotropic": ((150, 130, 40), np.diag([1.6, 1.6, 5.0]), 1500.0),
         "oblique": ((120, 110, 60), tilt @ np.diag([2.0, 2.0, 3.3]), 900.0),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney_left": 3}
 TRAINER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -80,16 +81,18 @@ PLANS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def network(seed: int = 0, plans: dict[str, Any] = PLANS) -> torch.nn.Module:
+def network(
+    seed: int = 0, plans: dict[str, Any] = PLANS, n_labels: int = len(LABELS)
+) -> torch.nn.Module:
     """The network of plans as nnU-Net builds it for training, with random weights."""
-    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    settings = PlansManager(plans).get_configuration("3d_fullres")
     torch.manual_seed(seed)
     return get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
+        settings.network_arch_class_name.replace(".residual_unet.", ".unet."),  # since it moved
+        settings.network_arch_init_kwargs,
+        settings.network_arch_init_kwargs_req_import,
         1,
-        len(LABELS),
+        n_labels,
         allow_init=True,
         deep_supervision=True,
     )
@@ -123,14 +126,22 @@ def checkpoint(module: torch.nn.Module, fold: int = 0) -> dict[str, Any]:
     }
 
 
-def results_folder(parent: Path, folds: int = 1, plans: dict[str, Any] = PLANS) -> Path:
-    """``Dataset001_Tiny/<trainer>`` below `parent`, as nnU-Net leaves it after training."""
-    folder = parent / "Dataset001_Tiny" / TRAINER
+def write_results(
+    folder: Path, plans: dict[str, Any], dataset: dict[str, Any], folds: int, **changes: Any
+) -> None:
+    """``plans.json``, ``dataset.json`` and folds in a folder; `changes` are the checkpoints'."""
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
     for fold in range(folds):
         place = folder / f"fold_{fold}"
         place.mkdir()
-        torch.save(checkpoint(network(fold, plans), fold), place / "checkpoint_final.pth")
+        module = network(fold, plans, len(dataset["labels"]))
+        torch.save(checkpoint(module, fold) | changes, place / "checkpoint_final.pth")
+
+
+def results_folder(parent: Path, folds: int = 1, plans: dict[str, Any] = PLANS) -> Path:
+    """``Dataset001_Tiny/<trainer>`` below `parent`, as nnU-Net leaves it after training."""
+    folder = parent / "Dataset001_Tiny" / TRAINER
+    write_results(folder, plans, DATASET, folds)
     return folder

@@ -399,6 +399,23 @@ class Shard:
         return tables.read_table(self.out, tables.VOLUMES)
 
 
+@pytest.mark.parametrize(
+    ("profile", "largest", "usable"),
+    [("ts218", 1.0, False), ("paper+body", 99.0, False), ("ts218", 100.0, True),
+     ("fast", 1.0, True), ("nnunet", 1.0, True)],
+)  # fmt: skip
+def test_a_scan_that_loses_its_grey_levels_in_the_profile_is_no_number(
+    results, profile, largest, usable
+):
+    """TotalSegmentator's cut to whole numbers makes an image of 0 to 1 empty (its issue 455)."""
+    scan = results.scans["sub-1"]
+    scan |= {"profile": profile, "intensity_min": 0.0, "intensity_max": largest}
+    results.write()
+    rows = results.run().set_index("scan_id").loc["sub-1"].set_index("structure")
+    assert (rows.loc["liver", "qc"] != "exclude") == usable
+    assert rows["qc_flags"].str.contains("QC_FEW_GREY_LEVELS").all() != usable
+
+
 def test_a_shard_is_sorted_by_scan_then_label_with_sums_last(results):
     volumes = results.run()
     assert volumes["scan_id"].drop_duplicates().tolist() == ["sub-1", "sub-2", "sub-3"]

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nnunet_fixture
+import published_fixture
 from cohortvol.errors import ModelError
 from cohortvol.files import sha256_of
 from cohortvol.models import (
+    card_json,
     choose_profile,
     find_model,
     list_models,
@@ -97,9 +99,10 @@ def test_names_can_be_translated_and_are_checked_against_what_is_expected(traine
         trained, tmp_path / "a", expected_labels=expected, rename={"kidney_left": "kidney_right"}
     )
     assert card.labels[3] == "kidney_right"
-    with pytest.raises(ModelError, match="labels expected"):
-        imported(trained, tmp_path / "b", expected_labels={**expected, 3: "pancreas"})
-    assert not (tmp_path / "b").exists()
+    for wrong in ({3: "pancreas"}, {1: "spleen", 2: "liver"}):
+        with pytest.raises(ModelError, match="labels expected"):
+            imported(trained, tmp_path / "b", expected_labels={**expected, **wrong})
+        assert not (tmp_path / "b").exists()
 
 
 class Malicious:
@@ -165,10 +168,15 @@ def test_a_truncated_checkpoint_is_a_damaged_one(trained, tmp_path):
         imported(trained, tmp_path / "bad", folds=["0"])
 
 
+ARCHITECTURES = "dynamic_network_architectures.architectures"
+
+
 @pytest.mark.parametrize(
     ("where", "value"),
     [
         (("architecture", "network_class_name"), "os.system"),
+        (("architecture", "network_class_name"), f"{ARCHITECTURES}.unet.ResidualUNet"),
+        (("architecture", "network_class_name"), f"{ARCHITECTURES}.residual_unet.PlainConvUNet"),
         (("architecture", "arch_kwargs", "conv_op"), "subprocess.run"),
         (("architecture", "_kw_requires_import"), ["norm_op_kwargs"]),
         (("preprocessor_name",), "SomebodysPreprocessor"),
@@ -184,6 +192,39 @@ def test_plans_that_name_anything_outside_the_allow_list_are_refused(where, valu
     place[where[-1]] = value
     with pytest.raises(ModelError, match="not allowed"):
         build(plans, "3d_fullres", nnunet_fixture.DATASET)
+
+
+def residual_plans() -> dict:
+    """Plans of a residual encoder as nnU-Net writes them now."""
+    plans = json.loads(json.dumps(nnunet_fixture.PLANS))
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["network_class_name"] = f"{ARCHITECTURES}.unet.ResidualEncoderUNet"
+    kwargs = architecture["arch_kwargs"]
+    kwargs["n_blocks_per_stage"] = kwargs.pop("n_conv_per_stage")
+    return plans
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        residual_plans(),
+        published_fixture.old_plans("Old", 2.0, {"UNet_class_name": "ResidualEncoderUNet"}),
+    ],
+    ids=["plans of now", "plans from before nnU-Net 2.4"],
+)
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
+@pytest.mark.filterwarnings("error:Network class")  # nnU-Net would load every architecture it has
+def test_a_residual_encoder_gives_the_logits_of_nnunets_own_network(plans, tmp_path):
+    trained = nnunet_fixture.results_folder(tmp_path / "results", plans=plans)
+    card = imported(trained, tmp_path / "models" / "residual")
+    original = nnunet_fixture.network(0, plans)
+    original.decoder.deep_supervision = False
+    original.eval()
+    loaded = load_part(card, card.parts[0])
+    patch = torch.randn(1, 1, 16, 24, 24, generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        assert torch.equal(original(patch), loaded.modules[0](patch))
+    assert type(loaded.modules[0]).__name__ == "ResidualEncoderUNet"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +275,13 @@ def test_weights_on_disk_that_are_not_finite_are_refused_at_load(card):
         load_part(card, card.parts[0])
 
 
+def test_truncated_weights_are_refused_at_load(card):
+    path = card.folder / "parts/main/fold_0.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"fold_0\.safetensors"):
+        load_part(card, card.parts[0])
+
+
 def test_a_missing_model_is_answered_with_the_ones_there_are(card):
     models = card.folder.parent
     assert find_model("tiny", models) == card.folder
@@ -280,6 +328,42 @@ def test_the_key_changes_with_what_decides_about_labels_and_with_nothing_else(ca
     ):
         assert segmentation_key(dataclasses.replace(card, parts=(other,))) != key
     assert segmentation_key(card, "nnunet", "another") != key
+
+
+def test_the_embedded_model_keeps_its_key():
+    """With a new key every scan is segmented again: only new weights are worth one."""
+    card = load_card(Path(__file__).parents[1] / "models" / "embedded-v1")
+    assert segmentation_key(card, "nnunet") == "c567da86c486c141"
+    assert card.labels_by_layer == [dict(card.labels)]
+
+
+def test_the_key_holds_the_layer_of_a_part_and_its_own_tile_step(card):
+    part = card.parts[0]
+    keys = {
+        segmentation_key(dataclasses.replace(card, parts=(dataclasses.replace(part, **own),)))
+        for own in ({}, {"layer": 1}, {"layer": 2}, {"tile_step": 0.3})
+    }
+    assert len(keys) == 4
+
+
+def test_a_structure_in_two_layers_or_in_none_is_refused(card):
+    raw = json.loads(json.dumps(card_json(card)))
+
+    def with_changes(**changes):
+        (card.folder / "card.json").write_text(json.dumps(raw | changes))
+        return load_card(card.folder)
+
+    with pytest.raises(ModelError, match="structure liver is in 2 layers"):
+        with_changes(parts=[raw["parts"][0], {**raw["parts"][0], "layer": 1}])
+    with pytest.raises(ModelError, match="structure aorta is in 0 layers"):
+        with_changes(labels={**raw["labels"], "9": "aorta"})
+
+
+def test_a_profile_may_leave_out_the_air_around_the_body(card):
+    profile = choose_profile(card, "nnunet+body")
+    assert (profile.name, profile.tile_step, profile.crops_to_body) == ("nnunet+body", 0.5, True)
+    assert choose_profile(card, "fast+body").on_device
+    assert segmentation_key(card, "nnunet+body") != segmentation_key(card, "nnunet")
 
 
 def test_a_profile_the_model_does_not_offer_is_refused(card):

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from itertools import permutations, product
 from pathlib import Path
@@ -20,10 +21,12 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy import ndimage
 
 import nnunet_fixture
+from cohortvol import measure
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.files import sha256_of
 from cohortvol.networks import Source, import_nnunet
 from cohortvol.segment import Segmenter, run_shard, worker
+from cohortvol.segment.body import body_box
 from cohortvol.segment.images import label_map_bytes, read_image
 from cohortvol.segment.infer import Memory
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
@@ -200,6 +203,73 @@ def test_later_parts_win_and_labels_are_the_models(model, tmp_path):
     np.testing.assert_array_equal(labels, np.array([0, 300, 5, 3])[local])
 
 
+@pytest.fixture(scope="module")
+def layered(model, tmp_path_factory):
+    """The model twice, the second time as other structures in a layer of their own."""
+    card = json.loads((model / "card.json").read_text())
+    first = card["parts"][0]
+    second = json.loads(json.dumps(first).replace("parts/main", "parts/second"))
+    second |= {"name": "second", "layer": 1, "labels": {"1": "aorta", "2": "face"}}
+    labels = card["labels"] | {"4": "face", "5": "aorta"}
+    folder = tmp_path_factory.mktemp("models") / "layered"
+    with_card(model, folder, parts=[first, second], labels=labels)
+    shutil.copytree(model / "parts" / "main", folder / "parts" / "second")
+    return folder
+
+
+def test_layers_do_not_touch_each_other(layered, segmenter):
+    labels, _ = Segmenter.load(layered, device="cpu").segment(scan(3), AFFINE)
+    one, _ = segmenter.segment(scan(3), AFFINE)
+    expected = np.stack([one, np.array([0, 5, 4, 0], np.uint8)[one]], axis=-1)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_a_roi_of_one_layer_gives_a_3d_label_map(layered, segmenter):
+    labels, _ = Segmenter.load(layered, device="cpu", roi=["aorta"]).segment(scan(3), AFFINE)
+    one, _ = segmenter.segment(scan(3), AFFINE)
+    np.testing.assert_array_equal(labels, np.array([0, 5, 0, 0])[one])
+
+
+def body_in_air(shape=(60, 50, 16)):
+    """A bright block in dim noise."""
+    data = np.random.default_rng(3).uniform(0, 20, shape).astype(np.float32)
+    data[22:40, 20:34, 2:14] += 500 + 10 * scan(3, (18, 14, 12))
+    return data
+
+
+def test_the_body_is_found_with_a_margin_whatever_lies_around_it():
+    data = body_in_air()
+    box = body_box(data, np.array([5.0, 5.0, 10.0]))
+    assert [(ends.start, ends.stop) for ends in box] == [(18, 44), (16, 38), (0, 16)]
+    fine = body_box(data.repeat(2, axis=0), np.array([2.5, 5.0, 10.0]))
+    assert (fine[0].start, fine[0].stop) == (36, 88)
+
+
+def test_the_body_alone_is_segmented_where_the_profile_says_so(model, segmenter):
+    affine = np.diag([-5.0, 5.0, 10.0, 1.0])  # the first axis runs from right to left
+    data = body_in_air()
+    cropped = Segmenter.load(model, "nnunet+body", device="cpu")
+    labels, _ = cropped.segment(data, affine)
+    alone, _ = segmenter.segment(data[18:44, 16:38], affine)
+    assert labels.shape == data.shape
+    np.testing.assert_array_equal(labels[18:44, 16:38], alone)
+    assert labels.sum() == alone.sum() > 0
+
+
+def test_no_organ_lies_outside_the_body(shared_data):
+    folder = shared_data / "chaos_mr_t2spir"
+    for path in sorted((folder / "images").glob("*.nii.gz")):
+        image = nib.load(path)
+        labels = np.asarray(nib.load(_labels_of(path)).dataobj) > 0
+        box = body_box(image.get_fdata(), np.array(image.header.get_zooms()))
+        assert labels.any()
+        assert labels[box].sum() == labels.sum(), path.name
+
+
+def _labels_of(image):
+    return image.parents[1] / "labels" / image.name.replace("image", "label")
+
+
 def test_a_roi_runs_only_the_parts_it_needs(model, segmenter, tmp_path):
     card = json.loads((model / "card.json").read_text())
     first = card["parts"][0]
@@ -360,6 +430,48 @@ def test_a_second_run_loads_no_model_and_writes_no_receipt(undisturbed, tmp_path
     assert again.out.read_bytes() == table
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_label_maps_do_not_depend_on_how_many_read_ahead(undisturbed, shard, workers):
+    run_shard(**shard.arguments(), device="cpu", workers=workers)
+    name = "label_map_sha256"
+    assert shard.table()[name].tolist() == undisturbed.table()[name].tolist()
+
+
+def test_without_workers_everything_is_done_in_one_thread(shard, segmenter, monkeypatch):
+    seen = set()
+    for name in ("prepare", "predict", "finish"):
+        step = getattr(Segmenter, name)
+
+        def noted(*scan, step=step):
+            seen.add(threading.current_thread())
+            return step(*scan)
+
+        monkeypatch.setattr(Segmenter, name, noted)
+    run_shard(**shard.arguments(), device="cpu", workers=0)
+    assert seen == {threading.current_thread()}
+
+
+def test_a_model_with_layers_is_segmented_and_measured_file_by_file(
+    layered, segmenter, images, tmp_path
+):
+    shard = Shard(tmp_path / "results", layered, {"s3": images["s3"]})
+    run_shard(**shard.arguments(), device="cpu")
+    label_map = nib.load(shard.folder / "s3_dseg.nii.gz")
+    assert label_map.shape == (*scan(3).shape, 2)
+    names = (shard.folder / "dseg.tsv").read_text().splitlines()
+    assert names[0] == "index\tname\tlayer"
+    assert names[3:] == ["3\tkidney_left\t0", "4\tface\t1", "5\taorta\t1"]
+    measured = shard.results / "measure" / "tiny" / "0000.parquet"
+    measure.run_shard(
+        segment=shard.out, ingest=shard.ingest, model=layered, results=shard.results, out=measured
+    )
+    found = pd.read_parquet(measured).set_index("structure")["n_voxels"].fillna(0)
+    labels, _ = segmenter.segment(scan(3), AFFINE)
+    liver, spleen, kidney = np.bincount(labels.ravel(), minlength=4)[1:]
+    order = ["liver", "spleen", "kidney_left", "face", "aorta"]
+    assert found.loc[order].tolist() == [liver, spleen, kidney, spleen, liver]
+
+
 def test_only_ready_scans_are_rows_and_a_shard_without_any_is_an_empty_table(
     undisturbed, tmp_path, no_model_needed
 ):
@@ -452,7 +564,7 @@ class FaultySegmenter:
 
     def __init__(self, segmenter, faults):
         self.segmenter, self.faults, self.calls = segmenter, dict(faults), 0
-        self.dtype = segmenter.dtype
+        self.dtype, self.device = segmenter.dtype, segmenter.device
 
     def prepare(self, data, affine):
         return self.segmenter.prepare(data, affine)

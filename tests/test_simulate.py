@@ -7,7 +7,7 @@ import pytest
 
 from cohortvol import tables
 from cohortvol.errors import ConfigError
-from cohortvol.simulate import anatomy, cohort, image, population, run
+from cohortvol.simulate import anatomy, cohort, compare, image, population, run
 from cohortvol.simulate.faults import FAULTS
 
 VOLUMES_ML = {
@@ -146,3 +146,30 @@ def test_population_tables_have_the_schemas_of_the_stages(tmp_path):
     assert len(measured) == ready * cohort.truth()["structure"].nunique()
     assert measured.loc[measured["status"] == "absent", "volume_ml"].isna().all()
     assert (measured["volume_ml"].dropna() > 0).all()
+
+
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_what_was_found_is_compared_whatever_label_and_layer_it_has(
+    small_cohort, tmp_path, n_layers
+):
+    """A result equal to the truth, by a model that counts the organs from 11."""
+    truth = tables.read_table(small_cohort / "truth.parquet", run.TRUTH)
+    names = {scan_id: f"{scan_id}_dseg.nii.gz" for scan_id in truth["scan_id"].unique()[:4]}
+    for scan_id, name in names.items():
+        drawn = nib.load(small_cohort / "labels" / f"{scan_id}.nii.gz")
+        labels = np.asarray(drawn.dataobj).astype(np.uint8)
+        label_map = np.zeros((*labels.shape, n_layers), np.uint8)
+        label_map[..., -1] = np.where(labels, labels + 10, 0)
+        nib.save(nib.Nifti1Image(label_map, drawn.affine), tmp_path / name)
+    label = truth["structure"].map({name: 11 + n for n, name in enumerate(image.ORGANS)})
+    volumes = truth.assign(label=label)[truth["scan_id"].isin(names)]
+    scans = pd.DataFrame({"scan_id": names.keys(), "label_map": names.values()})
+    for name, rows, schema in (
+        ("volumes", volumes, tables.VOLUMES),
+        ("scans", scans, tables.SCANS),
+    ):
+        tables.write_table(tmp_path / f"{name}.parquet", rows.reindex(columns=list(schema)), schema)
+    found = compare.volumes_against_truth(small_cohort, tmp_path)
+    assert set(found["structure"]) == set(image.ORGANS)
+    assert found["dice_mean"].tolist() == [1.0] * 4
+    assert found["mean_absolute_error_pct"].tolist() == [0.0] * 4

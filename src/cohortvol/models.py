@@ -6,6 +6,7 @@ Light on purpose: Snakemake reads cards while it plans, so nothing here imports 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -47,10 +48,18 @@ class Profile:
 
         The labels are those of the parent but for rounding.
         """
-        return self.name == FAST
+        return self.name.removesuffix(BODY) == FAST
+
+    @property
+    def crops_to_body(self) -> bool:
+        """Leave out the air around the body before anything else is done."""
+        return self.name.endswith(BODY)
 
 
 FAST = "fast"
+
+BODY = "+body"
+"""Ends the name of a profile that is to see the body only, such as ``ts218+body``."""
 
 PROFILES = {
     profile.name: profile
@@ -225,6 +234,11 @@ def _check(card: Card, path: Path) -> None:
             wrong.append(f"label index {label} is outside 1 to 65535")
     if len(set(card.labels.values())) != len(card.labels):
         wrong.append("one structure has two label indices")
+    places = {(part.layer, name) for part in card.parts for name in part.labels.values()}
+    layers_of = Counter(name for _, name in places)
+    for name in card.labels.values():
+        if layers_of[name] != 1:
+            wrong.append(f"structure {name} is in {layers_of[name]} layers")
     if card.default_profile not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:
@@ -305,14 +319,15 @@ def verify(card: Card) -> None:
 
 
 def choose_profile(card: Card, name: str | None = None) -> Profile:
-    """The profile asked for, or the card's default.
+    """The profile asked for, or the card's default; its name may end in `BODY`.
 
     Raises
     ------
     ModelError
         If the model does not offer it, or this version does not know it.
     """
-    chosen = name or card.default_profile
+    full_name = name or card.default_profile
+    chosen = full_name.removesuffix(BODY)
     if chosen not in card.profiles:
         raise ModelError(f"model {card.id}: no profile {chosen!r}{_known(chosen, card.profiles)}")
     if chosen not in PROFILES:
@@ -322,8 +337,14 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
         )
     profile = PROFILES[chosen]
     if chosen == FAST and card.spacing_mm is None:
-        profile = replace(PROFILES["nnunet"], name=FAST)
-    return profile
+        profile = PROFILES["nnunet"]
+    return replace(profile, name=full_name)
+
+
+def truncates(profile: str) -> bool:
+    """Whether a profile of this name cuts the fractions off grey values; False if unknown."""
+    known = PROFILES.get(profile.removesuffix(BODY))
+    return known is not None and known.truncate
 
 
 def restrict(card: Card, roi: Sequence[str]) -> Card:

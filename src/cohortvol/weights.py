@@ -58,10 +58,12 @@ def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
     ]
     if missing:
         looked = ", ".join(map(str, given)) or "no folder"
+        open_to_all = all(part.url for part in model.parts)
+        fetched = f", or `cohortvol models fetch {model.id}`" if open_to_all else ""
         raise ModelError(
             f"model {model.id}: weights not found in {looked}\n"
             + "\n".join(missing)
-            + "\n  Name the folder or zip that holds them, or `cohortvol models fetch` them."
+            + f"\n  Name the folders or zips that hold them{fetched}."
         )
     return [place for place in found if place is not None]
 

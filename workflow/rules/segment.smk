@@ -20,7 +20,13 @@ rule segment:
         key=SEGMENTATION_KEY,
         model=str(MODEL.folder),
         folder=subpath(output.table, strip_suffix=".parquet"),
-        choice=options({"profile": config["segment"]["profile"], "roi": config["roi"]}),
+        choice=options(
+            {
+                "profile": config["segment"]["profile"],
+                "workers": config["segment"]["workers"],
+                "roi": config["roi"],
+            }
+        ),
         device=config["segment"]["device"],
     shell:
         """

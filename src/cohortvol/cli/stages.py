@@ -151,6 +151,14 @@ def segment(
             "not fit is left for the next (exit 75).",
         ),
     ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Threads that read and prepare scans ahead of the network; 0 does one scan after "
+            "the other in a single thread. 1 on a CPU and 4 on a GPU if not given.",
+        ),
+    ] = None,
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
 
@@ -171,6 +179,7 @@ def segment(
         device=device,
         roi=roi or (),
         attempts_left=attempts_left,
+        workers=workers,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from cohortvol.measure.volumes import FACE_ORDER, typed
 MIN_LARGEST_FRACTION = 0.9
 """A structure with less than this in its largest component is flagged QC_FRAGMENTED."""
 
-EXCLUDING = frozenset({"QC_ABSENT", "QC_OUTLIER", "QC_SIDE"})
+EXCLUDING = frozenset({"QC_ABSENT", "QC_FEW_GREY_LEVELS", "QC_OUTLIER", "QC_SIDE"})
 """QC codes that make a volume unfit for use; the others only ask for a look."""
 
 
@@ -22,6 +22,7 @@ def judge(
     volumes: pd.DataFrame,
     plausible_ml: Mapping[str, tuple[float, float]] | None = None,
     min_largest_fraction: float = MIN_LARGEST_FRACTION,
+    scan_codes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Add ``status``, ``reason``, ``qc`` and ``qc_flags`` to the structures of one scan.
 
@@ -39,13 +40,17 @@ def judge(
         Range per structure in mL; without it, the packaged one. Others are not judged.
     min_largest_fraction : float
         Smallest part of the voxels that the largest component must hold.
+    scan_codes : sequence of str
+        QC codes that hold for the scan as a whole, and so for each of its structures.
     """
     ranges = anatomy.plausible_ml() if plausible_ml is None else plausible_ml
     wrong_side = _on_the_wrong_side(volumes)
     verdicts: list[tuple[str, str | None, str, str]] = []
     for row in volumes.to_dict("records"):
         if pd.isna(row["n_voxels"]):
-            verdicts.append(("absent", "QC_ABSENT", "exclude", "QC_ABSENT"))
+            verdicts.append(
+                ("absent", "QC_ABSENT", "exclude", ";".join(["QC_ABSENT", *scan_codes]))
+            )
             continue
         low, high = ranges.get(row["structure"], (0.0, np.inf))
         too_small = row["volume_ml"] < low and not row["cut_by_fov"]
@@ -56,7 +61,7 @@ def judge(
             "QC_SIDE": row["structure"] in wrong_side,
             "QC_OUTLIER": too_small or row["volume_ml"] > high,
         }
-        flags = [code for code, present in found.items() if present]
+        flags = [*(code for code, present in found.items() if present), *scan_codes]
         status, reason = ("cut", "QC_TRUNCATED_FOV") if row["cut_by_fov"] else ("ok", None)
         verdicts.append((status, reason, _qc(flags), ";".join(flags)))
     verdict = pd.DataFrame(

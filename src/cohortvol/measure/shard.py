@@ -17,10 +17,13 @@ from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
-from cohortvol.models import load_card, restrict
+from cohortvol.models import load_card, restrict, truncates
 from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
+
+MIN_GREY_LEVELS = 100
+"""Whole grey levels that a scan must have where a profile cuts the fractions off."""
 
 _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
@@ -132,7 +135,10 @@ def measure_shard(
 ) -> pd.DataFrame:
     """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason."""
     joined = segmented.merge(
-        ingested[["scan_id", "image"]], on="scan_id", how="left", validate="1:1"
+        ingested[["scan_id", "image", "intensity_min", "intensity_max"]],
+        on="scan_id",
+        how="left",
+        validate="1:1",
     )
     tables = []
     for scan in joined.sort_values("scan_id").to_dict("records"):
@@ -152,7 +158,8 @@ def _measured_or_failed(
     try:
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
-        return measure_scan(label_map, image, layers, **thresholds)
+        codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
+        return measure_scan(label_map, image, layers, scan_codes=codes, **thresholds)
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:
@@ -171,6 +178,12 @@ def _measured_or_failed(
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
     structures = {label: name for layer in layers for label, name in layer.items()}
     return failed_scan(dict(sorted(structures.items())), reason)
+
+
+def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:
+    """Whether cutting the fractions off leaves too little of the scan for the network."""
+    levels = scan["intensity_max"] - scan["intensity_min"]
+    return bool(truncates(scan["profile"]) and levels < MIN_GREY_LEVELS)
 
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:

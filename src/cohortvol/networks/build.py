@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,16 @@ from cohortvol.errors import ModelError
 from cohortvol.models import PARTS, Card, Part, weights_file
 
 # nnU-Net looks up by name whatever a plans.json names; only these names are let through.
+_UNETS = "dynamic_network_architectures.architectures.unet"
 ARCHITECTURES = {
-    "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+    f"{_UNETS}.PlainConvUNet": f"{_UNETS}.PlainConvUNet",
+    f"{_UNETS}.ResidualEncoderUNet": f"{_UNETS}.ResidualEncoderUNet",
+    # Where nnU-Net still looks for it when plans are older than its version 2.4.
+    "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet": (
+        f"{_UNETS}.ResidualEncoderUNet"
+    ),
 }
+"""Class named in the plans, to the class that is built."""
 OPERATIONS = {
     *(f"torch.nn.modules.conv.Conv{n}d" for n in (2, 3)),
     *(f"torch.nn.Conv{n}d" for n in (2, 3)),
@@ -99,7 +105,7 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
         _check_supported(settings, dataset)
         label_manager = manager.get_label_manager(dataset)
         module = get_network_from_plans(
-            settings.network_arch_class_name,
+            ARCHITECTURES[settings.network_arch_class_name],
             settings.network_arch_init_kwargs,
             settings.network_arch_init_kwargs_req_import,
             determine_num_input_channels(manager, settings, dataset),
@@ -117,7 +123,7 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
 
 
 def _check_names(plans: Mapping[str, Any], settings: ConfigurationManager) -> None:
-    def refuse(what: str, name: Any, allowed: set[str]) -> None:
+    def refuse(what: str, name: Any, allowed: Collection[str]) -> None:
         raise ModelError(
             f"plans.json names the {what} {name!r}, which is not allowed\n"
             f"  allowed: {', '.join(sorted(allowed))}"

@@ -22,6 +22,7 @@ from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.segment.body import Box, body_box
 from cohortvol.segment.fast import FastPart
 from cohortvol.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
@@ -46,6 +47,8 @@ class Prepared:
         Of the scan as stored.
     shape, axes_shape : tuple of three int
         Of the scan as stored, and in the model's axis order.
+    body : tuple of three slices or None
+        What of it, in the model's axis order, the parts were given; None if all.
     grid : tuple of three int
         Of what the parts were given, z y x.
     inputs : list of Preprocessed
@@ -55,6 +58,7 @@ class Prepared:
     affine: np.ndarray
     shape: tuple[int, ...]
     axes_shape: tuple[int, ...]
+    body: Box | None
     grid: tuple[int, ...]
     inputs: list[Preprocessed]
 
@@ -119,7 +123,7 @@ class Segmenter:
         self.card = card
         self.profile = profile
         self._zoom_mm = _zoom_spacing(card, profile)
-        self._device = device
+        self.device = device
         kind = FastPart if profile.on_device else PartNetwork
         self._parts = [_PartRunner(card, part, kind(part, device)) for part in parts]
         self._memory = Memory.of(device)
@@ -216,8 +220,9 @@ class Segmenter:
         """Everything before the network, on the CPU. See `segment`."""
         with _machine_errors():
             moved, moved_affine = to_axes(data, affine, self.card.orientation)
-            axes_shape = moved.shape
-            image, spacing = self._zoomed(moved, spacing_mm(moved_affine))
+            edges_mm = spacing_mm(moved_affine)
+            body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
+            image, spacing = self._zoomed(moved if body is None else moved[body], edges_mm)
             spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
             shared: dict[Any, Preprocessed] = {}
             for part in self._parts:
@@ -226,7 +231,7 @@ class Segmenter:
                         image, spacing_zyx_mm
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
-            return Prepared(affine, data.shape, axes_shape, tuple(image.shape), inputs)
+            return Prepared(affine, data.shape, moved.shape, body, tuple(image.shape), inputs)
 
     def _zoomed(
         self, data: np.ndarray, spacing: np.ndarray
@@ -235,11 +240,11 @@ class Segmenter:
         if self._zoom_mm is None:
             image = data.transpose(2, 1, 0)
             if self.profile.on_device:
-                return torch.from_numpy(image.astype(np.float32)).to(self._device), spacing
+                return torch.from_numpy(image.astype(np.float32)).to(self.device), spacing
             return image, spacing
         order = int(self.profile.zoom_order or 0)
         if self.profile.on_device:
-            fast, spacing = zoom_fast(data, spacing, self._zoom_mm, order, self._device)
+            fast, spacing = zoom_fast(data, spacing, self._zoom_mm, order, self.device)
             return fast.permute(2, 1, 0), spacing
         zoomed = zoom(
             np.asarray(data, dtype=self.dtype),
@@ -289,10 +294,13 @@ class Segmenter:
 
     def _on_the_scan(self, merged: np.ndarray, prepared: Prepared) -> np.ndarray:
         """Labels from the grid of the parts, z y x, to the scan as stored."""
+        body = prepared.body or (slice(None),) * 3
+        whole = np.zeros(prepared.axes_shape, merged.dtype)
         moved = merged.transpose(2, 1, 0)
         if self._zoom_mm is not None:
-            moved = nearest(moved, prepared.axes_shape)
-        native = np.ascontiguousarray(from_axes(moved, prepared.affine, self.card.orientation))
+            moved = nearest(moved, whole[body].shape)
+        whole[body] = moved
+        native = np.ascontiguousarray(from_axes(whole, prepared.affine, self.card.orientation))
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
         return native

@@ -187,7 +187,6 @@ class PartNetwork:
 
 
 def _network(module: nn.Module) -> Network:
-    module.eval()
     first = next(parameter for parameter in module.parameters() if parameter.ndim > 3)
     if first.ndim == 5:
         return module

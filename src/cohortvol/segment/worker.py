@@ -11,11 +11,11 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cohortvol.errors import CohortvolError, ScanError, TemporaryError
 from cohortvol.files import commit, commit_text, make_folder
@@ -40,11 +40,14 @@ from cohortvol.segment.receipts import (
 from cohortvol.tables import INGEST, SEGMENT, append_rows, read_table, write_table
 
 if TYPE_CHECKING:
+    import torch
+
     from cohortvol.segment.infer import Predicted, Prepared, Segmenter
 
 LOG = logging.getLogger(__name__)
 
-READ_AHEAD = 2
+T = TypeVar("T")
+
 WRITE_BEHIND = 2
 OUT_OF_MEMORY = {"RUN_GPU_OOM", "RUN_HOST_OOM"}
 LABEL_NAMES = "dseg.tsv"
@@ -60,6 +63,7 @@ def run_shard(
     device: str = "auto",
     roi: Sequence[str] = (),
     attempts_left: int = 0,
+    workers: int | None = None,
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -87,6 +91,9 @@ def run_shard(
     attempts_left : int
         Times this shard may still be run with more memory; while there are any, a scan that does
         not fit is left for the next instead of given up.
+    workers : int, optional
+        Threads that read and prepare scans ahead of the network; 0 does one scan after the other
+        in this thread alone. `workers_for` the device if not given.
 
     Returns
     -------
@@ -119,8 +126,26 @@ def run_shard(
         _stop_on_signals() as stop,
         ShardProgress(folder.name, len(todo), len(works) - len(todo)) as progress,
     ):
-        _Worker(shard, load_segmenter, progress, stop, attempts_left).run(todo)
+        _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
     return _write_segment_table(shard, works, out)
+
+
+def workers_for(device: torch.device) -> int:
+    """One where the network takes the cores itself; enough to keep a GPU from waiting otherwise."""
+    return 1 if device.type == "cpu" else 4
+
+
+class _Inline(Executor):
+    """Does what it is given at once, in the thread that gives it."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """See `Executor.submit`."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 class _Stop:
@@ -159,7 +184,7 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
 
 class _Worker:
-    """Reads and prepares ahead in one thread, predicts in this one, finishes behind in another."""
+    """Reads and prepares ahead in threads, predicts in this one, finishes behind in another."""
 
     def __init__(
         self,
@@ -168,6 +193,7 @@ class _Worker:
         progress: ShardProgress,
         stop: _Stop,
         attempts_left: int,
+        workers: int | None,
     ) -> None:
         self._shard = shard
         self._load_segmenter = load_segmenter
@@ -177,6 +203,8 @@ class _Worker:
         self._ahead: deque[tuple[Claim, Future[tuple[Prepared, float]]]] = deque()
         self._behind: deque[Future[None]] = deque()
         self._attempts_left = attempts_left
+        self._given_workers = workers
+        self._threads = ExitStack()
         self._second_try: set[str] = set()
         self._too_large: list[str] = []
 
@@ -185,24 +213,36 @@ class _Worker:
         """Loaded when the first scan needs it."""
         return self._load_segmenter()
 
+    @cached_property
+    def _workers(self) -> int:
+        given = self._given_workers
+        return workers_for(self._segmenter.device) if given is None else given
+
+    @cached_property
+    def _reader(self) -> Executor:
+        return self._threads.enter_context(self._executor(self._workers, "read"))
+
+    @cached_property
+    def _writer(self) -> Executor:
+        return self._threads.enter_context(self._executor(1, "write"))
+
+    def _executor(self, n_threads: int, name: str) -> Executor:
+        return ThreadPoolExecutor(n_threads, name) if self._workers else _Inline()
+
     def run(self, works: list[Work]) -> None:
         """Bring every scan to a receipt, or raise TemporaryError."""
         self._todo.extend(sorted(works, key=self._shard.starts))  # those that crashed come last
-        reader = ThreadPoolExecutor(1, thread_name_prefix="read")
-        writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        try:
-            while self._read_ahead(reader) and not self._stop:
-                self._wait_for_writes(WRITE_BEHIND - 1)
-                self._one_scan(*self._ahead.popleft(), writer)
-            left = len(self._todo) + len(self._ahead)
-            self._give_back_ahead()
-            self._wait_for_writes(0)
-        except Exception:
-            self._give_back_ahead()
-            raise
-        finally:
-            reader.shutdown(cancel_futures=True)
-            writer.shutdown()
+        with self._threads:
+            try:
+                while self._read_ahead() and not self._stop:
+                    self._wait_for_writes(WRITE_BEHIND - 1)
+                    self._one_scan(*self._ahead.popleft())
+                left = len(self._todo) + len(self._ahead)
+                self._give_back_ahead()
+                self._wait_for_writes(0)
+            except Exception:
+                self._give_back_ahead()
+                raise
         if left:
             raise TemporaryError(
                 f"{self._shard.folder.name}: stopped by {self._stop.name}, {left} scans left\n"
@@ -215,15 +255,15 @@ class _Worker:
                 "memory."
             )
 
-    def _read_ahead(self, reader: ThreadPoolExecutor) -> bool:
-        """Claim the next scans and let the reader prepare them; False if there is none.
+    def _read_ahead(self) -> bool:
+        """Claim the next scans and let the readers prepare them; False if there is none.
 
         A scan that may have killed the process, or did not fit beside others, goes through alone,
         so that nothing else is lost or blamed with it.
         """
         if not self._todo and not self._ahead:
             self._wait_for_writes(0)  # one of them may want a second try
-        while self._todo and len(self._ahead) < READ_AHEAD and not self._stop:
+        while self._todo and not self._stop:
             starts = self._shard.starts(self._todo[0])
             if starts >= STARTS_BEFORE_GIVING_UP:
                 work = self._todo.popleft()
@@ -234,15 +274,14 @@ class _Worker:
             if starts:
                 self._wait_for_writes(0)
             segmenter = self._segmenter
-            if self._stop:  # told so while the model loaded
+            if self._stop or len(self._ahead) > self._workers:  # stopped while the model loaded
                 break
             claim = self._shard.claim(self._todo.popleft())
-            self._ahead.append((claim, reader.submit(_read_and_prepare, claim.work, segmenter)))
+            read = self._reader.submit(_read_and_prepare, claim.work, segmenter)
+            self._ahead.append((claim, read))
         return bool(self._ahead)
 
-    def _one_scan(
-        self, claim: Claim, read: Future[tuple[Prepared, float]], writer: ThreadPoolExecutor
-    ) -> None:
+    def _one_scan(self, claim: Claim, read: Future[tuple[Prepared, float]]) -> None:
         """Segment one scan and hand it to the writer."""
         start = time.perf_counter()
         try:
@@ -255,7 +294,7 @@ class _Worker:
             self._failed(claim, error, time.perf_counter() - start)
             return
         seconds += time.perf_counter() - start
-        self._behind.append(writer.submit(self._finish, claim, predicted, seconds))
+        self._behind.append(self._writer.submit(self._finish, claim, predicted, seconds))
 
     def _failed(self, claim: Claim, error: Exception, seconds: float) -> None:
         """Try a scan that did not fit once more alone, then leave it for a job with more memory."""
@@ -371,8 +410,13 @@ def _works(ingest: Path, card: Card, profile: str | None) -> list[Work]:
 
 
 def _write_label_names(path: Path, card: Card) -> None:
-    lines = ["index\tname", *(f"{label}\t{name}" for label, name in sorted(card.labels.items()))]
-    text = "\n".join(lines) + "\n"
+    lines = {
+        label: f"{label}\t{name}" + (f"\t{layer}" if len(card.layers) > 1 else "")
+        for layer, labels in enumerate(card.labels_by_layer)
+        for label, name in labels.items()
+    }
+    header = "index\tname" + ("\tlayer" if len(card.layers) > 1 else "")
+    text = "\n".join([header, *(lines[label] for label in sorted(lines))]) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         commit_text(path, text)
 

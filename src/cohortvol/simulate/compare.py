@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -43,9 +44,11 @@ def volumes_against_truth(source: Path, results: Path) -> pd.DataFrame:
         validate="1:1",
     ).dropna(subset=["volume_ml_measured"])
     both = both[both["in_view"] > FULLY_IN_VIEW]
+    labels = found.dropna(subset=["label"]).drop_duplicates("structure")
+    label_of = labels.set_index("structure")["label"].to_dict()
     dice = {
-        scan_id: _dice(source, results, scan_id, label_maps[scan_id])
-        for scan_id in label_maps.index
+        scan_id: _dice(source / "labels" / f"{scan_id}.nii.gz", results / label_map, label_of)
+        for scan_id, label_map in label_maps.items()
     }
     rows = []
     for structure, part in both.groupby("structure", sort=False):
@@ -117,12 +120,17 @@ def _as_text(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _dice(source: Path, results: Path, scan_id: str, label_map: str) -> dict[str, float]:
-    files = source / "labels" / f"{scan_id}.nii.gz", results / label_map
-    drawn, found = (np.asarray(nib.Nifti1Image.from_filename(file).dataobj) for file in files)
+def _dice(drawn: Path, found: Path, label_of: Mapping[str, int]) -> dict[str, float]:
+    """Dice of the organs that the model knows, whatever label and layer it gives them."""
+    truth, labels = (
+        np.asarray(nib.Nifti1Image.from_filename(file).dataobj) for file in (drawn, found)
+    )
+    layers = labels.reshape(*truth.shape, -1)
     overlap = {}
     for index, structure in enumerate(ORGANS, start=1):
-        ours, theirs = found == index, drawn == index
+        if structure not in label_of:
+            continue
+        ours, theirs = (layers == label_of[structure]).any(axis=-1), truth == index
         size = int(ours.sum() + theirs.sum())
         overlap[structure] = 2 * int((ours & theirs).sum()) / size if size else np.nan
     return overlap
