@@ -136,7 +136,7 @@ def main() -> None:
     }
     model = import_known(setting, weights, work / "models" / options.network)
     ways: dict[str, Callable[[Path], list[str]]] = {}
-    profiles = ("paper",) if options.paper else setting.profiles
+    profiles = ("paper",) if options.paper else options.profiles or setting.profiles
     for profile in profiles[:1] if options.geometry else profiles:
         ways[f"cohortvol {profile}"] = cohortvol_command(scans, model, profile, options.device)
     peers = ("totalsegmentator_network",) if options.paper else setting.peers
@@ -170,6 +170,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--geometry", action="store_true", help="ten small scans of odd geometry")
     parser.add_argument("--paper", action="store_true", help="spline order 3 and tile step 0.5")
     parser.add_argument("--ways", nargs="*", help="these peers only")
+    parser.add_argument("--profiles", nargs="*", help="these profiles of cohortvol only")
     parser.add_argument("--peers", type=Path, help="bin folder of the peers' environment")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("results/side_by_side"))

@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "sums to logits": (tiles._Blender, "advance"),
     "label of the greatest": (infer, "label_of_greatest"),
     "labels to the scan": (infer.Segmenter, "finish"),
-    "encode": (worker, "label_map_bytes"),
+    "encode": (worker, "nifti_gz"),
     "write": (worker, "commit"),
 }
 

@@ -30,6 +30,7 @@ INTRODUCTIONS = {
     "manifest/shards": "Which shard each scan was put in. Rows are only ever added.",
     "manifest/shards/<shard>": "The scans of one shard. Rewritten only when one of them changes.",
     "ingest/<shard>": "Whether each scan can be used, and what it looks like.",
+    "ingest/series/<shard>": "Every series of the DICOM folders of a shard, if there are any.",
     "segment/<model>/<shard>": "Which scans have a label map, and how it came about.",
     "measure/<model>/<shard>": "Volumes of one shard; the columns of `volumes`.",
     "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",

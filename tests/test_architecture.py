@@ -18,6 +18,7 @@ FOUNDATION = {
     "reasons",
     "structures",
     "config",
+    "nifti",
     "models",
     "catalogue",
     "weights",

@@ -127,6 +127,33 @@ def test_a_doubtful_image_flags_its_scan_and_a_mere_warning_does_not(results):
     assert row_of(scans, "sub-01")["qc"] == "pass"
 
 
+def test_headers_fill_what_the_manifest_leaves_open_and_never_overrule_it(results):
+    header = {"header_age_years": 50.0, "header_sex": "F", "header_scanner": "SIEMENS Aera"}
+    results.ingest["0000"][0] = ingest_row("sub-01", **header)  # 48.5 years, M in the manifest
+    results.ingest["0000"][2] = ingest_row("sub-03", **header)
+    scans, _ = assembled(results)
+    columns = ["age_years", "sex", "scanner", "qc_flags"]
+    assert row_of(scans, "sub-01")[columns].tolist() == [
+        48.5, "M", "SIEMENS Aera", "CLN_AGE_CONFLICT"
+    ]  # fmt: skip
+    assert row_of(scans, "sub-03")[columns].tolist() == [
+        50.0, "F", "SIEMENS Aera", "QC_TRUNCATED_FOV"
+    ]  # fmt: skip
+
+
+def test_one_image_under_two_ids_keeps_both_out_of_the_trends(results):
+    for row, scan_id in ((0, "sub-01"), (2, "sub-03")):
+        results.ingest["0000"][row] = ingest_row(scan_id, voxels_sha256="a" * 64)
+    results.ingest["0000"][1] |= {"voxels_sha256": "a" * 64}  # of no account: it is quarantined
+    results.ingest["0001"][2] = ingest_row("sub-06", voxels_sha256="b" * 64)
+    scans, _ = assembled(results)
+    for scan_id in ("sub-01", "sub-03"):
+        assert row_of(scans, scan_id)["qc"] == "exclude"
+        assert "ID_SAME_CONTENT" in row_of(scans, scan_id)["qc_flags"]
+    assert "ID_SAME_CONTENT" not in row_of(scans, "sub-06")["qc_flags"]
+    assert "ID_SAME_CONTENT" not in row_of(scans, "sub-02")["qc_flags"]
+
+
 def test_one_unusable_structure_flags_a_scan_and_does_not_exclude_it(results):
     results.measure["0000"][0] |= {"qc": "exclude", "qc_flags": "QC_OUTLIER"}
     scans, _ = assembled(results)

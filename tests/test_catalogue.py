@@ -16,8 +16,8 @@ from cohortvol.cli import run
 from cohortvol.errors import ModelError
 from cohortvol.measure import measure_scan
 from cohortvol.models import choose_profile, load_card
+from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter
-from cohortvol.segment.images import label_map_bytes
 from cohortvol.weights import locate
 from segment_cohort import AFFINE, scan
 
@@ -181,7 +181,7 @@ def test_the_80_structures_are_those_of_the_five_tasks_each_by_itself(totalsegme
     )
 
     with_both = tmp_path / "labels.nii.gz"
-    with_both.write_bytes(label_map_bytes(labels, AFFINE))
+    with_both.write_bytes(nifti_gz(labels, AFFINE))
     nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "image.nii.gz")
     volumes = measure_scan(with_both, tmp_path / "image.nii.gz", card.labels_by_layer)
     volumes = volumes.set_index("structure")

@@ -41,6 +41,7 @@ def test_a_sound_image_is_described(tmp_path):
     assert found == {
         "n_bytes": len(data),
         "image_sha256": hashlib.sha256(data).hexdigest(),
+        "voxels_sha256": hashlib.sha256(voxels.tobytes(order="F")).hexdigest(),
         "n_i": 24,
         "n_j": 20,
         "n_k": 12,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dicom_fixture
 from cohortvol import ingest, reasons
 from cohortvol.errors import ScanError
 from cohortvol.ingest import Rules, check_scan, source
@@ -28,11 +29,13 @@ def test_a_fault_gets_its_reason(tmp_path, code, make):
 
 def test_every_reason_that_ingest_gives_is_provoked_by_a_test():
     elsewhere = {"SRC_PERMISSION", "SRC_OUTSIDE_ROOT", "SRC_CHANGED"}  # below
+    elsewhere |= {code for code, _, _ in dicom_fixture.FAULTS} | {"DCM_CONVERSION"}  # test_dicom
     known = {
         reason.code
         for reason in reasons.load().values()
-        if reason.stage == "ingest" and reason.class_ == "quarantine" and reason.produced
+        if reason.stage == "ingest" and reason.class_ in ("quarantine", "skip") and reason.produced
     }
+    elsewhere |= {"DCM_NOT_WANTED"}
     assert {code for code, _, _ in FAULTS} | elsewhere == known | {"QC_ZERO_SLICES"}
 
 

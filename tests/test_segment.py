@@ -25,9 +25,10 @@ from cohortvol import measure
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.files import sha256_of
 from cohortvol.networks import Source, import_nnunet
+from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter, run_shard, worker
 from cohortvol.segment.body import body_box
-from cohortvol.segment.images import label_map_bytes, read_image
+from cohortvol.segment.images import read_image
 from cohortvol.segment.infer import Memory
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
@@ -355,20 +356,20 @@ def test_the_gpu_gives_nearly_the_labels_of_the_cpu(model, segmenter):
 def test_a_label_map_has_the_grid_of_its_scan_and_a_header_of_its_own(tmp_path):
     labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     path = tmp_path / "a.nii.gz"
-    path.write_bytes(label_map_bytes(labels, AFFINE))
+    path.write_bytes(nifti_gz(labels, AFFINE))
     image = nib.load(path)
     np.testing.assert_array_equal(np.asarray(image.dataobj), labels)
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
     assert image.header.get_xyzt_units()[0] == "mm"
-    assert label_map_bytes(labels, AFFINE) == path.read_bytes()
+    assert nifti_gz(labels, AFFINE) == path.read_bytes()
 
 
 def test_a_sheared_grid_is_kept_by_the_sform_alone(tmp_path):
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.7
     path = tmp_path / "a.nii.gz"
-    path.write_bytes(label_map_bytes(np.zeros((2, 3, 4), np.uint8), sheared))
+    path.write_bytes(nifti_gz(np.zeros((2, 3, 4), np.uint8), sheared))
     image = nib.load(path)
     assert int(image.header["qform_code"]) == 0
     np.testing.assert_allclose(image.affine, sheared, atol=1e-5)

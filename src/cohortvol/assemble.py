@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from cohortvol import reasons
 from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
 from cohortvol.tables import (
+    COVARIATES,
     INGEST,
     MANIFEST,
     SCANS,
@@ -120,8 +121,9 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     waiting = manifest["state"].isna()
     closed = manifest[~waiting]
     followed = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
-    followed = _joined(followed, ingested.drop(columns="image"), "ingest")
+    followed = _with_headers(_joined(followed, ingested.drop(columns="image"), "ingest"))
     ready = followed["state"] == "ready"
+    followed = _mark(followed, ready & _is_double(followed["voxels_sha256"], ready), SAME_CONTENT)
     stopped = followed[~ready]
     onward = followed[ready].drop(columns=["state", "reason", "detail"])
     onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
@@ -139,6 +141,33 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
         .sort_values("manifest_line", kind="stable", ignore_index=True)
         .reindex(columns=known)
     )
+
+
+MAX_AGE_CONFLICT_YEARS = 1.0
+SAME_CONTENT = "ID_SAME_CONTENT"
+
+
+def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
+    """Covariates of the DICOM headers where the manifest has none; the manifest is believed.
+
+    An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
+    ``CLN_AGE_CONFLICT``.
+    """
+    in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
+    filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
+    apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
+    return _mark(scans.assign(**filled), apart, "CLN_AGE_CONFLICT")
+
+
+def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
+    """Whether another usable scan has the same voxels."""
+    return voxels_sha256.where(ready).duplicated(keep=False) & voxels_sha256.notna()
+
+
+def _mark(scans: pd.DataFrame, which: pd.Series, code: str) -> pd.DataFrame:
+    """The scans with a code among the warnings of some."""
+    marked = scans["warnings"].fillna("") + which.map({True: f";{code}", False: ""})
+    return scans.assign(warnings=marked.str.strip(";").replace("", None))
 
 
 def _joined(scans: pd.DataFrame, table: pd.DataFrame, stage: str) -> pd.DataFrame:
@@ -274,6 +303,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     qc = of_scan["qc"].where(done)
     doubtful_image = warnings.str.contains("QC_")
     qc = qc.mask((qc == "pass") & doubtful_image, "flag")
+    qc = qc.mask(done & warnings.str.contains(SAME_CONTENT), "exclude")
     codes = of_scan["qc_flags"].where(done).fillna("")
     final = scans.assign(
         state=state,

@@ -8,7 +8,7 @@ rule ingest:
         "<logs>/ingest/{shard}.log",
     conda:
         "../../envs/cohortvol.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
@@ -19,6 +19,7 @@ rule ingest:
         exec cohortvol ingest \
             --shard {input.shard:q} \
             --out {output:q} \
+            --threads {threads} \
             {params.rules:q} \
             2>{log:q}
         """

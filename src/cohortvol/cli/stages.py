@@ -108,6 +108,33 @@ def ingest(
     allow_roots: Annotated[
         list[str] | None, typer.Option(help="Folder in which images may lie; repeat for several.")
     ] = None,
+    modality: Annotated[
+        list[str], typer.Option(help="DICOM modality that may be the scan; repeat for several.")
+    ] = ["MR"],  # noqa: B006 - typer shows it as the default and never changes it
+    plane: Annotated[
+        list[str] | None,
+        typer.Option(help="axial, coronal or sagittal, in order of preference; any if not given."),
+    ] = None,
+    dixon: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="in_phase, opposed_phase, water or fat, in order of preference; any if not given."
+        ),
+    ] = None,
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="Regular expression for the series description or sequence name."),
+    ] = None,
+    contrast: Annotated[
+        str, typer.Option(help="Contrast agent in the DICOM header: any, with or without.")
+    ] = "any",
+    echo: Annotated[
+        int | None, typer.Option(min=1, help="Which echo of a series of several; 1 is the first.")
+    ] = None,
+    derived: Annotated[
+        str, typer.Option(help="Series computed from others (not Dixon parts): skip or allow.")
+    ] = "skip",
+    threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
 ) -> None:
     r"""Read every byte of each scan once, and say which can be used and why the others cannot.
 
@@ -128,8 +155,15 @@ def ingest(
         max_zero_slices_fraction=max_zero_slices_fraction,
         max_saturated_fraction=max_saturated_fraction,
         allow_roots=tuple(allow_roots or ()),
+        modality=tuple(modality),
+        plane=tuple(plane or ()),
+        dixon=tuple(dixon or ()),
+        sequence=sequence,
+        contrast=contrast,
+        echo=echo,
+        derived=derived,
     )
-    run(shard, out, rules)
+    run(shard, out, rules, threads)
 
 
 def segment(

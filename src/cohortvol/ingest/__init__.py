@@ -6,19 +6,24 @@ import hashlib
 import logging
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cohortvol import reasons
 from cohortvol.errors import ScanError, TemporaryError
+from cohortvol.files import make_folder
+from cohortvol.ingest.dicom import is_dicom, to_nifti
 from cohortvol.ingest.grid import check_grid, describe_grid
 from cohortvol.ingest.header import Header, parse_header
 from cohortvol.ingest.rules import Rules
-from cohortvol.ingest.source import read_source
+from cohortvol.ingest.source import check_place, read_source
 from cohortvol.ingest.voxels import check_voxels
-from cohortvol.tables import INGEST, SHARD, append_rows, read_table, write_table
+from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 
 __all__ = ["Rules", "check_scan", "run"]
 
@@ -28,10 +33,12 @@ log = logging.getLogger(__name__)
 _FAILURES = ("IO_", "BUG_")
 
 
-def run(shard: Path, out: Path, rules: Rules | None = None) -> pd.DataFrame:
+def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) -> pd.DataFrame:
     """Check every scan of one shard and write the ingest table.
 
-    Whatever is wrong with a scan becomes its row; the shard goes on.
+    Whatever is wrong with a scan becomes its row; the shard goes on. DICOM is converted to
+    ``ingest/<shard>/<scan_id>.nii.gz``, and what its folders hold is listed in
+    ``ingest/series/<shard>.parquet``.
 
     Parameters
     ----------
@@ -41,6 +48,8 @@ def run(shard: Path, out: Path, rules: Rules | None = None) -> pd.DataFrame:
         ``ingest/<shard>.parquet``.
     rules : Rules, optional
         Limits; the defaults if not given.
+    threads : int
+        Scans read at a time.
 
     Returns
     -------
@@ -54,12 +63,25 @@ def run(shard: Path, out: Path, rules: Rules | None = None) -> pd.DataFrame:
     TemporaryError
         If memory runs out.
     """
-    rules = rules or Rules()
+    limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
-    rows = [
-        {"scan_id": scan_id, **_row(scan_id, Path(image), rules)}
-        for scan_id, image in zip(scans["scan_id"], scans["image"], strict=True)
-    ]
+    images, series = out.with_suffix(""), out.parent / "series" / out.name
+    stacks: list[dict[str, Any]] = []
+
+    def row(scan_id: str, image: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+        of_scan = _row(scan_id, Path(image), images / f"{scan_id}.nii.gz", limits, found)
+        stacks.extend({"scan_id": scan_id, **stack} for stack in found)
+        return {"scan_id": scan_id, **of_scan}
+
+    with ThreadPoolExecutor(threads) as pool:
+        rows = list(pool.map(row, scans["scan_id"], scans["image"]))
+    if stacks:
+        stacks.sort(key=lambda stack: stack["scan_id"])
+        make_folder(series.parent)
+        write_table(series, append_rows(stacks, SERIES), SERIES)
+    else:
+        series.unlink(missing_ok=True)
     table = append_rows(rows, INGEST)
     write_table(out, table, INGEST)
     counts = Counter(row["state"] for row in rows)
@@ -80,8 +102,8 @@ def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``n_bytes``, ``image_sha256``, the grid, ``intensity_min``, ``intensity_max`` and
-        ``warnings``.
+        ``n_bytes``, ``image_sha256``, ``voxels_sha256``, the grid, ``intensity_min``,
+        ``intensity_max`` and ``warnings``.
 
     Raises
     ------
@@ -107,6 +129,7 @@ def _check_into(found: dict[str, Any], path: Path, rules: Rules) -> None:
     affine, grid_warnings = check_grid(header.fields, header.shape, rules)
     found.update(describe_grid(header.shape, affine))
     voxels = np.frombuffer(source.content, header.dtype, offset=header.offset)
+    found.update(voxels_sha256=hashlib.sha256(voxels.data).hexdigest())
     low, high, voxel_warnings = check_voxels(voxels.reshape(header.shape[::-1]), rules)
     ends = sorted(header.slope * value + header.intercept for value in (low, high))
     extra = ["W_EXTRA_BYTES"] if source.has_extra else []
@@ -118,12 +141,21 @@ def _check_into(found: dict[str, Any], path: Path, rules: Rules) -> None:
     )
 
 
-def _row(scan_id: str, image: Path, rules: Rules) -> dict[str, Any]:
+def _row(
+    scan_id: str, image: Path, converted: Path, rules: Rules, series: list[dict[str, Any]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {"state": "ready", "image": str(image)}
     try:
-        _check_into(found, image, rules)
+        codes: list[str] = []
+        if is_dicom(image):
+            check_place(image, rules.allow_roots)
+            covariates, codes = to_nifti(image, converted, rules, series)
+            found.update(covariates, image=str(converted.absolute()))
+            rules = replace(rules, allow_roots=())  # the converted image lies in the results
+        _check_into(found, Path(found["image"]), rules)
+        found["warnings"] = ";".join(filter(None, [*codes, found["warnings"]])) or None
     except ScanError as error:
-        state = "failed" if error.reason.startswith(_FAILURES) else "quarantined"
+        state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)
         log.info("%s: %s %s", scan_id, state, error)
     except MemoryError as error:
@@ -136,6 +168,13 @@ def _row(scan_id: str, image: Path, rules: Rules) -> dict[str, Any]:
         found.update(state="failed", reason="BUG_UNEXPECTED", detail=detail)
         log.exception("%s: BUG_UNEXPECTED %s", scan_id, detail)
     return found
+
+
+def _state_of(reason: str) -> str:
+    if reason.startswith(_FAILURES):
+        return "failed"
+    known = reasons.load().get(reason)
+    return "skipped" if known is not None and known.class_ == "skip" else "quarantined"
 
 
 def _fingerprint(error: Exception) -> str:

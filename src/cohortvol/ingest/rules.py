@@ -21,10 +21,17 @@ class Rules:
     max_zero_slices_fraction: float = 0.2
     max_saturated_fraction: float = 0.02
     allow_roots: tuple[str, ...] = ()
+    modality: tuple[str, ...] = ("MR",)
+    plane: tuple[str, ...] = ()
+    dixon: tuple[str, ...] = ()
+    sequence: str | None = None
+    contrast: str = "any"
+    echo: int | None = None
+    derived: str = "skip"
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Rules:
         """Rules of a checked ``ingest`` section."""
         values: dict[str, Any] = dict(section)
-        ranges = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-        return cls(**(values | ranges))
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        return cls(**(values | lists))

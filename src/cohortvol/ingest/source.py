@@ -92,7 +92,9 @@ def read_source(
     ScanError
         ``SRC_...``, ``IO_READ_ERROR``, or what `content_size` raised.
     """
-    _check_place(path, allow_roots)
+    check_place(path, allow_roots)
+    if path.is_dir():
+        raise ScanError("SRC_UNSUPPORTED_FORMAT", "a folder")
     for wait_s in _WAITS_S:
         try:
             return _read_once(path, content_size)
@@ -107,8 +109,14 @@ def read_source(
         raise ScanError("IO_READ_ERROR", f"{error.strerror}, {attempts} attempts") from error
 
 
-def _check_place(path: Path, allow_roots: tuple[str, ...]) -> None:
-    """Refuse what is not a file that may be read, before opening it."""
+def check_place(path: Path, allow_roots: tuple[str, ...]) -> None:
+    """Refuse what is not a file or folder that may be read, before opening it.
+
+    Raises
+    ------
+    ScanError
+        ``SRC_...``.
+    """
     if path.is_symlink() and not path.exists():
         if "annex/objects/" in os.readlink(path):
             raise ScanError("SRC_POINTER_FILE", "git-annex link without its content")
@@ -119,9 +127,7 @@ def _check_place(path: Path, allow_roots: tuple[str, ...]) -> None:
         raise ScanError("SRC_MISSING") from None
     except PermissionError:
         raise ScanError("SRC_PERMISSION") from None
-    if stat.S_ISDIR(mode):
-        raise ScanError("SRC_UNSUPPORTED_FORMAT", "a folder; DICOM is read by a later version")
-    if not stat.S_ISREG(mode):
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ScanError("SRC_NOT_REGULAR", f"file type {stat.filemode(mode)[0]}")
     if allow_roots:
         real = path.resolve()
@@ -197,8 +203,6 @@ def _check_kind(name: str, head: bytes, is_packed: bool) -> None:
 def _not_nifti(head: bytes) -> ScanError:
     if head.startswith(b"version https://git-lfs") or b"annex/objects/" in head:
         return ScanError("SRC_POINTER_FILE", "a text that points to the content")
-    if head[128:132] == b"DICM":
-        return ScanError("SRC_UNSUPPORTED_FORMAT", "content is DICOM")
     for mark, kind in _OTHER_FORMATS.items():
         if head.startswith(mark):
             return ScanError("SRC_UNSUPPORTED_FORMAT", f"content is {kind}")

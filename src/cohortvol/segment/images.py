@@ -1,4 +1,4 @@
-"""A scan from its file, checked against what ingest read; a label map to bytes."""
+"""A scan from its file, checked against what ingest read."""
 
 from __future__ import annotations
 
@@ -77,20 +77,3 @@ def _gunzip(content: bytes) -> bytes:
         parts.append(member.decompress(content))
         content = member.unused_data
     return b"".join(parts)
-
-
-def label_map_bytes(labels: np.ndarray, affine: np.ndarray) -> bytes:
-    """A label map as ``.nii.gz``: equal labels give equal bytes.
-
-    The header is new: shape, type, affine and millimetres, nothing of the scan's own header,
-    which may hold names. The gzip header holds no time.
-    """
-    image = nib.Nifti1Image(labels, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1, strip_shears=True)
-    if not np.allclose(image.get_qform(), affine, rtol=0, atol=1e-3):
-        image.set_qform(None, code=0)  # a sheared grid has no quaternion; the sform says it all
-    # zlib rather than a faster one: its bytes do not depend on the processor.
-    packer = zlib.compressobj(level=1, wbits=31)
-    return packer.compress(image.to_bytes()) + packer.flush()

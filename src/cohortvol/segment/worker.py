@@ -27,7 +27,8 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.segment.images import label_map_bytes, read_image
+from cohortvol.nifti import nifti_gz
+from cohortvol.segment.images import read_image
 from cohortvol.segment.progress import ShardProgress
 from cohortvol.segment.receipts import (
     STARTS_BEFORE_GIVING_UP,
@@ -319,7 +320,7 @@ class _Worker:
         except Exception as error:
             self._failed(claim, error, seconds)
             return
-        content = label_map_bytes(labels, predicted.prepared.affine)
+        content = nifti_gz(labels, predicted.prepared.affine)
         with self._storage_errors(claim):
             sha256 = commit(
                 self._shard.label_map(claim.work.scan_id), lambda stream: stream.write(content)

@@ -1,0 +1,82 @@
+"""DICOM to one checked NIfTI image: frames, stacks, the choice among them, the conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from cohortvol.errors import ScanError
+from cohortvol.files import commit, make_folder
+from cohortvol.ingest.dicom.choice import choose
+from cohortvol.ingest.dicom.conversion import convert
+from cohortvol.ingest.dicom.frames import read_frames
+from cohortvol.ingest.dicom.headers import covariates
+from cohortvol.ingest.dicom.stacks import ordered, stacks_of
+from cohortvol.ingest.rules import Rules
+from cohortvol.nifti import nifti_gz
+
+__all__ = ["is_dicom", "to_nifti"]
+
+_MAGIC_AT = 128
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a folder, or a file that begins as DICOM does."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return path.is_dir()
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
+    except OSError:
+        return False
+
+
+def to_nifti(
+    source: Path, out: Path, rules: Rules, series: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Convert the one series of a folder that fits the rules.
+
+    Parameters
+    ----------
+    source : Path
+        A folder, looked through to its depths, or a DICOM file.
+    out : Path
+        NIfTI file to write.
+    rules : Rules
+        Which series is the scan.
+    series : list of dict
+        Is given a row for every stack that was found, also where none is chosen.
+
+    Returns
+    -------
+    covariates : dict
+        See `covariates`.
+    codes : list of str
+        ``W_...`` and ``DCM_...`` flags.
+
+    Raises
+    ------
+    ScanError
+        With the reason why there is no image.
+    """
+    frames, codes = read_frames(source)
+    choice = choose(stacks_of(frames), rules)
+    series += choice.series
+    if choice.chosen is None:
+        raise choice.error or ScanError("DCM_UNREADABLE_FILE")
+    volume = ordered(choice.chosen)
+    make_folder(out.parent)
+    grey, more = convert(volume, out.parent)
+    content = nifti_gz(grey, volume.affine)
+    commit(out, lambda stream: stream.write(content))
+    facts = choice.chosen.first.facts
+    return covariates(facts), [*codes, *_count_codes(facts, len(volume.frames)), *more]
+
+
+def _count_codes(facts: Dataset, n_images: int) -> list[str]:
+    """Flag a series of single images whose headers promise another number of them."""
+    promised = facts.get("ImagesInAcquisition") or n_images
+    alone = int(facts.get("NumberOfFrames") or 1) == 1
+    return ["DCM_COUNT_UNUSUAL"] if alone and int(promised) != n_images else []

@@ -1,0 +1,135 @@
+"""One volume from its files: dcm2niix converts, pydicom says whether it did.
+
+dcm2niix ends with success where slices are missing, straightens tilted stacks, and splits or merges
+what it was given. So the grid is proven before (`stacks.ordered`), and of its images only one with
+that very grid and the grey values of the series is taken. Where there is none, the slices are put
+together as pydicom reads them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nibabel as nib
+import numpy as np
+from dcm2niix import bin as DCM2NIIX
+from pydicom.pixels.utils import pixel_array
+
+from cohortvol.errors import ScanError
+from cohortvol.ingest.dicom.frames import Frame
+from cohortvol.ingest.dicom.stacks import Volume
+
+LIMIT_S = 900
+MAX_SHIFT_VOXELS = 0.05
+"""How far a corner may lie from where the headers put it."""
+
+_OPTIONS = ("-z", "n", "-b", "n", "-p", "n", "-i", "n", "-f", "%s_%e_%r")
+# not packed, no sidecar (it holds names), grey values as displayed, nothing left out
+
+
+def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
+    """Grey values (column, row, slice) of a volume, and ``W_...`` codes.
+
+    Parameters
+    ----------
+    volume : Volume
+        Frames in order, and their grid.
+    scratch : Path
+        Existing folder for files that are gone afterwards.
+
+    Raises
+    ------
+    ScanError
+        ``DCM_CONVERSION`` if neither gives an image that is the series; ``SRC_TRUNCATED``.
+    """
+    slopes = {(frame.slope, frame.intercept) for frame in volume.frames}
+    codes = ["W_SCALE_VARIES"] if len(slopes) > 1 else []
+    samples = _samples(volume)
+    if not samples:
+        codes.append("W_NOT_COMPARED")
+    with TemporaryDirectory(dir=scratch, prefix=".dicom-") as folder:
+        for image, affine in _images_of_dcm2niix(volume, Path(folder)):
+            grey = _on_the_grid(image, affine, volume)
+            if grey is not None and _are_equal(grey, samples):
+                return _smallest_type(grey), codes
+    if not samples:
+        raise ScanError(
+            "DCM_CONVERSION", "no image has the grid of the series, and no decoder for its pixels"
+        )
+    greys = [_grey(frame).astype(np.float32) for frame in volume.frames]
+    return np.stack(greys, axis=-1), [*codes, "W_CONVERTER_DIFFERS"]
+
+
+def _images_of_dcm2niix(volume: Volume, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every 3-D image that it makes of the files, but those it interpolated to equal distances."""
+    given, made = folder / "in", folder / "out"
+    given.mkdir()
+    made.mkdir()
+    for number, path in enumerate(sorted({frame.path.absolute() for frame in volume.frames})):
+        (given / f"{number:06d}.dcm").symlink_to(path)
+    command = [str(DCM2NIIX), *_OPTIONS, "-o", str(made), str(given)]
+    with suppress(subprocess.TimeoutExpired):  # its images are looked at, its exit code lies
+        subprocess.run(command, capture_output=True, timeout=LIMIT_S, check=False)  # noqa: S603
+    for path in sorted(made.glob("*.nii")):
+        if "_Eq" in path.stem:
+            continue
+        loaded = nib.Nifti1Image.from_filename(path)
+        data = np.asanyarray(loaded.dataobj)
+        if data.dtype.names is None and data.ndim >= 3:
+            for image in np.moveaxis(data.reshape(*data.shape[:3], -1), -1, 0):
+                yield image, loaded.affine
+
+
+def _on_the_grid(image: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarray | None:
+    """The image with the axes of the volume, if both have one grid."""
+    try:
+        to_volume = np.linalg.inv(volume.affine) @ affine
+    except np.linalg.LinAlgError:
+        return None
+    turns = nib.orientations.io_orientation(to_volume)
+    if np.isnan(turns).any():
+        return None
+    moved = nib.orientations.apply_orientation(image, turns)
+    if moved.shape != volume.shape:
+        return None
+    moved_to_volume = to_volume @ nib.orientations.inv_ornt_aff(turns, image.shape)
+    i, j, k = np.array(volume.shape) - 1
+    corners = np.array([[0, 0, 0, 1], [i, 0, 0, 1], [0, j, 0, 1], [0, 0, k, 1], [i, j, k, 1]])
+    shift = np.abs(corners @ moved_to_volume.T - corners).max()
+    return np.asarray(moved) if shift <= MAX_SHIFT_VOXELS else None
+
+
+def _samples(volume: Volume) -> dict[int, np.ndarray]:
+    """The first, middle and last slice as pydicom reads them; empty if it has no decoder."""
+    n = len(volume.frames)
+    try:
+        return {k: _grey(volume.frames[k]) for k in sorted({0, n // 2, n - 1})}
+    except (RuntimeError, NotImplementedError):
+        return {}
+
+
+def _grey(frame: Frame) -> np.ndarray:
+    """Grey values of a frame, (column, row)."""
+    try:
+        stored = pixel_array(frame.path, index=frame.index, raw=True)
+    except (ValueError, EOFError, IndexError) as error:
+        raise ScanError("SRC_TRUNCATED", f"pixels cannot be read: {type(error).__name__}") from None
+    return stored.astype(float).T * frame.slope + frame.intercept
+
+
+def _are_equal(grey: np.ndarray, samples: dict[int, np.ndarray]) -> bool:
+    return all(
+        np.allclose(grey[:, :, k], sample, rtol=1e-5, atol=1e-5 * max(1.0, float(np.ptp(sample))))
+        for k, sample in samples.items()
+    )
+
+
+def _smallest_type(grey: np.ndarray) -> np.ndarray:
+    """Stored integers as they are, scaled ones as float32."""
+    if grey.dtype.kind in "iu" and grey.dtype.itemsize <= 2:
+        return grey
+    return grey.astype(np.float32)

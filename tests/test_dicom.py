@@ -1,0 +1,343 @@
+"""DICOM folders: the right series or none, on its true grid, with every fault named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.uid import JPEG2000Lossless
+
+import dicom_fixture
+from cohortvol import ingest
+from cohortvol.errors import ScanError
+from cohortvol.ingest import Rules
+from cohortvol.ingest.dicom import conversion, to_nifti
+from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
+from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
+
+N = 12
+
+
+def converted(source, tmp_path, **rules):
+    """Image, covariates, flags and rows of the table SERIES."""
+    series = []
+    out = tmp_path / "converted" / "scan.nii.gz"
+    covariates, codes = to_nifti(source, out, Rules(**rules), series)
+    return nib.load(out), covariates, codes, series
+
+
+def refused(source, tmp_path, **rules):
+    with pytest.raises(ScanError) as error:
+        converted(source, tmp_path, **rules)
+    return error.value
+
+
+def expected_volume(seed=0, n=N):
+    return np.stack([pixels(k, seed).T for k in range(n)], axis=-1)
+
+
+def test_slices_are_sorted_by_position_and_their_distance_is_not_their_thickness(tmp_path):
+    image, _, codes, series = converted(write_series(tmp_path / "a"), tmp_path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), expected_volume())
+    row_mm, column_mm = dicom_fixture.SPACING_MM
+    expected = np.diag([-column_mm, -row_mm, STEP_MM, 1.0])  # DICOM counts to left and back
+    expected[:3, 3] = [20.0, 25.0, 100.0]
+    np.testing.assert_allclose(image.affine, expected, atol=1e-5)
+    assert codes == []
+    assert [row["chosen"] for row in series] == [True]
+
+
+def test_one_echo_of_an_enhanced_file_has_its_own_frames_and_slope(tmp_path):
+    path = write_enhanced(tmp_path / "x" / "enhanced.dcm")
+    for echo in (1, 2):
+        image, _, _, series = converted(path, tmp_path, echo=echo)
+        expected = 0.5 * echo * expected_volume(seed=echo - 1)
+        np.testing.assert_allclose(image.get_fdata(), expected, rtol=1e-6)
+        assert sorted(row["n_images"] for row in series) == [N, N]
+
+
+def test_a_packed_series_is_unpacked(tmp_path):
+    def pack(image, _k):
+        image.compress(JPEG2000Lossless, generate_instance_uid=False)
+
+    image, _, codes, _ = converted(write_series(tmp_path / "a", change=pack), tmp_path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), expected_volume())
+    assert codes == []
+
+
+def test_a_scaling_that_varies_is_applied_slice_by_slice_and_marked(tmp_path):
+    def scale(image, k):
+        image.RescaleSlope, image.RescaleIntercept = 1.0 + k, 3.0
+
+    image, _, codes, _ = converted(write_series(tmp_path / "a", change=scale), tmp_path)
+    expected = expected_volume() * (1.0 + np.arange(N)) + 3.0
+    np.testing.assert_allclose(image.get_fdata(), expected, rtol=1e-6)
+    assert "W_SCALE_VARIES" in codes
+
+
+def test_files_that_are_no_images_do_not_disturb(tmp_path):
+    folder = write_series(tmp_path / "a")
+    for name in ("DICOMDIR", "notes.txt", ".hidden", "series.json"):
+        (folder / name).write_bytes(b"not an image")
+    image, _, codes, _ = converted(folder, tmp_path)
+    assert image.shape[2] == N
+    assert codes == []
+
+
+def test_a_file_that_is_there_twice_is_taken_once(tmp_path):
+    folder = write_series(tmp_path / "a")
+    one = next(folder.iterdir())
+    (folder / "deeper").mkdir()
+    shutil.copy(one, folder / "deeper" / "copy")
+    image, _, codes, _ = converted(folder, tmp_path)
+    assert image.shape[2] == N
+    assert codes == ["W_DUPLICATE_FILE"]
+
+
+def test_a_number_of_images_other_than_promised_is_marked(tmp_path):
+    folder = write_series(tmp_path / "a", leave_out=[0], ImagesInAcquisition=N)
+    assert converted(folder, tmp_path)[2] == ["DCM_COUNT_UNUSUAL"]
+
+
+# --- faults
+
+
+@pytest.mark.parametrize(
+    ("reason", "make"),
+    [(reason, make) for reason, _, make in FAULTS],
+    ids=[f"{reason}: {name}" for reason, name, _ in FAULTS],
+)
+def test_a_fault_has_its_own_reason(tmp_path, reason, make):
+    assert refused(make(tmp_path / "a"), tmp_path).reason == reason
+    assert not (tmp_path / "converted" / "scan.nii.gz").exists()
+
+
+def test_pixels_that_nothing_can_unpack_are_no_image(tmp_path, monkeypatch):
+    def no_decoder(*_args, **_options):
+        raise RuntimeError
+
+    folder = write_series(tmp_path / "a")
+    monkeypatch.setattr(conversion, "pixel_array", no_decoder)
+    assert converted(folder, tmp_path)[2] == ["W_NOT_COMPARED"]
+    monkeypatch.setattr(conversion, "DCM2NIIX", "false")
+    assert refused(folder, tmp_path).reason == "DCM_CONVERSION"
+
+
+def test_without_the_converters_image_the_slices_are_put_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "DCM2NIIX", "false")
+    image, _, codes, _ = converted(write_series(tmp_path / "a"), tmp_path)
+    np.testing.assert_array_equal(image.get_fdata(), expected_volume())
+    assert codes == ["W_CONVERTER_DIFFERS"]
+
+
+# --- the choice among series
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A Dixon acquisition of four parts, a coronal series, a localizer and a contrast series."""
+    folder = tmp_path / "session"
+    for seed, part in enumerate(("IN_PHASE", "OPP_PHASE", "W", "F")):
+        derived = "DERIVED" if part in ("W", "F") else "ORIGINAL"
+        write_series(
+            folder / part, seed=seed,
+            ImageType=[derived, "PRIMARY", "M", part], SeriesDescription="t1_vibe_dixon",
+        )  # fmt: skip
+
+    def coronal(image, k):
+        image.ImagePositionPatient = [-20.0, 100.0 + STEP_MM * k, 30.0]
+        image.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
+
+    write_series(folder / "haste", change=coronal, seed=4, SeriesDescription="t2_haste_cor")
+    write_series(folder / "loc", n_slices=3, seed=5, SeriesDescription="localizer")
+    write_series(
+        folder / "late", seed=6, SeriesDescription="t1_vibe_late", ContrastBolusAgent="agent"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("rules", "seed"),
+    [
+        ({"dixon": ("in_phase",)}, 0),
+        ({"dixon": ("opposed_phase",)}, 1),
+        ({"dixon": ("water", "in_phase")}, 2),
+        ({"dixon": ("fat",)}, 3),
+        ({"plane": ("coronal", "axial")}, 4),
+        ({"sequence": "haste|trufi"}, 4),
+        ({"contrast": "with"}, 6),
+        ({"contrast": "without", "plane": ("axial",), "dixon": ("in_phase", "water")}, 0),
+    ],
+)
+def test_the_rule_singles_out_one_series_and_every_other_has_its_reason(
+    session, tmp_path, rules, seed
+):
+    image, _, _, series = converted(session, tmp_path, **rules)
+    stored = {values.tobytes() for values in np.asarray(image.dataobj).T.swapaxes(1, 2)}
+    assert {pixels(k, seed).T.tobytes() for k in range(N)} == stored
+    assert len(series) == 7
+    assert [row["chosen"] for row in series].count(True) == 1
+    assert all((row["reason"] is None) == row["chosen"] for row in series)
+
+
+def test_several_that_fit_are_no_choice(session, tmp_path):
+    error = refused(session, tmp_path)
+    assert error.reason == "DCM_AMBIGUOUS_SERIES"
+    assert error.detail == "6 series fit the rules; 1 others left out"
+
+
+def test_none_that_fits_is_named_after_the_largest(session, tmp_path):
+    assert refused(session, tmp_path, plane=("sagittal",)).reason == "DCM_NOT_WANTED"
+
+
+def test_a_derived_series_can_be_allowed(tmp_path):
+    folder = write_series(tmp_path / "a", ImageType=["DERIVED", "PRIMARY", "MPR"])
+    assert converted(folder, tmp_path, derived="allow")[0].shape[2] == N
+
+
+# --- through ingest
+
+
+def ingested(tmp_path, images, **rules):
+    shard, out = tmp_path / "shards" / "0000.parquet", tmp_path / "ingest" / "0000.parquet"
+    rows = [{"scan_id": name, "image": str(image)} for name, image in images.items()]
+    write_table(shard, append_rows(rows, SHARD), SHARD)
+    ingest.run(shard, out, Rules(min_entropy_bits=0.1, fov_range_mm=(30, 2500), **rules))
+    return read_table(out, INGEST).set_index("scan_id"), out
+
+
+def test_a_folder_becomes_an_image_that_went_through_every_check(tmp_path):
+    good = write_series(tmp_path / "good")
+    bad = write_series(tmp_path / "bad", leave_out=[3])
+    scout = write_series(tmp_path / "scout", SeriesDescription="localizer")
+    table, out = ingested(tmp_path, {"good": good, "bad": bad, "scout": scout})
+    assert table["state"].to_dict() == {"good": "ready", "bad": "quarantined", "scout": "skipped"}
+    assert table["reason"].dropna().to_dict() == {
+        "bad": "DCM_MISSING_SLICE", "scout": "DCM_LOCALIZER"
+    }  # fmt: skip
+    image = Path(table.loc["good", "image"])
+    assert image == out.parent / "0000" / "good.nii.gz"
+    assert table.loc["good", ["n_i", "n_j", "n_k"]].tolist() == [36, 40, N]
+    headers = [name for name in INGEST if name.startswith("header_")]
+    assert table.loc["good", headers].tolist() == [
+        57.0, "F", "2018-04-03", "SIEMENS Aera", 1.5, "GR"
+    ]  # fmt: skip
+    series = read_table(out.parent / "series" / "0000.parquet", SERIES).set_index("scan_id")
+    assert series["chosen"].to_dict() == {"good": True, "bad": True, "scout": False}
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path):
+    folder = write_series(tmp_path / "a")
+    first, _ = ingested(tmp_path / "one", {"a": folder})
+    second, _ = ingested(tmp_path / "two", {"a": folder})
+    assert first.loc["a", "image_sha256"] == second.loc["a", "image_sha256"]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # said of our writing it
+def test_nothing_of_a_person_is_in_what_is_written(tmp_path, caplog, capfd, recwarn):
+    folder = write_series(
+        tmp_path / "a", SeriesDescription="CANARY description t1", PatientAge="CANARY AGE",
+        StudyTime="CANARY TIME",
+    )  # fmt: skip
+    recwarn.clear()
+    caplog.clear()
+    broken = write_series(tmp_path / "b", SeriesDescription="CANARY localizer", leave_out=[3])
+    with caplog.at_level("DEBUG"):
+        _, out = ingested(tmp_path, {"a": folder, "b": broken})
+    written = [path for path in out.parent.rglob("*") if path.is_file()]
+    assert len(written) == 3
+    for path in written:
+        content = path.read_bytes()
+        if path.name.endswith(".gz"):
+            content = nib.load(path).to_bytes()
+        if path.suffix == ".parquet":
+            content = pd.read_parquet(path).to_csv().encode()
+        assert b"CANARY" not in content.upper(), path.name
+        assert b"19610203" not in content
+    said = capfd.readouterr()
+    warned = "".join(str(warning.message) for warning in recwarn)
+    assert "CANARY" not in (caplog.text + said.out + said.err + warned).upper()
+
+
+def test_the_place_of_a_folder_is_checked_too(tmp_path):
+    folder = write_series(tmp_path / "a")
+    table, _ = ingested(tmp_path, {"a": folder}, allow_roots=(str(tmp_path / "elsewhere"),))
+    assert table.loc["a", "reason"] == "SRC_OUTSIDE_ROOT"
+    table, _ = ingested(tmp_path, {"a": folder}, allow_roots=(str(tmp_path),))
+    assert table.loc["a", "state"] == "ready"
+
+
+# --- real series
+
+
+def cases(shared_data):
+    return shared_data / "dicom2nifti_cases" / "tests" / "data"
+
+
+GOOD = [
+    "ge/anatomical/001", "ge/anatomical/001_implicit",
+    "generic/anatomical/001", "generic/anatomical/001_implicit",
+    "generic/anatomical/002_non_isotropic", "generic/compressed/001",
+    "generic/compressed_j2k/001", "generic/compressed_jpeg/001",
+    "generic/compressed_jpegls/001", "generic/compressed_rle/001",
+    "hitachi/anatomical/001", "hitachi/anatomical/001_implicit",
+    "philips/anatomical/001", "philips/anatomical/001_implicit",
+    "philips_enhanced/anatomical/001", "philips_enhanced/anatomical/001_implicit",
+    "siemens/anatomical/001", "siemens/anatomical/001_implicit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_a_real_series_is_the_expected_image(shared_data, tmp_path, case):
+    source = cases(shared_data) / case
+    image, *_ = converted(source, tmp_path, min_slices=2)
+    expected = nib.load(source.with_name(f"{source.name}_ground_truth.nii.gz"))
+    expected = nib.as_closest_canonical(nib.squeeze_image(expected))
+    found = nib.as_closest_canonical(image)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-3)
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("gantrytilting/001", "DCM_TILT"),
+        ("notavolume/001", "DCM_DUPLICATE_POSITION"),
+        ("slicecount/001", "IMG_TOO_FEW_SLICES"),
+        ("sliceincrement/001", "DCM_MISSING_SLICE"),
+        ("sliceincrement/002", "DCM_TILT"),
+        ("sliceorientation/001", "DCM_LOCALIZER"),
+    ],
+)
+def test_a_real_series_that_is_no_volume_has_its_own_reason(shared_data, tmp_path, case, reason):
+    source = cases(shared_data) / "failing" / case
+    error = refused(source, tmp_path, modality=("MR", "CT"), min_slices=3)
+    assert error.reason == reason
+
+
+def test_104_frames_are_13_positions_of_two_echoes_and_four_kinds(shared_data, tmp_path):
+    source = shared_data / "dbdicom_renal_dicom" / "MULTIFRAME" / "IM_0014"
+    assert refused(source, tmp_path).reason == "DCM_AMBIGUOUS_SERIES"
+    image, _, _, series = converted(source, tmp_path, echo=1)
+    assert image.shape == (128, 128, 13)
+    assert [row["n_positions"] for row in series] == [13] * 8
+    np.testing.assert_allclose(image.header.get_zooms(), [3.0, 3.0, 5.5], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("folder", "step_mm", "n"),
+    [
+        ("totalsegmentator_refs/example_ct_dicom", 2.0, 20),
+        ("chaos_ct_eval/Data_3D/DICOM_anon", 2.0, 78),
+    ],
+)
+def test_slices_are_as_far_apart_as_they_say_and_not_as_thick(
+    shared_data, tmp_path, folder, step_mm, n
+):
+    image, *_ = converted(shared_data / folder, tmp_path, modality=("CT",))
+    assert image.header.get_zooms()[2] == pytest.approx(step_mm, abs=1e-4)
+    assert image.shape[2] == n
