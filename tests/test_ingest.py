@@ -176,7 +176,8 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
-def test_a_bug_on_one_scan_is_its_row_and_the_shard_goes_on(tmp_path, monkeypatch):
+def test_a_bug_on_one_scan_is_its_row_and_the_shard_goes_on(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "cohortvol")  # text of errors is told at DEBUG only
     shard = shard_of(tmp_path, s1=saved(tmp_path, nifti(), "a.nii"), s2=saved(tmp_path, nifti()))
     check = ingest.check_voxels
     calls = []
@@ -191,6 +192,8 @@ def test_a_bug_on_one_scan_is_its_row_and_the_shard_goes_on(tmp_path, monkeypatc
     table = ingest.run(shard, tmp_path / "out.parquet")
     assert table["state"].tolist() == ["failed", "ready"]
     assert table["reason"].tolist()[0] == "BUG_UNEXPECTED"
+    assert "test_ingest.py" in caplog.text
+    assert "name of a person" not in caplog.text
     assert table["detail"].str.fullmatch(r"KeyError [0-9a-f]{12}").tolist()[0]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from heapq import nlargest
+from pathlib import Path
 
 OK = 0
 FINISHED_WITH_PROBLEMS = 3
@@ -101,6 +105,33 @@ class EstimateError(CohortvolError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def fingerprint(error: BaseException) -> str:
+    """Kind of an error and a hash of where it arose: equal for equal faults, without data."""
+    places = "\n".join(f"{file}:{function}" for file, _, function in _frames(error))
+    return f"{type(error).__name__} {hashlib.sha256(places.encode()).hexdigest()[:12]}"
+
+
+def safe_traceback(error: BaseException) -> str:
+    """Files, lines and functions that an error came through, and its fingerprint.
+
+    Its text is left out, and so are the folders: they may hold a name or what a header said.
+    """
+    lines = [f"  {file}:{line} in {function}" for file, line, function in _frames(error)]
+    return "\n".join([fingerprint(error), *lines])
+
+
+def log_unforeseen(log: logging.Logger, scan_id: str, error: BaseException) -> str:
+    """Log what nobody foresaw in one scan; its fingerprint. The text is for ``--verbose`` only."""
+    log.error("%s: BUG_UNEXPECTED %s", scan_id, safe_traceback(error))
+    log.debug("%s: in full", scan_id, exc_info=error)
+    return fingerprint(error)
+
+
+def _frames(error: BaseException) -> list[tuple[str, int, str]]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [(Path(frame.filename).name, frame.lineno or 0, frame.name) for frame in frames]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

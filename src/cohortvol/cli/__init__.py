@@ -12,7 +12,7 @@ import typer
 
 from cohortvol import __version__
 from cohortvol.cli import beside, stages
-from cohortvol.errors import BUG, USAGE, CohortvolError
+from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
 
 TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
@@ -72,8 +72,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; 0, or the exit code that says why not.
 
-    An error the user can act on is one short message. Anything else is our bug: its traceback
-    goes to the log, which is standard error itself where that is not a terminal.
+    An error the user can act on is one short message. Anything else is our bug. On a terminal
+    its traceback goes to a file that only the user can read; in a job's log it stands without
+    the text of the error and without folders, which may name a person, unless -v asks for them.
     """
     command = next((word for word in arguments if not word.startswith("-")), "")
     name = f"cohortvol {command}".strip()
@@ -96,18 +97,23 @@ def _with_notes(error: CohortvolError) -> str:
 
 
 def _report_bug(name: str, error: Exception) -> None:
-    trace = "".join(traceback.format_exception(error))
-    place = "above"
+    in_full = "".join(traceback.format_exception(error))
+    what = f"{type(error).__name__}: {error}"
     if sys.stderr.isatty():
         with tempfile.NamedTemporaryFile(
             "w", prefix="cohortvol-", suffix=".log", delete=False, encoding="utf-8"
         ) as log:
-            log.write(trace)
+            log.write(in_full)
         place = f"in {log.name}"
+    elif logging.getLogger("cohortvol").isEnabledFor(logging.DEBUG):
+        sys.stderr.write(in_full)
+        place = "above"
     else:
-        sys.stderr.write(trace)
+        what, _, places = safe_traceback(error).partition("\n")
+        print(places, file=sys.stderr)
+        place = "above; with 'cohortvol -v' it has the text of the error"
     print(
-        f"{name}: this is a bug of cohortvol {__version__}: {type(error).__name__}: {error}\n"
+        f"{name}: this is a bug of cohortvol {__version__}: {what}\n"
         f"  The traceback is {place}. Nothing finished was lost; please report it with the "
         "command you ran.",
         file=sys.stderr,

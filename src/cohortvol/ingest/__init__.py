@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import reasons
-from cohortvol.errors import ScanError, TemporaryError
+from cohortvol.errors import ScanError, TemporaryError, log_unforeseen
 from cohortvol.files import make_folder
 from cohortvol.ingest.dicom import is_dicom, to_nifti
 from cohortvol.ingest.grid import check_grid, describe_grid
@@ -164,9 +163,8 @@ def _row(
             "  Give the job more memory, or lower ingest.max_voxels."
         ) from error
     except Exception as error:
-        detail = _fingerprint(error)
+        detail = log_unforeseen(log, scan_id, error)
         found.update(state="failed", reason="BUG_UNEXPECTED", detail=detail)
-        log.exception("%s: BUG_UNEXPECTED %s", scan_id, detail)
     return found
 
 
@@ -175,11 +173,3 @@ def _state_of(reason: str) -> str:
         return "failed"
     known = reasons.load().get(reason)
     return "skipped" if known is not None and known.class_ == "skip" else "quarantined"
-
-
-def _fingerprint(error: Exception) -> str:
-    """Kind of an error and a hash of where it arose: equal for equal faults, without data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
-    name = type(error).__name__
-    return f"{name} {hashlib.sha256('|'.join([name, *places]).encode()).hexdigest()[:12]}"

@@ -12,7 +12,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.errors import GeometryError, ModelError, ScanError, TemporaryError, UnknownLabelError
+from cohortvol.errors import (
+    GeometryError,
+    ModelError,
+    ScanError,
+    TemporaryError,
+    UnknownLabelError,
+    log_unforeseen,
+)
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
 from cohortvol.measure.quality import judge, pair_sums
@@ -168,13 +175,10 @@ def _measured_or_failed(
         reason, shown = "BUG_GRID", str(error)
     except UnknownLabelError as error:
         reason, shown = "BUG_RANGE", str(error)
-    except OSError as error:
-        if error.errno in _STORAGE_FAULTS:
-            raise TemporaryError(f"{scan['scan_id']}: {error}; the storage is at fault") from error
-        reason, shown = "BUG_UNEXPECTED", repr(error)
     except Exception as error:
-        log.exception("%s: not measured", scan["scan_id"])
-        reason, shown = "BUG_UNEXPECTED", repr(error)
+        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
+            raise TemporaryError(f"{scan['scan_id']}: {error}; the storage is at fault") from error
+        reason, shown = "BUG_UNEXPECTED", log_unforeseen(log, scan["scan_id"], error)
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
     structures = {label: name for layer in layers for label, name in layer.items()}
     return failed_scan(dict(sorted(structures.items())), reason)
@@ -188,6 +192,6 @@ def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:
     if not path.exists():
-        raise ScanError("SRC_MISSING" if reason == "SRC_CHANGED" else reason, f"{path} is missing")
+        raise ScanError("SRC_MISSING" if reason == "SRC_CHANGED" else reason, "it is missing")
     if sha256_of(path) != sha256:
         raise ScanError(reason, f"{path.name} is not the file that was segmented")

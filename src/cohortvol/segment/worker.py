@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -17,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cohortvol.errors import CohortvolError, ScanError, TemporaryError
+from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.files import commit, commit_text, make_folder
 from cohortvol.models import (
     Card,
@@ -380,16 +378,7 @@ def _outcome_of(error: Exception, scan_id: str, seconds: float) -> Outcome:
         return Outcome(state_of(error.reason), error.reason, error.detail or None, seconds)
     if isinstance(error, MemoryError):
         return Outcome("failed", "RUN_HOST_OOM", None, seconds)
-    LOG.error("%s: unexpected error", scan_id, exc_info=error)
-    return Outcome("failed", "BUG_UNEXPECTED", _fingerprint(error), seconds)
-
-
-def _fingerprint(error: Exception) -> str:
-    """Type of an error and a hash of where it came from, so that equal crashes look equal."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
-    digest = hashlib.sha256("\n".join(places).encode()).hexdigest()[:12]
-    return f"{type(error).__name__} {digest}"
+    return Outcome("failed", "BUG_UNEXPECTED", log_unforeseen(LOG, scan_id, error), seconds)
 
 
 def _works(ingest: Path, card: Card, profile: str | None) -> list[Work]:
