@@ -167,7 +167,6 @@ FAULTS = [
     ("SRC_POINTER_FILE", "git-annex", link("../.git/annex/objects/xx/SHA256E-s1--00.nii.gz")),
     ("SRC_BROKEN_LINK", "link to nothing", link("nowhere.nii.gz")),
     ("SRC_NOT_REGULAR", "pipe", fifo),
-    ("SRC_UNSUPPORTED_FORMAT", "folder", lambda tmp_path: tmp_path),
     ("SRC_UNSUPPORTED_FORMAT", "zip", content(lambda: b"PK\x03\x04" + bytes(500), "scan.nii.gz")),
     ("SRC_UNSUPPORTED_FORMAT", "other name", content(nifti, "scan.hdr")),
     ("SRC_UNSUPPORTED_FORMAT", "img/hdr pair", field(magic=b"ni1")),

@@ -74,6 +74,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     assert reason_of(path) == "SRC_CHANGED"
 
 
+def test_a_folder_is_no_nifti_file(tmp_path):
+    assert reason_of(tmp_path) == "SRC_UNSUPPORTED_FORMAT"
+
+
 @pytest.mark.parametrize("failures", [0, 4, 5])
 def test_a_failing_disk_is_tried_five_times(tmp_path, monkeypatch, failures):
     path = saved(tmp_path, nifti())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,32 +244,48 @@ def write_arrow(path: Path, table: pa.Table) -> str:
     return commit(path, write)
 
 
-def read_table(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: dict[str, Column], *, of_any_type: bool = False
+) -> pd.DataFrame:
     """Read a Parquet table, checking page checksums and schema.
 
     Columns of `columns` that the file lacks are an error; extra ones are dropped.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    columns : dict
+        Columns to read, with their types.
+    of_any_type : bool
+        Take them whatever their types are, as in a table that another program wrote.
 
     Raises
     ------
     TableError
         If the file is missing, damaged, or has other columns.
     """
-    return to_pandas(read_arrow(path, columns))
+    return to_pandas(read_arrow(path, columns, of_any_type=of_any_type))
 
 
-def read_arrow(path: Path, columns: Collection[str]) -> pa.Table:
-    """`read_table` of these columns only, left in Arrow."""
+def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = False) -> pa.Table:
+    """`read_table`, left in Arrow."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
             table = stored.read(columns=list(columns))
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: bytes that are no text
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise TableError(f"{path}: columns missing: {', '.join(missing)}")
-    return table.select(list(columns))
+    table = table.select(list(columns))
+    if not of_any_type:
+        wrong = [field.name for field in table.schema if field.type != columns[field.name].type]
+        if wrong:
+            raise TableError(f"{path}: columns of another type: {', '.join(wrong)}")
+    return table
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def _read(
         )
     wanted = {name: known[name] for name in (*needed, *extras) if name in header}
     if _is_parquet(path):
-        frame = read_table(path, wanted)
+        frame = read_table(path, wanted, of_any_type=True)
     else:
         frame = pd.read_csv(
             path,

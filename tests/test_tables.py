@@ -1,0 +1,58 @@
+"""Tables on disk: what was written comes back, or nothing does."""
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from cohortvol.errors import TableError
+from cohortvol.tables import VOLUMES, append_rows, read_table, write_table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table as it is on disk, and as it is read."""
+    path = tmp_path_factory.mktemp("table") / "volumes.parquet"
+    rows = [
+        {"scan_id": f"sub-{i}", "structure": "liver", "volume_ml": 1400.0 + i, "n_voxels": 900 + i}
+        for i in range(100)
+    ]
+    write_table(path, append_rows(rows, VOLUMES), VOLUMES)
+    return path, read_table(path, VOLUMES)
+
+
+def test_a_table_comes_back_as_it_was(table):
+    _, read = table
+    assert list(read) == list(VOLUMES)
+    assert read["volume_ml"].tolist() == [1400.0 + i for i in range(100)]
+    assert read["qc"].isna().all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_refused_or_changes_nothing(table, tmp_path_factory, place, bit):
+    path, read = table
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    damaged = tmp_path_factory.mktemp("flip") / "volumes.parquet"
+    damaged.write_bytes(data)
+    try:
+        found = read_table(damaged, VOLUMES)
+    except TableError:
+        return
+    assert_frame_equal(found, read)
+
+
+def test_a_name_that_is_no_text_is_a_damaged_table(table, tmp_path):
+    path, _ = table
+    data = path.read_bytes().replace(b"volume_ml", b"\xf1olume_ml")
+    damaged = tmp_path / "volumes.parquet"
+    damaged.write_bytes(data)
+    with pytest.raises(TableError, match=r"damaged|columns missing"):
+        read_table(damaged, VOLUMES)
+
+
+def test_a_value_of_another_type_is_not_written(tmp_path):
+    with pytest.raises(TableError, match="n_voxels"):
+        write_table(tmp_path / "t.parquet", pd.DataFrame({"n_voxels": ["many"]}), VOLUMES)
