@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 from pydicom.uid import JPEG2000Lossless
 
 import dicom_fixture
@@ -16,6 +17,7 @@ from cohortvol import ingest
 from cohortvol.errors import ScanError
 from cohortvol.ingest import Rules
 from cohortvol.ingest.dicom import conversion, to_nifti
+from cohortvol.measure import structure_volumes
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
 
@@ -341,3 +343,14 @@ def test_slices_are_as_far_apart_as_they_say_and_not_as_thick(
     image, *_ = converted(shared_data / folder, tmp_path, modality=("CT",))
     assert image.header.get_zooms()[2] == pytest.approx(step_mm, abs=1e-4)
     assert image.shape[2] == n
+
+
+def test_an_expert_liver_has_the_volume_of_the_true_step_and_not_of_the_thickness(
+    shared_data, tmp_path
+):
+    folder = shared_data / "chaos_ct_eval" / "Data_3D"
+    image, *_ = converted(folder / "DICOM_anon", tmp_path, modality=("CT",))
+    outlines = [imread(path) for path in sorted((folder / "Ground").glob("*.png"))]
+    liver = np.stack([(outline > 0).T for outline in outlines], axis=-1).astype(np.uint8)
+    volume_ml = structure_volumes(liver, image.affine, {1: "liver"})["volume_ml"].item()
+    assert round(volume_ml) == 1417  # 2268 mL at the thickness of 3.2 mm
