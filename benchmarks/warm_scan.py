@@ -64,7 +64,7 @@ def main() -> None:
     for stage, (owner, name) in STAGES.items():
         setattr(owner, name, clock.around(stage, getattr(owner, name)))
     make = nnunet._network
-    nnunet._network = lambda module: clock.around("network", make(module))
+    nnunet._network = lambda *given: clock.around("network", make(*given))
     run_shard(
         ingest=scans.with_name(f"{scans.name}-cohort") / "ingest.parquet",
         model=model,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib
 import os
 import stat
 import time
@@ -12,16 +11,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cohortvol.errors import ScanError
-
-try:
-    _inflate: Any = importlib.import_module("isal.isal_zlib")
-except ImportError:  # a platform without isal: the same interface, about half as fast
-    _inflate = zlib
+from cohortvol.files import inflate
 
 HEAD_BYTES = 544
 """First bytes that hold a whole NIfTI-1 or NIfTI-2 header."""
@@ -213,8 +207,8 @@ def _not_nifti(head: bytes) -> ScanError:
 
 def _unpacked_head(first: bytes) -> bytes:
     try:
-        head = bytes(_inflate.decompressobj(wbits=31).decompress(first, HEAD_BYTES))
-    except (_inflate.error, zlib.error) as error:
+        head = bytes(inflate.decompressobj(wbits=31).decompress(first, HEAD_BYTES))
+    except (inflate.error, zlib.error) as error:
         raise ScanError("SRC_GZIP_CORRUPT", f"at the beginning: {error}") from None
     if not head:
         raise ScanError("SRC_TRUNCATED", "the packed data end before any content")
@@ -229,7 +223,7 @@ def _unpack(data: bytes, size: int, fault: ScanError | None) -> tuple[np.ndarray
     content = np.empty(size, np.uint8)
     total = position = 0
     while True:
-        member = _inflate.decompressobj(wbits=31)
+        member = inflate.decompressobj(wbits=31)
         pending = b""
         while not member.eof:
             if not pending:
@@ -237,7 +231,7 @@ def _unpack(data: bytes, size: int, fault: ScanError | None) -> tuple[np.ndarray
                 position += len(pending)
             try:
                 piece = member.decompress(pending, _UNPACKED_CHUNK)
-            except (_inflate.error, zlib.error) as error:
+            except (inflate.error, zlib.error) as error:
                 detail = f"after {total} unpacked bytes: {error}"
                 raise ScanError("SRC_GZIP_CORRUPT", detail) from None
             if not piece and not pending and not member.eof:

@@ -14,12 +14,15 @@ from cohortvol.networks.build import (
     local_labels,
 )
 from cohortvol.networks.nnunet import Source, import_known, import_nnunet
+from cohortvol.networks.unrolled import UnrolledUNet, can_unroll
 
 __all__ = [
     "LoadedPart",
     "Network",
     "Source",
+    "UnrolledUNet",
     "build",
+    "can_unroll",
     "canary_of",
     "canary_patch",
     "import_known",

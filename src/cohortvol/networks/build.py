@@ -265,9 +265,9 @@ def read_weights(path: Path, module: nn.Module) -> Weights:
 def load_part(card: Card, part: Part) -> LoadedPart:
     """Build one part of a model and read the weights of all its folds."""
     folder = card.folder / PARTS / part.name
-    network = build(
-        read_json(folder / "plans.json"), part.configuration, read_json(folder / "dataset.json")
-    )
+    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    with torch.device("meta"):  # no weights are drawn that the file's would replace
+        network = build(plans, part.configuration, dataset)
     strangers = set(part.labels) - set(local_labels(network.dataset))
     if strangers:
         raise ModelError(
@@ -278,7 +278,7 @@ def load_part(card: Card, part: Part) -> LoadedPart:
     for fold in part.folds:
         weights = read_weights(card.folder / weights_file(part, fold), network.module)
         module = deepcopy(network.module)
-        module.load_state_dict(weights, strict=True)
+        module.load_state_dict(weights, strict=True, assign=True)
         modules.append(module)
     return LoadedPart(part, network, modules)
 

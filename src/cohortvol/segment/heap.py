@@ -12,12 +12,13 @@ from typing import Any
 
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_MAX = -4
+_NEVER = -1  # a limit of 2 GiB is passed by the layers of a full-size network at 1.5 mm
 
 
 def keep_large_blocks() -> bool:
     """Ask glibc not to return freed memory to the system; False where there is no glibc."""
     mallopt = _of_glibc("mallopt")
-    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def return_free_pages() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol.errors import ScanError
+from cohortvol.files import inflate
 
 _GZIP = b"\x1f\x8b"
 _AGAIN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
@@ -73,7 +73,7 @@ def _gunzip(content: bytes) -> bytes:
     """All gzip members of a file; bytes after the last one are ingest's to judge."""
     parts = []
     while content.startswith(_GZIP):
-        member = zlib.decompressobj(wbits=31)
+        member = inflate.decompressobj(wbits=31)
         parts.append(member.decompress(content))
         content = member.unused_data
     return b"".join(parts)

@@ -294,13 +294,16 @@ class Segmenter:
 
     def _on_the_scan(self, merged: np.ndarray, prepared: Prepared) -> np.ndarray:
         """Labels from the grid of the parts, z y x, to the scan as stored."""
-        body = prepared.body or (slice(None),) * 3
-        whole = np.zeros(prepared.axes_shape, merged.dtype)
-        moved = merged.transpose(2, 1, 0)
+        shape_zyx = prepared.axes_shape[::-1]
+        inside = prepared.body[::-1] if prepared.body else (slice(None),) * 3
+        whole = np.zeros(shape_zyx, merged.dtype)
         if self._zoom_mm is not None:
-            moved = nearest(moved, whole[body].shape)
-        whole[body] = moved
-        native = np.ascontiguousarray(from_axes(whole, prepared.affine, self.card.orientation))
+            merged = nearest(merged, whole[inside].shape)
+        whole[inside] = merged
+        # x first in memory, as NIfTI files have it
+        native = np.asfortranarray(
+            from_axes(whole.transpose(2, 1, 0), prepared.affine, self.card.orientation)
+        )
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
         return native
@@ -332,7 +335,9 @@ class _PartRunner:
                 memory.blend_on,
             ):
                 logits = slab.logits
-                if not torch.isfinite(logits.sum(dtype=torch.float32)):  # quicker than each by each
+                if not torch.isfinite(
+                    torch.stack(logits.aminmax())
+                ).all():  # both are NaN if any is
                     unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
                     raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
                 outputs.append(

@@ -19,7 +19,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
-from cohortvol.networks import LoadedPart
+from cohortvol.networks import LoadedPart, UnrolledUNet, can_unroll
 from cohortvol.segment.tiles import Network, Tiling
 
 Box = tuple[slice, slice, slice]
@@ -67,7 +67,7 @@ class PartNetwork:
         self.n_labels: int = self._plans.get_label_manager(
             loaded.network.dataset
         ).num_segmentation_heads
-        self.networks = [_network(module.to(device)) for module in loaded.modules]
+        self.networks = [_network(module, device) for module in loaded.modules]
         self.logits_on = torch.device("cpu")
         """Where `labels` wants logits that are still to be resampled."""
 
@@ -186,7 +186,10 @@ class PartNetwork:
         return self._plans.foreground_intensity_properties_per_channel["0"]
 
 
-def _network(module: nn.Module) -> Network:
+def _network(module: nn.Module, device: torch.device) -> Network:
+    module = module.to(device)
+    if device.type == "cpu" and can_unroll(module):
+        return UnrolledUNet(module)
     first = next(parameter for parameter in module.parameters() if parameter.ndim > 3)
     if first.ndim == 5:
         return module

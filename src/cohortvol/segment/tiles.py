@@ -130,6 +130,9 @@ def blend(
     yield from _cropped(blender.advance(padded.shape[1]), z_inside, yx_inside)
 
 
+_PLANES = 16
+
+
 class _Blender:
     """Weighted sums of logits over a window of planes that moves along z."""
 
@@ -146,15 +149,19 @@ class _Blender:
         self._sums = torch.zeros((n_networks, n_labels, *window), dtype=torch.half, device=device)
         self._weights = torch.zeros(window, dtype=torch.half, device=device)
         self._weight = weight
+        self._weight_32 = weight.float()
         self._start = 0
 
     def add(self, network: int, corner: Corner, logits: torch.Tensor) -> None:
         """Add the (n_labels, z, y, x) logits of one patch."""
-        place = self._window(corner)
-        for label, patch in enumerate(logits):
-            # Per label, so that the float32 sum stays in the cache.
-            sums = self._sums[(network, label, *place)]
-            sums.copy_(torch.add(patch.float() * self._weight, sums))
+        sums = self._sums[(network, slice(None), *self._window(corner))]
+        if sums.is_cuda:
+            sums.copy_((logits * self._weight_32).add_(sums))
+            return
+        for of_label, patch in zip(sums, logits, strict=True):  # in pieces that stay in the cache
+            pieces = (whole.split(_PLANES) for whole in (of_label, patch, self._weight_32))
+            for held, new, weight in zip(*pieces, strict=True):
+                held.copy_((new * weight).add_(held.float()))
 
     def add_weight(self, corner: Corner) -> None:
         """Count a patch once for all networks."""

@@ -83,8 +83,10 @@ def nearest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
     Equal to ``scipy.ndimage.zoom(labels, ..., order=0, mode="nearest")``, by indexing.
     """
-    chosen = [_nearest_index(*sizes) for sizes in zip(labels.shape, shape, strict=True)]
-    return np.asarray(labels[np.ix_(*chosen)])
+    for axis, (n_from, n_to) in enumerate(zip(labels.shape, shape, strict=True)):
+        if n_from != n_to:
+            labels = labels.take(_nearest_index(n_from, n_to), axis)
+    return labels
 
 
 def _nearest_index(n_from: int, n_to: int) -> np.ndarray:
