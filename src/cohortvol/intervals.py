@@ -18,6 +18,25 @@ from typing import Any, NamedTuple
 LEVEL = 0.95
 """Share of scans that an interval is to cover."""
 
+Softmax = Mapping[int, tuple[float, float]]
+"""Label to the sums of softmax p, and of p (1 - p), over the number of its voxels."""
+
+
+def softmax_by_label(columns: Mapping[str, Any] | None) -> Softmax:
+    """The columns that the segment table has of it; empty where no softmax was kept."""
+    if columns is None or columns.get("softmax_labels") is None:
+        return {}
+    return {
+        int(label): (float(expected), float(spread))
+        for label, expected, spread in zip(
+            columns["softmax_labels"],
+            columns["expected_ratio"],
+            columns["spread_ratio"],
+            strict=True,
+        )
+    }
+
+
 UNCALIBRATED = "uncalibrated"
 
 EXPERT, OUT_OF_FOLD, SIMULATED = "expert labels", "expert labels out of fold", "simulated scans"

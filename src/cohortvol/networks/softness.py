@@ -56,7 +56,7 @@ class Softness:
         n_labels = len(logits)
         flat = logits.reshape(n_labels, -1)
         size = (_PIECE_ON_GPU if logits.is_cuda else _PIECE_ON_CPU) // n_labels
-        for piece in flat.split(max(size, 1), dim=1):
+        for piece in torch.split(flat, max(size, 1), dim=1):
             values = piece.float()
             in_doubt = values[1:].amax(0) > values[0] + math.log(SURELY_BACKGROUND)
             values = values[:, in_doubt]
