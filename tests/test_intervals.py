@@ -424,13 +424,13 @@ def test_intervals_cover_new_scans_as_often_as_they_say():
 
 @pytest.fixture
 def labelled(model, tmp_path):
-    """A folder of three scans whose expert draws the spleen 0, 40 and 80 voxels smaller than the model."""
+    """Three scans whose expert draws the left kidney 0, 10 and 20 voxels smaller than the model."""
     segmenter = Segmenter.load(model, "nnunet", device="cpu")
     folder = tmp_path / "labelled"
     for n in range(3):
         write_scan(folder / "images" / f"image_{n}.nii.gz", scan(n), AFFINE)
         labels, _ = segmenter.segment(scan(n), AFFINE)
-        labels.flat[np.flatnonzero(labels == 2)[: 40 * n]] = 0
+        labels.flat[np.flatnonzero(labels == 3)[: 10 * n]] = 0
         write_scan(folder / "labels" / f"label_{n}.nii.gz", labels, AFFINE)
     return folder
 
@@ -448,11 +448,11 @@ def test_a_model_is_calibrated_on_a_labelled_folder(model, labelled, tmp_path, c
     assert after | {"volume_interval": {}} == before
     assert (kept["source"], kept["profile"], kept["note"]) == (EXPERT, "nnunet", "3 phantoms")
     found = calibration_of_models.measured(folder, labelled, device="cpu")
-    spleen = found[(found["structure"] == "spleen") & (found["scan"] == "2")].iloc[0]
-    removed_ml = 80 * 2.0 * 4.0 * 2.5 / 1000
-    assert spleen["volume_ml"] - spleen["true_ml"] == pytest.approx(removed_ml)
-    q = removed_ml / (spleen["volume_ml"] * spleen["spread_ratio"])
-    assert kept["structures"]["spleen"] == {
+    kidney = found[(found["structure"] == "kidney_left") & (found["scan"] == "2")].iloc[0]
+    removed_ml = 20 * 2.0 * 4.0 * 2.5 / 1000
+    assert kidney["volume_ml"] - kidney["true_ml"] == pytest.approx(removed_ml)
+    q = removed_ml / (kidney["volume_ml"] * kidney["spread_ratio"])
+    assert kept["structures"]["kidney_left"] == {
         "q": pytest.approx(q, abs=1e-4), "n": 3, "level": 0.75
     }  # fmt: skip
     assert cohortvol([*command, "--check"]) == 0
@@ -463,13 +463,13 @@ def test_a_model_is_calibrated_on_a_labelled_folder(model, labelled, tmp_path, c
 
 def test_simulated_scans_are_called_so_and_bring_their_own_truth(model, labelled):
     rows = [
-        {"scan_id": str(n), "structure": "spleen", "volume_ml": 500.0, "in_view": 0.5}
+        {"scan_id": str(n), "structure": "kidney_left", "volume_ml": 500.0, "in_view": 0.5}
         for n in range(3)
     ]
     schema = calibration_of_models.TRUTH
     tables.write_table(labelled / "truth.parquet", pd.DataFrame(rows), schema)
     found = calibration_of_models.measured(model, labelled, device="cpu")
-    assert found.loc[found["structure"] == "spleen", "true_ml"].tolist() == [250.0] * 3
+    assert found.loc[found["structure"] == "kidney_left", "true_ml"].tolist() == [250.0] * 3
     made = calibration_of_models.calibration_of(found, labelled, "nnunet+softmax")
     assert (made.source, made.profile, made.note) == (SIMULATED, "nnunet", "3 scans")
 
