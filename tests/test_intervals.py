@@ -392,8 +392,8 @@ def cases_of(scores, structure="liver"):
 
 
 def test_the_factor_is_the_conformal_quantile():
-    """Of 39 scores the 38th: ceil(40 x 0.95); of 19 the greatest, ceil(20 x 0.95) = 19."""
-    assert calibrate(cases_of(range(1, 40)))["liver"] == Factor(38.0, 39, 0.95)
+    """Of 40 scores the 39th, ceil(41 x 0.95); of 19 the greatest, ceil(20 x 0.95) = 19."""
+    assert calibrate(cases_of(range(1, 41)))["liver"] == Factor(39.0, 40, 0.95)
     assert calibrate(cases_of(range(1, 20)))["liver"] == Factor(19.0, 19, 0.95)
 
 
