@@ -14,6 +14,7 @@ FOUNDATION = {
     "errors",
     "files",
     "geometry",
+    "intervals",
     "tables",
     "reasons",
     "structures",

@@ -530,6 +530,9 @@ class Card:
     id = "toy"
     labels_by_layer = (STRUCTURES,)
 
+    def calibration(self, profile):
+        return None
+
 
 def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
     monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())

@@ -278,6 +278,22 @@ def test_a_finished_scan_is_followed_through_every_stage(results):
     assert "900.0" in text
 
 
+def test_a_volume_is_shown_with_its_interval_and_what_that_is_worth(results):
+    kind = "calibrated 95 % on simulated scans"
+    known = {"volume_low_ml": 1440.0, "volume_high_ml": 1560.04, "interval": kind}
+    results.measure["0000"][0] |= known
+    results.segment["0000"][0] |= {"softmax_labels": [1], "spread_ratio": [0.0123]}
+    told = status.explain(results.write().folder, "sub-01")
+    assert told["volumes"][0].items() >= known.items()
+    text = status.render_explanation(told, width=140)
+    assert f"1440.0 to 1560.0  {kind}" in text
+    assert "0.0123" not in text
+    results.measure["0000"][0] |= {"interval": None}
+    assert "low_to_high_ml" not in status.render_explanation(
+        status.explain(results.write().folder, "sub-01")
+    )
+
+
 def test_a_quarantined_scan_is_told_why_and_what_to_do(results):
     told = status.explain(results.write().folder, "sub-02")
     assert told["state"] == "quarantined"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cohortvol.errors import ConfigError
+from cohortvol.intervals import OUT_OF_FOLD
 from cohortvol.models import load_card
 from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
 
@@ -82,6 +83,36 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
     accuracy = json.loads((trained / "tiny" / "card.json").read_text())["accuracy"]["out_of_fold"]
     assert accuracy["liver"]["n"] == accuracy["spleen"]["n"] == 4
     assert accuracy["liver"]["dice_mean"] > 0.5
+    calibration = card.calibration(card.default_profile)
+    assert (card.default_profile, calibration.source) == ("nnunet+softmax", OUT_OF_FOLD)
+    liver = calibration.structures["liver"]
+    assert (liver.n, liver.level) == (4, 0.8)
+    assert 0 < liver.q < 50
+
+
+@pytest.mark.timeout(900)
+def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_path):
+    """The network of fold 0 as a model of its own, on the very scans that it was validated on."""
+    import torch
+
+    from cohortvol.networks import Source, import_nnunet
+    from cohortvol.segment import Segmenter
+
+    fold = next(trained.glob("work/results/*/*/fold_0"))
+    model = import_nnunet(
+        [Source(fold.parent, folds=["0"])], tmp_path / "fold0", model_id="fold0", licence="test"
+    )
+    torch.set_num_threads(1)
+    segmenter = Segmenter.load(model.folder, "nnunet+softmax", device="cpu")
+    kept = json.loads((fold / "validation" / "softmax.json").read_text())
+    assert len(kept) == 2
+    for case, ratios in kept.items():
+        image = nib.load(trained / "pairs" / "images" / f"{case}.nii.gz")
+        data = image.get_fdata(dtype=np.float32)
+        found = segmenter.predict(segmenter.prepare(data, image.affine)).softmax
+        assert found["softmax_labels"] == ratios["softmax_labels"]
+        for name in ("expected_ratio", "spread_ratio"):
+            assert found[name] == pytest.approx(ratios[name], rel=1e-2)
 
 
 @pytest.mark.timeout(900)

@@ -14,12 +14,13 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, ModelError, did_you_mean
 from cohortvol.files import digest_of, sha256_of
+from cohortvol.intervals import Calibration
 
 CARD = "card.json"
 PARTS = "parts"
 
 SEGMENTATION_VERSION = "1"
-"""Raised when the same model and profile would give other labels; part of the key."""
+"""Raised when the same model and profile would give other labels or sums; part of the key."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,27 @@ class Profile:
 
         The labels are those of the parent but for rounding.
         """
-        return self.name.removesuffix(BODY) == FAST
+        return recipe_of(self.name).removesuffix(BODY) == FAST
 
     @property
     def crops_to_body(self) -> bool:
         """Leave out the air around the body before anything else is done."""
-        return self.name.endswith(BODY)
+        return recipe_of(self.name).endswith(BODY)
+
+    @property
+    def keeps_softmax(self) -> bool:
+        """Keep how sure the network was of the size of each structure; the labels stay."""
+        return self.name.endswith(SOFTMAX)
 
 
 FAST = "fast"
 
 BODY = "+body"
 """Ends the name of a profile that is to see the body only, such as ``ts218+body``."""
+
+SOFTMAX = "+softmax"
+"""Ends the name of a profile that keeps what volume intervals are made of, after `BODY` where both
+are: ``ts218+body+softmax``."""
 
 PROFILES = {
     profile.name: profile
@@ -109,7 +119,8 @@ class Card:
     `labels` maps the label index of the label maps to the structure; each part maps its own
     local index to the same structure names; an index it leaves out is background. `files` of a
     part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
-    order of `orientation`) is where profiles with a `zoom_order` bring a scan.
+    order of `orientation`) is where profiles with a `zoom_order` bring a scan. `volume_interval`
+    is a `cohortvol.intervals.Calibration`, or empty.
     """
 
     folder: Path
@@ -126,6 +137,12 @@ class Card:
     spacing_mm: tuple[float, float, float] | None = None
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    volume_interval: Mapping[str, Any] = field(default_factory=dict)
+
+    def calibration(self, profile: str) -> Calibration | None:
+        """What volume intervals are worth in a profile; None where nobody has measured it."""
+        found = Calibration.from_card(self.volume_interval)
+        return found if found is not None and found.profile == recipe_of(profile) else None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -211,6 +228,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         spacing_mm=_spacing(raw.get("spacing_mm")),
         accuracy=raw.get("accuracy", {}),
         notes=tuple(raw.get("notes", ())),
+        volume_interval=_calibrated(raw.get("volume_interval") or {}),
     )
 
 
@@ -219,6 +237,11 @@ def _spacing(raw: list[float] | None) -> tuple[float, float, float] | None:
         return None
     x, y, z = (float(edge) for edge in raw)
     return x, y, z
+
+
+def _calibrated(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    Calibration.from_card(raw)  # raises where it cannot be used
+    return raw
 
 
 def _check(card: Card, path: Path) -> None:
@@ -239,7 +262,7 @@ def _check(card: Card, path: Path) -> None:
     for name in card.labels.values():
         if layers_of[name] != 1:
             wrong.append(f"structure {name} is in {layers_of[name]} layers")
-    if card.default_profile not in card.profiles:
+    if recipe_of(card.default_profile).removesuffix(BODY) not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:
         strangers = sorted(set(part.labels.values()) - set(card.labels.values()))
@@ -318,8 +341,13 @@ def verify(card: Card) -> None:
         )
 
 
+def recipe_of(profile: str) -> str:
+    """The name of a profile without what does not change a label."""
+    return profile.removesuffix(SOFTMAX)
+
+
 def choose_profile(card: Card, name: str | None = None) -> Profile:
-    """The profile asked for, or the card's default; its name may end in `BODY`.
+    """The profile asked for, or the card's default; its name may end in `BODY`, then `SOFTMAX`.
 
     Raises
     ------
@@ -327,7 +355,11 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
         If the model does not offer it, or this version does not know it.
     """
     full_name = name or card.default_profile
-    chosen = full_name.removesuffix(BODY)
+    chosen = recipe_of(full_name).removesuffix(BODY)
+    if chosen.partition("+")[0] in card.profiles and "+" in chosen:
+        raise ModelError(
+            f"profile {full_name!r}: after the name may stand {BODY}, {SOFTMAX} or {BODY}{SOFTMAX}"
+        )
     if chosen not in card.profiles:
         raise ModelError(f"model {card.id}: no profile {chosen!r}{_known(chosen, card.profiles)}")
     if chosen not in PROFILES:
@@ -343,7 +375,7 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
 
 def truncates(profile: str) -> bool:
     """Whether a profile of this name cuts the fractions off grey values; False if unknown."""
-    known = PROFILES.get(profile.removesuffix(BODY))
+    known = PROFILES.get(recipe_of(profile).removesuffix(BODY))
     return known is not None and known.truncate
 
 
@@ -391,8 +423,10 @@ def segmentation_key(
     """16 hex digits that change when the labels of a scan might.
 
     They hold the bytes of weights, plans and label names, the order of the parts, the profile
-    and the version of the algorithm. Title, notes and accuracy of the card do not enter.
+    and the version of the algorithm. Title, notes and accuracy of the card do not enter, and
+    neither does `SOFTMAX`: it is the receipt that says whether sums were kept.
     """
+    recipe = recipe_of(profile or card.default_profile)
     return digest_of(
         {
             "parts": [
@@ -409,7 +443,7 @@ def segmentation_key(
             "labels": sorted(card.labels.items()),
             "orientation": card.orientation,
             "spacing_mm": card.spacing_mm,
-            "profile": asdict(choose_profile(card, profile)),
+            "profile": asdict(choose_profile(card, recipe)),
             "version": version,
         }
     )[:16]

@@ -136,6 +136,14 @@ SEGMENT = {
     "started_utc": Column(text, "start of the successful attempt, ISO 8601 UTC"),
     "seconds": Column(real, "wall time of the scan inside the worker, s"),
     "seconds_network": Column(real, "of which in the network, s"),
+    "softmax_labels": Column(
+        pa.list_(whole),
+        "labels found, for the two columns below; null unless the profile ends in +softmax",
+    ),
+    "expected_ratio": Column(
+        pa.list_(real), "sum of softmax p / voxels won, on the network's grid"
+    ),
+    "spread_ratio": Column(pa.list_(real), "sum of p (1 - p) / voxels won, on the network's grid"),
 }
 
 VOLUMES = {
@@ -146,6 +154,19 @@ VOLUMES = {
     "label": Column(whole, "label index in the label map; null for a sum of a pair"),
     "n_voxels": Column(whole, "voxels of the structure; null where it was not found"),
     "volume_ml": Column(real, "n_voxels x |det(affine)|, mL; null where unknown, never 0"),
+    "volume_expected_ml": Column(
+        real,
+        "volume_ml x expected_ratio, mL: voxels shared as the softmax shares them; null where "
+        "the profile kept no softmax",
+    ),
+    "volume_low_ml": Column(real, "lower end of the interval around volume_ml, mL, 0 at least"),
+    "volume_high_ml": Column(real, "upper end of the interval around volume_ml, mL"),
+    "interval": Column(
+        text,
+        "what the interval is worth: calibrated, with the share of scans it covers and on "
+        "what, or uncalibrated, then one spread (volume_ml x spread_ratio) to either side; of a "
+        "cut structure it is for the part inside",
+    ),
     "status": Column(text, "ok, cut, absent or failed"),
     "reason": Column(text, "reason code where status is not ok"),
     "cut_by_fov": Column(flag, "the structure reaches the edge of the image: a lower bound"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import cohortvol
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
-from cohortvol.files import check_writable, claim
+from cohortvol.files import check_writable, claim, digest_of
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
@@ -95,6 +95,8 @@ with told_without_traceback():
     )
     # What the labels of a scan depend on: when it changes, the params trigger segments again.
     SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
+    # What the intervals around volumes depend on beside it.
+    INTERVAL_KEY = digest_of(MODEL.volume_interval)[:16]
 
 
 REPORT_TEMPLATES = [

@@ -16,6 +16,7 @@ rule measure:
     params:
         results=results_folder,
         model=str(MODEL.folder),
+        interval=INTERVAL_KEY,
         roi=options({"roi": config["roi"]}),
         version=cohortvol.__version__,
     shell:

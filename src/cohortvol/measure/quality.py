@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import structures as anatomy
+from cohortvol.measure.interval import sum_of_intervals
 from cohortvol.measure.volumes import FACE_ORDER, typed
 
 MIN_LARGEST_FRACTION = 0.9
@@ -129,4 +130,5 @@ def _sum_of_pair(name: str, left: dict[str, Any], right: dict[str, Any]) -> dict
             ),
             "cut_area_mm2": left["cut_area_mm2"] + right["cut_area_mm2"],
         }
+        row |= sum_of_intervals(left, right)
     return row

@@ -22,6 +22,8 @@ from cohortvol.errors import (
 )
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
+from cohortvol.intervals import Calibration, Softmax, softmax_by_label
+from cohortvol.measure.interval import COLUMNS, with_intervals
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
@@ -36,9 +38,14 @@ _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 def measure_scan(
-    label_map: Path, image: Path, layers: Sequence[Mapping[int, str]], **thresholds: Any
+    label_map: Path,
+    image: Path,
+    layers: Sequence[Mapping[int, str]],
+    softmax: Softmax | None = None,
+    calibration: Calibration | None = None,
+    **thresholds: Any,
 ) -> pd.DataFrame:
-    """Judged volumes and pair sums of one scan, read from its two files.
+    """Judged volumes with their intervals and pair sums of one scan, read from its two files.
 
     Parameters
     ----------
@@ -46,6 +53,8 @@ def measure_scan(
         NIfTI files on one grid. A trailing axis of one volume is dropped.
     layers : sequence of mapping of int to str
         Label index to structure name for each volume of the label map; most models have one.
+    softmax, calibration
+        See `with_intervals`.
     **thresholds
         Passed to `judge`.
 
@@ -69,6 +78,7 @@ def measure_scan(
         for layer, structures in enumerate(layers)
     ]
     judged = judge(pd.concat(measured).sort_values("label", ignore_index=True), **thresholds)
+    judged = typed(with_intervals(judged, softmax or {}, calibration))
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
 
 
@@ -85,7 +95,7 @@ def failed_scan(structures: Mapping[int, str], reason: str) -> pd.DataFrame:
         | {"qc": "exclude", "qc_flags": ""}
         for label, structure in structures.items()
     ]
-    columns = [*MEASURED, "status", "reason", "qc", "qc_flags"]
+    columns = [*MEASURED, *COLUMNS, "status", "reason", "qc", "qc_flags"]
     failed = typed(pd.DataFrame(rows, columns=columns))
     return pd.concat([failed, pair_sums(failed)], ignore_index=True)
 
@@ -125,8 +135,14 @@ def run_shard(
             f"{segment}: segmented with {', '.join(others)}, not with {card.id}\n"
             f"  Pass the folder of that model with --model, or segment the shard with {card.id}."
         )
+    calibrations = {name: card.calibration(name) for name in segmented["profile"].unique()}
     volumes = measure_shard(
-        segmented, read_table(ingest, INGEST), card.labels_by_layer, results, **thresholds
+        segmented,
+        read_table(ingest, INGEST),
+        card.labels_by_layer,
+        results,
+        calibrations,
+        **thresholds,
     )
     write_table(out, volumes, VOLUMES)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
@@ -138,9 +154,13 @@ def measure_shard(
     ingested: pd.DataFrame,
     layers: Sequence[Mapping[int, str]],
     results: Path,
+    calibrations: Mapping[str, Calibration | None] | None = None,
     **thresholds: Any,
 ) -> pd.DataFrame:
-    """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason."""
+    """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason.
+
+    `calibrations` holds what the model's intervals are worth in each profile.
+    """
     joined = segmented.merge(
         ingested[["scan_id", "image", "intensity_min", "intensity_max"]],
         on="scan_id",
@@ -149,7 +169,8 @@ def measure_shard(
     )
     tables = []
     for scan in joined.sort_values("scan_id").to_dict("records"):
-        rows = _measured_or_failed(scan, layers, results, **thresholds)
+        calibration = (calibrations or {}).get(scan["profile"])
+        rows = _measured_or_failed(scan, layers, results, calibration, **thresholds)
         for name in ("profile", "model", "scan_id"):
             rows.insert(0, name, scan[name])
         tables.append(rows)
@@ -159,14 +180,26 @@ def measure_shard(
 
 
 def _measured_or_failed(
-    scan: dict[str, Any], layers: Sequence[Mapping[int, str]], results: Path, **thresholds: Any
+    scan: dict[str, Any],
+    layers: Sequence[Mapping[int, str]],
+    results: Path,
+    calibration: Calibration | None,
+    **thresholds: Any,
 ) -> pd.DataFrame:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
         codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
-        return measure_scan(label_map, image, layers, scan_codes=codes, **thresholds)
+        return measure_scan(
+            label_map,
+            image,
+            layers,
+            softmax_by_label(scan),
+            calibration,
+            scan_codes=codes,
+            **thresholds,
+        )
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:

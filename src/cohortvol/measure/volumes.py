@@ -176,5 +176,8 @@ def typed(volumes: pd.DataFrame) -> pd.DataFrame:
         "largest_component_fraction": "float64",
         "mean_intensity": "float64",
         "sd_intensity": "float64",
+        "volume_expected_ml": "float64",
+        "volume_low_ml": "float64",
+        "volume_high_ml": "float64",
     }
-    return volumes.astype(kinds)
+    return volumes.astype({name: kind for name, kind in kinds.items() if name in volumes})

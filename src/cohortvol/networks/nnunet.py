@@ -31,6 +31,7 @@ from cohortvol.models import (
     CARD,
     FAST,
     PARTS,
+    SOFTMAX,
     Card,
     Part,
     card_json,
@@ -114,6 +115,7 @@ def import_nnunet(
     checkpoint: str = "checkpoint_final.pth",
     accuracy: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    volume_interval: Mapping[str, Any] | None = None,
 ) -> Card:
     """Make a model folder out of trained nnU-Nets, one part each.
 
@@ -128,12 +130,13 @@ def import_nnunet(
         of the model count their structures in this order.
     out : Path
         The model folder to make; it must not exist.
-    model_id, licence, title, origin, citation, accuracy, notes
+    model_id, licence, title, origin, citation, accuracy, notes, volume_interval
         For the card. `origin` is its ``source``.
     orientation, spacing_mm
         How the model wants its scans; see `Card`.
     profiles : sequence of str
-        Inference profiles the model offers, the default first.
+        Inference profiles the model offers, the default first; with a `volume_interval` the
+        default keeps what intervals are made of.
     checkpoint : str
         Name of the checkpoint in every fold.
 
@@ -165,13 +168,14 @@ def import_nnunet(
             source=origin,
             citation=citation,
             orientation=orientation,
-            default_profile=profiles[0],
+            default_profile=profiles[0] + (SOFTMAX if volume_interval else ""),
             profiles=tuple(profiles),
             parts=parts,
             labels=dict(enumerate(structures, start=1)),
             spacing_mm=spacing_mm,
             accuracy=dict(accuracy or {}),
             notes=tuple(notes),
+            volume_interval=dict(volume_interval or {}),
         )
         commit_json(temporary / CARD, card_json(card))
         load_card(temporary)

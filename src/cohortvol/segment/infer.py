@@ -22,6 +22,7 @@ from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.segment.body import Box, body_box
 from cohortvol.segment.fast import FastPart
 from cohortvol.segment.heap import keep_large_blocks, return_free_pages
@@ -74,11 +75,14 @@ class Predicted:
         `PartNetwork.labels`.
     seconds_network : float
         Wall time of `Segmenter.predict`, s.
+    softmax : Ratios or None
+        How sure they were, where the profile keeps it.
     """
 
     prepared: Prepared
     outputs: list[Output]
     seconds_network: float
+    softmax: Ratios | None = None
 
 
 @dataclass
@@ -259,20 +263,29 @@ class Segmenter:
         """The networks' part of `segment`; one call at a time."""
         start = time.perf_counter()
         with _machine_errors(), torch.inference_mode():
-            outputs = [
+            predicted = [
                 self._predict(part, source)
                 for part, source in zip(self._parts, prepared.inputs, strict=True)
             ]
         self._n_predicted += 1
         if self._n_predicted % SCANS_BETWEEN_TRIMS == 0:
             return_free_pages()
-        return Predicted(prepared, outputs, time.perf_counter() - start)
+        softmax = None
+        if self.profile.keeps_softmax:
+            softmax = ratios(
+                (softness, part.to_global)
+                for part, (_, softness) in zip(self._parts, predicted, strict=True)
+            )
+        seconds = time.perf_counter() - start
+        return Predicted(prepared, [output for output, _ in predicted], seconds, softmax)
 
-    def _predict(self, part: _PartRunner, source: Preprocessed) -> Output:
+    def _predict(self, part: _PartRunner, source: Preprocessed) -> tuple[Output, Softness]:
         """One part; tried again with less memory for as long as less can be used."""
         while True:
             try:
-                return part.predict(source, self.profile.tile_step, self._memory)
+                softness = Softness(part.network.n_labels)
+                keep = softness if self.profile.keeps_softmax else None
+                return part.predict(source, self.profile.tile_step, self._memory, keep), softness
             except torch.OutOfMemoryError:
                 if not self._memory.step_down():
                     raise
@@ -320,8 +333,17 @@ class _PartRunner:
         for local, label in card.local_to_global(loaded.part).items():
             self.to_global[local] = label
 
-    def predict(self, source: Preprocessed, tile_step: float, memory: Memory) -> Output:
-        """Labels of a preprocessed image, or its logits where they are still to be resampled."""
+    def predict(
+        self,
+        source: Preprocessed,
+        tile_step: float,
+        memory: Memory,
+        softness: Softness | None = None,
+    ) -> Output:
+        """Labels of a preprocessed image, or its logits where they are still to be resampled.
+
+        The softmax is added up in `softness`, where it is given, on the network's grid.
+        """
         resampled = tuple(source.data.shape[1:]) != source.cropped
         outputs: list[Any] = []
         with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
@@ -340,6 +362,8 @@ class _PartRunner:
                 ).all():  # both are NaN if any is
                     unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
                     raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
+                if softness is not None:
+                    softness.add(logits)
                 outputs.append(
                     logits.to(self.network.logits_on) if resampled else label_of_greatest(logits)
                 )

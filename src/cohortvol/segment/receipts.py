@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__, reasons
 from cohortvol.files import commit_json
+
+if TYPE_CHECKING:
+    from cohortvol.networks.softness import Ratios
 
 STARTS_BEFORE_GIVING_UP = 3
 STALE_AFTER_SECONDS = 3600.0
@@ -25,7 +28,10 @@ STALE_AFTER_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a receipt must match to stand: the scan, its bytes, and the key of the model."""
+    """What a receipt must match to stand: the scan, its bytes, and the key of the model.
+
+    With `keeps_softmax` the receipt must hold the sums of the softmax as well; without, it may.
+    """
 
     scan_id: str
     image: Path
@@ -33,6 +39,7 @@ class Work:
     model: str
     profile: str
     segmentation_key: str
+    keeps_softmax: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Outcome:
     seconds_network: float | None = None
     label_map_sha256: str | None = None
     label_map_bytes: int | None = None
+    softmax: Ratios | None = None
 
 
 def state_of(reason: str) -> str:
@@ -95,6 +103,8 @@ class ShardFolder:
         if receipt.get("state") == "quarantined":
             return not str(receipt.get("reason")).startswith("SRC_")
         if receipt.get("state") != "segmented":
+            return False
+        if work.keeps_softmax and receipt.get("softmax_labels") is None:
             return False
         try:
             size = self.label_map(work.scan_id).stat().st_size
@@ -165,6 +175,7 @@ class ShardFolder:
                 "started_utc": claim.started_utc,
                 "state": outcome.state,
                 "versions": versions(),
+                **(outcome.softmax or {}),
             },
         )
         self._mark(work.scan_id).unlink(missing_ok=True)

@@ -331,6 +331,7 @@ class _Worker:
                 seconds_network=predicted.seconds_network,
                 label_map_sha256=sha256,
                 label_map_bytes=len(content),
+                softmax=predicted.softmax,
             ),
         )
 
@@ -384,16 +385,17 @@ def _outcome_of(error: Exception, scan_id: str, seconds: float) -> Outcome:
 def _works(ingest: Path, card: Card, profile: str | None) -> list[Work]:
     table = read_table(ingest, INGEST)
     ready = table[table["state"] == "ready"].sort_values("scan_id")
-    name = choose_profile(card, profile).name
-    key = segmentation_key(card, name)
+    chosen = choose_profile(card, profile)
+    key = segmentation_key(card, chosen.name)
     return [
         Work(
             scan_id=row.scan_id,
             image=Path(row.image),
             image_sha256=row.image_sha256,
             model=card.id,
-            profile=name,
+            profile=chosen.name,
             segmentation_key=key,
+            keeps_softmax=chosen.keeps_softmax,
         )
         for row in ready.itertuples()
     ]

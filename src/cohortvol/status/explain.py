@@ -17,7 +17,9 @@ from cohortvol.status.reading import choose_model, read_manifest
 Row = dict[str, Any]
 
 STAGES = ("ingest", "segment", "measure", "assemble")
-_VOLUME_COLUMNS = ("structure", "volume_ml", "status", "qc", "qc_flags")
+_INTERVAL_COLUMNS = ("volume_expected_ml", "volume_low_ml", "volume_high_ml", "interval")
+_VOLUME_COLUMNS = ("structure", "volume_ml", *_INTERVAL_COLUMNS, "status", "qc", "qc_flags")
+_RATIOS = {"softmax_labels", "expected_ratio", "spread_ratio"}
 _VERDICT = ("qc", "qc_flags")
 
 
@@ -65,7 +67,7 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
         "scan_id": scan_id,
         "state": end["state"],
         "steps": steps,
-        "volumes": [{name: row[name] for name in _VOLUME_COLUMNS} for row in volumes],
+        "volumes": [{name: row.get(name) for name in _VOLUME_COLUMNS} for row in volumes],
         "reasons": [
             {"reason": code, "sentence": known[code].sentence, "what_to_do": known[code].what_to_do}
             for code in dict.fromkeys(codes)
@@ -87,7 +89,8 @@ def _follow(
     for stage, facts in reached.items():
         if facts is None:
             return {"state": f"waiting for {stage}"}, stage, []
-        steps.append(_step(stage, facts["state"], facts))
+        shown = {name: fact for name, fact in facts.items() if name not in _RATIOS}
+        steps.append(_step(stage, facts["state"], shown))
         if facts["state"] not in ("ready", "segmented"):
             return facts, stage, []
     volumes = _rows(results / "measure" / str(model) / f"{shard}.parquet", scan_id)

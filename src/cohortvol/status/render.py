@@ -107,12 +107,23 @@ def render_explanation(explanation: dict[str, Any], width: int = 100) -> str:
 
 def _volumes(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("structure", "volume_ml", "status", "qc", "qc_flags"):
-        table.add_column(name, justify="right" if name == "volume_ml" else "left")
+    known = any(row["interval"] is not None for row in rows)
+    for name in ("structure", "volume_ml", *(("low_to_high_ml", "interval") if known else ())):
+        table.add_column(name, justify="right" if name.endswith("_ml") else "left")
+    for name in ("status", "qc", "qc_flags"):
+        table.add_column(name)
     for row in rows:
-        volume = "-" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"
-        table.add_row(row["structure"], volume, row["status"], row["qc"], row["qc_flags"] or "")
+        cells = [row["structure"], "-" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"]
+        if known:
+            cells += _interval(row)
+        table.add_row(*cells, row["status"], row["qc"], row["qc_flags"] or "")
     return table
+
+
+def _interval(row: dict[str, Any]) -> list[str]:
+    if row["interval"] is None:
+        return ["-", ""]
+    return [f"{row['volume_low_ml']:.1f} to {row['volume_high_ml']:.1f}", row["interval"]]
 
 
 def _shown(value: Any) -> str:

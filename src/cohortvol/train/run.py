@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -17,12 +18,15 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
     preprocess_dataset,
 )
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_json
-from cohortvol.geometry import to_ras
+from cohortvol.geometry import to_ras, voxel_volume_ml
+from cohortvol.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
 from cohortvol.networks import Source, import_nnunet
+from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.train.nnunet import ShortTrainer, SmallPlanner, load_checkpoint
 from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
 
@@ -32,6 +36,8 @@ DATASET_ID = 1
 CONFIGURATION = "3d_fullres"
 PLANS = "nnUNetPlans"
 ALL = "all"
+SOFTMAX = "softmax.json"
+"""Beside the held-out label maps of a fold: how sure its network was of each."""
 
 
 @contextmanager
@@ -231,7 +237,9 @@ def run(
                 if fold != ALL:
                     validate(recipe, cases, work, fold, device, processes)
     if only is None:
-        accuracy = out_of_fold_accuracy(recipe, work)
+        held_out = held_out_volumes(recipe, work)
+        accuracy = out_of_fold_accuracy(held_out)
+        calibration = out_of_fold_calibration(held_out)
         trained = _fold_folder(recipe, work, ALL, pretrain=False).parent
         import_nnunet(
             [Source(trained, folds=[ALL], expected_labels=recipe.labels)],
@@ -243,6 +251,7 @@ def run(
             citation=recipe.citation,
             accuracy={"out_of_fold": accuracy},
             notes=recipe.notes,
+            volume_interval=calibration.to_card(),
         )
 
 
@@ -251,7 +260,9 @@ def validate(
 ) -> None:
     """Let nnU-Net segment the held-out cases of a trained fold, on their own grids; done once."""
     folder = _fold_folder(recipe, work, fold, pretrain=False)
-    if (folder / "validation" / "summary.json").is_file():
+    segmented = folder / "validation" / "summary.json"
+    softmax = folder / "validation" / SOFTMAX
+    if segmented.is_file() and softmax.is_file():
         return
     trainer = _trainer(recipe, cases, work, fold, device, pretrain=False)
     trainer.initialize()
@@ -259,11 +270,80 @@ def validate(
     trainer.network.load_state_dict(weights)
     # nnU-Net starts eight processes here, whatever the machine, unless its own name says less.
     upstream.default_num_processes = processes
-    trainer.perform_actual_validation()
+    if not segmented.is_file():
+        trainer.perform_actual_validation()
+    commit_json(softmax, _held_out_softmax(trainer))
 
 
-def out_of_fold_accuracy(recipe: Recipe, work: Path) -> dict[str, dict[str, float]]:
-    """Dice and volume error per structure over the held-out cases of all folds.
+def _held_out_softmax(trainer: ShortTrainer) -> dict[str, Ratios]:
+    """How sure the network of a fold is of each held-out case, on the network's grid.
+
+    nnU-Net's validation keeps no logits on that grid, so they are made once more.
+    """
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5, use_mirroring=False, device=trainer.device, allow_tqdm=False
+    )
+    predictor.manual_initialization(
+        trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        type(trainer).__name__,
+        None,
+    )
+    _, cases = trainer.do_split()
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
+    kept = {}
+    for case in cases:
+        data = torch.from_numpy(np.array(dataset.load_case(case)[0]))
+        logits = predictor.predict_sliding_window_return_logits(data)
+        softness = Softness(len(logits))
+        softness.add(logits)
+        kept[case] = ratios([(softness, np.arange(len(logits)))])
+    return kept
+
+
+def held_out_volumes(recipe: Recipe, work: Path) -> pd.DataFrame:
+    """Every structure of every held-out case, as found by a network that has not seen it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``case, structure, volume_ml, true_ml, dice, spread_ratio``, the last null where nothing
+        was found; no row for what the expert's label map does not hold.
+    """
+    name = dataset_name(recipe)
+    rows = []
+    pattern = f"results/{name}/*/fold_*/validation/*.nii.gz"
+    for predicted in sorted(work.glob(pattern)):
+        ours, affine = _read_ras(predicted)
+        expert, _ = _read_ras(work / "raw" / name / "labelsTr" / predicted.name)
+        case, voxel_ml = predicted.name.removesuffix(".nii.gz"), voxel_volume_ml(affine)
+        kept = json.loads((predicted.parent / SOFTMAX).read_text(encoding="utf-8"))
+        softmax = softmax_by_label(kept[case])
+        for index, structure in recipe.labels.items():
+            found, wanted = ours == index, expert == index
+            if not wanted.any():
+                continue
+            overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+            rows.append(
+                {
+                    "case": case,
+                    "structure": structure,
+                    "volume_ml": found.sum() * voxel_ml,
+                    "true_ml": wanted.sum() * voxel_ml,
+                    "dice": float(overlap),
+                    "spread_ratio": softmax.get(index, (np.nan, np.nan))[1],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def out_of_fold_accuracy(held_out: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Dice and volume error per structure, from `held_out_volumes`.
 
     Returns
     -------
@@ -271,30 +351,31 @@ def out_of_fold_accuracy(recipe: Recipe, work: Path) -> dict[str, dict[str, floa
         Per structure: ``n``, ``dice_mean``, ``dice_min``, ``volume_error_pct_mean`` (signed)
         and ``volume_error_pct_mean_absolute``.
     """
-    name = dataset_name(recipe)
-    rows = []
-    pattern = f"results/{name}/*/fold_*/validation/*.nii.gz"
-    for predicted in sorted(work.glob(pattern)):
-        ours, _ = _read_ras(predicted)
-        expert, _ = _read_ras(work / "raw" / name / "labelsTr" / predicted.name)
-        for index, structure in recipe.labels.items():
-            found, wanted = ours == index, expert == index
-            if not wanted.any():
-                continue
-            overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
-            error = 100 * (found.sum() / wanted.sum() - 1)
-            rows.append((predicted.name, structure, float(overlap), float(error)))
-    table = pd.DataFrame(rows, columns=["case", "structure", "dice", "volume_error_pct"])
     accuracy = {}
-    for structure, part in table.groupby("structure", sort=False):
+    for structure, part in held_out.groupby("structure", sort=False):
+        error_pct = 100 * (part["volume_ml"] / part["true_ml"] - 1)
         accuracy[str(structure)] = {
             "n": len(part),
             "dice_mean": round(part["dice"].mean(), 4),
             "dice_min": round(part["dice"].min(), 4),
-            "volume_error_pct_mean": round(part["volume_error_pct"].mean(), 2),
-            "volume_error_pct_mean_absolute": round(part["volume_error_pct"].abs().mean(), 2),
+            "volume_error_pct_mean": round(error_pct.mean(), 2),
+            "volume_error_pct_mean_absolute": round(error_pct.abs().mean(), 2),
         }
     return accuracy
+
+
+def out_of_fold_calibration(held_out: pd.DataFrame) -> Calibration:
+    """What volume intervals are worth, from `held_out_volumes`: one interval per case found."""
+    found = held_out[(held_out["volume_ml"] > 0) & held_out["spread_ratio"].notna()]
+    return Calibration(
+        source=OUT_OF_FOLD,
+        profile="nnunet",
+        structures=calibrate(
+            Case(row.structure, row.volume_ml, row.true_ml, row.spread_ratio)
+            for row in found.itertuples()
+        ),
+        note=f"{found['case'].nunique()} cases held out by the folds; the final network saw them",
+    )
 
 
 def _read_ras(path: Path) -> tuple[np.ndarray, np.ndarray]:

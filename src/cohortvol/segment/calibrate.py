@@ -1,0 +1,243 @@
+"""What the volume intervals of a model are worth, measured on labelled scans new to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from cohortvol.errors import ConfigError, GeometryError, ScanError
+from cohortvol.files import commit_json, sha256_of
+from cohortvol.geometry import check_same_grid, voxel_volume_ml
+from cohortvol.intervals import (
+    EXPERT,
+    SIMULATED,
+    Calibration,
+    Case,
+    calibrate,
+    interval,
+    softmax_by_label,
+)
+from cohortvol.models import CARD, SOFTMAX, Card, choose_profile, load_card, recipe_of
+from cohortvol.segment.images import read_image
+from cohortvol.segment.infer import Segmenter
+from cohortvol.tables import Column, read_table, real, text
+
+LOG = logging.getLogger(__name__)
+
+NAMES = "dseg.tsv"
+TRUTH = {
+    "scan_id": Column(text, "image without its ending"),
+    "structure": Column(text, "anatomical structure"),
+    "volume_ml": Column(real, "volume drawn, mL"),
+    "in_view": Column(real, "share of it inside the field of view"),
+}
+"""What is read of the ``truth.parquet`` beside simulated scans."""
+
+
+def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Image and label map of every scan of a folder, by name.
+
+    ``images/a.nii.gz`` goes with ``labels/a.nii.gz``, ``images/image_7.nii.gz`` with
+    ``labels/label_7.nii.gz``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no image, an image has no label map, or the folder is one to train on.
+    """
+    if (folder / "cases.csv").is_file():
+        raise ConfigError(
+            f"{folder}: cases.csv says that this is a folder to train on\n"
+            "  Intervals are worth what they are on scans that the network has not seen; "
+            "`cohortvol train` calibrates its model out of fold by itself."
+        )
+    scans, alone = {}, []
+    for image in sorted((folder / "images").glob("*.nii.gz")):
+        name = image.name.removesuffix(".nii.gz")
+        number = name.removeprefix("image_")
+        places = [folder / "labels" / f"{stem}.nii.gz" for stem in (name, f"label_{number}")]
+        found = [place for place in places if place.is_file()]
+        if found:
+            scans[number] = (image, found[0])
+        else:
+            alone.append(image.name)
+    if alone:
+        raise ConfigError(f"{folder}: no label map in labels/ for {', '.join(alone[:5])}")
+    if not scans:
+        raise ConfigError(f"{folder}: no images/*.nii.gz to calibrate with")
+    return scans
+
+
+def label_names(folder: Path, card: Card) -> dict[int, str]:
+    """Structure of every index of the label maps: ``dseg.tsv`` of the folder, else the model's.
+
+    Raises
+    ------
+    ConfigError
+        If ``dseg.tsv`` has no columns ``index`` and ``name``, or names nothing the model knows.
+    """
+    path = folder / NAMES
+    if not path.is_file():
+        return dict(card.labels)
+    try:
+        table = pd.read_csv(path, sep="\t")
+        names = {int(index): str(name) for index, name in table[["index", "name"]].to_numpy()}
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: needs the columns index and name, tab-separated") from error
+    if not set(names.values()) & set(card.labels.values()):
+        raise ConfigError(
+            f"{path}: names nothing that model {card.id} knows: {', '.join(card.labels.values())}"
+        )
+    return names
+
+
+def measured(
+    model: Path, labelled: Path, profile: str | None = None, device: str = "auto", threads: int = 0
+) -> pd.DataFrame:
+    """Every structure of every labelled scan as the model finds it, beside what it is.
+
+    Parameters
+    ----------
+    model : Path
+        Model folder.
+    labelled : Path
+        See `labelled_scans` and `label_names`. A folder that ``cohortvol simulate`` made has the
+        volumes that were drawn in ``truth.parquet``, which are taken instead of voxel counts.
+    profile, device, threads
+        As for `Segmenter.load`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``scan, structure, volume_ml, true_ml, expected_ratio, spread_ratio, dice``; no row where
+        either finds nothing of the structure. Cut structures count as far as they are in view.
+    """
+    card = load_card(model)
+    scans, names = labelled_scans(labelled), label_names(labelled, card)
+    truth = _truth(labelled)
+    chosen = recipe_of(choose_profile(card, profile).name) + SOFTMAX
+    segmenter = Segmenter.load(model, chosen, device=device, threads=threads)
+    console = Console(stderr=True)
+    rows = []
+    for name, (image, label_map) in track(
+        scans.items(), "segmenting", console=console, disable=not sys.stderr.isatty()
+    ):
+        try:
+            for row in _one_scan(segmenter, image, label_map, names):
+                row["true_ml"] = truth.get((name, str(row["structure"])), row["true_ml"])
+                rows.append({"scan": name, **row})
+        except ScanError as error:
+            LOG.warning("%s: left out (%s)", name, error)
+        except GeometryError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    if not rows:
+        raise ConfigError(f"{labelled}: no structure of model {card.id} was found in any scan")
+    return pd.DataFrame(rows)
+
+
+def _truth(labelled: Path) -> dict[tuple[str, str], float]:
+    if not is_simulated(labelled):
+        return {}
+    table = read_table(labelled / "truth.parquet", TRUTH).set_index(["scan_id", "structure"])
+    return dict((table["volume_ml"] * table["in_view"]).items())
+
+
+def is_simulated(labelled: Path) -> bool:
+    """Whether ``cohortvol simulate`` made the folder, so that no expert stands behind it."""
+    return (labelled / "truth.parquet").is_file()
+
+
+def _one_scan(
+    segmenter: Segmenter, image: Path, label_map: Path, names: Mapping[int, str]
+) -> Iterator[dict[str, object]]:
+    scan = read_image(image, sha256_of(image), segmenter.dtype)
+    expert = read_image(label_map, sha256_of(label_map))
+    check_same_grid((scan.data.shape, scan.affine), (expert.data.shape, expert.affine))
+    predicted = segmenter.predict(segmenter.prepare(scan.data, scan.affine))
+    labels = segmenter.finish(predicted).reshape(*scan.data.shape, -1)
+    softmax = softmax_by_label(predicted.softmax)
+    index_of = {structure: index for index, structure in names.items()}
+    voxel_ml = voxel_volume_ml(scan.affine)
+    for layer, structures in enumerate(segmenter.card.labels_by_layer):
+        for label, structure in structures.items():
+            found = labels[..., layer] == label
+            true = np.rint(expert.data) == index_of.get(structure, -1)
+            n_found, n_true = int(found.sum()), int(true.sum())
+            if not n_found or not n_true or label not in softmax:
+                continue
+            yield {
+                "structure": structure,
+                "volume_ml": n_found * voxel_ml,
+                "true_ml": n_true * voxel_ml,
+                "expected_ratio": softmax[label][0],
+                "spread_ratio": softmax[label][1],
+                "dice": 2 * int((found & true).sum()) / (n_found + n_true),
+            }
+
+
+def calibration_of(
+    found: pd.DataFrame, labelled: Path, profile: str, note: str = ""
+) -> Calibration:
+    """What the intervals of a model are worth, from `measured`."""
+    cases = (
+        Case(row.structure, row.volume_ml, row.true_ml, row.spread_ratio)
+        for row in found.itertuples()
+    )
+    return Calibration(
+        source=SIMULATED if is_simulated(labelled) else EXPERT,
+        profile=recipe_of(profile),
+        structures=calibrate(cases),
+        note=note or f"{found['scan'].nunique()} scans",
+    )
+
+
+def coverage(found: pd.DataFrame, calibration: Calibration | None) -> pd.DataFrame:
+    """How many true volumes a calibration's intervals hold, per structure.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``structure, n, dice_mean, mean_absolute_error_pct, q, level_pct``, both null where the
+        structure is not calibrated; ``covered_pct``, of the `n`; ``width_pct``, mean width of an
+        interval in % of the volume counted.
+    """
+    source = "" if calibration is None else calibration.source
+    rows = []
+    for structure, part in found.groupby("structure", sort=False):
+        factor = None if calibration is None else calibration.structures.get(str(structure))
+        intervals = [
+            interval(row.volume_ml, row.expected_ratio, row.spread_ratio, factor, source)
+            for row in part.itertuples()
+        ]
+        low = np.array([one.low_ml for one in intervals])
+        high = np.array([one.high_ml for one in intervals])
+        error = part["volume_ml"] / part["true_ml"] - 1
+        rows.append(
+            {
+                "structure": structure,
+                "n": len(part),
+                "dice_mean": part["dice"].mean(),
+                "mean_absolute_error_pct": 100 * error.abs().mean(),
+                "q": np.nan if factor is None else factor.q,
+                "level_pct": np.nan if factor is None else 100 * factor.level,
+                "covered_pct": 100 * part["true_ml"].between(low, high).mean(),
+                "width_pct": 100 * ((high - low) / part["volume_ml"]).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write_to_card(model: Path, calibration: Calibration) -> None:
+    """Put a calibration on the card of a model in place of an earlier one; labels stay."""
+    path = model / CARD
+    card = json.loads(path.read_text(encoding="utf-8"))
+    commit_json(path, card | {"volume_interval": calibration.to_card()})
+    load_card(model)
