@@ -21,6 +21,7 @@ FOUNDATION = {
     "nifti",
     "models",
     "catalogue",
+    "overlap",
     "weights",
 }
 STAGES = {
@@ -28,6 +29,7 @@ STAGES = {
     "ingest",
     "segment",
     "measure",
+    "agreement",
     "assemble",
     "analyse",
     "report",

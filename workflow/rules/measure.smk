@@ -3,6 +3,7 @@ rule measure:
     input:
         ingest="<results>/ingest/{shard}.parquet",
         segment="<results>/segment/<model>/{shard}.parquet",
+        plausible=config["measure"]["plausible_ml"] or [],
     output:
         "<results>/measure/<model>/{shard}.parquet",
     log:
@@ -17,6 +18,9 @@ rule measure:
         results=results_folder,
         model=str(MODEL.folder),
         roi=options({"roi": config["roi"]}),
+        thresholds=options(
+            {**config["measure"], "expected": config["measure"]["expected"] or ["none"]}
+        ),
         version=cohortvol.__version__,
     shell:
         """
@@ -27,5 +31,6 @@ rule measure:
             --results {params.results:q} \
             --out {output:q} \
             {params.roi:q} \
+            {params.thresholds:q} \
             2>{log:q}
         """

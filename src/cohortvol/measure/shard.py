@@ -22,9 +22,11 @@ from cohortvol.errors import (
 )
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
+from cohortvol.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
+from cohortvol.structures import plausible_ml_with
 from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,13 @@ _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 def measure_scan(
-    label_map: Path, image: Path, layers: Sequence[Mapping[int, str]], **thresholds: Any
+    label_map: Path,
+    image: Path,
+    layers: Sequence[Mapping[int, str]],
+    dixon: str | None = None,
+    swap_ratio: float = SWAP_RATIO,
+    scan_codes: Sequence[str] = (),
+    **thresholds: Any,
 ) -> pd.DataFrame:
     """Judged volumes and pair sums of one scan, read from its two files.
 
@@ -46,7 +54,12 @@ def measure_scan(
         NIfTI files on one grid. A trailing axis of one volume is dropped.
     layers : sequence of mapping of int to str
         Label index to structure name for each volume of the label map; most models have one.
-    **thresholds
+    dixon : str, optional
+        Part of a Dixon acquisition that the image is called; water and fat are checked for a
+        swap.
+    swap_ratio : float
+        Passed to `is_swapped`.
+    scan_codes, **thresholds
         Passed to `judge`.
 
     Raises
@@ -68,7 +81,14 @@ def measure_scan(
         structure_volumes(volumes[..., layer], labels.affine, structures, image=grey)
         for layer, structures in enumerate(layers)
     ]
-    judged = judge(pd.concat(measured).sort_values("label", ignore_index=True), **thresholds)
+    codes = list(scan_codes)
+    if dixon in PARTS:
+        labelled = [(volumes[..., n], structures) for n, structures in enumerate(layers)]
+        if is_swapped(grey, labelled, dixon, swap_ratio):
+            codes.append("QC_FW_SWAP")
+    judged = judge(
+        pd.concat(measured).sort_values("label", ignore_index=True), scan_codes=codes, **thresholds
+    )
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
 
 
@@ -97,6 +117,7 @@ def run_shard(
     results: Path,
     out: Path,
     roi: Sequence[str] = (),
+    plausible_ml: Path | None = None,
     **thresholds: Any,
 ) -> None:
     """Measure the segmented scans of one shard and write its table.
@@ -113,8 +134,10 @@ def run_shard(
         Table to write: scans in order of scan_id, structures in order of label, sums last.
     roi : sequence of str
         Structures that were segmented; all of the model's if empty.
+    plausible_ml : Path, optional
+        Table of plausible volumes, in place of rows of the packaged one.
     **thresholds
-        Passed to `judge`.
+        Passed to `measure_scan`.
     """
     card = restrict(load_card(model), roi)
     segmented = read_table(segment, SEGMENT)
@@ -125,6 +148,8 @@ def run_shard(
             f"{segment}: segmented with {', '.join(others)}, not with {card.id}\n"
             f"  Pass the folder of that model with --model, or segment the shard with {card.id}."
         )
+    if plausible_ml is not None:
+        thresholds["plausible_ml"] = plausible_ml_with(plausible_ml)
     volumes = measure_shard(
         segmented, read_table(ingest, INGEST), card.labels_by_layer, results, **thresholds
     )
@@ -142,7 +167,7 @@ def measure_shard(
 ) -> pd.DataFrame:
     """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason."""
     joined = segmented.merge(
-        ingested[["scan_id", "image", "intensity_min", "intensity_max"]],
+        ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max"]],
         on="scan_id",
         how="left",
         validate="1:1",
@@ -166,7 +191,9 @@ def _measured_or_failed(
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
         codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
-        return measure_scan(label_map, image, layers, scan_codes=codes, **thresholds)
+        return measure_scan(
+            label_map, image, layers, dixon=scan["dixon"], scan_codes=codes, **thresholds
+        )
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:

@@ -23,6 +23,7 @@ from cohortvol.errors import ConfigError
 from cohortvol.files import commit_json
 from cohortvol.geometry import to_ras
 from cohortvol.networks import Source, import_nnunet
+from cohortvol.overlap import dice_by_structure
 from cohortvol.train.nnunet import ShortTrainer, SmallPlanner, load_checkpoint
 from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
 
@@ -277,13 +278,11 @@ def out_of_fold_accuracy(recipe: Recipe, work: Path) -> dict[str, dict[str, floa
     for predicted in sorted(work.glob(pattern)):
         ours, _ = _read_ras(predicted)
         expert, _ = _read_ras(work / "raw" / name / "labelsTr" / predicted.name)
-        for index, structure in recipe.labels.items():
-            found, wanted = ours == index, expert == index
-            if not wanted.any():
-                continue
-            overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
-            error = 100 * (found.sum() / wanted.sum() - 1)
-            rows.append((predicted.name, structure, float(overlap), float(error)))
+        labels = {structure: index for index, structure in recipe.labels.items()}
+        for structure, overlap in dice_by_structure(ours, labels, expert, labels).items():
+            n_found, n_wanted = (int((x == labels[structure]).sum()) for x in (ours, expert))
+            if n_wanted:
+                rows.append((predicted.name, structure, overlap, 100 * (n_found / n_wanted - 1)))
     table = pd.DataFrame(rows, columns=["case", "structure", "dice", "volume_error_pct"])
     accuracy = {}
     for structure, part in table.groupby("structure", sort=False):
