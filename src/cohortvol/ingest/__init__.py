@@ -67,11 +67,12 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
-    def row(scan_id: str, image: str, sequence: str | None) -> dict[str, Any]:
+    def row(scan_id: str, image: str, sequence: object) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
         of_scan = _row(scan_id, Path(image), images / f"{scan_id}.nii.gz", limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
-        dixon = of_scan.get("dixon") or dixon_named(sequence or "")
+        named = dixon_named(sequence) if isinstance(sequence, str) else None
+        dixon = of_scan.get("dixon") or named
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:

@@ -180,7 +180,7 @@ def measure_shard(
         tables.append(rows)
     if not tables:
         return append_rows([], VOLUMES)
-    return pd.concat(tables, ignore_index=True)[list(VOLUMES)]
+    return pd.concat(tables, ignore_index=True).reindex(columns=list(VOLUMES))
 
 
 def _measured_or_failed(
