@@ -3,9 +3,9 @@
     python benchmarks/dixon_swap.py N [SEED]
 
 N people, each imaged twice under the name of a Dixon water image: as that, and swapped, as the
-fat image. Organs come from the embedded model, which was trained on no Dixon fat image; beside it from the
-label maps that were drawn. Printed: sensitivity and specificity of water images called so, and
-of fat images called so, with the ratios they rest on. Simulated images only.
+fat image. Organs come from the embedded model, which was trained on no Dixon fat image; beside it
+from the label maps that were drawn. Printed: sensitivity and specificity of water images called
+so, and of fat images called so, with the ratios they rest on. Simulated images only.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ with told_without_traceback():
         if config["report"]["planted"] is not None:
             check_exists(config["report"]["planted"], setting="report.planted")
         if config["measure"]["plausible_ml"] is not None:
-            check_exists(config["measure"]["plausible_ml"], setting="measure.plausible_ml")
+            check_exists(
+                config["measure"]["plausible_ml"], setting="measure.plausible_ml"
+            )
         check_writable(Path(config["results"]))
     MODEL = restrict(
         load_card(find_model(config["model"], Path(config["models_dir"]))),

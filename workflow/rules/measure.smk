@@ -19,7 +19,10 @@ rule measure:
         model=str(MODEL.folder),
         roi=options({"roi": config["roi"]}),
         thresholds=options(
-            {**config["measure"], "expected": config["measure"]["expected"] or ["none"]}
+            {
+                **config["measure"],
+                "expected": config["measure"]["expected"] or ["none"],
+            }
         ),
         version=cohortvol.__version__,
     shell:
