@@ -36,6 +36,12 @@ def test_an_image_is_swapped_when_it_shows_the_other_part(dixon, called, shown):
     assert is_swapped(dixon[shown], [(dixon["labels"], NAMES)], called) == (called != shown)
 
 
+def test_the_ratio_is_that_of_organ_to_bright_tissue_outside_the_organs():
+    grey = np.array([0, 0, 0, 0, 50, 50, 50, 50, 90, 110], np.int16).reshape(10, 1, 1)
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8).reshape(10, 1, 1)
+    assert organ_ratios(grey, [(labels, NAMES)]) == {"liver": 2.0}  # 100 over 50, not over 67
+
+
 def test_the_unit_of_grey_values_does_not_matter(dixon):
     layers = [(dixon["labels"], NAMES)]
     ratios = organ_ratios(dixon["water"], layers)
