@@ -33,6 +33,8 @@ INTRODUCTIONS = {
     "ingest/series/<shard>": "Every series of the DICOM folders of a shard, if there are any.",
     "segment/<model>/<shard>": "Which scans have a label map, and how it came about.",
     "measure/<model>/<shard>": "Volumes of one shard; the columns of `volumes`.",
+    "agreement/<model>/<shard>": "Agreement of one shard; the columns of `agreement`.",
+    "agreement": "Overlap with the label maps of another model or profile, where it was asked for.",
     "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",
     "scans": "One row per row of the manifest, with the state each scan ended in.",
     "analyse/slopes": "Change of volume with age, per structure and sex.",
@@ -60,7 +62,7 @@ def page() -> str:
     parts = [HEAD]
     for name, columns in (tables.SCHEMAS | analyse.SCHEMAS).items():
         parts.append(f"\n## `{name}`\n\n{INTRODUCTIONS[name]}\n")
-        if name == "measure/<model>/<shard>":
+        if name in ("measure/<model>/<shard>", "agreement/<model>/<shard>"):
             continue
         parts.append("| column | type | meaning |\n|---|---|---|")
         parts += [

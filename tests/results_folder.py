@@ -23,7 +23,7 @@ class ResultsFolder:
     ========  =====  =========================================================
     sub-01    0000   done, pass
     sub-02    0000   quarantined by ingest, SRC_TRUNCATED
-    sub-03    0000   done, flag: the liver is cut
+    sub-03    0000   done, pass: the liver is cut
     sub-04    0001   skipped by ingest, DCM_LOCALIZER
     sub-05    0001   failed in segment, RUN_GPU_OOM
     sub-06    0001   done, exclude: nothing was found

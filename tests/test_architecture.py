@@ -22,6 +22,7 @@ FOUNDATION = {
     "nifti",
     "models",
     "catalogue",
+    "overlap",
     "weights",
 }
 STAGES = {
@@ -29,6 +30,7 @@ STAGES = {
     "ingest",
     "segment",
     "measure",
+    "agreement",
     "assemble",
     "analyse",
     "report",

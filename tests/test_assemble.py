@@ -1,5 +1,6 @@
 """Assemble: every manifest row once, with one state; volumes of one segmentation only."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -58,7 +59,7 @@ def test_the_accounts_are_printed_with_a_line_per_reason(results, capsys):
     assembled(results)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "9 scans = 3 done + 1 skipped + 3 quarantined + 2 failed"
-    assert lines[1] == "  done: qc 1 pass, 1 flag, 1 exclude"
+    assert lines[1] == "  done: qc 2 pass, 0 flag, 1 exclude"
     assert any(line.startswith("  quarantined: 2 ID_DUPLICATE") for line in lines)
     assert any(line.startswith("  failed: 1 BUG_GRID") for line in lines)
 
@@ -107,7 +108,7 @@ def test_the_detail_of_a_problem_is_kept(results):
 def test_qc_of_a_scan_is_that_of_its_structures(results):
     scans, _ = assembled(results)
     assert row_of(scans, "sub-01")["qc"] == "pass"
-    assert row_of(scans, "sub-03")["qc"] == "flag"
+    assert row_of(scans, "sub-03")["qc"] == "pass"  # a cut liver is for the liver's row to say
     assert row_of(scans, "sub-06")["qc"] == "exclude"  # no structure of it can be used
     assert scans.loc[scans["state"] != "done", "qc"].isna().all()
 
@@ -119,12 +120,61 @@ def test_codes_of_ingest_and_of_measure_stand_together(results):
     assert row_of(scans, "sub-01")["qc_flags"] == "W_SQUEEZED"
 
 
-def test_a_doubtful_image_flags_its_scan_and_a_mere_warning_does_not(results):
-    results.measure["0000"][2:] = [volume_row("sub-03", "liver", 1400.0)]
-    results.ingest["0000"][2] = ingest_row("sub-03", warnings="QC_ZERO_SLICES")
+@pytest.mark.parametrize(
+    ("warnings", "qc"),
+    [
+        ("QC_INTENSITY", "flag"),
+        ("DCM_COUNT_UNUSUAL;W_SQUEEZED", "flag"),
+        ("QC_ZERO_SLICES", "pass"),
+        ("QC_ZERO_SLICES;W_ANISOTROPIC", "pass"),
+        (None, "pass"),
+    ],
+)
+def test_a_doubtful_image_flags_its_scan_and_a_mere_note_does_not(results, warnings, qc):
+    results.ingest["0000"][2] = ingest_row("sub-03", warnings=warnings)
     scans, _ = assembled(results)
-    assert row_of(scans, "sub-03")["qc"] == "flag"
+    assert row_of(scans, "sub-03")["qc"] == qc
     assert row_of(scans, "sub-01")["qc"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("codes", "structure_qc", "qc"),
+    [
+        ("QC_TRUNCATED_FOV", "flag", "pass"),
+        ("QC_ABSENT", "exclude", "pass"),
+        ("QC_ABSENT;QC_MISSING_ORGAN", "exclude", "flag"),
+        ("QC_FRAGMENTED", "flag", "flag"),
+        ("QC_TRUNCATED_FOV;QC_FRAGMENTED", "flag", "flag"),
+        ("QC_OUTLIER", "exclude", "flag"),
+    ],
+)
+def test_a_scan_is_flagged_where_a_person_should_look(results, codes, structure_qc, qc):
+    results.measure["0000"][0] |= {"qc": structure_qc, "qc_flags": codes}
+    scans, volumes = assembled(results)
+    assert row_of(scans, "sub-01")["qc"] == qc
+    assert set(codes.split(";")) <= set(row_of(scans, "sub-01")["qc_flags"].split(";"))
+    liver = volumes.set_index(["scan_id", "structure"]).loc[("sub-01", "liver")]
+    assert (liver["qc"], liver["qc_flags"]) == (structure_qc, codes)
+
+
+def test_a_volume_far_from_the_cohort_flags_its_scan_and_stays_usable(results):
+    rng = np.random.default_rng(0)
+    for n in range(40):
+        scan_id = f"more-{n:02d}"
+        results.manifest.loc[len(results.manifest)] = manifest_row(
+            20 + n, scan_id, "0000", sex="F", age_years=40.0 + n
+        )
+        results.ingest["0000"].append(ingest_row(scan_id))
+        results.segment["0000"].append(segment_row(scan_id, "0000"))
+        volume_ml = 1400 * np.exp(0.1 * rng.standard_normal()) * (3 if n == 7 else 1)
+        results.measure["0000"].append(volume_row(scan_id, "liver", volume_ml))
+    scans, volumes = assembled(results)
+    far = scans.loc[scans["qc_flags"].str.contains("QC_OUTLIER_COHORT"), ["scan_id", "qc"]]
+    assert far.values.tolist() == [["more-07", "flag"]]
+    rows = volumes.set_index(["scan_id", "structure"])
+    assert rows.loc[("more-07", "liver"), "outlier_z"] > 5
+    assert rows.loc[("more-07", "liver"), ["status", "qc"]].tolist() == ["ok", "flag"]
+    assert pd.isna(rows.loc[("sub-01", "liver"), "outlier_z"])  # the only man
 
 
 def test_headers_fill_what_the_manifest_leaves_open_and_never_overrule_it(results):

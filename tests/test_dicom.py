@@ -232,6 +232,19 @@ def test_a_folder_becomes_an_image_that_went_through_every_check(tmp_path):
     assert series["chosen"].to_dict() == {"good": True, "bad": True, "scout": False}
 
 
+def test_the_part_of_a_dixon_acquisition_is_kept_where_the_header_declares_it(tmp_path):
+    images = {}
+    for name, image_type, description in (
+        ("typed", "F", "t1_vibe"),
+        ("described", "M", "dixon_W"),
+        ("untold", "M", "water excitation"),
+    ):
+        kind = ["ORIGINAL", "PRIMARY", "M", image_type]
+        images[name] = write_series(tmp_path / name, ImageType=kind, SeriesDescription=description)
+    table, _ = ingested(tmp_path, images)
+    assert table["dixon"].dropna().to_dict() == {"typed": "fat", "described": "water"}
+
+
 def test_the_same_folder_gives_the_same_bytes(tmp_path):
     folder = write_series(tmp_path / "a")
     first, _ = ingested(tmp_path / "one", {"a": folder})

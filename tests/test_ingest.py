@@ -153,6 +153,20 @@ def shard_of(tmp_path, **images):
     return path
 
 
+def test_the_sequence_of_the_manifest_says_which_part_of_a_dixon_image_it_is(tmp_path):
+    image = saved(tmp_path, nifti(), "good.nii")
+    table = pd.DataFrame(
+        {
+            "scan_id": ["s1", "s2", "s3"],
+            "image": str(image),
+            "sequence": ["T1 DIXON_W", "T2 fat sat", None],
+        }
+    )
+    write_table(tmp_path / "0017.parquet", table, SHARD)
+    rows = ingest.run(tmp_path / "0017.parquet", tmp_path / "ingest" / "0017.parquet")
+    assert rows.set_index("scan_id")["dixon"].dropna().to_dict() == {"s1": "water"}
+
+
 def test_a_shard_gives_one_row_per_scan_in_order(tmp_path, caplog):
     good = saved(tmp_path, nifti(), "good.nii")
     cut = saved(tmp_path, gzip.compress(nifti())[:-9], "cut.nii.gz")

@@ -82,12 +82,15 @@ def test_volumes_depend_on_nothing_but_the_anatomy(
         turn @ affine,
         level=level,
         suffix=suffix,
-    )[SAME]
+    )
+    # Turned over, left is no longer left of right: there is no sum then.
+    compared = found["label"].notna() | ~found["qc_flags"].str.contains("QC_SIDE")
     for name in SAME:
-        if found[name].dtype.kind == "f":
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
+        ours, theirs = found.loc[compared, name], expected.loc[compared, name]
+        if ours.dtype.kind == "f":
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, err_msg=name)
         else:
-            assert found[name].equals(expected[name]), name
+            assert ours.equals(theirs), name
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)

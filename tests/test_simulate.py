@@ -97,11 +97,25 @@ def test_a_scan_does_not_depend_on_how_many_are_drawn(tmp_path, small_cohort):
 
 def test_every_fault_is_planted_once_and_named(small_cohort):
     faults = pd.read_csv(small_cohort / "faults.csv")
-    assert list(faults["fault"]) == [*FAULTS, "missing age", "duplicate id"]
+    assert list(faults["fault"]) == [*FAULTS, "missing age", "duplicate id", "fat-water swap"]
     manifest = pd.read_csv(small_cohort / "manifest.csv")
     assert len(manifest) == 14
     assert manifest["scan_id"].duplicated().sum() == 1
     assert manifest["age_years"].isna().sum() == 1
+
+
+def test_the_swapped_scan_is_called_water_and_shows_fat(small_cohort):
+    faults = pd.read_csv(small_cohort / "faults.csv").set_index("fault")["scan_id"]
+    swapped = faults["fat-water swap"]
+    assert (faults == swapped).sum() == 1  # it is broken in no other way
+    manifest = pd.read_csv(small_cohort / "manifest.csv").set_index("scan_id")
+    assert manifest.loc[swapped, "sequence"] == run.DIXON
+    grey, labels = (
+        np.asarray(nib.load(small_cohort / folder / f"{swapped}.nii.gz").dataobj)
+        for folder in ("images", "labels")
+    )
+    liver = grey[labels == 1 + image.ORGANS.index("liver")].mean()
+    assert liver < 0.25 * np.percentile(grey, 95)
 
 
 def test_truth_names_every_scan_and_its_share_in_view(small_cohort):

@@ -11,7 +11,7 @@ from itertools import count
 import pandas as pd
 import pytest
 
-from cohortvol import assemble, status
+from cohortvol import assemble, status, tables
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY, ConfigError, TableError
 from results_folder import (
     MODEL,
@@ -292,6 +292,19 @@ def test_a_volume_is_shown_with_its_interval_and_what_that_is_worth(results):
     assert "low_to_high_ml" not in status.render_explanation(
         status.explain(results.write().folder, "sub-01")
     )
+
+
+def test_what_only_the_image_or_the_cohort_can_tell_is_told_too(results):
+    results.ingest["0000"][2] = ingest_row("sub-03", warnings="QC_INTENSITY")
+    results.write()
+    assemble.run(results.folder, MODEL)
+    path = results.folder / "volumes.parquet"
+    volumes = tables.read_table(path, tables.VOLUMES)
+    spleen = (volumes["scan_id"] == "sub-03") & (volumes["structure"] == "spleen")
+    volumes.loc[spleen, "qc_flags"] = "QC_OUTLIER_COHORT"
+    tables.write_table(path, volumes, tables.VOLUMES)
+    told = [reason["reason"] for reason in status.explain(results.folder, "sub-03")["reasons"]]
+    assert told == ["QC_TRUNCATED_FOV", "QC_OUTLIER_COHORT", "QC_INTENSITY"]
 
 
 def test_a_quarantined_scan_is_told_why_and_what_to_do(results):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-CLASSES = ("quarantine", "flag", "retry", "skip", "stop")
-"""What follows from a code: the scan is set aside as its data are at fault; it is kept and
-marked; it is tried again as we or the machine are at fault; it is left out by a stated rule;
-the run stops before any work."""
+CLASSES = ("quarantine", "flag", "note", "retry", "skip", "stop")
+"""What follows from a code: the scan is set aside as its data are at fault; it is kept and a person
+should look; it is kept, and what is noted asks for nobody; it is tried again as we or the machine
+are at fault; it is left out by a stated rule; the run stops before any work."""
 
 
 @dataclass(frozen=True)

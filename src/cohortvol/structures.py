@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cohortvol.errors import ConfigError
+
 STRUCTURES = Path(__file__).with_name("structures.tsv")
 PLAUSIBLE = Path(__file__).with_name("plausible_ml.tsv")
+
+EXPECTED = ("liver", "spleen", "kidney_left", "kidney_right")
+"""Structures that every scan of an abdomen shows, unless a setting names others."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class Structure:
         ``organ``, ``vessel``, ``bone``, ``muscle`` or ``tissue``.
     pair_sum : str
         Name of the sum of left and right, such as ``kidneys``; empty where there is none.
+    one_piece : bool
+        Whether anatomy makes it one connected body: not so of vertebrae and discs, of loops of
+        bowel, of fat, and of a label that holds both sides.
     """
 
     name: str
@@ -38,6 +46,7 @@ class Structure:
     laterality: str
     group: str
     pair_sum: str
+    one_piece: bool
 
 
 @cache
@@ -50,6 +59,7 @@ def load() -> dict[str, Structure]:
             laterality=row["laterality"],
             group=row["group"],
             pair_sum=row["pair_sum"],
+            one_piece=row["one_piece"] == "yes",
         )
         for row in _rows(STRUCTURES)
     }
@@ -72,11 +82,57 @@ def plausible_ml() -> dict[str, tuple[float, float]]:
     The ranges are cohortvol's own design, wide on purpose: a quarter of the lowest to four
     times the highest published mean (``reference_volumes.csv``), a twentieth for a hollow
     organ, which may be empty. Published log standard deviations reach about 0.36, so a factor
-    of 4 lies more than 3 of them beyond every published mean. Each row names its two sources.
+    of 4 lies more than 3 of them beyond every published mean. Each row names its two sources;
+    a structure without a published mean has no range.
     """
     return {
         row["structure"]: (float(row["min_ml"]), float(row["max_ml"])) for row in _rows(PLAUSIBLE)
     }
+
+
+def plausible_ml_with(own: Path) -> dict[str, tuple[float, float]]:
+    """`plausible_ml` with the rows of a table of the user's in place of ours.
+
+    Parameters
+    ----------
+    own : Path
+        TSV with the columns ``structure, min_ml, max_ml, source``; others are free. A structure
+        may be one that only the user's model knows. Empty bounds take our range away.
+
+    Raises
+    ------
+    ConfigError
+        Naming every line that cannot be used.
+    """
+    try:
+        rows = _rows(own)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{own}: cannot be read ({error})") from error
+    needed = ("structure", "min_ml", "max_ml", "source")
+    missing = [name for name in needed if rows and name not in rows[0]]
+    if missing or not rows:
+        raise ConfigError(
+            f"{own}: {'no rows' if not rows else 'columns missing: ' + ', '.join(missing)}\n"
+            f"  A table of plausible volumes is separated by tabs and has {', '.join(needed)}."
+        )
+    ranges, wrong = dict(plausible_ml()), []
+    for line, row in enumerate(rows, start=2):
+        name, bounds = row["structure"] or "", (row["min_ml"], row["max_ml"])
+        try:
+            if not name or not row["source"]:
+                raise ValueError("structure and source must be given")
+            if not any(bounds):
+                ranges.pop(name, None)
+                continue
+            low, high = float(bounds[0] or "nan"), float(bounds[1] or "nan")
+            if not 0 <= low < high < float("inf"):
+                raise ValueError(f"{bounds[0]} to {bounds[1]} is no range of volumes in mL")
+            ranges[name] = low, high
+        except ValueError as error:
+            wrong.append(f"  line {line}, {name or 'no structure'}: {error}")
+    if wrong:
+        raise ConfigError("\n".join([f"{own}: cannot be used", *wrong]))
+    return ranges
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -83,6 +83,7 @@ SHARD = {
     "image": Column(text, "absolute path of the image"),
     "n_bytes": Column(whole, "size of the image file, bytes; null where it is missing"),
     "mtime_ns": Column(whole, "modification time of the image file, ns"),
+    "sequence": COVARIATES["sequence"],
 }
 
 INGEST = {
@@ -98,6 +99,11 @@ INGEST = {
     **_GRID,
     "intensity_min": Column(real, "smallest voxel value after scaling"),
     "intensity_max": Column(real, "largest voxel value after scaling"),
+    "dixon": Column(
+        text,
+        "water, fat, in_phase or opposed_phase, as the DICOM header or else the manifest's "
+        "sequence says; null where neither does",
+    ),
     "header_age_years": Column(real, "age in the DICOM header, years"),
     "header_sex": Column(text, "sex in the DICOM header, F or M"),
     "header_acquisition_date": Column(text, "day of the scan in the DICOM header, ISO 8601"),
@@ -167,7 +173,9 @@ VOLUMES = {
         "what, or uncalibrated, then one spread (volume_ml x spread_ratio) to either side; of a "
         "cut structure it is for the part inside",
     ),
-    "status": Column(text, "ok, cut, absent or failed"),
+    "status": Column(
+        text, "ok, cut, absent (not found; or a sum, one side of which cannot be used) or failed"
+    ),
     "reason": Column(text, "reason code where status is not ok"),
     "cut_by_fov": Column(flag, "the structure reaches the edge of the image: a lower bound"),
     "cut_faces": Column(text, "faces reached, letters of L R P A I S"),
@@ -178,8 +186,32 @@ VOLUMES = {
     "bbox": Column(pa.list_(pa.int64()), "i_min, i_max, j_min, j_max, k_min, k_max, inclusive"),
     "mean_intensity": Column(real, "mean of the image in the structure"),
     "sd_intensity": Column(real, "standard deviation of the image in the structure"),
+    "outlier_z": Column(
+        real,
+        "robust z of the logarithm of the volume in the cohort, at this age and sex; null before "
+        "assemble, where not measured, and where too few scans are to compare with",
+    ),
     "qc": Column(text, "pass, flag or exclude"),
     "qc_flags": Column(text, "QC codes, joined by ;"),
+}
+
+AGREEMENT = {
+    "scan_id": Column(text, "row key"),
+    "structure": Column(text, "structure that both models know; null where nothing was compared"),
+    "model": _PROVENANCE["model"],
+    "profile": _PROVENANCE["profile"],
+    "other_model": Column(text, "model it is compared with"),
+    "other_profile": Column(text, "inference profile of the other model"),
+    "other_segmentation_key": Column(text, "hash of weights, profile and version of the other"),
+    "volume_ml": Column(real, "volume by the model, mL; null where it did not find it"),
+    "other_volume_ml": Column(real, "volume by the other, mL; null where it did not find it"),
+    "volume_difference_pct": Column(
+        real, "100 (other - this) / mean of both; null unless both found it"
+    ),
+    "dice": Column(
+        real, "2 |A and B| / (|A| + |B|) of the voxels; 0 where one found it, null where neither"
+    ),
+    "reason": Column(text, "reason code where the scan was not compared"),
 }
 
 SCANS = {
@@ -204,6 +236,8 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "ingest/series/<shard>": SERIES,
     "segment/<model>/<shard>": SEGMENT,
     "measure/<model>/<shard>": VOLUMES,
+    "agreement/<model>/<shard>": AGREEMENT,
+    "agreement": AGREEMENT,
     "volumes": VOLUMES,
     "scans": SCANS,
 }

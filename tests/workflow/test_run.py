@@ -94,6 +94,9 @@ def test_every_planted_fault_has_the_reason_it_should(source, calm):
     faults = pd.read_csv(source / "faults.csv").set_index("fault")["scan_id"]
     assert {fault: found[faults[fault]] for fault in expected} == expected
     assert pd.isna(found[faults["missing age"]])
+    swapped = scans.set_index("scan_id").loc[faults["fat-water swap"]]
+    assert (swapped["state"], swapped["qc"]) == ("done", "exclude")
+    assert "QC_FW_SWAP" in swapped["qc_flags"].split(";")
 
 
 def test_the_report_and_its_figures_are_there(calm):

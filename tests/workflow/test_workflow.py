@@ -150,3 +150,17 @@ def test_a_results_folder_in_use_is_left_alone(settings):
         ended = snakemake(settings)
     assert ended.returncode == 73
     assert f"process {os.getpid()} on" in last_lines(ended)[0]
+
+
+def test_a_comparison_with_a_model_that_was_not_run_is_told_before_any_job(settings):
+    ended = snakemake(settings | {"agreement": "{model: other}"}, "--dry-run")
+    assert ended.returncode == 64
+    assert last_lines(ended)[0].endswith(f"no such file: {settings['results']}/measure/other")
+
+
+def test_a_table_of_plausible_volumes_that_is_not_there_is_told_before_any_job(settings, tmp_path):
+    own = tmp_path / "own.tsv"
+    settings = settings | {"measure": f"{{plausible_ml: {own}, expected: []}}"}
+    assert "measure.plausible_ml: no such file" in snakemake(settings, "--dry-run").stderr
+    own.write_text("structure\tmin_ml\tmax_ml\tsource\n", encoding="utf-8")
+    assert snakemake(settings, "--dry-run").returncode == 0

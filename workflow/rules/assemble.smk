@@ -6,6 +6,7 @@ rule assemble:
         ingest_tables,
         segment_tables,
         measure_tables,
+        agreement_tables,
     output:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
@@ -17,11 +18,18 @@ rule assemble:
     params:
         results=results_folder,
         model=MODEL.id,
+        settings=options(
+            {
+                **config["assemble"],
+                "min_dice": config["agreement"]["min_dice"] if OTHER else None,
+            }
+        ),
         version=cohortvol.__version__,
     shell:
         """
         exec cohortvol assemble \
             --results {params.results:q} \
             --model {params.model:q} \
+            {params.settings:q} \
             2>{log:q}
         """

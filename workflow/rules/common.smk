@@ -88,6 +88,10 @@ with told_without_traceback():
         check_exists(config["manifest"], setting="manifest")
         if config["report"]["planted"] is not None:
             check_exists(config["report"]["planted"], setting="report.planted")
+        if config["measure"]["plausible_ml"] is not None:
+            check_exists(
+                config["measure"]["plausible_ml"], setting="measure.plausible_ml"
+            )
         check_writable(Path(config["results"]))
     MODEL = restrict(
         load_card(find_model(config["model"], Path(config["models_dir"]))),
@@ -97,6 +101,14 @@ with told_without_traceback():
     SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
     # What the intervals around volumes depend on beside it.
     INTERVAL_KEY = digest_of(MODEL.volume_interval)[:16]
+
+
+# Model to compare with, and where it was run.
+OTHER = config["agreement"]["model"]
+OTHER_RESULTS = config["agreement"]["results"] or config["results"]
+if OTHER and "--lint" not in sys.argv:
+    with told_without_traceback():
+        check_exists(f"{OTHER_RESULTS}/measure/{OTHER}", setting="agreement.model")
 
 
 REPORT_TEMPLATES = [
@@ -162,6 +174,22 @@ def segment_tables(wildcards):
 
 def measure_tables(wildcards):
     return expand("<results>/measure/<model>/{shard}.parquet", shard=shards())
+
+
+def other_tables(wildcards):
+    """What the comparison of a shard reads of the other model: of a run that has ended."""
+    if config["agreement"]["results"] is not None:
+        return f"{OTHER_RESULTS}/volumes.parquet"
+    return [
+        f"<results>/{stage}/{OTHER}/{wildcards.shard}.parquet"
+        for stage in ("segment", "measure")
+    ]
+
+
+def agreement_tables(wildcards):
+    if OTHER is None:
+        return []
+    return expand("<results>/agreement/<model>/{shard}.parquet", shard=shards())
 
 
 def shard_tables(wildcards):

@@ -3,6 +3,7 @@ rule measure:
     input:
         ingest="<results>/ingest/{shard}.parquet",
         segment="<results>/segment/<model>/{shard}.parquet",
+        plausible=config["measure"]["plausible_ml"] or [],
     output:
         "<results>/measure/<model>/{shard}.parquet",
     log:
@@ -18,6 +19,12 @@ rule measure:
         model=str(MODEL.folder),
         interval=INTERVAL_KEY,
         roi=options({"roi": config["roi"]}),
+        thresholds=options(
+            {
+                **config["measure"],
+                "expected": config["measure"]["expected"] or ["none"],
+            }
+        ),
         version=cohortvol.__version__,
     shell:
         """
@@ -28,5 +35,6 @@ rule measure:
             --results {params.results:q} \
             --out {output:q} \
             {params.roi:q} \
+            {params.thresholds:q} \
             2>{log:q}
         """

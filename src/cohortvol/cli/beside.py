@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=LOOK)(agreement)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
@@ -70,6 +71,41 @@ def explain(
 
     found = follow(results, scan_id, model)
     _print(found, None if as_json else render_explanation(found, width=_width()))
+
+
+def agreement(
+    results: Results,
+    model: Annotated[str, typer.Option(help="Model id whose volumes are used.")],
+    other_model: Annotated[str, typer.Option(help="Model id to compare with.")],
+    other_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results folder of the other model's run; the same folder if not given. Two "
+            "profiles of one model need two folders."
+        ),
+    ] = None,
+    shard: Annotated[
+        list[str] | None, typer.Option(help="Shard to compare; repeat for several, all if none.")
+    ] = None,
+) -> None:
+    r"""Compare the label maps of two models, or of two profiles, scan by scan.
+
+    Dice and difference of volume of every structure that both know, in agreement/<model>/.
+    `cohortvol assemble --min-dice 0.7` makes one table of them and flags what disagrees.
+
+    Example:
+    [dim]cohortvol agreement --results results/mine --model total_mr --other-model mrsegmentator
+    cohortvol agreement --results results/paper --model total_mr --other-model total_mr \
+    --other-results results/fast[/]
+    """
+    from rich.console import Console
+
+    from cohortvol.agreement import run, summary
+    from cohortvol.simulate.compare import as_table
+
+    found = run(results, model, other_model, other_results, shard or ())
+    title = f"{model} and {other_model}, {found['scan_id'].nunique()} scans"
+    Console(width=_width()).print(as_table(summary(found), title))
 
 
 def _print(value: dict[str, Any], text: str | None) -> None:

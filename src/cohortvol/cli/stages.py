@@ -224,8 +224,35 @@ def measure(
     results: Results,
     out: Out,
     roi: Roi = None,
+    plausible_ml: Annotated[
+        Path | None,
+        typer.Option(
+            help="TSV of plausible volumes (structure, min_ml, max_ml, source), whose rows "
+            "replace ours."
+        ),
+    ] = None,
+    min_largest_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Least part of a structure in its largest piece, as a fraction."
+        ),
+    ] = 0.9,
+    expected: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Structure that every scan shows; repeat for several, or none. Liver, spleen "
+            "and both kidneys if not given."
+        ),
+    ] = None,
+    swap_ratio: Annotated[
+        float,
+        typer.Option(min=0, help="Organ over bright tissue, under which a Dixon image shows fat."),
+    ] = 0.35,
 ) -> None:
     r"""Measure the volume of every structure on the grid of its scan.
+
+    Each structure gets a verdict (pass, flag or exclude) with the QC codes behind it: absent,
+    cut, in pieces, implausible, on the wrong side, no abdomen, fat and water swapped.
 
     Example:
     [dim]cohortvol measure --segment results/mine/segment/embedded-v1/0000.parquet \
@@ -234,12 +261,43 @@ def measure(
     """
     from cohortvol.measure import run_shard
 
-    run_shard(segment, ingest, model, results, out, roi=roi or ())
+    given = {"expected": [name for name in expected if name != "none"]} if expected else {}
+    run_shard(
+        segment,
+        ingest,
+        model,
+        results,
+        out,
+        roi=roi or (),
+        plausible_ml=plausible_ml,
+        min_largest_fraction=min_largest_fraction,
+        swap_ratio=swap_ratio,
+        **given,
+    )
 
 
 def assemble(
     results: Results,
     model: Annotated[str, typer.Option(help="Model id, such as embedded-v1.")],
+    outlier_max_z: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Robust z of log volume at the scan's age and sex, beyond which it is flagged.",
+        ),
+    ] = 5.0,
+    outlier_min_scans: Annotated[
+        int, typer.Option(min=1, help="Volumes of one sex below which no z is given.")
+    ] = 30,
+    min_dice: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least overlap with the model that `cohortvol agreement` compared with; the "
+            "comparison is left out if not given.",
+        ),
+    ] = None,
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -248,7 +306,13 @@ def assemble(
     """
     from cohortvol.assemble import run
 
-    run(results, model)
+    run(
+        results,
+        model,
+        outlier_max_z=outlier_max_z,
+        outlier_min_scans=outlier_min_scans,
+        min_dice=min_dice,
+    )
 
 
 def analyse(

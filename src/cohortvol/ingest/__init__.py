@@ -16,7 +16,7 @@ import pandas as pd
 from cohortvol import reasons
 from cohortvol.errors import ScanError, TemporaryError, log_unforeseen
 from cohortvol.files import make_folder
-from cohortvol.ingest.dicom import is_dicom, to_nifti
+from cohortvol.ingest.dicom import dixon_named, is_dicom, to_nifti
 from cohortvol.ingest.grid import check_grid, describe_grid
 from cohortvol.ingest.header import Header, parse_header
 from cohortvol.ingest.rules import Rules
@@ -67,14 +67,16 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
-    def row(scan_id: str, image: str) -> dict[str, Any]:
+    def row(scan_id: str, image: str, sequence: object) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
         of_scan = _row(scan_id, Path(image), images / f"{scan_id}.nii.gz", limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
-        return {"scan_id": scan_id, **of_scan}
+        named = dixon_named(sequence) if isinstance(sequence, str) else None
+        dixon = of_scan.get("dixon") or named
+        return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(row, scans["scan_id"], scans["image"]))
+        rows = list(pool.map(row, scans["scan_id"], scans["image"], scans["sequence"]))
     if stacks:
         stacks.sort(key=lambda stack: stack["scan_id"])
         make_folder(series.parent)

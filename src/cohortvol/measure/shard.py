@@ -23,10 +23,12 @@ from cohortvol.errors import (
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
 from cohortvol.intervals import Calibration, Softmax, softmax_by_label
+from cohortvol.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.measure.interval import COLUMNS, with_intervals
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
+from cohortvol.structures import plausible_ml_with
 from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ def measure_scan(
     layers: Sequence[Mapping[int, str]],
     softmax: Softmax | None = None,
     calibration: Calibration | None = None,
+    dixon: str | None = None,
+    swap_ratio: float = SWAP_RATIO,
+    scan_codes: Sequence[str] = (),
     **thresholds: Any,
 ) -> pd.DataFrame:
     """Judged volumes with their intervals and pair sums of one scan, read from its two files.
@@ -55,7 +60,12 @@ def measure_scan(
         Label index to structure name for each volume of the label map; most models have one.
     softmax, calibration
         See `with_intervals`.
-    **thresholds
+    dixon : str, optional
+        Part of a Dixon acquisition that the image is called; water and fat are checked for a
+        swap.
+    swap_ratio : float
+        Passed to `is_swapped`.
+    scan_codes, **thresholds
         Passed to `judge`.
 
     Raises
@@ -77,7 +87,14 @@ def measure_scan(
         structure_volumes(volumes[..., layer], labels.affine, structures, image=grey)
         for layer, structures in enumerate(layers)
     ]
-    judged = judge(pd.concat(measured).sort_values("label", ignore_index=True), **thresholds)
+    codes = list(scan_codes)
+    if dixon in PARTS:
+        labelled = [(volumes[..., n], structures) for n, structures in enumerate(layers)]
+        if is_swapped(grey, labelled, dixon, swap_ratio):
+            codes.append("QC_FW_SWAP")
+    judged = judge(
+        pd.concat(measured).sort_values("label", ignore_index=True), scan_codes=codes, **thresholds
+    )
     judged = typed(with_intervals(judged, softmax or {}, calibration))
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
 
@@ -107,6 +124,7 @@ def run_shard(
     results: Path,
     out: Path,
     roi: Sequence[str] = (),
+    plausible_ml: Path | None = None,
     **thresholds: Any,
 ) -> None:
     """Measure the segmented scans of one shard and write its table.
@@ -123,8 +141,10 @@ def run_shard(
         Table to write: scans in order of scan_id, structures in order of label, sums last.
     roi : sequence of str
         Structures that were segmented; all of the model's if empty.
+    plausible_ml : Path, optional
+        Table of plausible volumes, in place of rows of the packaged one.
     **thresholds
-        Passed to `judge`.
+        Passed to `measure_scan`.
     """
     card = restrict(load_card(model), roi)
     segmented = read_table(segment, SEGMENT)
@@ -136,6 +156,8 @@ def run_shard(
             f"  Pass the folder of that model with --model, or segment the shard with {card.id}."
         )
     calibrations = {name: card.calibration(name) for name in segmented["profile"].unique()}
+    if plausible_ml is not None:
+        thresholds["plausible_ml"] = plausible_ml_with(plausible_ml)
     volumes = measure_shard(
         segmented,
         read_table(ingest, INGEST),
@@ -162,7 +184,7 @@ def measure_shard(
     `calibrations` holds what the model's intervals are worth in each profile.
     """
     joined = segmented.merge(
-        ingested[["scan_id", "image", "intensity_min", "intensity_max"]],
+        ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max"]],
         on="scan_id",
         how="left",
         validate="1:1",
@@ -176,7 +198,7 @@ def measure_shard(
         tables.append(rows)
     if not tables:
         return append_rows([], VOLUMES)
-    return pd.concat(tables, ignore_index=True)[list(VOLUMES)]
+    return pd.concat(tables, ignore_index=True).reindex(columns=list(VOLUMES))
 
 
 def _measured_or_failed(
@@ -197,6 +219,7 @@ def _measured_or_failed(
             layers,
             softmax_by_label(scan),
             calibration,
+            dixon=scan["dixon"],
             scan_codes=codes,
             **thresholds,
         )

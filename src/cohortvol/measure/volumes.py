@@ -60,7 +60,8 @@ def structure_volumes(
         One row per entry of `structures`, in its order: ``structure``; ``label``;
         ``n_voxels``, null where the structure was not found; ``volume_ml``, NaN there, never 0;
         ``cut_by_fov``, True where it reaches the first or last voxel layer of an array axis,
-        so that its volume is a lower bound; ``cut_faces``, those ends as letters of L R P A
+        or of the part of it that the image fills (`filled_part`), so that its volume is a lower
+        bound; ``cut_faces``, those ends as letters of L R P A
         I S, each axis named by the anatomical axis nearest to it; ``cut_area_mm2``, the area
         in contact with them; ``n_components``, face-connected, and
         ``largest_component_fraction`` of the voxels; ``centroid_ras_mm``; ``bbox``, first and
@@ -86,7 +87,8 @@ def structure_volumes(
         )
     voxel_ml = voxel_volume_ml(affine)
     counts = _voxel_counts(label_map, structures)
-    contact_mm2 = _contact_with_the_edge(label_map, affine, len(counts))
+    filled = (slice(None),) * 3 if image is None else filled_part(image)
+    contact_mm2 = _contact_with_the_edge(label_map[filled], affine, len(counts))
     boxes = ndimage.find_objects(label_map, max_label=len(counts) - 1)
     rows = []
     for label, structure in structures.items():
@@ -109,6 +111,41 @@ def structure_volumes(
         if image is not None:
             row |= _intensity(image[box][mask])
     return typed(pd.DataFrame(rows, columns=list(MEASURED)))
+
+
+def filled_part(image: np.ndarray) -> tuple[slice, slice, slice]:
+    """The image without layers of one value at its ends, where they are padding.
+
+    Anatomy that ends at padding was cut off there, as at the edge of an image. Where the grey
+    values thin out towards the ends instead, as in a body whose background was set to zero, the
+    constant layers are background and stay: padding has behind it a layer that is at least half
+    as full as those of the middle.
+    """
+    i, j, k = (_filled_layers(np.moveaxis(image, axis, 0)) for axis in range(3))
+    return i, j, k
+
+
+def _filled_layers(layers: np.ndarray) -> slice:
+    n_layers = len(layers)
+    start = next((n for n in range(n_layers) if not _is_constant(layers[n])), n_layers)
+    if start == n_layers:
+        return slice(None)
+    stop = next(n for n in range(n_layers, 0, -1) if not _is_constant(layers[n - 1]))
+    middle = layers[(start + stop) // 2]
+
+    def is_padding(outer: int, inner: int) -> bool:
+        value = layers[outer].flat[0]
+        full, usual = (np.count_nonzero(layer != value) for layer in (layers[inner], middle))
+        return bool(2 * full >= usual)
+
+    return slice(
+        start if start > 0 and is_padding(start - 1, start) else 0,
+        stop if stop < n_layers and is_padding(stop, stop - 1) else n_layers,
+    )
+
+
+def _is_constant(layer: np.ndarray) -> bool:
+    return bool(layer.min() == layer.max())
 
 
 def _voxel_counts(label_map: np.ndarray, structures: Mapping[int, str]) -> np.ndarray:

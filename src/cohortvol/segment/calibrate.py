@@ -26,6 +26,7 @@ from cohortvol.intervals import (
     softmax_by_label,
 )
 from cohortvol.models import CARD, SOFTMAX, Card, choose_profile, load_card, recipe_of
+from cohortvol.overlap import dice_by_structure
 from cohortvol.segment.images import read_image
 from cohortvol.segment.infer import Segmenter
 from cohortvol.tables import Column, read_table, real, text
@@ -165,12 +166,14 @@ def _one_scan(
     labels = segmenter.finish(predicted).reshape(*scan.data.shape, -1)
     softmax = softmax_by_label(predicted.softmax)
     index_of = {structure: index for index, structure in names.items()}
+    drawn = np.rint(expert.data).astype(np.int64)
+    own = {structure: label for label, structure in segmenter.card.labels.items()}
+    dice = dice_by_structure(labels, own, drawn, index_of)
     voxel_ml = voxel_volume_ml(scan.affine)
     for layer, structures in enumerate(segmenter.card.labels_by_layer):
         for label, structure in structures.items():
-            found = labels[..., layer] == label
-            true = np.rint(expert.data) == index_of.get(structure, -1)
-            n_found, n_true = int(found.sum()), int(true.sum())
+            n_found = int((labels[..., layer] == label).sum())
+            n_true = int((drawn == index_of.get(structure, -1)).sum())
             if not n_found or not n_true or label not in softmax:
                 continue
             yield {
@@ -179,7 +182,7 @@ def _one_scan(
                 "true_ml": n_true * voxel_ml,
                 "expected_ratio": softmax[label][0],
                 "spread_ratio": softmax[label][1],
-                "dice": 2 * int((found & true).sum()) / (n_found + n_true),
+                "dice": dice[structure],
             }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from cohortvol import tables
+from cohortvol.overlap import dice_by_structure
 from cohortvol.simulate.image import ORGANS
 from cohortvol.simulate.run import TRUTH
 
@@ -125,12 +126,5 @@ def _dice(drawn: Path, found: Path, label_of: Mapping[str, int]) -> dict[str, fl
     truth, labels = (
         np.asarray(nib.Nifti1Image.from_filename(file).dataobj) for file in (drawn, found)
     )
-    layers = labels.reshape(*truth.shape, -1)
-    overlap = {}
-    for index, structure in enumerate(ORGANS, start=1):
-        if structure not in label_of:
-            continue
-        ours, theirs = (layers == label_of[structure]).any(axis=-1), truth == index
-        size = int(ours.sum() + theirs.sum())
-        overlap[structure] = 2 * int((ours & theirs).sum()) / size if size else np.nan
-    return overlap
+    drawn_labels = {name: index for index, name in enumerate(ORGANS, start=1)}
+    return dice_by_structure(truth, drawn_labels, labels, label_of)

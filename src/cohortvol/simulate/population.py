@@ -12,6 +12,7 @@ from cohortvol import tables
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_text, digest_of
 from cohortvol.simulate import cohort
+from cohortvol.structures import EXPECTED
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ def _measured(scan_ids: pd.Series, truth: pd.DataFrame, rng: np.random.Generator
     flags = np.full(shape, None, dtype=object)
     flags[cut] = "QC_TRUNCATED_FOV"
     flags[absent] = "QC_ABSENT"
+    reasons = flags.copy()
+    flags[absent & truth.columns.isin(EXPECTED)] = "QC_ABSENT;QC_MISSING_ORGAN"
     n_scans, n_structures = shape
     return pd.DataFrame(
         {
@@ -126,7 +129,7 @@ def _measured(scan_ids: pd.Series, truth: pd.DataFrame, rng: np.random.Generator
             "n_voxels": counts.ravel(),
             "volume_ml": (counts * VOXEL_ML).ravel(),
             "status": np.where(absent, "absent", np.where(cut, "cut", "ok")).ravel(),
-            "reason": flags.ravel(),
+            "reason": reasons.ravel(),
             "cut_by_fov": (cut & ~absent).ravel(),
             "qc": np.where(absent, "exclude", np.where(cut, "flag", "pass")).ravel(),
             "qc_flags": flags.ravel(),

@@ -42,6 +42,12 @@ PROTOCOLS: dict[str, tuple[str, tuple[float, float, float]]] = {
 }
 """Axis codes and voxel edges (mm, along the stored axes) of each simulated sequence."""
 
+DIXON = "DIXON-water"
+"""The sequence in which fat and water can be swapped."""
+
+N_FAULTS = len(FAULTS) + 4
+"""Scans that `broken` needs: one per fault of `FAULTS`, one without age, two of one id, a swap."""
+
 TRUTH = {
     "scan_id": tables.Column(tables.text, "row key"),
     "structure": tables.Column(tables.text, "anatomical structure"),
@@ -65,15 +71,17 @@ def run(out: Path, n: int, seed: int, broken: bool = False, processes: int = 1) 
     seed : int
         Everything is drawn from it; scan 7 does not depend on `n`.
     broken : bool
-        Break scans in every way of `FAULTS`, take one age away, and give two scans one id.
+        Break scans in every way of `FAULTS`, take one age away, give two scans one id, and swap
+        fat and water in a Dixon scan.
     processes : int
         Scans built at a time.
     """
-    if n < 1 or (broken and n < len(FAULTS) + 3):
-        raise ConfigError(f"--n {n}: at least {len(FAULTS) + 3 if broken else 1} scans are needed")
+    if n < 1 or (broken and n < N_FAULTS):
+        raise ConfigError(f"--n {n}: at least {N_FAULTS if broken else 1} scans are needed")
     make_folder(out)
-    build = partial(_one_scan, out, seed)
-    rows, truths = [], []
+    build = partial(one_scan, out, seed)
+    rows: list[dict[str, object]] = []
+    truths: list[dict[str, object]] = []
     console = Console(stderr=True)
     with (
         Progress(console=console, disable=not sys.stderr.isatty()) as progress,
@@ -87,29 +95,43 @@ def run(out: Path, n: int, seed: int, broken: bool = False, processes: int = 1) 
     manifest = pd.DataFrame(rows)
     faults = pd.DataFrame(columns=["scan_id", "fault"])
     if broken:
-        manifest, faults = _break(manifest, out, np.random.default_rng([seed, 9]))
+        chosen = np.random.default_rng([seed, 9]).choice(n, len(FAULTS) + 3, replace=False)
+        swapped = _to_swap(manifest, chosen)
+        row, truth = one_scan(out, seed, swapped, dixon="fat")
+        manifest.loc[swapped] = pd.Series(row)
+        truths = [old for old in truths if old["scan_id"] != row["scan_id"]] + truth
+        manifest, faults = _break(manifest, out, chosen)
+        faults.loc[len(faults)] = [row["scan_id"], "fat-water swap"]
     commit_text(out / "manifest.csv", manifest.to_csv(index=False))
     commit_text(out / "faults.csv", faults.to_csv(index=False))
     commit_text(out / "planted.csv", cohort.planted_slopes().to_csv(index=False))
+    truths.sort(key=lambda row: str(row["scan_id"]))
     tables.write_table(out / "truth.parquet", pd.DataFrame(truths), TRUTH)
     logger.info("%d scans in %s", n, out)
 
 
-def _one_scan(
-    out: Path, seed: int, index: int
+def one_scan(
+    out: Path, seed: int, index: int, dixon: str | None = None
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """Build, image and write scan `index`; its manifest row and its rows of truth."""
+    """Build, image and write scan `index`; its manifest row and its rows of truth.
+
+    With `dixon` it is called a Dixon water image, and its voxels show the part of that name:
+    ``fat`` where the reconstruction swapped the two.
+    """
     rng = np.random.default_rng([seed, 0, index])
     scan_id = f"sub-{index + 1:04d}"
     subjects = cohort.draw_subjects(1, rng)
     volumes = cohort.draw_volumes(subjects, rng).iloc[0].to_dict()
-    subject = subjects.iloc[0]
+    subject = subjects.iloc[0].copy()
+    if dixon is not None:
+        subject["sequence"] = DIXON
+    shown = subject["sequence"] if dixon is None else f"DIXON-{dixon}"
     bmi = subject["weight_kg"] / (subject["height_cm"] / 100) ** 2
     built = anatomy.build(volumes, subject["height_cm"], bmi, rng)
     masks = organ_masks(built)
     acquisition = _acquisition(built, masks, subject, rng)
     n_tissues = len(anatomy.TISSUES)
-    means = contrasts()[subject["sequence"]].to_numpy() * rng.uniform(0.88, 1.12, n_tissues)
+    means = contrasts()[shown].to_numpy() * rng.uniform(0.88, 1.12, n_tissues)
     signal = signal_of(built.tissues, means, rng.uniform(0.03, 0.08, n_tissues) * means, rng)
     image, affine = acquire(signal, built.affine, acquisition, rng)
     scaled = np.rint(image * rng.uniform(400, 1500)).astype(np.int16)
@@ -170,10 +192,17 @@ def _share_in_view(
     return shares
 
 
+def _to_swap(manifest: pd.DataFrame, taken: np.ndarray) -> int:
+    """Index of the first Dixon scan that is not to be broken already; of any if there is none."""
+    free = manifest.drop(index=taken)
+    dixon = free[free["sequence"] == DIXON]
+    return int((dixon if len(dixon) else free).index[0])
+
+
 def _break(
-    manifest: pd.DataFrame, out: Path, rng: np.random.Generator
+    manifest: pd.DataFrame, out: Path, chosen: np.ndarray
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    chosen = rng.choice(len(manifest), len(FAULTS) + 3, replace=False)
+    """Break the scans of these rows, one in each way."""
     named = []
     for index, (fault, spoil) in zip(chosen, FAULTS.items(), strict=False):
         spoil(out / manifest.loc[index, "image"])

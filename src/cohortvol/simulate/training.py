@@ -157,8 +157,9 @@ def _from_simulation(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, 
     built = anatomy.build(volumes, subject.height_cm, bmi, rng)
     n_tissues = len(anatomy.TISSUES)
     if rng.random() < 0.6:
-        table = contrasts()
-        means = table[rng.choice(table.columns)].to_numpy() * rng.uniform(0.8, 1.25, n_tissues)
+        means = contrasts()[rng.choice(cohort.SEQUENCES)].to_numpy() * rng.uniform(
+            0.8, 1.25, n_tissues
+        )
     else:
         means = rng.uniform(0.03, 1, n_tissues)
         means[0] = rng.uniform(0, 0.03)

@@ -61,7 +61,7 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
     volumes: list[Row] = []
     if end["state"] is None:
         end, again, volumes = _follow(results, end, model, steps)
-    codes = [end.get("reason"), *_codes(volumes)]
+    codes = [end.get("reason"), *_codes(volumes), *(end.get("qc_flags") or "").split(";")]
     known = reasons.load()
     return {
         "scan_id": scan_id,
@@ -105,7 +105,8 @@ def _follow(
     if final is None:
         return {"state": "waiting for assemble"}, "assemble", volumes
     steps.append(_step("assemble", final["state"], {name: final[name] for name in _VERDICT}))
-    return final, None, volumes
+    in_cohort = _rows(results / "volumes.parquet", scan_id)  # with what only the cohort can tell
+    return final, None, [row for row in in_cohort if row["model"] == model] or volumes
 
 
 def _rows(path: Path, scan_id: str) -> list[Row]:

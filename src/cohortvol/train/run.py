@@ -27,6 +27,7 @@ from cohortvol.geometry import to_ras, voxel_volume_ml
 from cohortvol.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
 from cohortvol.networks import Source, import_nnunet
 from cohortvol.networks.softness import Ratios, Softness, ratios
+from cohortvol.overlap import dice_by_structure
 from cohortvol.train.nnunet import ShortTrainer, SmallPlanner, load_checkpoint
 from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
 
@@ -324,21 +325,21 @@ def held_out_volumes(recipe: Recipe, work: Path) -> pd.DataFrame:
         case, voxel_ml = predicted.name.removesuffix(".nii.gz"), voxel_volume_ml(affine)
         kept = json.loads((predicted.parent / SOFTMAX).read_text(encoding="utf-8"))
         softmax = softmax_by_label(kept[case])
-        for index, structure in recipe.labels.items():
-            found, wanted = ours == index, expert == index
-            if not wanted.any():
-                continue
-            overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
-            rows.append(
-                {
-                    "case": case,
-                    "structure": structure,
-                    "volume_ml": found.sum() * voxel_ml,
-                    "true_ml": wanted.sum() * voxel_ml,
-                    "dice": float(overlap),
-                    "spread_ratio": softmax.get(index, (np.nan, np.nan))[1],
-                }
-            )
+        labels = {structure: index for index, structure in recipe.labels.items()}
+        for structure, dice in dice_by_structure(ours, labels, expert, labels).items():
+            index = labels[structure]
+            n_found, n_wanted = (int((voxels == index).sum()) for voxels in (ours, expert))
+            if n_wanted:
+                rows.append(
+                    {
+                        "case": case,
+                        "structure": structure,
+                        "volume_ml": n_found * voxel_ml,
+                        "true_ml": n_wanted * voxel_ml,
+                        "dice": dice,
+                        "spread_ratio": softmax.get(index, (np.nan, np.nan))[1],
+                    }
+                )
     return pd.DataFrame(rows)
 
 

@@ -11,13 +11,13 @@ from cohortvol.errors import ScanError
 from cohortvol.files import commit, make_folder
 from cohortvol.ingest.dicom.choice import choose
 from cohortvol.ingest.dicom.conversion import convert
-from cohortvol.ingest.dicom.frames import read_frames
+from cohortvol.ingest.dicom.frames import dixon_named, read_frames
 from cohortvol.ingest.dicom.headers import covariates
 from cohortvol.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.ingest.rules import Rules
 from cohortvol.nifti import nifti_gz
 
-__all__ = ["is_dicom", "to_nifti"]
+__all__ = ["dixon_named", "is_dicom", "to_nifti"]
 
 _MAGIC_AT = 128
 
@@ -52,7 +52,7 @@ def to_nifti(
     Returns
     -------
     covariates : dict
-        See `covariates`.
+        See `covariates`; and ``dixon``, the part of a Dixon acquisition.
     codes : list of str
         ``W_...`` and ``DCM_...`` flags.
 
@@ -72,7 +72,8 @@ def to_nifti(
     content = nifti_gz(grey, volume.affine)
     commit(out, lambda stream: stream.write(content))
     facts = choice.chosen.first.facts
-    return covariates(facts), [*codes, *_count_codes(facts, len(volume.frames)), *more]
+    known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}
+    return known, [*codes, *_count_codes(facts, len(volume.frames)), *more]
 
 
 def _count_codes(facts: Dataset, n_images: int) -> list[str]:

@@ -49,6 +49,7 @@ _DIXON_WORDS = {
     "in_phase": r"in[ _-]?phase|(^|[_\s])in$|(^|[_\s])ip$",
     "opposed_phase": r"opp|out[ _-]?(of[ _-]?)?phase|(^|[_\s])op$",
 }
+_METHOD = re.compile(r"dixon|flex|ideal", re.IGNORECASE)
 _SIGNALS = {
     "phase": {"P", "PHASE", "PHASE MAP"},
     "real": {"R", "REAL"},
@@ -137,14 +138,35 @@ class Frame:
     @property
     def dixon(self) -> str | None:
         """Part of a Dixon acquisition: a key of `DIXON_PARTS`, or None."""
-        for part, tokens in DIXON_PARTS.items():
-            if set(self.image_type[2:]) & set(tokens):
-                return part
-        description = str(self.facts.get("SeriesDescription", "")).lower()
-        for part, words in _DIXON_WORDS.items():
-            if re.search(words, description):
-                return part
-        return None
+        return self._dixon_of_its_type or _part_named(self._description)
+
+    @property
+    def declared_dixon(self) -> str | None:
+        """`dixon`, unless only a description tells it that does not speak of Dixon."""
+        return self._dixon_of_its_type or dixon_named(self._description)
+
+    @property
+    def _dixon_of_its_type(self) -> str | None:
+        values = set(self.image_type[2:])
+        return next((part for part, tokens in DIXON_PARTS.items() if values & set(tokens)), None)
+
+    @property
+    def _description(self) -> str:
+        return str(self.facts.get("SeriesDescription", ""))
+
+
+def dixon_named(description: str) -> str | None:
+    """Part of a Dixon acquisition that a text names: a key of `DIXON_PARTS`, or None.
+
+    It must name the method too: "fat" alone may stand for anything that is done to fat.
+    """
+    words = re.sub(r"[^A-Za-z]+", " ", description).strip()
+    return _part_named(words) if _METHOD.search(words) else None
+
+
+def _part_named(description: str) -> str | None:
+    text = description.lower()
+    return next((part for part, words in _DIXON_WORDS.items() if re.search(words, text)), None)
 
 
 def read_frames(source: Path) -> tuple[list[Frame], list[str]]:

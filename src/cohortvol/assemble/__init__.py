@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol import reasons
+from cohortvol.assemble.agreement import flagged, read_agreement
+from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
 from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
 from cohortvol.tables import (
+    AGREEMENT,
     COVARIATES,
     INGEST,
     MANIFEST,
@@ -33,8 +37,17 @@ STATES = ("done", "skipped", "quarantined", "failed")
 QC = ("pass", "flag", "exclude")
 
 
-def run(results: Path, model: str) -> None:
+def run(
+    results: Path,
+    model: str,
+    outlier_max_z: float = MAX_Z,
+    outlier_min_scans: int = MIN_SCANS,
+    min_dice: float | None = None,
+) -> None:
     """Write ``volumes.parquet`` and ``scans.parquet`` of a results folder; print the accounts.
+
+    With `min_dice` also ``agreement.parquet``, of the shards that were compared with the label
+    maps of another model.
 
     Parameters
     ----------
@@ -42,6 +55,10 @@ def run(results: Path, model: str) -> None:
         Results folder, of which every shard has been measured with `model`.
     model : str
         Model id.
+    outlier_max_z, outlier_min_scans
+        See `outliers`.
+    min_dice : float, optional
+        Least overlap of two models; below, a structure is QC_DISAGREE.
 
     Raises
     ------
@@ -67,11 +84,21 @@ def run(results: Path, model: str) -> None:
         [read_arrow(results / "measure" / model / f"{shard}.parquet", VOLUMES) for shard in shards],
         scans.loc[scans["state"] == "segmented", "scan_id"],
     )
+    score = outlier_z(volumes, scans[scans["state"] == "segmented"], outlier_min_scans)
+    volumes = with_outliers(volumes, score, outlier_max_z)
+    agreement = None
+    if min_dice is not None:
+        agreement = read_agreement(results / "agreement" / model, shards, volumes)
+        volumes = flagged(volumes, agreement, min_dice)
     scans = final_states(
         scans,
         scan_verdicts(to_pandas(volumes.select(["scan_id", "status", "reason", "qc_flags", "qc"]))),
     )
     accounts = accounting(scans, n_manifest=len(manifest))
+    if agreement is None:
+        (results / "agreement.parquet").unlink(missing_ok=True)
+    else:
+        write_arrow(results / "agreement.parquet", to_arrow(agreement, AGREEMENT))
     write_arrow(results / "volumes.parquet", volumes)
     write_table(results / "scans.parquet", scans, SCANS)
     print(accounts)
@@ -235,10 +262,6 @@ def in_cohort_order(tables: list[pa.Table], scan_ids: pd.Series) -> pa.Table:
 def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:
     """What the structures of a scan say of the scan.
 
-    A scan is ``exclude`` when every structure of it is (so also when its left and right are
-    wrong, which `measure` says of every structure); ``flag`` when any structure is not
-    ``pass``; otherwise ``pass``. Whether one structure is used is for its own ``qc`` to say.
-
     Parameters
     ----------
     volumes : pandas.DataFrame
@@ -247,20 +270,19 @@ def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per scan, indexed by scan_id: ``qc``, ``qc_flags``, and ``failure``, the
-        reason code where the scan could not be measured.
+        One row per scan, indexed by scan_id: ``unusable``, whether every structure of it is
+        excluded (so also where left and right are wrong, which `measure` says of every
+        structure); ``qc_flags``, the codes of all structures; and ``failure``, the reason code
+        where the scan could not be measured.
     """
-    by_scan = volumes["scan_id"]
-    excluded = (volumes["qc"] == "exclude").groupby(by_scan).all()
-    passed = (volumes["qc"] == "pass").groupby(by_scan).all()
-    qc = pd.Series("flag", index=passed.index).mask(passed, "pass").mask(excluded, "exclude")
+    unusable = (volumes["qc"] == "exclude").groupby(volumes["scan_id"]).all()
     flags = volumes[["scan_id", "qc_flags"]].drop_duplicates().groupby("scan_id")["qc_flags"]
     failed = volumes[volumes["status"] == "failed"].drop_duplicates("scan_id")
     return pd.DataFrame(
         {
-            "qc": qc,
+            "unusable": unusable,
             "qc_flags": flags.agg(_all_codes),
-            "failure": failed.set_index("scan_id")["reason"].reindex(qc.index),
+            "failure": failed.set_index("scan_id")["reason"].reindex(unusable.index),
         }
     )
 
@@ -274,8 +296,24 @@ def _all_codes(joined: Iterable[str | None]) -> str:
     )
 
 
+@cache
+def _asking() -> frozenset[str]:
+    """Codes that ask a person to look."""
+    return frozenset(code for code, known in reasons.load().items() if known.class_ == "flag")
+
+
+@cache
+def _qc_of(codes: str) -> str:
+    return "flag" if _asking().intersection(codes.split(";")) else "pass"
+
+
 def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The table SCANS: segmented scans become done, or what measure says of them.
+
+    ``qc`` of a scan is ``exclude`` when nothing of it can be used, ``flag`` when a person should
+    look at it, otherwise ``pass``. Only codes of class ``flag`` ask for that. A note, such as a
+    structure cut by the field of view, or one absent that not every scan shows, stays with its
+    structure: nearly every scan has one. Whether one structure is used is for its own ``qc``.
 
     Parameters
     ----------
@@ -300,17 +338,18 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     state = scans["state"].mask(segmented, "failed")
     state = state.mask(failure.isin(at_fault), "quarantined").mask(done, "done")
     warnings = scans["warnings"].map(lambda codes: "" if pd.isna(codes) else codes)
-    qc = of_scan["qc"].where(done)
-    doubtful_image = warnings.str.contains("QC_")
-    qc = qc.mask((qc == "pass") & doubtful_image, "flag")
-    qc = qc.mask(done & warnings.str.contains(SAME_CONTENT), "exclude")
-    codes = of_scan["qc_flags"].where(done).fillna("")
+    found = of_scan["qc_flags"].where(done).fillna("")
+    codes = pd.Series(
+        [_all_codes(pair) for pair in zip(warnings, found, strict=True)], index=scans.index
+    )
+    unusable = (of_scan["unusable"] == True) | codes.str.contains(SAME_CONTENT)  # noqa: E712
+    qc = codes.map(_qc_of).mask(unusable, "exclude").where(done)
     final = scans.assign(
         state=state,
         reason=scans["reason"].mask(failure.notna(), failure).mask(done, None),
         detail=scans["detail"].mask(done, None),
         qc=qc,
-        qc_flags=[_all_codes(pair) for pair in zip(warnings, codes, strict=True)],
+        qc_flags=codes,
     )
     return final[list(SCANS)]
 
