@@ -388,7 +388,7 @@ class Shard:
             tables.write_table(path, frame[known], schema)
 
     def run(self, **thresholds) -> pd.DataFrame:
-        volumes = measure.measure_shard(
+        volumes, _ = measure.measure_shard(
             tables.read_table(self.segment, tables.SEGMENT).query("state == 'segmented'"),
             tables.read_table(self.ingest, tables.INGEST),
             [STRUCTURES],
@@ -489,14 +489,14 @@ def test_an_image_that_has_gone_is_named_missing(results):
 def test_an_unforeseen_error_fails_its_scan_and_leaves_a_traceback_in_the_log(
     results, monkeypatch, caplog
 ):
-    real = shard_module.measure_scan
+    real = shard_module.read_scan
 
-    def breaks(label_map, *rest, **thresholds):
+    def breaks(label_map, *rest):
         if "sub-2" in label_map.name:
             raise ZeroDivisionError("for this test")
-        return real(label_map, *rest, **thresholds)
+        return real(label_map, *rest)
 
-    monkeypatch.setattr(shard_module, "measure_scan", breaks)
+    monkeypatch.setattr(shard_module, "read_scan", breaks)
     assert fails_with(results, "sub-2") == "BUG_UNEXPECTED"
     assert "ZeroDivisionError" in caplog.text
 

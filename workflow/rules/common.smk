@@ -150,6 +150,14 @@ def shard_list(wildcards):
     return "<results>/manifest/shards/{shard}.parquet"
 
 
+# Pictures of the scans of each shard, and which scan each of those in the report is; where wanted.
+PREVIEWS, CONTACT_SHEET, PREVIEW_FOLDER = {}, {}, None
+if config["previews"]:
+    PREVIEWS = {"previews": "<results>/measure/<model>/previews/{shard}.parquet"}
+    CONTACT_SHEET = {"contact_sheet": "<results>/contact_sheet.csv"}
+    PREVIEW_FOLDER = f"{config['results']}/measure/{MODEL.id}/previews"
+
+
 def ingest_tables(wildcards):
     return expand("<results>/ingest/{shard}.parquet", shard=shards())
 
@@ -162,10 +170,15 @@ def measure_tables(wildcards):
     return expand("<results>/measure/<model>/{shard}.parquet", shard=shards())
 
 
+def preview_tables(wildcards):
+    return expand(list(PREVIEWS.values()), shard=shards())
+
+
 def shard_tables(wildcards):
     """Every table of every shard: a missing one is made again, even behind a finished report."""
     return [
         *ingest_tables(wildcards),
         *segment_tables(wildcards),
         *measure_tables(wildcards),
+        *preview_tables(wildcards),
     ]

@@ -1,10 +1,11 @@
-# Label map to volumes, on the grid of the scan.
+# Label map to volumes, on the grid of the scan, and a small picture of each scan.
 rule measure:
     input:
         ingest="<results>/ingest/{shard}.parquet",
         segment="<results>/segment/<model>/{shard}.parquet",
     output:
-        "<results>/measure/<model>/{shard}.parquet",
+        **PREVIEWS,
+        volumes="<results>/measure/<model>/{shard}.parquet",
     log:
         "<logs>/measure/{shard}.log",
     conda:
@@ -17,6 +18,7 @@ rule measure:
         results=results_folder,
         model=str(MODEL.folder),
         roi=options({"roi": config["roi"]}),
+        previews=lambda wildcards, output: options({"previews": output.get("previews")}),
         version=cohortvol.__version__,
     shell:
         """
@@ -25,7 +27,8 @@ rule measure:
             --ingest {input.ingest:q} \
             --model {params.model:q} \
             --results {params.results:q} \
-            --out {output:q} \
+            --out {output.volumes:q} \
             {params.roi:q} \
+            {params.previews:q} \
             2>{log:q}
         """

@@ -1,10 +1,11 @@
-"""The scans of one shard: read, measure, and write one table. A scan that fails is rows."""
+"""The scans of one shard: read, measure, draw, and write. A scan that fails is rows."""
 
 from __future__ import annotations
 
 import errno
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ from cohortvol.errors import (
 )
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
+from cohortvol.measure.preview import draw_preview
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
-from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
+from cohortvol.tables import (
+    INGEST,
+    PREVIEWS,
+    SEGMENT,
+    VOLUMES,
+    append_rows,
+    read_table,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,37 +45,62 @@ MIN_GREY_LEVELS = 100
 _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
-def measure_scan(
-    label_map: Path, image: Path, layers: Sequence[Mapping[int, str]], **thresholds: Any
-) -> pd.DataFrame:
-    """Judged volumes and pair sums of one scan, read from its two files.
+@dataclass(frozen=True)
+class Scan:
+    """Voxels of a scan and of its label map, on one grid.
 
-    Parameters
+    Attributes
     ----------
-    label_map, image : Path
-        NIfTI files on one grid. A trailing axis of one volume is dropped.
-    layers : sequence of mapping of int to str
-        Label index to structure name for each volume of the label map; most models have one.
-    **thresholds
-        Passed to `judge`.
+    label_map : (I, J, K, n_layers) integer array
+    image : (I, J, K) array
+        In its own units.
+    affine : (4, 4) float array
+        Voxel indices to RAS+ millimetres.
+    """
+
+    label_map: np.ndarray
+    image: np.ndarray
+    affine: np.ndarray
+
+
+def read_scan(label_map: Path, image: Path, n_layers: int) -> Scan:
+    """A scan and its label map from two NIfTI files. A trailing axis of one volume is dropped.
 
     Raises
     ------
     GeometryError
-        If the two are on different grids.
-    UnknownLabelError
-        If a volume of the label map holds an index missing from its layer.
+        If the two are on different grids, or the label map has another number of layers.
     """
     labels: Any = nib.load(label_map)
     scan: Any = nib.load(image)
     check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
     volumes = np.atleast_1d(_voxels(labels))
     volumes = volumes[..., None] if volumes.ndim == 3 else volumes
-    if volumes.shape[3:] != (len(layers),):
-        raise GeometryError(f"{len(layers)} layers in a label map of shape {labels.shape}")
-    grey = _voxels(scan)
+    if volumes.shape[3:] != (n_layers,):
+        raise GeometryError(f"{n_layers} layers in a label map of shape {labels.shape}")
+    return Scan(volumes, _voxels(scan), labels.affine)
+
+
+def measure_scan(
+    scan: Scan, layers: Sequence[Mapping[int, str]], **thresholds: Any
+) -> pd.DataFrame:
+    """Judged volumes and pair sums of one scan.
+
+    Parameters
+    ----------
+    scan : Scan
+    layers : sequence of mapping of int to str
+        Label index to structure name for each layer; most models have one.
+    **thresholds
+        Passed to `judge`.
+
+    Raises
+    ------
+    UnknownLabelError
+        If a layer of the label map holds an index missing from its mapping.
+    """
     measured = [
-        structure_volumes(volumes[..., layer], labels.affine, structures, image=grey)
+        structure_volumes(scan.label_map[..., layer], scan.affine, structures, image=scan.image)
         for layer, structures in enumerate(layers)
     ]
     judged = judge(pd.concat(measured).sort_values("label", ignore_index=True), **thresholds)
@@ -97,9 +132,10 @@ def run_shard(
     results: Path,
     out: Path,
     roi: Sequence[str] = (),
+    previews: Path | None = None,
     **thresholds: Any,
 ) -> None:
-    """Measure the segmented scans of one shard and write its table.
+    """Measure the segmented scans of one shard and write its tables.
 
     Parameters
     ----------
@@ -113,6 +149,8 @@ def run_shard(
         Table to write: scans in order of scan_id, structures in order of label, sums last.
     roi : sequence of str
         Structures that were segmented; all of the model's if empty.
+    previews : Path, optional
+        Table of pictures to write: one small one for each scan that was measured.
     **thresholds
         Passed to `judge`.
     """
@@ -125,10 +163,17 @@ def run_shard(
             f"{segment}: segmented with {', '.join(others)}, not with {card.id}\n"
             f"  Pass the folder of that model with --model, or segment the shard with {card.id}."
         )
-    volumes = measure_shard(
-        segmented, read_table(ingest, INGEST), card.labels_by_layer, results, **thresholds
+    volumes, pictures = measure_shard(
+        segmented,
+        read_table(ingest, INGEST),
+        card.labels_by_layer,
+        results,
+        with_previews=previews is not None,
+        **thresholds,
     )
     write_table(out, volumes, VOLUMES)
+    if previews is not None:
+        write_table(previews, pictures, PREVIEWS)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
     log.info("%s: %d measured, %d failed", out.stem, len(segmented) - n_failed, n_failed)
 
@@ -138,35 +183,72 @@ def measure_shard(
     ingested: pd.DataFrame,
     layers: Sequence[Mapping[int, str]],
     results: Path,
+    *,
+    with_previews: bool = False,
     **thresholds: Any,
-) -> pd.DataFrame:
-    """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the tables VOLUMES and PREVIEWS for these scans.
+
+    A scan that fails is rows with a reason in the first, and none in the second.
+    """
     joined = segmented.merge(
         ingested[["scan_id", "image", "intensity_min", "intensity_max"]],
         on="scan_id",
         how="left",
         validate="1:1",
     )
-    tables = []
+    tables, pictures = [], []
     for scan in joined.sort_values("scan_id").to_dict("records"):
-        rows = _measured_or_failed(scan, layers, results, **thresholds)
+        rows, picture = _measured_and_drawn(scan, layers, results, with_previews, **thresholds)
         for name in ("profile", "model", "scan_id"):
             rows.insert(0, name, scan[name])
         tables.append(rows)
-    if not tables:
-        return append_rows([], VOLUMES)
-    return pd.concat(tables, ignore_index=True)[list(VOLUMES)]
+        pictures += picture
+    volumes = pd.concat(tables, ignore_index=True) if tables else append_rows([], VOLUMES)
+    return volumes[list(VOLUMES)], append_rows(pictures, PREVIEWS)
+
+
+def _measured_and_drawn(
+    scan: dict[str, Any],
+    layers: Sequence[Mapping[int, str]],
+    results: Path,
+    with_preview: bool,
+    **thresholds: Any,
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """One scan, of which no voxel stays in memory: its rows, and its picture if it has one."""
+    voxels, rows = _measured_or_failed(scan, layers, results, **thresholds)
+    if voxels is None or not with_preview:
+        return rows, []
+    return rows, [{"scan_id": scan["scan_id"]} | _preview(scan, voxels, layers, rows)]
+
+
+def _preview(
+    scan: Mapping[str, Any],
+    voxels: Scan,
+    layers: Sequence[Mapping[int, str]],
+    judged: pd.DataFrame,
+) -> dict[str, Any]:
+    """A row of PREVIEWS without its scan_id. No picture is worth the volumes of a scan."""
+    try:
+        drawn = draw_preview(voxels.label_map, voxels.image, voxels.affine, layers, judged)
+    except Exception as error:
+        log_unforeseen(log, scan["scan_id"], error)
+        return {"reason": "BUG_UNEXPECTED"}
+    outlines = ";".join(f"{name}={colour}" for name, colour in drawn.outlines.items())
+    shown = {"structure": drawn.structure, "structure_colour": drawn.structure_colour}
+    return shown | {"outlines": outlines, "png": drawn.png}
 
 
 def _measured_or_failed(
     scan: dict[str, Any], layers: Sequence[Mapping[int, str]], results: Path, **thresholds: Any
-) -> pd.DataFrame:
+) -> tuple[Scan | None, pd.DataFrame]:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
         codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
-        return measure_scan(label_map, image, layers, scan_codes=codes, **thresholds)
+        voxels = read_scan(label_map, image, len(layers))
+        return voxels, measure_scan(voxels, layers, scan_codes=codes, **thresholds)
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:
@@ -181,7 +263,7 @@ def _measured_or_failed(
         reason, shown = "BUG_UNEXPECTED", log_unforeseen(log, scan["scan_id"], error)
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
     structures = {label: name for layer in layers for label, name in layer.items()}
-    return failed_scan(dict(sorted(structures.items())), reason)
+    return None, failed_scan(dict(sorted(structures.items())), reason)
 
 
 def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:
