@@ -526,6 +526,69 @@ def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
     assert set(volumes["status"]) == {"failed"}
 
 
+# --- previews --------------------------------------------------------------------------------
+
+
+def previews_of(results, monkeypatch):
+    """Volumes and previews of the shard, from the files that a run writes."""
+    monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())
+    pictures = results.folder / "previews.parquet"
+    measure.run_shard(
+        segment=results.segment,
+        ingest=results.ingest,
+        model=Path("models/toy"),
+        results=results.folder,
+        out=results.out,
+        previews=pictures,
+        **ANY_SIZE,
+    )
+    return tables.read_table(results.out, tables.VOLUMES), pictures
+
+
+def test_every_measured_scan_has_a_picture_and_an_equal_scan_an_equal_one(results, monkeypatch):
+    Path(results.scans["sub-3"]["image"]).unlink()
+    _, path = previews_of(results, monkeypatch)
+    pictures = tables.read_table(path, tables.PREVIEWS)
+    assert pictures["scan_id"].tolist() == ["sub-1", "sub-2"]
+    assert pictures["png"].str[:8].tolist() == [b"\x89PNG\r\n\x1a\n"] * 2
+    assert pictures["png"].nunique() == 1
+    assert set(pictures["structure"]) == {"liver"}  # reaches the edge, as others after it
+    assert pictures["reason"].isna().all()
+
+
+def test_drawing_again_gives_the_same_bytes(results, monkeypatch):
+    _, path = previews_of(results, monkeypatch)
+    first = sha256_of(path)
+    previews_of(results, monkeypatch)
+    assert sha256_of(path) == first
+
+
+def test_a_scan_that_cannot_be_drawn_is_measured_all_the_same(results, monkeypatch, caplog):
+    expected, _ = previews_of(results, monkeypatch)
+    real, calls = shard_module.draw_preview, []
+
+    def breaks(*rest):
+        calls.append(rest)
+        if len(calls) == 2:
+            raise MemoryError("for this test")
+        return real(*rest)
+
+    monkeypatch.setattr(shard_module, "draw_preview", breaks)
+    volumes, path = previews_of(results, monkeypatch)
+    assert_frame_equal(volumes, expected)
+    pictures = tables.read_table(path, tables.PREVIEWS).set_index("scan_id")
+    assert pictures["png"].isna().tolist() == [False, True, False]
+    assert pictures.loc["sub-2", "reason"] == "BUG_UNEXPECTED"
+    assert "sub-2: BUG_UNEXPECTED" in caplog.text
+
+
+def test_no_picture_is_drawn_where_none_is_asked_for(results, monkeypatch):
+    calls = []
+    monkeypatch.setattr(shard_module, "draw_preview", lambda *rest: calls.append(rest))
+    results.run()
+    assert calls == []
+
+
 class Card:
     id = "toy"
     labels_by_layer = (STRUCTURES,)

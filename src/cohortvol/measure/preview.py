@@ -12,8 +12,8 @@ import pandas as pd
 from cohortvol.geometry import spacing_mm, to_axes
 from cohortvol.measure.png import encode
 
-ROW_WIDTH, ROW_HEIGHT = 540, 230
-"""Most pixels of a row of three planes."""
+ROW_WIDTH, ROW_HEIGHT = 540, 200
+"""Most pixels of a row of three planes, without its letters."""
 
 MIN_PIXEL_MM = 1.0
 """Smallest pixel: a small structure is shown small, not blown up."""
@@ -25,9 +25,9 @@ MARGIN_MM = 30.0
 """What is shown around the structure of the second row."""
 
 BAR_MM = 50.0
-"""Length of the bar in each axial plane."""
+"""Length of the bar above each axial plane."""
 
-WINDOW_PERCENTILES = (1.0, 99.5)
+WINDOW_PERCENTILES = (1.0, 99.0)
 """Grey values of the three planes that become black and the lightest grey."""
 
 MAX_BYTES = 40_000
@@ -51,13 +51,13 @@ SHOWN_COLOUR = "#F0E442"
 """The one outline of the second row."""
 
 _PALETTE = (*COLOURS.values(), OTHER_COLOUR, SHOWN_COLOUR)  # behind the greys
-_GAP = 5
+_GAP, _HEAD = 8, 11
 _AXES = "LPI"  # of the arrays here: columns to the left or back, rows to the back or the feet
 _LETTERS = {
-    "L": ("1000", "1000", "1000", "1000", "1000", "1000", "1111"),
-    "R": ("1110", "1001", "1001", "1110", "1010", "1001", "1001"),
-    "A": ("0110", "1001", "1001", "1111", "1001", "1001", "1001"),
-    "P": ("1110", "1001", "1001", "1110", "1000", "1000", "1000"),
+    "L": ("#   ", "#   ", "#   ", "#   ", "#   ", "#   ", "####"),
+    "R": ("### ", "#  #", "#  #", "### ", "# # ", "#  #", "#  #"),
+    "A": (" ## ", "#  #", "#  #", "####", "#  #", "#  #", "#  #"),
+    "P": ("### ", "#  #", "#  #", "### ", "#   ", "#   ", "#   "),
 }
 _PLANES = ((2, "RL"), (1, "RL"), (0, "AP"))
 """Axial, coronal, sagittal: the array axis a plane stands on, letters of its left and right."""
@@ -286,9 +286,7 @@ def _row(
         for layer, colours in enumerate(of_label):
             labels = _plane(scan.labels[..., layer], box, place, axis)
             _outline(drawn, _nearest(labels, shape), colours)
-        _write(drawn, letters[0], left=True)
-        _write(drawn, letters[1], left=False)
-        planes.append(drawn)
+        planes.append(np.vstack([_head(letters, drawn.shape[1]), drawn]))
     _bar(planes[0], round(BAR_MM / pixel_mm))
     row = _black(max(plane.shape[0] for plane in planes))
     left = 0
@@ -304,7 +302,7 @@ def _black(rows: int) -> np.ndarray:
 
 def _as_grey(plane: np.ndarray, window: np.ndarray) -> np.ndarray:
     low, high = window
-    scaled = np.clip((plane - low) / max(high - low, np.finfo(float).tiny), 0, 1)
+    scaled = np.clip((plane - low) / ((high - low) or 1.0), 0, 1)
     return np.asarray((scaled * (GREYS - 1)).round().astype(np.uint8))
 
 
@@ -343,18 +341,20 @@ def _outline(drawn: np.ndarray, labels: np.ndarray, colours: Mapping[int, int]) 
         drawn[bounds & (inner == label)] = colour
 
 
-def _write(drawn: np.ndarray, letter: str, *, left: bool) -> None:
-    """A letter in a black box in an upper corner."""
-    strokes = np.array([[int(dot) for dot in line] for line in _LETTERS[letter]], dtype=np.uint8)
-    box = np.pad(strokes * (GREYS - 1), 2)
-    rows, columns = (min(a, b) for a, b in zip(box.shape, drawn.shape, strict=True))
-    where = slice(0, columns) if left else slice(drawn.shape[1] - columns, None)
-    drawn[:rows, where] = box[:rows, :columns]
+def _head(letters: str, width: int) -> np.ndarray:
+    """A strip above a plane with the letters of its left and its right end."""
+    strip = np.zeros((_HEAD, width), dtype=np.uint8)
+    for letter, start in zip(letters, (0, max(0, width - 4)), strict=True):
+        strokes = np.array([list(line) for line in _LETTERS[letter]]) == "#"
+        strip[2:9, start : start + 4] = (GREYS - 1) * strokes[:, :width]
+    return strip
 
 
-def _bar(drawn: np.ndarray, length: int) -> None:
-    drawn[-7:-2, 4 : 8 + length] = 0
-    drawn[-5:-4, 6 : 6 + length] = GREYS - 1
+def _bar(plane: np.ndarray, length: int) -> None:
+    """A bar of this many pixels in the head of a plane, where it fits between the letters."""
+    start = (plane.shape[1] - length) // 2
+    if start > 6:
+        plane[5:7, start : start + length] = GREYS - 1
 
 
 def _small(pixels: np.ndarray) -> bytes:
