@@ -204,6 +204,7 @@ def test_structures_of_different_layers_are_all_drawn():
         found = in_colour(drawn, drawn.outlines[structure], slice(0, 120))
         assert {(row - preview._HEAD, column) for row, column in found} == expected
     assert drawn.structure == "spleen"
+    assert len(in_colour(drawn, preview.SHOWN_COLOUR))
 
 
 def test_more_structures_than_colours_share_the_last_one():
@@ -257,6 +258,8 @@ def test_of_two_flagged_structures_the_one_with_more_codes_is_worse():
     rows = judged(abdomen()[..., None], LARGE, [STRUCTURES], liver="flag", spleen="flag")
     rows.loc[rows["structure"] == "spleen", "qc_flags"] = "QC_FRAGMENTED;QC_TRUNCATED_FOV"
     assert measure.worst_structure(rows) == "spleen"
+    rows.loc[rows["structure"] == "liver", "qc"] = "exclude"
+    assert measure.worst_structure(rows) == "liver"
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -283,7 +286,12 @@ def test_a_picture_holds_no_text():
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+@given(
+    st.one_of(
+        arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))),
+        st.integers(0, 9).map(lambda n: np.random.default_rng(n).integers(0, 20, (30, 40), "u1")),
+    )
+)
 def test_another_reader_finds_the_pixels_that_were_encoded(image):
     palette = np.random.default_rng(1).permutation(256 * 3).reshape(256, 3).astype(np.uint8)
     read = np.array(Image.open(io.BytesIO(encode(image, palette))).convert("RGB"))

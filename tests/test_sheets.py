@@ -22,7 +22,8 @@ FLAGS = {  # scan: structure to (qc, codes)
     "scan-00004": {"liver": ("exclude", "QC_ABSENT")},
     "scan-00005": dict.fromkeys(("liver", "kidney_left"), ("flag", "QC_TRUNCATED_FOV")),
 }
-WORST_FIRST = ["scan-00003", "scan-00002", "scan-00004", "scan-00005", "scan-00001"]
+TWICE = "scan-00006"  # excluded as a whole, while every structure passed
+WORST_FIRST = ["scan-00003", TWICE, "scan-00002", "scan-00004", "scan-00005", "scan-00001"]
 OUTLINES = "liver=#CC79A7;kidney_left=#E69F00;kidney_right=#56B4E9"
 NOT_DRAWN = "scan-00004"
 
@@ -35,7 +36,7 @@ def picture(number):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """64 scans, of which five are flagged or excluded, and the pictures of all that are done."""
+    """64 scans, of which six are flagged or excluded, and the pictures of all that are done."""
     folder = write_cohort(tmp_path_factory.mktemp("cohort"), 64, CHOSEN)
     scans = read_table(folder / "scans.parquet", SCANS)
     volumes = read_table(folder / "volumes.parquet", VOLUMES)
@@ -48,6 +49,7 @@ def cohort(tmp_path_factory):
             here = (volumes["scan_id"] == scan_id) & (volumes["structure"] == structure)
             volumes.loc[here, ["qc", "qc_flags"]] = list(verdict)
     scans.loc[scans["scan_id"] == "scan-00001", "qc_flags"] = "QC_INTENSITY;QC_TRUNCATED_FOV"
+    scans.loc[scans["scan_id"] == TWICE, ["qc", "qc_flags"]] = ["exclude", "ID_SAME_CONTENT"]
     write_table(folder / "scans.parquet", scans, SCANS)
     write_table(folder / "volumes.parquet", volumes, VOLUMES)
     done = scans.loc[scans["state"] == "done", "scan_id"]
@@ -80,7 +82,7 @@ def made(cohort, tmp_path_factory):
 
 def with_sheets(cohort, out):
     key = out / "private.csv"
-    settings = SheetSettings(flagged=4, random=10)
+    settings = SheetSettings(flagged=5, random=10)
     html = write_report(
         cohort, out / "report", previews=cohort / "previews", contact_sheet=key, sheet=settings
     )
@@ -161,8 +163,8 @@ def test_a_sum_of_two_sides_is_not_counted_as_a_structure(cohort, tmp_path):
 
 def test_the_page_says_how_many_of_how_many_are_shown_and_by_which_rule(made):
     html, _ = made
-    assert "4 of 5, worst first: excluded scans before flagged ones" in html
-    assert "10 of 55, drawn at random (seed 1)" in html
+    assert "5 of 6, worst first: excluded scans before flagged ones" in html
+    assert "10 of 54, drawn at random (seed 1)" in html
 
 
 def tiles(html):
@@ -175,26 +177,27 @@ def tiles(html):
 def test_each_tile_says_in_words_what_is_in_doubt(made):
     html, _ = made
     found = tiles(html)
-    assert list(found) == [f"F{n}" for n in range(1, 5)] + [f"R{n}" for n in range(1, 11)]
+    assert list(found) == [f"F{n}" for n in range(1, 6)] + [f"R{n}" for n in range(1, 11)]
     assert " Excluded" in found["F1"]
     assert "<b>All structures:</b> Liver and spleen lie on the wrong sides." in found["F1"]
-    assert "<b>Liver:</b> The structure was not found." in found["F2"]
-    assert "<b>Left kidney:</b> The structure fell into several large pieces." in found["F2"]
-    assert found["F2"].index("not found") < found["F2"].index("pieces")  # excluded first
-    assert "Second row: Liver" in found["F2"]
+    assert "<b>Liver:</b> The structure was not found." in found["F3"]
+    assert "<b>Left kidney:</b> The structure fell into several large pieces." in found["F3"]
+    assert found["F3"].index("not found") < found["F3"].index("pieces")  # excluded first
+    assert "Second row: Liver" in found["F3"]
+    assert "<li>The same image stands under two scan ids.</li>" in found["F2"]
     assert " Passed" in found["R1"]
     assert "<li>" not in found["R1"].split("</li>")[0]
 
 
 def test_what_is_said_of_the_scan_as_a_whole_is_said_too(named):
-    assert "Many voxels sit at the largest value" in tiles(named)["F5"]
+    assert "Many voxels sit at the largest value" in tiles(named)["F6"]
 
 
 def test_the_pictures_are_in_the_page_with_words_for_those_who_cannot_see_them(made):
     html, key = made
     images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)" width', html)
-    assert len(images) == 13  # one of the 14 could not be drawn
-    assert len({source for source, _ in images}) == 13
+    assert len(images) == 14  # one of the 15 could not be drawn
+    assert len({source for source, _ in images}) == 14
     for tile in key["tile"][key["scan_id"] != NOT_DRAWN]:
         assert any(alt.startswith(f"Tile {tile}: axial, coronal") for _, alt in images)
     assert "Liver, Left kidney, Right kidney" in images[0][1]
@@ -225,7 +228,7 @@ def test_no_scan_is_named_on_the_page_and_the_private_table_names_each(made):
     html, key = made
     assert "scan-0" not in html
     assert key["tile"].tolist() == list(tiles(html))
-    assert key["scan_id"].tolist()[:4] == WORST_FIRST[:4]
+    assert key["scan_id"].tolist()[:5] == WORST_FIRST[:5]
     assert key.loc[key["tile"] == "F1", ["qc", "qc_flags", "structure"]].iloc[0].tolist() == [
         "exclude",
         "QC_SIDE",

@@ -50,14 +50,19 @@ def typed(value):
         return value
 
 
-def with_typed_sections(config, given):
-    """The config with the sections that were given on the command line in their right types."""
+def with_types(config, given):
+    """The config with what was given on the command line in its right types."""
     sections = {
         name: {**(config[name] or {}), **typed(value)}
         for name, value in given.items()
         if isinstance(value, dict)
     }
-    return {**config, **sections}
+    flags = {
+        name: typed(value)
+        for name, value in given.items()
+        if value in ("true", "false")
+    }
+    return {**config, **sections, **flags}
 
 
 def options(settings):
@@ -82,7 +87,7 @@ with told_without_traceback():
     for path in workflow.configfiles:
         check(read_yaml(Path(path)), source=path)
     config = check(
-        with_typed_sections(config, workflow.config_settings.config), source="--config"
+        with_types(config, workflow.config_settings.config), source="--config"
     )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
