@@ -35,8 +35,11 @@ INTRODUCTIONS = {
     "measure/<model>/<shard>": "Volumes of one shard; the columns of `volumes`.",
     "agreement/<model>/<shard>": "Agreement of one shard; the columns of `agreement`.",
     "agreement": "Overlap with the label maps of another model or profile, where it was asked for.",
+    "measure/<model>/previews/<shard>": "A small picture of each scan that was measured.",
     "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",
     "scans": "One row per row of the manifest, with the state each scan ended in.",
+    "contact_sheet": "Which scan each tile of the report's contact sheets is: a CSV, "
+    "outside `report/`, as the page is passed on and this is not.",
     "analyse/slopes": "Change of volume with age, per structure and sex.",
     "analyse/interactions": "Whether the change with age differs between the sexes.",
     "analyse/correlations": "Rank and linear correlation of volume with age.",
@@ -52,6 +55,7 @@ TYPES = {
     pa.float64(): "real",
     pa.int64(): "integer",
     pa.bool_(): "true/false",
+    pa.binary(): "bytes",
     pa.list_(pa.float64()): "list of real",
     pa.list_(pa.int64()): "list of integer",
 }

@@ -14,7 +14,7 @@ import published_fixture
 from cohortvol import catalogue, structures
 from cohortvol.cli import run
 from cohortvol.errors import ModelError
-from cohortvol.measure import measure_scan
+from cohortvol.measure import measure_scan, read_scan
 from cohortvol.models import choose_profile, load_card
 from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter
@@ -183,7 +183,8 @@ def test_the_80_structures_are_those_of_the_five_tasks_each_by_itself(totalsegme
     with_both = tmp_path / "labels.nii.gz"
     with_both.write_bytes(nifti_gz(labels, AFFINE))
     nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "image.nii.gz")
-    volumes = measure_scan(with_both, tmp_path / "image.nii.gz", card.labels_by_layer)
+    layers = card.labels_by_layer
+    volumes = measure_scan(read_scan(with_both, tmp_path / "image.nii.gz", len(layers)), layers)
     volumes = volumes.set_index("structure")
     for structure in ("skeletal_muscle", "iliopsoas_left", "face", "liver"):
         counted = int((labels == volumes.loc[structure, "label"]).sum())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cohortvol.ingest.dicom import dixon_named
-from cohortvol.measure import measure_scan
+from cohortvol.measure import measure_scan, read_scan
 from cohortvol.measure.dixon import is_swapped, organ_ratios
 from cohortvol.simulate import anatomy, image
 
@@ -69,7 +69,7 @@ def test_every_structure_of_a_swapped_scan_is_excluded(tmp_path, dixon, called, 
     paths = tmp_path / "labels.nii", tmp_path / "image.nii"
     for path, data in zip(paths, (dixon["labels"], dixon["fat"]), strict=True):
         nib.save(nib.Nifti1Image(data, dixon["affine"]), path)
-    rows = measure_scan(*paths, [NAMES], dixon=called)
+    rows = measure_scan(read_scan(*paths, n_layers=1), [NAMES], dixon=called)
     assert rows["qc_flags"].str.contains("QC_FW_SWAP").tolist() == [excluded] * 5
     assert (rows["qc"] == "exclude").all() == excluded
 

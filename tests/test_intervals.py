@@ -31,7 +31,7 @@ from cohortvol.intervals import (
     softmax_by_label,
     weaker,
 )
-from cohortvol.measure import judge, measure_scan, pair_sums
+from cohortvol.measure import judge, measure_scan, pair_sums, read_scan
 from cohortvol.measure import run_shard as measure_shard
 from cohortvol.measure.interval import with_intervals
 from cohortvol.models import choose_profile, load_card, segmentation_key
@@ -321,8 +321,7 @@ def phantom_volumes(tmp_path, softmax=SOFTMAX, calibration=None):
     for name, data in (("image", ramp()), ("labels", abdomen())):
         nib.save(nib.Nifti1Image(data, ANISOTROPIC), tmp_path / f"{name}.nii.gz")
     volumes = measure_scan(
-        tmp_path / "labels.nii.gz",
-        tmp_path / "image.nii.gz",
+        read_scan(tmp_path / "labels.nii.gz", tmp_path / "image.nii.gz", n_layers=1),
         [STRUCTURES],
         softmax=softmax,
         calibration=calibration,

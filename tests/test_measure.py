@@ -388,7 +388,7 @@ class Shard:
             tables.write_table(path, frame[known], schema)
 
     def run(self, **thresholds) -> pd.DataFrame:
-        volumes = measure.measure_shard(
+        volumes, _ = measure.measure_shard(
             tables.read_table(self.segment, tables.SEGMENT).query("state == 'segmented'"),
             tables.read_table(self.ingest, tables.INGEST),
             [STRUCTURES],
@@ -489,14 +489,14 @@ def test_an_image_that_has_gone_is_named_missing(results):
 def test_an_unforeseen_error_fails_its_scan_and_leaves_a_traceback_in_the_log(
     results, monkeypatch, caplog
 ):
-    real = shard_module.measure_scan
+    real = shard_module.read_scan
 
-    def breaks(label_map, *rest, **thresholds):
+    def breaks(label_map, *rest):
         if "sub-2" in label_map.name:
             raise ZeroDivisionError("for this test")
-        return real(label_map, *rest, **thresholds)
+        return real(label_map, *rest)
 
-    monkeypatch.setattr(shard_module, "measure_scan", breaks)
+    monkeypatch.setattr(shard_module, "read_scan", breaks)
     assert fails_with(results, "sub-2") == "BUG_UNEXPECTED"
     assert "ZeroDivisionError" in caplog.text
 
@@ -524,6 +524,73 @@ def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
     volumes = results.run()
     assert len(volumes) == 3 * 6
     assert set(volumes["status"]) == {"failed"}
+
+
+# --- previews --------------------------------------------------------------------------------
+
+
+def previews_of(results, monkeypatch):
+    """Volumes and previews of the shard, from the files that a run writes."""
+    monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())
+    pictures = results.folder / "previews.parquet"
+    any_size = results.folder / "any_size.tsv"
+    names = [*STRUCTURES.values()]
+    lines = [f"{name}\t\t\tthe phantom's organs are as small as a pea" for name in names]
+    any_size.write_text("\n".join(["structure\tmin_ml\tmax_ml\tsource", *lines]) + "\n")
+    measure.run_shard(
+        segment=results.segment,
+        ingest=results.ingest,
+        model=Path("models/toy"),
+        results=results.folder,
+        out=results.out,
+        previews=pictures,
+        plausible_ml=any_size,
+    )
+    return tables.read_table(results.out, tables.VOLUMES), pictures
+
+
+def test_every_measured_scan_has_a_picture_and_an_equal_scan_an_equal_one(results, monkeypatch):
+    Path(results.scans["sub-3"]["image"]).unlink()
+    _, path = previews_of(results, monkeypatch)
+    pictures = tables.read_table(path, tables.PREVIEWS)
+    assert pictures["scan_id"].tolist() == ["sub-1", "sub-2"]
+    assert pictures["png"].str[:8].tolist() == [b"\x89PNG\r\n\x1a\n"] * 2
+    assert pictures["png"].nunique() == 1
+    assert set(pictures["structure"]) == {"liver"}  # reaches the edge, as others after it
+    assert pictures["reason"].isna().all()
+
+
+def test_drawing_again_gives_the_same_bytes(results, monkeypatch):
+    _, path = previews_of(results, monkeypatch)
+    first = sha256_of(path)
+    previews_of(results, monkeypatch)
+    assert sha256_of(path) == first
+
+
+def test_a_scan_that_cannot_be_drawn_is_measured_all_the_same(results, monkeypatch, caplog):
+    expected, _ = previews_of(results, monkeypatch)
+    real, calls = shard_module.draw_preview, []
+
+    def breaks(*rest):
+        calls.append(rest)
+        if len(calls) == 2:
+            raise MemoryError("for this test")
+        return real(*rest)
+
+    monkeypatch.setattr(shard_module, "draw_preview", breaks)
+    volumes, path = previews_of(results, monkeypatch)
+    assert_frame_equal(volumes, expected)
+    pictures = tables.read_table(path, tables.PREVIEWS).set_index("scan_id")
+    assert pictures["png"].isna().tolist() == [False, True, False]
+    assert pictures.loc["sub-2", "reason"] == "BUG_UNEXPECTED"
+    assert "sub-2: BUG_UNEXPECTED" in caplog.text
+
+
+def test_no_picture_is_drawn_where_none_is_asked_for(results, monkeypatch):
+    calls = []
+    monkeypatch.setattr(shard_module, "draw_preview", lambda *rest: calls.append(rest))
+    results.run()
+    assert calls == []
 
 
 class Card:

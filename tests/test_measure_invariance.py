@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cohortvol.measure import measure_scan
+from cohortvol.measure import measure_scan, read_scan
 from phantoms import ANISOTROPIC, STRUCTURES, abdomen, ramp, stored_in_every_order
 
 SAME = [
@@ -41,7 +41,7 @@ def volumes(folder, label_map, image, affine, *, level=6, suffix=".nii.gz"):
             made = nib.Nifti1Image(made, affine)
         content = made.to_bytes()
         path.write_bytes(gzip.compress(content, level) if suffix.endswith("gz") else content)
-    return measure_scan(*paths, [STRUCTURES], plausible_ml={})
+    return measure_scan(read_scan(*paths, n_layers=1), [STRUCTURES], plausible_ml={})
 
 
 def scaled(data, affine, dtype, scale):

@@ -176,6 +176,11 @@ def test_scan_ids_stay_off_the_page_unless_asked_for(small, small_page):
         assert truncated == [listed]
 
 
+def test_without_previews_the_page_has_no_picture_of_a_person(small_page):
+    assert "Contact sheets" not in small_page
+    assert "the right of the person" not in small_page
+
+
 def test_a_scan_that_was_left_out_is_listed_with_what_to_do(small_page):
     assert "SRC_TRUNCATED" in small_page
     assert "Copy the image again from its source" in small_page

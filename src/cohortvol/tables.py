@@ -16,6 +16,7 @@ from cohortvol.files import commit
 ROW_GROUP = 122_880
 
 text, real, whole, flag = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+packed = pa.binary()
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,28 @@ AGREEMENT = {
     "reason": Column(text, "reason code where the scan was not compared"),
 }
 
+PREVIEWS = {
+    "scan_id": Column(text, "row key"),
+    "png": Column(
+        packed,
+        "PNG of three planes with outlines, and of three closer ones through `structure`; "
+        "the right of the person is on the left",
+    ),
+    "outlines": Column(text, "structures in the first row with their colours, name=#rrggbb, by ;"),
+    "structure": Column(text, "structure of the second row: the one to look at; null if none"),
+    "structure_colour": Column(text, "colour of its outline in the second row, #rrggbb"),
+    "reason": Column(text, "reason code where there is no picture"),
+}
+
+CONTACT_SHEET = {
+    "tile": Column(text, "number of the tile on the page, such as F3 or R12"),
+    "scan_id": Column(text, "row key"),
+    "sheet": Column(text, "flagged or random"),
+    "qc": Column(text, "pass, flag or exclude"),
+    "qc_flags": Column(text, "warning and QC codes of the scan, joined by ;"),
+    "structure": PREVIEWS["structure"],
+}
+
 SCANS = {
     "manifest_line": MANIFEST["manifest_line"],
     "scan_id": MANIFEST["scan_id"],
@@ -238,8 +261,10 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "measure/<model>/<shard>": VOLUMES,
     "agreement/<model>/<shard>": AGREEMENT,
     "agreement": AGREEMENT,
+    "measure/<model>/previews/<shard>": PREVIEWS,
     "volumes": VOLUMES,
     "scans": SCANS,
+    "contact_sheet": CONTACT_SHEET,
 }
 """Every table of a results folder, by its place there. docs/tables.md lists the same."""
 

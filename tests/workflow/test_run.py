@@ -106,6 +106,19 @@ def test_the_report_and_its_figures_are_there(calm):
         assert list((calm / "report" / "figures").glob(f"*.{kind}")), kind
 
 
+def test_every_measured_scan_is_drawn_and_stands_in_the_private_table_of_tiles(calm):
+    scans = pd.read_parquet(calm / "scans.parquet")
+    done = set(scans.loc[scans["state"] == "done", "scan_id"])
+    tables = calm.glob(f"measure/{MODEL}/previews/*.parquet")
+    drawn = pd.concat([pd.read_parquet(table) for table in tables])
+    assert set(drawn["scan_id"]) == done
+    assert drawn["png"].notna().all()
+    page = (calm / "report" / "index.html").read_text()
+    tiles = pd.read_csv(calm / "contact_sheet.csv")
+    assert set(tiles["scan_id"]) == done
+    assert all(f"<b>{tile}</b>" in page for tile in tiles["tile"])
+
+
 def test_the_embedded_model_finds_the_organs_of_scans_it_has_not_seen(source, calm):
     accuracy = volumes_against_truth(source, calm).set_index("structure")
     assert (accuracy["dice_mean"] > 0.8).all(), accuracy.to_string()
@@ -195,6 +208,8 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
     assert len(now) == wanted
     for table in TABLES:
         assert (results / table).read_bytes() == (calm / table).read_bytes(), table
+    for table in calm.glob(f"measure/{MODEL}/previews/*.parquet"):
+        assert (results / table.relative_to(calm)).read_bytes() == table.read_bytes(), table
 
 
 def test_status_counts_what_the_tables_hold(calm):

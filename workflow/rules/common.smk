@@ -50,14 +50,19 @@ def typed(value):
         return value
 
 
-def with_typed_sections(config, given):
-    """The config with the sections that were given on the command line in their right types."""
+def with_types(config, given):
+    """The config with what was given on the command line in its right types."""
     sections = {
         name: {**(config[name] or {}), **typed(value)}
         for name, value in given.items()
         if isinstance(value, dict)
     }
-    return {**config, **sections}
+    flags = {
+        name: typed(value)
+        for name, value in given.items()
+        if value in ("true", "false")
+    }
+    return {**config, **sections, **flags}
 
 
 def options(settings):
@@ -82,7 +87,7 @@ with told_without_traceback():
     for path in workflow.configfiles:
         check(read_yaml(Path(path)), source=path)
     config = check(
-        with_typed_sections(config, workflow.config_settings.config), source="--config"
+        with_types(config, workflow.config_settings.config), source="--config"
     )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
@@ -164,6 +169,14 @@ def shard_list(wildcards):
     return "<results>/manifest/shards/{shard}.parquet"
 
 
+# Pictures of the scans of each shard, and which scan each of those in the report is; where wanted.
+PREVIEWS, CONTACT_SHEET, PREVIEW_FOLDER = {}, {}, None
+if config["previews"]:
+    PREVIEWS = {"previews": "<results>/measure/<model>/previews/{shard}.parquet"}
+    CONTACT_SHEET = {"contact_sheet": "<results>/contact_sheet.csv"}
+    PREVIEW_FOLDER = f"{config['results']}/measure/{MODEL.id}/previews"
+
+
 def ingest_tables(wildcards):
     return expand("<results>/ingest/{shard}.parquet", shard=shards())
 
@@ -192,10 +205,15 @@ def agreement_tables(wildcards):
     return expand("<results>/agreement/<model>/{shard}.parquet", shard=shards())
 
 
+def preview_tables(wildcards):
+    return expand(list(PREVIEWS.values()), shard=shards())
+
+
 def shard_tables(wildcards):
     """Every table of every shard: a missing one is made again, even behind a finished report."""
     return [
         *ingest_tables(wildcards),
         *segment_tables(wildcards),
         *measure_tables(wildcards),
+        *preview_tables(wildcards),
     ]

@@ -1,11 +1,12 @@
-# Label map to volumes, on the grid of the scan.
+# Label map to volumes, on the grid of the scan, and a small picture of each scan.
 rule measure:
     input:
         ingest="<results>/ingest/{shard}.parquet",
         segment="<results>/segment/<model>/{shard}.parquet",
         plausible=config["measure"]["plausible_ml"] or [],
     output:
-        "<results>/measure/<model>/{shard}.parquet",
+        **PREVIEWS,
+        volumes="<results>/measure/<model>/{shard}.parquet",
     log:
         "<logs>/measure/{shard}.log",
     conda:
@@ -25,6 +26,7 @@ rule measure:
                 "expected": config["measure"]["expected"] or ["none"],
             }
         ),
+        previews=lambda wildcards, output: options({"previews": output.get("previews")}),
         version=cohortvol.__version__,
     shell:
         """
@@ -33,8 +35,9 @@ rule measure:
             --ingest {input.ingest:q} \
             --model {params.model:q} \
             --results {params.results:q} \
-            --out {output:q} \
+            --out {output.volumes:q} \
             {params.roi:q} \
             {params.thresholds:q} \
+            {params.previews:q} \
             2>{log:q}
         """

@@ -5,9 +5,11 @@ rule report:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
         planted=config["report"]["planted"] or [],
+        previews=preview_tables,
         templates=REPORT_TEMPLATES,
     output:
-        "<results>/report/index.html",
+        **CONTACT_SHEET,
+        page="<results>/report/index.html",
     log:
         "<logs>/report/report.log",
     conda:
@@ -18,8 +20,11 @@ rule report:
         runtime=60,
     params:
         analyse=subpath(input.analyse, parent=True),
-        folder=subpath(output[0], parent=True),
+        folder=subpath(output.page, parent=True),
         settings=options(config["report"]),
+        pictures=lambda wildcards, output: options(
+            {"previews": PREVIEW_FOLDER, "contact_sheet": output.get("contact_sheet")}
+        ),
         version=cohortvol.__version__,
     shell:
         """
@@ -29,5 +34,6 @@ rule report:
             --scans {input.scans:q} \
             --out {params.folder:q} \
             {params.settings:q} \
+            {params.pictures:q} \
             2>{log:q}
         """

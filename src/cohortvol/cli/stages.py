@@ -248,8 +248,12 @@ def measure(
         float,
         typer.Option(min=0, help="Organ over bright tissue, under which a Dixon image shows fat."),
     ] = 0.35,
+    previews: Annotated[
+        Path | None,
+        typer.Option(help="Table of small pictures to write, one of each scan; none if not given."),
+    ] = None,
 ) -> None:
-    r"""Measure the volume of every structure on the grid of its scan.
+    r"""Measure the volume of every structure on the grid of its scan, and draw the scan.
 
     Each structure gets a verdict (pass, flag or exclude) with the QC codes behind it: absent,
     cut, in pieces, implausible, on the wrong side, no abdomen, fat and water swapped.
@@ -257,7 +261,8 @@ def measure(
     Example:
     [dim]cohortvol measure --segment results/mine/segment/embedded-v1/0000.parquet \
     --ingest results/mine/ingest/0000.parquet --model models/embedded-v1 \
-    --results results/mine --out results/mine/measure/embedded-v1/0000.parquet[/]
+    --results results/mine --out results/mine/measure/embedded-v1/0000.parquet \
+    --previews results/mine/measure/embedded-v1/previews/0000.parquet[/]
     """
     from cohortvol.measure import run_shard
 
@@ -272,6 +277,7 @@ def measure(
         plausible_ml=plausible_ml,
         min_largest_fraction=min_largest_fraction,
         swap_ratio=swap_ratio,
+        previews=previews,
         **given,
     )
 
@@ -373,6 +379,24 @@ def report(
     show_scan_ids: Annotated[
         bool, typer.Option("--show-scan-ids", help="Name scans on the page; they may be personal.")
     ] = False,
+    previews: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures that measure wrote, for contact sheets; none if not given. "
+            "The page then shows the inside of people's bodies."
+        ),
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="CSV to write that says which scan each picture is; keep it private."),
+    ] = None,
+    sheet_flagged: Annotated[
+        int, typer.Option(min=0, help="Most pictures of flagged or excluded scans, worst first.")
+    ] = 24,
+    sheet_random: Annotated[
+        int, typer.Option(min=0, help="Most pictures of scans that passed, drawn at random.")
+    ] = 24,
+    sheet_seed: Annotated[int, typer.Option(help="Another one draws other scans.")] = 1,
 ) -> None:
     r"""Draw the figures and write one page that opens offline.
 
@@ -381,7 +405,7 @@ def report(
     --volumes results/mine/volumes.parquet --scans results/mine/scans.parquet \
     --out results/mine/report[/]
     """
-    from cohortvol.report import run
+    from cohortvol.report import SheetSettings, run
 
     run(
         analyse,
@@ -392,4 +416,7 @@ def report(
         planted=planted,
         templates=templates,
         show_scan_ids=show_scan_ids,
+        previews=previews,
+        contact_sheet=contact_sheet,
+        sheet=SheetSettings(flagged=sheet_flagged, random=sheet_random, seed=sheet_seed),
     )

@@ -1,14 +1,18 @@
 """Label map to volumes: how much of each structure there is, and whether to believe it."""
 
+from cohortvol.measure.preview import draw_preview, worst_structure
 from cohortvol.measure.quality import judge, pair_sums
-from cohortvol.measure.shard import measure_scan, measure_shard, run_shard
+from cohortvol.measure.shard import measure_scan, measure_shard, read_scan, run_shard
 from cohortvol.measure.volumes import structure_volumes
 
 __all__ = [
+    "draw_preview",
     "judge",
     "measure_scan",
     "measure_shard",
     "pair_sums",
+    "read_scan",
     "run_shard",
     "structure_volumes",
+    "worst_structure",
 ]

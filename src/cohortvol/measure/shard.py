@@ -1,10 +1,11 @@
-"""The scans of one shard: read, measure, and write one table. A scan that fails is rows."""
+"""The scans of one shard: read, measure, draw, and write. A scan that fails is rows."""
 
 from __future__ import annotations
 
 import errno
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,20 @@ from cohortvol.geometry import check_same_grid
 from cohortvol.intervals import Calibration, Softmax, softmax_by_label
 from cohortvol.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.measure.interval import COLUMNS, with_intervals
+from cohortvol.measure.preview import draw_preview
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
 from cohortvol.structures import plausible_ml_with
-from cohortvol.tables import INGEST, SEGMENT, VOLUMES, append_rows, read_table, write_table
+from cohortvol.tables import (
+    INGEST,
+    PREVIEWS,
+    SEGMENT,
+    VOLUMES,
+    append_rows,
+    read_table,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +49,46 @@ MIN_GREY_LEVELS = 100
 _STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
+@dataclass(frozen=True)
+class Scan:
+    """Voxels of a scan and of its label map, on one grid.
+
+    Attributes
+    ----------
+    label_map : (I, J, K, n_layers) integer array
+    image : (I, J, K) array
+        In its own units.
+    affine : (4, 4) float array
+        Voxel indices to RAS+ millimetres.
+    """
+
+    label_map: np.ndarray
+    image: np.ndarray
+    affine: np.ndarray
+
+
+def read_scan(label_map: Path, image: Path, n_layers: int) -> Scan:
+    """A scan and its label map from two NIfTI files. A trailing axis of one volume is dropped.
+
+    Raises
+    ------
+    GeometryError
+        If the two are on different grids, or the label map has another number of layers.
+    """
+    labels: Any = nib.load(label_map)
+    scan: Any = nib.load(image)
+    check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
+    volumes = np.atleast_1d(_voxels(labels))
+    volumes = volumes[..., None] if volumes.ndim == 3 else volumes
+    if volumes.shape[3:] != (n_layers,):
+        raise GeometryError(f"{n_layers} layers in a label map of shape {labels.shape}")
+    return Scan(volumes, _voxels(scan), labels.affine)
+
+
 def measure_scan(
-    label_map: Path,
-    image: Path,
+    scan: Scan,
     layers: Sequence[Mapping[int, str]],
+    *,
     softmax: Softmax | None = None,
     calibration: Calibration | None = None,
     dixon: str | None = None,
@@ -50,14 +96,13 @@ def measure_scan(
     scan_codes: Sequence[str] = (),
     **thresholds: Any,
 ) -> pd.DataFrame:
-    """Judged volumes with their intervals and pair sums of one scan, read from its two files.
+    """Judged volumes with their intervals, and pair sums, of one scan.
 
     Parameters
     ----------
-    label_map, image : Path
-        NIfTI files on one grid. A trailing axis of one volume is dropped.
+    scan : Scan
     layers : sequence of mapping of int to str
-        Label index to structure name for each volume of the label map; most models have one.
+        Label index to structure name for each layer; most models have one.
     softmax, calibration
         See `with_intervals`.
     dixon : str, optional
@@ -70,27 +115,17 @@ def measure_scan(
 
     Raises
     ------
-    GeometryError
-        If the two are on different grids.
     UnknownLabelError
-        If a volume of the label map holds an index missing from its layer.
+        If a layer of the label map holds an index missing from its mapping.
     """
-    labels: Any = nib.load(label_map)
-    scan: Any = nib.load(image)
-    check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
-    volumes = np.atleast_1d(_voxels(labels))
-    volumes = volumes[..., None] if volumes.ndim == 3 else volumes
-    if volumes.shape[3:] != (len(layers),):
-        raise GeometryError(f"{len(layers)} layers in a label map of shape {labels.shape}")
-    grey = _voxels(scan)
     measured = [
-        structure_volumes(volumes[..., layer], labels.affine, structures, image=grey)
+        structure_volumes(scan.label_map[..., layer], scan.affine, structures, image=scan.image)
         for layer, structures in enumerate(layers)
     ]
     codes = list(scan_codes)
     if dixon in PARTS:
-        labelled = [(volumes[..., n], structures) for n, structures in enumerate(layers)]
-        if is_swapped(grey, labelled, dixon, swap_ratio):
+        labelled = [(scan.label_map[..., n], structures) for n, structures in enumerate(layers)]
+        if is_swapped(scan.image, labelled, dixon, swap_ratio):
             codes.append("QC_FW_SWAP")
     judged = judge(
         pd.concat(measured).sort_values("label", ignore_index=True), scan_codes=codes, **thresholds
@@ -125,9 +160,10 @@ def run_shard(
     out: Path,
     roi: Sequence[str] = (),
     plausible_ml: Path | None = None,
+    previews: Path | None = None,
     **thresholds: Any,
 ) -> None:
-    """Measure the segmented scans of one shard and write its table.
+    """Measure the segmented scans of one shard and write its tables.
 
     Parameters
     ----------
@@ -143,6 +179,8 @@ def run_shard(
         Structures that were segmented; all of the model's if empty.
     plausible_ml : Path, optional
         Table of plausible volumes, in place of rows of the packaged one.
+    previews : Path, optional
+        Table of pictures to write: one small one for each scan that was measured.
     **thresholds
         Passed to `measure_scan`.
     """
@@ -158,15 +196,18 @@ def run_shard(
     calibrations = {name: card.calibration(name) for name in segmented["profile"].unique()}
     if plausible_ml is not None:
         thresholds["plausible_ml"] = plausible_ml_with(plausible_ml)
-    volumes = measure_shard(
+    volumes, pictures = measure_shard(
         segmented,
         read_table(ingest, INGEST),
         card.labels_by_layer,
         results,
         calibrations,
+        with_previews=previews is not None,
         **thresholds,
     )
     write_table(out, volumes, VOLUMES)
+    if previews is not None:
+        write_table(previews, pictures, PREVIEWS)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
     log.info("%s: %d measured, %d failed", out.stem, len(segmented) - n_failed, n_failed)
 
@@ -177,11 +218,14 @@ def measure_shard(
     layers: Sequence[Mapping[int, str]],
     results: Path,
     calibrations: Mapping[str, Calibration | None] | None = None,
+    *,
+    with_previews: bool = False,
     **thresholds: Any,
-) -> pd.DataFrame:
-    """Rows of the table VOLUMES for these scans; a scan that fails is rows with a reason.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the tables VOLUMES and PREVIEWS for these scans.
 
-    `calibrations` holds what the model's intervals are worth in each profile.
+    A scan that fails is rows with a reason in the first, and none in the second. `calibrations`
+    holds what the model's intervals are worth in each profile.
     """
     joined = segmented.merge(
         ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max"]],
@@ -189,40 +233,69 @@ def measure_shard(
         how="left",
         validate="1:1",
     )
-    tables = []
+    tables, pictures = [], []
     for scan in joined.sort_values("scan_id").to_dict("records"):
         calibration = (calibrations or {}).get(scan["profile"])
-        rows = _measured_or_failed(scan, layers, results, calibration, **thresholds)
+        rows, picture = _measured_and_drawn(
+            scan, layers, results, with_previews, calibration=calibration, **thresholds
+        )
         for name in ("profile", "model", "scan_id"):
             rows.insert(0, name, scan[name])
         tables.append(rows)
-    if not tables:
-        return append_rows([], VOLUMES)
-    return pd.concat(tables, ignore_index=True).reindex(columns=list(VOLUMES))
+        pictures += picture
+    volumes = pd.concat(tables, ignore_index=True) if tables else append_rows([], VOLUMES)
+    return volumes.reindex(columns=list(VOLUMES)), append_rows(pictures, PREVIEWS)
 
 
-def _measured_or_failed(
+def _measured_and_drawn(
     scan: dict[str, Any],
     layers: Sequence[Mapping[int, str]],
     results: Path,
-    calibration: Calibration | None,
+    with_preview: bool,
     **thresholds: Any,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """One scan, of which no voxel stays in memory: its rows, and its picture if it has one."""
+    voxels, rows = _measured_or_failed(scan, layers, results, **thresholds)
+    if voxels is None or not with_preview:
+        return rows, []
+    return rows, [{"scan_id": scan["scan_id"]} | _preview(scan, voxels, layers, rows)]
+
+
+def _preview(
+    scan: Mapping[str, Any],
+    voxels: Scan,
+    layers: Sequence[Mapping[int, str]],
+    judged: pd.DataFrame,
+) -> dict[str, Any]:
+    """A row of PREVIEWS without its scan_id. No picture is worth the volumes of a scan."""
+    try:
+        drawn = draw_preview(voxels.label_map, voxels.image, voxels.affine, layers, judged)
+    except Exception as error:
+        log_unforeseen(log, scan["scan_id"], error)
+        return {"reason": "BUG_UNEXPECTED"}
+    outlines = ";".join(f"{name}={colour}" for name, colour in drawn.outlines.items())
+    shown = {"structure": drawn.structure, "structure_colour": drawn.structure_colour}
+    return shown | {"outlines": outlines, "png": drawn.png}
+
+
+def _measured_or_failed(
+    scan: dict[str, Any], layers: Sequence[Mapping[int, str]], results: Path, **thresholds: Any
+) -> tuple[Scan | None, pd.DataFrame]:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
         _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
         _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
         codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
-        return measure_scan(
-            label_map,
-            image,
+        voxels = read_scan(label_map, image, len(layers))
+        rows = measure_scan(
+            voxels,
             layers,
-            softmax_by_label(scan),
-            calibration,
+            softmax=softmax_by_label(scan),
             dixon=scan["dixon"],
             scan_codes=codes,
             **thresholds,
         )
+        return voxels, rows
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:
@@ -237,7 +310,7 @@ def _measured_or_failed(
         reason, shown = "BUG_UNEXPECTED", log_unforeseen(log, scan["scan_id"], error)
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
     structures = {label: name for layer in layers for label, name in layer.items()}
-    return failed_scan(dict(sorted(structures.items())), reason)
+    return None, failed_scan(dict(sorted(structures.items())), reason)
 
 
 def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
-from cohortvol.tables import to_pandas
+from cohortvol.tables import PREVIEWS, append_rows, read_table, to_pandas
 
 _PCT = ["slope_pct_per_decade", "slope_pct_per_decade_ci_low", "slope_pct_per_decade_ci_high"]
 _ML = ["slope_ml_per_decade", "slope_ml_per_decade_ci_low", "slope_ml_per_decade_ci_high"]
@@ -54,6 +54,7 @@ VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
 SCAN_COLUMNS = ["scan_id", "state", "reason", "age_years", "sex"]
 PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
 
+QC_COLUMNS = ["qc", "qc_flags", "shard"]
 PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
 
 
@@ -107,7 +108,7 @@ def read_columns(
         wanted = [*required, *[name for name in optional or [] if name in present]]
         if path.suffix == ".parquet":
             return to_pandas(pq.read_table(path, columns=wanted))
-        identifiers = {name: str for name in ("scan_id", "reason") if name in wanted}
+        identifiers = {name: str for name in ("scan_id", "reason", "shard") if name in wanted}
         return pd.read_csv(path, usecols=wanted, dtype=identifiers, encoding="utf-8-sig")[wanted]
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
@@ -132,7 +133,7 @@ def read_analysis(folder: Path) -> Analysis:
 
 def read_scans(path: Path) -> pd.DataFrame:
     """One row per manifest row, with what the page says about where the numbers come from."""
-    return read_columns(path, SCAN_COLUMNS, PROVENANCE_COLUMNS)
+    return read_columns(path, SCAN_COLUMNS, [*PROVENANCE_COLUMNS, *QC_COLUMNS])
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
@@ -152,6 +153,22 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
         usable, on="scan_id", how="inner"
     )
     return points[["structure", "sex", "age_years", "volume_ml"]]
+
+
+def read_verdicts(volumes: Path) -> pd.DataFrame:
+    """What QC says of each structure: scan_id, structure, qc, qc_flags; sums are left out."""
+    table = read_columns(volumes, ["scan_id", "structure", "label", "qc", "qc_flags"])
+    return table[table["label"].notna()].drop(columns="label")
+
+
+def read_previews(folder: Path, scans: pd.DataFrame) -> pd.DataFrame:
+    """Pictures of these scans (scan_id, shard), from the tables of their shards alone."""
+    tables = [
+        read_table(folder / f"{shard}.parquet", PREVIEWS) for shard in sorted(set(scans["shard"]))
+    ]
+    pictures = pd.concat([append_rows([], PREVIEWS), *tables], ignore_index=True).astype(object)
+    wanted = pictures[pictures["scan_id"].isin(scans["scan_id"])]
+    return wanted.where(wanted.notna(), None)
 
 
 def read_planted(path: Path) -> pd.DataFrame:

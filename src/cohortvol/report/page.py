@@ -54,7 +54,7 @@ class PageFigure:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        return png_uri(self.png)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Table:
         """Rows that follow each other under the same first cell, which then stands once."""
         grouped = groupby(self.rows, key=lambda row: row[0])
         return [(name, [row[1:] for row in rows]) for name, rows in grouped]
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def templates_folder() -> Path:

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from cohortvol import reasons
 from cohortvol.files import commit_bytes, commit_text, sha256_of
-from cohortvol.report import forest, inputs, page, style, trends
+from cohortvol.report import forest, inputs, page, sheets, style, trends
 from cohortvol.report.flow import Flow, count_flow, flow_figure
 from cohortvol.report.inputs import Analysis
+from cohortvol.report.sheets import SheetSettings
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ def run(
     planted: Path | None = None,
     templates: Path | None = None,
     show_scan_ids: bool = False,
+    previews: Path | None = None,
+    contact_sheet: Path | None = None,
+    sheet: SheetSettings | None = None,
 ) -> Path:
     """Write ``index.html`` and ``figures/`` of a cohort; equal inputs give equal files.
 
@@ -65,7 +69,14 @@ def run(
     templates : Path, optional
         Folder of page template and captions, in place of the project's own ``reports/``.
     show_scan_ids : bool
-        List the ids of scans that did not finish. Off by default: a page is passed on.
+        Name scans on the page. Off by default: a page is passed on.
+    previews : Path, optional
+        Folder of tables of pictures that the measure stage wrote. Without it the page has no
+        contact sheets, and no picture of a person in it.
+    contact_sheet : Path, optional
+        CSV to write that says which scan each picture is.
+    sheet : SheetSettings, optional
+        How many scans the contact sheets show.
 
     Returns
     -------
@@ -113,6 +124,10 @@ def run(
     for name in tables:
         content = inputs.read_bytes(analyse / f"{name}.csv")
         commit_bytes(out / "tables" / f"{name}.csv", content)
+    shown = None
+    if previews is not None:
+        verdicts = inputs.read_verdicts(volumes)
+        shown = _sheets(scan_table, verdicts, previews, contact_sheet, sheet, show_scan_ids)
     html = page.render(
         jinja,
         templates,
@@ -124,6 +139,7 @@ def run(
             "analysis": analysis,
             "findings": page.findings(analysis),
             "left_out": page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
+            "sheets": shown,
             "provenance": page.provenance(scan_table),
             "models_of_scans": page.models_of(scan_table),
             "settings": analysis.settings,
@@ -139,6 +155,28 @@ def run(
     commit_text(path, html)
     log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
     return path
+
+
+def _sheets(
+    scans: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    previews: Path,
+    contact_sheet: Path | None,
+    settings: SheetSettings | None,
+    show_scan_ids: bool,
+) -> dict[str, Any]:
+    """The contact sheets; which scan each picture is goes to a CSV, not on the page."""
+    settings = settings or SheetSettings()
+    chosen = sheets.choose(scans, verdicts, settings)
+    pictures = inputs.read_previews(previews, chosen)
+    if contact_sheet is not None:
+        table = sheets.private_table(chosen, pictures)
+        commit_text(contact_sheet, table.to_csv(index=False, lineterminator="\n"))
+    made = sheets.make_sheets(
+        chosen, scans, verdicts, pictures, reasons.load(), show_scan_ids=show_scan_ids
+    )
+    key = contact_sheet.name if contact_sheet is not None else ""
+    return made | {"seed": settings.seed, "key": key}
 
 
 def _draw(
