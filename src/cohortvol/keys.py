@@ -155,7 +155,7 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
             )
         break
     if path.stat().st_mode & 0o077:
-        log.warning("%s: others may read the salt (SEC_WORLD_READABLE); chmod 600 it", path)
+        log.warning("%s: others may read the salt; chmod 600 it", path)
     return Keys(results, salt)
 
 
@@ -175,6 +175,18 @@ def read_map(results: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def keys_of_scans(results: Path) -> dict[str, str]:
+    """Id of every scan, in NFC, to its key; empty for results that were made without keys.
+
+    Raises
+    ------
+    ConfigError
+        If the map is there but may not be read.
+    """
+    ids = read_map(results)
+    return {unicodedata.normalize("NFC", ids[key]): key for key in ids if key.startswith("s_")}
 
 
 def _make_private(folder: Path) -> None:

@@ -55,7 +55,7 @@ def status(
 
 
 def explain(
-    scan_id: Annotated[str, typer.Argument(help="Scan as the manifest names it.")],
+    scan_id: Annotated[str, typer.Argument(help="Scan as the manifest names it, or its key.")],
     results: Results,
     model: ModelId = None,
     as_json: AsJson = False,

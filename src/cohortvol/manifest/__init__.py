@@ -12,7 +12,8 @@ import pyarrow as pa
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_text
 from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys
-from cohortvol.manifest.bids import Choice, read_bids
+from cohortvol.manifest.bids import read_bids
+from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.folder import from_folder, write_from_folder
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts

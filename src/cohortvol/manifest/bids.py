@@ -17,6 +17,15 @@ from typing import Any
 
 from cohortvol.errors import ManifestError
 from cohortvol.manifest import bids_tables
+from cohortvol.manifest.bids_images import (
+    Choice,
+    Image,
+    Sidecar,
+    ignored_by,
+    image_of,
+    is_nifti,
+    sidecars_of,
+)
 from cohortvol.manifest.text_table import TextTable
 from cohortvol.manifest.values import Problem
 
@@ -26,78 +35,8 @@ DESCRIPTION = "dataset_description.json"
 PARTICIPANTS = "participants.tsv"
 
 _FOLDER = re.compile(r"(sub|ses)-[0-9A-Za-z+]+")
-_NAME = re.compile(
-    r"(?P<stem>(?P<entities>(?:[a-z]+-[0-9A-Za-z+]+_)*)(?P<suffix>[0-9A-Za-z]+))"
-    r"\.(?P<kind>nii|nii\.gz|json)"
-)
-_NOT_SCANS = frozenset({"defacemask", "dseg", "mask", "probseg"})
-_NOT_GREY = frozenset({"phase", "real", "imag"})
 
-_NOT_WANTED = -1
-
-Labels = Sequence[str | int | None]
 Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which images are scans.
-
-    Parameters
-    ----------
-    datatype : str
-        Name of the folder they lie in.
-    suffix : sequence of str
-        Suffixes in order of preference: of a session the images with the first one that is
-        there are taken. Empty takes every image.
-    entities : mapping of str to sequence
-        Labels in order of preference for an entity, such as ``{"acq": ["dixon"], "run": [1]}``;
-        other images are left out. A number is that index, however many zeros it is written with;
-        None is an image without the entity.
-    """
-
-    datatype: str = "anat"
-    suffix: Sequence[str] = ()
-    entities: Mapping[str, Labels] = field(default_factory=dict)
-
-    def of_session(self, images: Iterable[_Image]) -> list[_Image]:
-        """Those of one session's images that are scans."""
-        ranked = [(self._rank(image), image) for image in images if self._may_be_scan(image)]
-        admitted = [(rank, image) for rank, image in ranked if _NOT_WANTED not in rank]
-        best = min((rank for rank, _ in admitted), default=())
-        return [image for rank, image in admitted if rank == best]
-
-    def _may_be_scan(self, image: _Image) -> bool:
-        is_grey = "part" in self.entities or image.entities.get("part") not in _NOT_GREY
-        return is_grey and image.suffix not in _NOT_SCANS
-
-    def _rank(self, image: _Image) -> tuple[int, ...]:
-        """How far down each list of preferences an image stands."""
-        of_suffix = [_place(image.suffix, self.suffix)] if self.suffix else []
-        of_entities = (
-            _place(image.entities.get(name), labels) for name, labels in self.entities.items()
-        )
-        return (*of_suffix, *of_entities)
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One image file, by what its name says."""
-
-    name: str
-    folder: str
-    session: str
-    stem: str
-    suffix: str
-    entities: Mapping[str, str]
-    sidecars: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Sidecar:
-    path: str
-    suffix: str
-    entities: frozenset[tuple[str, str]]
 
 
 @dataclass
@@ -109,7 +48,7 @@ class _Dataset:
     participants: dict[str, Row] | None
     factor: Mapping[str, float]
     factor_of_sessions: Mapping[str, float]
-    sidecars: list[_Sidecar]
+    sidecars: list[Sidecar]
     is_ignored: Callable[[str], bool]
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -180,7 +119,7 @@ def read_bids(folder: Path, choice: Choice | None = None) -> TextTable:
             f"  {_told(dataset.counts) or 'no image at all'}"
         )
     table.lines.extend(range(2, len(table.rows) + 2))
-    log.info("%s: %d images of %d subjects", folder, len(table.rows), len(subjects))
+    log.info("%s: %d rows, %d subject folders", folder, len(table.rows), len(subjects))
     for what, number in dataset.counts.items():
         log.warning("%s: %d %s", folder, number, what)
     return table
@@ -191,14 +130,7 @@ def sex_codes(folder: Path) -> dict[str, str | None]:
     return {**bids_tables.SEX_CODES, **bids_tables.sex_codes(_optional_json(folder, PARTICIPANTS))}
 
 
-def inputs(folder: Path) -> list[Path]:
-    """The files of a whole dataset that exist, for a workflow to watch.
-
-    Raises
-    ------
-    ManifestError
-        If there is no dataset_description.json.
-    """
+def _open(folder: Path, choice: Choice) -> _Dataset:
     description = folder / DESCRIPTION
     if not description.is_file():
         raise ManifestError(
@@ -206,13 +138,7 @@ def inputs(folder: Path) -> list[Path]:
             "  Give the folder that holds it, or make a manifest of a folder of images with "
             "`cohortvol manifest-from-folder`."
         )
-    table = folder / PARTICIPANTS
-    optional = (table, table.with_suffix(".json"), folder / "sessions.json", folder / ".bidsignore")
-    return [description, *(path for path in optional if path.is_file())]
-
-
-def _open(folder: Path, choice: Choice) -> _Dataset:
-    bids_tables.read_json(inputs(folder)[0])
+    bids_tables.read_json(description)
     root = os.path.abspath(folder)
     participants = folder / PARTICIPANTS
     if not participants.is_file():
@@ -230,8 +156,8 @@ def _open(folder: Path, choice: Choice) -> _Dataset:
             _optional_json(folder, PARTICIPANTS), participants.with_suffix(".json")
         ),
         factor_of_sessions=bids_tables.factors(about_sessions, folder / "sessions.json"),
-        sidecars=_sidecars(root, names),
-        is_ignored=_ignored(folder / ".bidsignore"),
+        sidecars=sidecars_of(root, names),
+        is_ignored=ignored_by(folder / ".bidsignore"),
     )
 
 
@@ -258,14 +184,14 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
     top = os.path.join(dataset.root, subject)
     names = os.listdir(top)
     levels = [(top, names)]
-    sidecars = [*dataset.sidecars, *_sidecars(top, names)]
+    sidecars = [*dataset.sidecars, *sidecars_of(top, names)]
     images = _images(dataset, subject, "", levels, sidecars)
     if any(name.startswith("ses-") for name in names):
         for session in _subfolders(dataset, top, f"{subject}/", "ses-"):
             place = os.path.join(top, session)
             names_there = os.listdir(place)
             levels.append((place, names_there))
-            there = [*sidecars, *_sidecars(place, names_there)]
+            there = [*sidecars, *sidecars_of(place, names_there)]
             images += _images(dataset, subject, session, [levels[-1]], there)
     if not images:
         return []
@@ -312,8 +238,8 @@ def _images(
     subject: str,
     session: str,
     levels: Sequence[tuple[str, list[str]]],
-    sidecars: list[_Sidecar],
-) -> list[_Image]:
+    sidecars: list[Sidecar],
+) -> list[Image]:
     """Scans in the datatype's folder of a session, or of a subject without sessions."""
     place, names = levels[-1]
     datatype = dataset.choice.datatype
@@ -325,60 +251,20 @@ def _images(
         files = os.listdir(folder)
     except NotADirectoryError:
         return []
-    there = [*sidecars, *_sidecars(folder, files)]
-    prefix = "_".join(filter(None, (subject, session))) + "_"
+    there = [*sidecars, *sidecars_of(folder, files)]
     images = []
-    for name in sorted(files):
-        if not name.lower().endswith((".nii", ".nii.gz")) or name.startswith("."):
-            continue
+    for name in sorted(filter(is_nifti, files)):
         if dataset.is_ignored(f"{below}/{name}"):
             continue
-        match = _NAME.fullmatch(name)
-        if match is None or not name.startswith(prefix):
+        image = image_of(folder, name, subject, session, there)
+        if image is None:
             dataset.counts["files left out whose names are not those of BIDS"] += 1
-            continue
-        entities = _entities(match["entities"])
-        images.append(
-            _Image(
-                name=name,
-                folder=folder,
-                session=session,
-                stem=match["stem"],
-                suffix=match["suffix"],
-                entities=entities,
-                sidecars=_applicable(there, match["suffix"], entities),
-            )
-        )
+        else:
+            images.append(image)
     return dataset.choice.of_session(images)
 
 
-def _entities(text: str) -> dict[str, str]:
-    """``sub-01_run-1_`` as a mapping."""
-    pairs = (part.partition("-")[::2] for part in text.split("_") if part)
-    return dict(pairs)
-
-
-def _sidecars(folder: str, names: Iterable[str]) -> list[_Sidecar]:
-    """JSON files of a folder that may be about images."""
-    found = []
-    for name in names:
-        match = _NAME.fullmatch(name) if name.endswith(".json") else None
-        if match:
-            entities = frozenset(_entities(match["entities"]).items())
-            found.append(_Sidecar(os.path.join(folder, name), match["suffix"], entities))
-    return found
-
-
-def _applicable(
-    sidecars: Iterable[_Sidecar], suffix: str, entities: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Sidecars with the image's suffix and no entity that it lacks, the most general first."""
-    fit = [one for one in sidecars if one.suffix == suffix and one.entities <= entities.items()]
-    fit.sort(key=lambda one: (one.path.count(os.sep), len(one.entities), one.path))
-    return tuple(one.path for one in fit)
-
-
-def _of_sidecars(dataset: _Dataset, image: _Image, problems: list[Problem]) -> Row:
+def _of_sidecars(dataset: _Dataset, image: Image, problems: list[Problem]) -> Row:
     merged: dict[str, Any] = {}
     for path in image.sidecars:
         shared = os.path.dirname(path) == dataset.root
@@ -439,46 +325,6 @@ def _factor_of_sessions(
 def _unreadable(dataset: _Dataset, path: str) -> Problem:
     allowed = "a table or JSON file as the standard has it, with units that are understood"
     return Problem("sidecar", os.path.relpath(path, dataset.root), "TAB_SIDECAR", allowed)
-
-
-def _place(label: str | None, wanted: Labels) -> int:
-    """Position of a label among those wanted, or `_NOT_WANTED`."""
-    for place, one in enumerate(wanted):
-        if label == one:
-            return place
-        if isinstance(one, int) and label is not None and label.isdigit() and int(label) == one:
-            return place
-    return _NOT_WANTED
-
-
-def _ignored(path: Path) -> Callable[[str], bool]:
-    """What the patterns of a .bidsignore, which are those of a .gitignore, leave out.
-
-    Raises
-    ------
-    ManifestError
-        For a pattern that takes back another (``!``), which this reader does not know.
-    """
-    if not path.is_file():
-        return lambda _: False
-    patterns = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        text = line.strip()
-        if text.startswith("!"):
-            raise ManifestError(f"{path}: {text!r}: patterns with ! are not understood")
-        if text and not text.startswith("#"):
-            patterns.append(_as_regex(text))
-    matcher = re.compile("|".join(patterns)) if patterns else None
-    return lambda below: matcher is not None and matcher.fullmatch(below) is not None
-
-
-def _as_regex(pattern: str) -> str:
-    """A .gitignore pattern as a regular expression for a path below the dataset."""
-    anchored = "/" in pattern.rstrip("/")
-    body = re.escape(pattern.strip("/"))
-    for glob, regex in ((r"\*\*/", "(.*/)?"), (r"\*\*", ".*"), (r"\*", "[^/]*"), (r"\?", "[^/]")):
-        body = body.replace(glob, regex)
-    return (body if anchored else f"(.*/)?{body}") + "(/.*)?"
 
 
 def _told(counts: Mapping[str, int]) -> str:

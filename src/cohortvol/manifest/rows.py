@@ -17,7 +17,7 @@ import pandas as pd
 from cohortvol.errors import ManifestError
 from cohortvol.keys import LONGEST_ID_BYTES, Keys
 from cohortvol.manifest import bids
-from cohortvol.manifest.bids import Choice
+from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.text_table import TextTable, read_text_table
 from cohortvol.manifest.values import (
     DEFAULT_SEX_CODES,
