@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "cohortvol"
 FOUNDATION = {
     "errors",
     "files",
+    "keys",
     "geometry",
     "tables",
     "reasons",
@@ -32,6 +33,7 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "derivatives",
     "simulate",
     "train",
 }

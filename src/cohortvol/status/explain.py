@@ -52,10 +52,10 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
     model = choose_model(results, model)
     ids = read_manifest(results, ["scan_id"])["scan_id"]
     if not pc.any(pc.equal(ids, scan_id)).as_py():
-        known = keys_of_scans(results)
-        scan_id = known.get(unicodedata.normalize("NFC", scan_id), scan_id)
+        keys = keys_of_scans(results)
+        scan_id = keys.get(unicodedata.normalize("NFC", scan_id), scan_id)
     if not pc.any(pc.equal(ids, scan_id)).as_py():
-        hint = did_you_mean(scan_id, known or set(ids.to_pylist()))
+        hint = did_you_mean(scan_id, keys or set(ids.to_pylist()))
         raise ConfigError(f"{results}: no scan {scan_id!r} in the manifest{hint}")
     rows = _rows(results / "manifest" / "scans.parquet", scan_id)
     steps = [_manifest_step(row) for row in rows]
