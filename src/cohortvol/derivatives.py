@@ -39,8 +39,9 @@ _NAME = re.compile(
     r"(?P<subject>sub-[0-9A-Za-z+]+)(?:_(?P<session>ses-[0-9A-Za-z+]+))?"
     r"(?P<rest>(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)"
 )
-_BEFORE_SPACE = ("task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
-"""Entities that the standard lets a ``_dseg`` have from its source, in their order."""
+_ENTITIES = ("task", "acq", "ce", "rec", "run", "echo", "part", "space", "chunk", "seg", "desc")
+"""Entities that the standard lets a ``_dseg`` of anat have, in their order; others of the source
+become a ``desc``."""
 
 _OURS = re.compile(r"sub-[0-9A-Za-z+]+_.*seg-[0-9A-Za-z]+_(dseg\.(nii\.gz|json)|morph\.tsv)")
 
@@ -109,9 +110,10 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
     commit_text(out / ".bidsignore", "*_morph.tsv\n*_morph.json\nmorph.json\n")
     commit_text(out / "README", _readme(model))
     commit_text(out / "dseg.tsv", _label_table(results, done))
+    commit_json(out / "dseg.json", _about_labels())
     commit_json(out / "morph.json", {name: {"Description": text} for name, text in _MORPH.items()})
     n_bad, written = 0, set()
-    for scan in done.to_dict("records"):
+    for scan in done.astype(object).where(done.notna(), None).to_dict("records"):
         name = names[scan["scan_id"]]
         folder = make_folder(out / name.folder)
         label_map = results / scan["label_map"]
@@ -174,19 +176,19 @@ def names_of(done: pd.DataFrame, segmentation: str) -> dict[str, Name]:
 
 def _name(scan_id: str, segmentation: str) -> Name:
     match = _NAME.fullmatch(scan_id)
-    pairs = [part.partition("-")[::2] for part in match["rest"].split("_") if part] if match else []
-    if match is None or [key for key, _ in pairs if key not in _BEFORE_SPACE]:
+    if match is None:
         subject = "sub-" + re.sub(r"[^0-9A-Za-z]", "", scan_id)
         return Name(f"{subject}/anat", f"{subject}_seg-{segmentation}")
-    folder = "/".join(filter(None, (match["subject"], match["session"], "anat")))
-    entities = [f"{key}-{label}" for key, label in sorted(pairs, key=_entity_order)]
-    first = filter(None, (match["subject"], match["session"]))
-    last = (f"space-{match['suffix']}", f"seg-{segmentation}")
-    return Name(folder, "_".join([*first, *entities, *last]))
-
-
-def _entity_order(pair: tuple[str, str]) -> int:
-    return _BEFORE_SPACE.index(pair[0])
+    entities = {"space": match["suffix"], "seg": segmentation}
+    for part in filter(None, match["rest"].split("_")):
+        key, _, label = part.partition("-")
+        if key in _ENTITIES and key not in entities:
+            entities[key] = label
+        else:
+            entities["desc"] = entities.get("desc", "") + key + label
+    folders = [name for name in (match["subject"], match["session"]) if name]
+    labels = [f"{key}-{entities[key]}" for key in _ENTITIES if key in entities]
+    return Name("/".join([*folders, "anat"]), "_".join([*folders, *labels]))
 
 
 def _check_out(out: Path, model: str) -> None:
@@ -263,10 +265,23 @@ def _label_table(results: Path, done: pd.DataFrame) -> str:
     return _tsv(columns, ([rows[label].get(name) for name in columns] for label in sorted(rows)))
 
 
-def _sidecar(scan: dict[str, Any], source: str | None) -> dict[str, Any]:
-    about = {
+def _about_labels() -> dict[str, Any]:
+    """What holds for every ``_dseg``: inherited by those below."""
+    columns = {
+        "snomed_code": "SNOMED CT code of the structure, of both sides where laterality tells them",
+        "laterality": "left, right, both (one label holds both sides) or none",
+        "layer": "volume of a label map with several, from 0",
+    }
+    return {
         "Description": "Organs, one label index per voxel; dseg.tsv names them",
         "Manual": False,
+        "SpatialReference": "orig",
+        **{name: {"Description": text} for name, text in columns.items()},
+    }
+
+
+def _sidecar(scan: dict[str, Any], source: str | None) -> dict[str, Any]:
+    about = {
         "SpatialReference": "orig",
         "ScanId": scan["scan_id"],
         "SubjectId": scan["subject_id"],
@@ -291,7 +306,7 @@ def _sources(results: Path) -> dict[str, str]:
     for scan_id, subject, image in zip(
         manifest["scan_id"], manifest["subject_id"], manifest["image"], strict=True
     ):
-        parts = Path(image or "").parts
+        parts = Path(image).parts if isinstance(image, str) else ()
         if parts and parts[-1].startswith(f"{scan_id}.nii") and subject in parts:
             uris[scan_id] = f"bids:{SOURCE}:" + "/".join(parts[parts.index(subject) :])
     return uris
