@@ -29,14 +29,19 @@ ODD = ["CANARY/../Doe", 'O\'CANARY "x" $(rm) *\nKanarienvo\u0308gel', "雀" * 10
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def snakemake(manifest, results, *words, hash_ids=True):
-    done = subprocess.run(
+def run(manifest, results, *words, **settings):
+    given = {"manifest": manifest, "results": results, **settings}
+    return subprocess.run(
         [
             sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
-            f"manifest={manifest}", f"results={results}", f"hash_ids={str(hash_ids).lower()}",
+            *(f"{name}={value}" for name, value in given.items()),
         ],
         cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def snakemake(manifest, results, *words, **settings):
+    done = run(manifest, results, *words, **settings)
     assert done.returncode == 0, done.stderr[-5000:]
     return done.stdout + done.stderr
 
@@ -51,7 +56,7 @@ def cohortvol(*words):
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated")
     simulate.run(folder, n=3, seed=5)
-    return sorted(folder.rglob("*.nii.gz"))
+    return sorted((folder / "images").glob("*.nii.gz"))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +81,9 @@ def dataset(images, tmp_path_factory):
 def plain(dataset, tmp_path_factory):
     """Results of the dataset under its own names."""
     results = tmp_path_factory.mktemp("plain") / "results"
-    assert "checkpoint manifest" in snakemake(dataset, results, "--dry-run", hash_ids=False)
+    assert "checkpoint manifest" in snakemake(dataset, results, "--dry-run")
     assert not results.exists()
-    snakemake(dataset, results, hash_ids=False)
+    snakemake(dataset, results)
     return results
 
 
@@ -98,14 +103,7 @@ def hashed(images, tmp_path_factory):
         rows.writerow(["CANARY bad", "CANARY.nii", "", "", "CANARY", "F"])
     began = time.time()
     results = folder / "results"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "snakemake", "--cores", "2", "--config", "hash_ids=true",
-            f"manifest={folder / 'manifest.csv'}", f"results={results}", "bad_rows=quarantine",
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    snakemake(folder / "manifest.csv", results, hash_ids="true", bad_rows="quarantine")
     return results, began
 
 
@@ -122,12 +120,12 @@ def test_a_dataset_goes_through_and_every_participant_has_one_state(plain):
 
 
 def test_a_second_run_of_a_dataset_does_nothing_until_a_scan_is_added(plain, dataset, tmp_path):
-    assert "Nothing to be done" in snakemake(dataset, plain, hash_ids=False)
+    assert "Nothing to be done" in snakemake(dataset, plain)
     new = dataset / "sub-CANARYd/anat/sub-CANARYd_T1w.nii.gz"
     new.parent.mkdir(parents=True)
     new.write_bytes(b"")
     try:
-        told = snakemake(dataset, plain, "--dry-run", hash_ids=False)
+        told = snakemake(dataset, plain, "--dry-run")
     finally:
         shutil.rmtree(new.parents[1])
     assert "checkpoint manifest" in told
@@ -135,11 +133,7 @@ def test_a_second_run_of_a_dataset_does_nothing_until_a_scan_is_added(plain, dat
 
 
 def test_a_folder_that_is_no_dataset_is_a_short_message(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", "--config", f"manifest={tmp_path}",
-         f"results={tmp_path / 'results'}"],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run(tmp_path, tmp_path / "results")
     assert done.returncode != 0
     assert "without dataset_description.json" in done.stderr
     assert "Traceback" not in done.stderr
