@@ -43,7 +43,7 @@ n = len(images)
 BIDS2TABLE = """
 import bids2table
 start = time.perf_counter()
-table = bids2table.index_dataset(sys.argv[1], max_workers=0)
+table = bids2table.index_dataset(sys.argv[1])
 rows = [row for row in table.to_pylist() if row["ext"] == ".nii.gz"]
 for row in rows:
     image = bids2table.load_bids_metadata(row["root"] + "/" + row["path"])
