@@ -86,18 +86,18 @@ def read_bids(folder: Path, choice: Choice | None = None) -> TextTable:
         used. What is wrong with one subject's own tables is a problem of its rows.
     """
     dataset = _open(folder, choice or Choice())
-    subjects = _subfolders(dataset, dataset.root, "", "sub-")
+    subjects = set(_subfolders(dataset, dataset.root, "", "sub-"))
     if not subjects:
         raise ManifestError(f"{folder}: a BIDS dataset without any sub-<label> folder")
     listed = dataset.participants
-    if listed is not None and not listed.keys() & set(subjects):
+    if listed is not None and not listed.keys() & subjects:
         raise ManifestError(
             f"{folder / PARTICIPANTS}: none of its {len(listed)} participant_id is one of the "
             f"{len(subjects)} sub-<label> folders (TAB_JOIN)\n"
             "  A participant_id is the whole name of the folder, such as sub-01."
         )
     table = TextTable(["scan_id", "image"], [], [])
-    for subject in sorted({*subjects, *(listed or ())}):
+    for subject in sorted(subjects | set(listed or ())):
         found = _subject(dataset, subject) if subject in subjects else []
         if not found and listed is not None and subject in listed:
             what = f"no image in {dataset.choice.datatype}/ that the bids settings admit"
