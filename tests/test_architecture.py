@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "cohortvol"
 FOUNDATION = {
     "errors",
     "files",
+    "keys",
     "geometry",
     "intervals",
     "tables",
@@ -35,6 +36,7 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "derivatives",
     "simulate",
     "train",
 }

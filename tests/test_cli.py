@@ -1,5 +1,6 @@
 """The command line: help that teaches, short errors, and the exit codes of the design."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -82,6 +83,9 @@ def test_manifest_settings_are_options_with_the_same_default():
     assert found["--shard-size"] == settings["shard_size"]
     assert found["--bad-rows"] == settings["bad_rows"]
     assert found["--age-range-years"] == settings["age_range_years"]
+    assert config.check({"bids": json.loads(found["--bids"])})["bids"] == settings["bids"]
+    assert found["--hash-ids"] is settings["hash_ids"]
+    assert found["--salt-file"] is settings["salt_file"]
 
 
 def test_help_loads_nothing_heavy():
@@ -102,6 +106,8 @@ def test_help_loads_nothing_heavy():
         ["measure"],
         ["manifest", "--manifest", "m.csv", "--results", "r", "--bad-rows", "ignore"],
         ["manifest", "--manifest", "m.csv", "--results", "r", "--sex-codes", "F=F"],
+        ["manifest", "--manifest", "m.csv", "--results", "r", "--bids", "{"],
+        ["manifest", "--manifest", "m.csv", "--results", "r", "--bids", '{"sufix": []}'],
         ["simulate", "--tables-only"],
         ["models", "import", "x", "--id", "a", "--licence", "CC0", "--rename", "liver"],
     ],

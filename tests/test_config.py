@@ -76,6 +76,11 @@ def test_missing_settings_get_their_defaults_and_the_argument_is_left_alone():
         ({"age_range_years": [90, 18]}, "age_range_years is [90, 18]; it must be two numbers"),
         ({"age_range_years": [18]}, "age_range_years is [18]; it must be two numbers"),
         ({"segment": {"device": "gpu"}}, "segment.device is 'gpu'; it must be auto, cpu, cuda"),
+        ({"bids": {"suffix": "T2w"}}, "bids.suffix is 'T2w'; it must be a list of suffixes"),
+        ({"bids": {"entities": {"run": 1}}}, "bids.entities.run is 1; it must be a list of labels"),
+        ({"bids": {"entities": {"run": [1.5]}}}, "bids.entities.run.0 is 1.5; it must be a label"),
+        ({"bids": {"acq": ["x"]}}, "unknown setting 'bids.acq'"),
+        ({"hash_ids": "yes"}, "hash_ids is 'yes'; it must be true or false"),
         ({"ingest": 8}, "ingest is 8; it must be a group of settings"),
     ],
 )

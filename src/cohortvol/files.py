@@ -12,7 +12,8 @@ import secrets
 import socket
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -57,7 +58,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
+def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> str:
     """Write `final` through `write` so that a reader sees the old file or the whole new one.
 
     A temporary name with a leading dot in the same folder, fsync, rename, fsync of the
@@ -69,6 +70,8 @@ def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
         The file to make or replace; its folder is created.
     write : callable
         Called with the open binary file.
+    mode : int
+        Permissions of the file, less what the process's umask takes away.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
     temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         with _explained(final):
-            with open(temporary, "xb") as stream:
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -100,6 +103,22 @@ def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return digest
+
+
+def commit_once(final: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file that is not there yet, whole; a file that is there is left alone."""
+    make_folder(final.parent)
+    temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        with _explained(final):
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def commit_bytes(final: Path, content: bytes) -> str:

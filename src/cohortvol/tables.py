@@ -28,8 +28,8 @@ class Column:
 
 
 COVARIATES = {
-    "subject_id": Column(text, "person; repeated scans of one person share it"),
-    "session_id": Column(text, "visit, as the manifest gives it"),
+    "subject_id": Column(text, "person, or its key; repeated scans of one person share it"),
+    "session_id": Column(text, "visit, as the manifest gives it, or its key"),
     "acquisition_date": Column(text, "ISO 8601 date, as the manifest gives it"),
     "age_years": Column(real, "age at the scan, years"),
     "sex": Column(text, "F or M"),
@@ -64,13 +64,17 @@ _PROVENANCE = {
 }
 
 MANIFEST = {
-    "manifest_line": Column(whole, "line of the manifest, the header being line 1"),
-    "scan_id": Column(text, "row key, as the manifest gives it"),
-    "image": Column(text, "absolute path of the image"),
-    "state": Column(text, "null, or quarantined where the row itself cannot be used"),
+    "manifest_line": Column(
+        whole, "line of the manifest, the header being line 1; of a BIDS dataset, number of the row"
+    ),
+    "scan_id": Column(
+        text, "row key: as the manifest gives it, or with hash_ids a key in its place"
+    ),
+    "image": Column(text, "absolute path of the image, or of the link that hides it"),
+    "state": Column(text, "null, or skipped or quarantined where the row itself is no scan"),
     "reason": Column(text, "reason code where state is given"),
     "detail": Column(text, "what the reason code refers to"),
-    "shard": Column(text, "shard of the scan; null where the row cannot be used"),
+    "shard": Column(text, "shard of the scan; null where the row is no scan"),
     **COVARIATES,
 }
 

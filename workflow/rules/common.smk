@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import cohortvol
@@ -38,6 +39,9 @@ def check_exists(path, setting):
         )
 
 
+JSON_WORDS = ("true", "false", "null")
+
+
 def typed(value):
     """A value of ``--config 'analyse={fdr: 0.1}'``, in which Snakemake leaves all words as text."""
     if isinstance(value, dict):
@@ -50,19 +54,15 @@ def typed(value):
         return value
 
 
-def with_types(config, given):
+def with_typed_values(config, given):
     """The config with what was given on the command line in its right types."""
     sections = {
         name: {**(config[name] or {}), **typed(value)}
         for name, value in given.items()
         if isinstance(value, dict)
     }
-    flags = {
-        name: typed(value)
-        for name, value in given.items()
-        if value in ("true", "false")
-    }
-    return {**config, **sections, **flags}
+    words = {name: typed(value) for name, value in given.items() if value in JSON_WORDS}
+    return {**config, **sections, **words}
 
 
 def options(settings):
@@ -87,7 +87,7 @@ with told_without_traceback():
     for path in workflow.configfiles:
         check(read_yaml(Path(path)), source=path)
     config = check(
-        with_types(config, workflow.config_settings.config), source="--config"
+        with_typed_values(config, workflow.config_settings.config), source="--config"
     )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
@@ -121,6 +121,15 @@ REPORT_TEMPLATES = [
 ]
 
 
+BIDS_FILES = (
+    "dataset_description.json",
+    "participants.tsv",
+    "participants.json",
+    "sessions.json",
+    ".bidsignore",
+)
+
+
 pathvars:
     results=config["results"],
     model=MODEL.id,
@@ -141,14 +150,47 @@ onstart:
 
 def check_manifest():
     """Read the manifest once, so that its bad rows are a short message and not a failed job."""
-    from cohortvol.manifest import read_manifest
+    from cohortvol.manifest import Choice, check
 
-    read_manifest(
+    check(
         Path(config["manifest"]),
+        Path(config["results"]),
         bad_rows=config["bad_rows"],
         sex_codes=config["sex_codes"],
         age_range_years=config["age_range_years"],
+        choice=Choice(**config["bids"]),
+        hash_ids=config["hash_ids"],
+        salt_file=config["salt_file"] and Path(config["salt_file"]),
     )
+
+
+def manifest_files():
+    """The table of scans, or the files of a BIDS dataset that are about all of it."""
+    manifest = Path(config["manifest"])
+    if not manifest.is_dir():
+        return config["manifest"]
+    return [str(manifest / name) for name in BIDS_FILES if (manifest / name).is_file()]
+
+
+def manifest_path(wildcards):
+    """The table of scans or the dataset, as a param of the rule that reads it."""
+    return config["manifest"]
+
+
+def manifest_digest(wildcards):
+    """Equal for equal rows of a BIDS dataset, in which a new image changes no table."""
+    return bids_digest() if Path(config["manifest"]).is_dir() else None
+
+
+@cache
+def bids_digest():
+    """The digest, and the dataset read once for it in the process that plans."""
+    from cohortvol.files import digest_of
+    from cohortvol.manifest import Choice, read_bids
+
+    with told_without_traceback():
+        table = read_bids(Path(config["manifest"]), Choice(**config["bids"]))
+    return digest_of([table.rows, sorted(table.ends.items())])
 
 
 def results_folder(wildcards):

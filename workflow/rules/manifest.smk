@@ -1,7 +1,8 @@
-# Which scans exist, and which shard each is in. A shard keeps its scans when others are added.
+# Which scans exist, and which shard each is in. A shard keeps its scans when others are added. Of a
+# BIDS dataset the tables of the whole are inputs, and a digest of all that is read of it is a param.
 checkpoint manifest:
     input:
-        manifest=config["manifest"],
+        manifest_files(),
     output:
         scans=update("<results>/manifest/scans.parquet"),
         shards=update("<results>/manifest/shards.parquet"),
@@ -12,19 +13,27 @@ checkpoint manifest:
     conda:
         "../../envs/cohortvol.yaml"
     params:
+        manifest=manifest_path,
+        content=manifest_digest,
         results=results_folder,
         shard_size=config["shard_size"],
         bad_rows=config["bad_rows"],
         sex_codes=json.dumps(config["sex_codes"]),
         age_range_years=config["age_range_years"],
+        bids=json.dumps(config["bids"]),
+        ids="--hash-ids" if config["hash_ids"] else "--plain-ids",
+        salt=options({"salt_file": config["salt_file"]}),
     shell:
         """
         exec cohortvol manifest \
-            --manifest {input.manifest:q} \
+            --manifest {params.manifest:q} \
             --results {params.results:q} \
             --shard-size {params.shard_size:q} \
             --bad-rows {params.bad_rows:q} \
             --sex-codes {params.sex_codes:q} \
             --age-range-years {params.age_range_years:q} \
+            --bids {params.bids:q} \
+            {params.ids} \
+            {params.salt:q} \
             2>{log:q}
         """

@@ -11,7 +11,7 @@ import typer
 
 from cohortvol.cli import models
 from cohortvol.cli.stages import Results
-from cohortvol.errors import ConfigError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 LOOK = "What happened"
 MAKE = "Cohorts and models"
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
     app.command(rich_help_panel=LOOK)(agreement)
+    app.command(rich_help_panel=LOOK)(bids_derivatives)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
@@ -56,7 +57,7 @@ def status(
 
 
 def explain(
-    scan_id: Annotated[str, typer.Argument(help="Scan as the manifest names it.")],
+    scan_id: Annotated[str, typer.Argument(help="Scan as the manifest names it, or its key.")],
     results: Results,
     model: ModelId = None,
     as_json: AsJson = False,
@@ -106,6 +107,37 @@ def agreement(
     found = run(results, model, other_model, other_results, shard or ())
     title = f"{model} and {other_model}, {found['scan_id'].nunique()} scans"
     Console(width=_width()).print(as_table(summary(found), title))
+
+
+def bids_derivatives(
+    results: Results,
+    out: Annotated[Path, typer.Option(help="Dataset to write, one per model.")],
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy/--link",
+            help="Copy label maps, or link them: a hard link takes no space, and who writes into "
+            "the one changes the other.",
+        ),
+    ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(help="URL, DOI or path of the dataset that was segmented, to refer to it."),
+    ] = None,
+) -> None:
+    r"""Write label maps and volumes of the scans that are done as BIDS derivatives.
+
+    Run again, it writes what is new or changed, and takes away what is not done any more. Ends
+    with 3 where a label map is gone or changed.
+
+    Example:
+    [dim]cohortvol bids-derivatives --results results/mine --out data/bids/derivatives/cohortvol \
+    --source doi:10.18112/openneuro.ds000000.v1.0.0[/]
+    """
+    from cohortvol.derivatives import run
+
+    if run(results, out, copy=copy, source=source):
+        raise typer.Exit(FINISHED_WITH_PROBLEMS)
 
 
 def _print(value: dict[str, Any], text: str | None) -> None:

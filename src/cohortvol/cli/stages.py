@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
 
 def manifest(
-    manifest: Annotated[Path, typer.Option(help="CSV, TSV or Parquet, one row per scan.")],
+    manifest: Annotated[
+        Path, typer.Option(help="CSV, TSV or Parquet, one row per scan; or a BIDS dataset.")
+    ],
     results: Results,
     shard_size: Annotated[
         int, typer.Option(min=1, help="Scans per cluster job, for scans that are new.")
@@ -53,19 +55,37 @@ def manifest(
     age_range_years: Annotated[
         tuple[float, float], typer.Option(help="Ages outside are unusable, years.")
     ] = (0.0, 120.0),
+    bids: Annotated[
+        str,
+        typer.Option(
+            help="JSON: which images of a BIDS dataset are scans, as `bids` in the config."
+        ),
+    ] = "{}",
+    hash_ids: Annotated[
+        bool,
+        typer.Option(
+            "--hash-ids/--plain-ids", help="Put keys in place of ids and of paths of images."
+        ),
+    ] = False,
+    salt_file: Annotated[
+        Path | None,
+        typer.Option(help="Salt of the keys; <results>/private/salt if not given, made once."),
+    ] = None,
 ) -> None:
-    """Check the table of scans, and put each scan into a shard for good.
+    r"""Check the scans of a table or BIDS dataset, and put each into a shard for good.
 
     Every unusable row is named with its line, its column and what is allowed there.
 
     Example:
-    [dim]cohortvol manifest --manifest scans.csv --results results/mine[/]
+    [dim]cohortvol manifest --manifest scans.csv --results results/mine
+    cohortvol manifest --manifest data/bids --bids '{"suffix": ["T2w"]}' \
+    --results results/mine --hash-ids[/]
     """
-    try:
-        codes = json.loads(sex_codes)
-    except ValueError as error:
-        raise ConfigError(f"--sex-codes is not JSON ({error}): {sex_codes}") from error
-    from cohortvol.manifest import run
+    codes = _from_json("--sex-codes", sex_codes)
+    from cohortvol import config
+    from cohortvol.manifest import Choice, run
+
+    choice = config.check({"bids": _from_json("--bids", bids)}, source="--bids")["bids"]
 
     run(
         manifest,
@@ -74,7 +94,17 @@ def manifest(
         bad_rows=bad_rows.value,
         sex_codes=codes,
         age_range_years=age_range_years,
+        choice=Choice(**choice),
+        hash_ids=hash_ids,
+        salt_file=salt_file,
     )
+
+
+def _from_json(option: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} is not JSON ({error}): {text}") from error
 
 
 def ingest(

@@ -9,8 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from cohortvol.errors import TableError
+from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_text
+from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys
+from cohortvol.manifest.bids import read_bids
+from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.folder import from_folder, write_from_folder
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts
@@ -24,7 +27,16 @@ from cohortvol.tables import (
     write_table,
 )
 
-__all__ = ["assign_shards", "from_folder", "read_manifest", "run", "write_from_folder"]
+__all__ = [
+    "Choice",
+    "assign_shards",
+    "check",
+    "from_folder",
+    "read_bids",
+    "read_manifest",
+    "run",
+    "write_from_folder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +49,11 @@ def run(
     bad_rows: str = "refuse",
     sex_codes: Mapping[str, str | None] | None = None,
     age_range_years: Sequence[float] = (0.0, 120.0),
+    choice: Choice | None = None,
+    hash_ids: bool = False,
+    salt_file: Path | None = None,
 ) -> pd.DataFrame:
-    """Read the user's table and write everything below ``<results>/manifest``.
+    """Read the user's table or BIDS dataset, and write everything below ``<results>/manifest``.
 
     ``scans.parquet``, ``index.tsv`` and ``shards.parquet``, which only grows, are written
     anew. The table of a shard is replaced only if its content changed, so that its
@@ -47,13 +62,15 @@ def run(
     Parameters
     ----------
     manifest : Path
-        CSV, TSV or Parquet, see `read_manifest`.
+        CSV, TSV, Parquet or a BIDS dataset, see `read_manifest`.
     results : Path
         Results folder.
     shard_size : int
         Scans per shard, for scans that have none yet.
-    bad_rows, sex_codes, age_range_years
+    bad_rows, sex_codes, age_range_years, choice
         As in `read_manifest`.
+    hash_ids, salt_file
+        As in `check`.
 
     Returns
     -------
@@ -64,9 +81,18 @@ def run(
     ------
     ManifestError
         If the table, or with ``bad_rows="refuse"`` a row of it, cannot be used.
+    ConfigError
+        See `check`.
     """
-    scans = read_manifest(
-        manifest, bad_rows=bad_rows, sex_codes=sex_codes, age_range_years=age_range_years
+    scans = check(
+        manifest,
+        results,
+        bad_rows=bad_rows,
+        sex_codes=sex_codes,
+        age_range_years=age_range_years,
+        choice=choice,
+        hash_ids=hash_ids,
+        salt_file=salt_file,
     )
     folder = results / "manifest"
     usable = scans[scans["state"].isna()]
@@ -82,14 +108,81 @@ def run(
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
+    closed = scans["state"].value_counts()
     log.info(
-        "%d rows: %d scans in %d shards, %d quarantined",
+        "%d rows: %d scans in %d shards%s",
         len(scans),
         len(usable),
         len(sizes),
-        len(scans) - len(usable),
+        "".join(f", {closed.get(state, 0)} {state}" for state in ("skipped", "quarantined")),
     )
     return scans
+
+
+def check(
+    manifest: Path,
+    results: Path,
+    *,
+    bad_rows: str = "refuse",
+    sex_codes: Mapping[str, str | None] | None = None,
+    age_range_years: Sequence[float] = (0.0, 120.0),
+    choice: Choice | None = None,
+    hash_ids: bool = False,
+    salt_file: Path | None = None,
+) -> pd.DataFrame:
+    """The manifest as `run` would write it, without shards.
+
+    Nothing is written, but with `hash_ids` what ``<results>/private`` holds: a complaint names a
+    bad scan by its key, and the map there says whose it is.
+
+    Parameters
+    ----------
+    manifest, bad_rows, sex_codes, age_range_years, choice
+        As in `read_manifest`.
+    results : Path
+        Results folder.
+    hash_ids : bool
+        Put keys in place of scan, subject and session ids, and links in place of paths of images.
+    salt_file : Path, optional
+        Salt of the keys; ``<results>/private/salt`` if not given.
+
+    Raises
+    ------
+    ManifestError
+        As `run`.
+    ConfigError
+        If the results stand under ids and keys are asked for, or the other way round; if the
+        salt is lost.
+    """
+    keys = _keys(results, salt_file) if hash_ids else None
+    if keys is None and (results / PRIVATE / IDS).exists():
+        raise ConfigError(
+            f"{results}: was made with hash_ids; without it ids would stand beside keys\n"
+            "  Set `hash_ids: true`, or choose a new results folder."
+        )
+    try:
+        return read_manifest(
+            manifest,
+            bad_rows=bad_rows,
+            sex_codes=sex_codes,
+            age_range_years=age_range_years,
+            choice=choice,
+            keys=keys,
+        )
+    finally:
+        if keys is not None:
+            keys.save()
+
+
+def _keys(results: Path, salt_file: Path | None) -> Keys:
+    previous = _previous_shards(results / "manifest")["scan_id"].tolist()
+    if not all(map(is_key, previous)):
+        raise ConfigError(
+            f"{results}: holds results under ids that are not hashed\n"
+            "  Choose a new results folder for `hash_ids: true`; names of files in this one would "
+            "still show the ids."
+        )
+    return open_keys(results, salt_file, has_keys=bool(previous))
 
 
 def _previous_shards(folder: Path) -> pd.DataFrame:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import ManifestError
+from cohortvol.keys import LONGEST_ID_BYTES, Keys
+from cohortvol.manifest import bids
+from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.text_table import TextTable, read_text_table
 from cohortvol.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
     SCAN_ID_ALLOWED,
     BadValueError,
+    Problem,
     Rules,
     parse_covariate,
 )
@@ -31,27 +36,14 @@ REQUIRED = ("scan_id", "image")
 KNOWN = (*REQUIRED, *COVARIATES)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why one row cannot be used."""
-
-    column: str
-    value: str
-    code: str
-    allowed: str
-
-    @property
-    def text(self) -> str:
-        """For the ``detail`` of a quarantined row."""
-        return f"{self.column} {self.value!r}; allowed: {self.allowed}"
-
-
 def read_manifest(
     path: Path,
     *,
     bad_rows: str = "refuse",
     sex_codes: Mapping[str, str | None] | None = None,
     age_range_years: Sequence[float] = (0.0, 120.0),
+    choice: Choice | None = None,
+    keys: Keys | None = None,
 ) -> pd.DataFrame:
     """Read the user's table of scans and check every row.
 
@@ -61,13 +53,20 @@ def read_manifest(
     Parameters
     ----------
     path : Path
-        CSV, TSV or Parquet; ``scan_id`` and ``image`` are required.
+        CSV, TSV or Parquet, in which ``scan_id`` and ``image`` are required; or the folder of a
+        BIDS dataset, see `read_bids`.
     bad_rows : {"refuse", "quarantine"}
         Raise if there are bad rows, or keep them with ``state`` quarantined and a reason.
     sex_codes : mapping, optional
-        The manifest's coding of sex to ``F``, ``M`` or None; ``F`` and ``M`` if not given.
+        The manifest's coding of sex to ``F``, ``M`` or None; ``F`` and ``M`` if not given. For
+        a BIDS dataset the standard's own words are understood besides.
     age_range_years : (low, high)
         Ages outside are bad rows.
+    choice : Choice, optional
+        Which images of a BIDS dataset are scans.
+    keys : Keys, optional
+        Put these in place of ids and of paths of images. Ids may then be any text, and no value
+        of the manifest is repeated in a message or a table.
 
     Returns
     -------
@@ -81,31 +80,58 @@ def read_manifest(
         If the table cannot be used, or if there are bad rows and they are refused; the
         message lists every one.
     """
-    rules = Rules(
-        sex_codes=DEFAULT_SEX_CODES if sex_codes is None else sex_codes,
-        age_low_years=float(age_range_years[0]),
-        age_high_years=float(age_range_years[1]),
-    )
-    table = read_text_table(path)
-    check_columns(path, table.columns, REQUIRED)
+    codes = DEFAULT_SEX_CODES if sex_codes is None else sex_codes
+    if path.is_dir():
+        table = bids.read_bids(path, choice)
+        codes = {**bids.sex_codes(path), **codes}
+    else:
+        table = read_text_table(path)
+        check_columns(path, table.columns, REQUIRED)
     if not table.rows:
         raise ManifestError(f"{path}: holds no scans, only a header")
+    rules = Rules(
+        sex_codes=codes,
+        age_low_years=float(age_range_years[0]),
+        age_high_years=float(age_range_years[1]),
+        ids_are_keys=keys is not None,
+    )
     folder = os.path.dirname(os.path.abspath(path))
-    clashes = _clashing_ids(table)
+    clashes = _clashing_ids(table, rules.ids_are_keys)
     rows: list[dict[str, Any]] = []
     problems: list[list[Problem]] = []
     for position, raw in enumerate(table.rows):
         row, found = _checked_row(raw, folder, rules)
-        problems.append([*clashes.get(position, []), *found])
+        found = [*clashes.get(position, []), *table.problems.get(position, []), *found]
+        closed = position in table.ends
+        if closed:
+            row["state"], row["reason"], row["detail"] = table.ends[position]
+        problems.append([] if closed else found)
         rows.append({"manifest_line": table.lines[position], **row})
+    places = table.places or [f"line {line}" for line in table.lines]
+    if keys is not None:
+        problems = [[replace(one, value=None) for one in found] for found in problems]
+        _put_keys(rows, problems, keys)
+        places = [row["scan_id"] for row in rows] if table.places else places
     if bad_rows == "refuse" and any(problems):
-        raise ManifestError(_complaint(path, table.lines, problems))
+        raise ManifestError(_complaint(path, places, problems))
     for row, found in zip(rows, problems, strict=True):
         if found:
             row["state"] = "quarantined"
             row["reason"] = found[0].code
             row["detail"] = " | ".join(problem.text for problem in found)
     return to_pandas(to_arrow(append_rows(rows, MANIFEST), MANIFEST))
+
+
+def _put_keys(
+    rows: Sequence[dict[str, Any]], problems: Sequence[Sequence[Problem]], keys: Keys
+) -> None:
+    """Ids become keys; the image of a row that is a scan becomes a link, of another none."""
+    for row, found in zip(rows, problems, strict=True):
+        row["scan_id"] = keys.scan(row["scan_id"])
+        row["subject_id"] = keys.subject(row["subject_id"])
+        row["session_id"] = row["session_id"] and keys.session(row["session_id"])
+        is_scan = not found and row["state"] is None
+        row["image"] = keys.link(row["scan_id"], row["image"]) if is_scan else None
 
 
 def check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
@@ -157,7 +183,10 @@ def _checked_row(
     problems = []
     if not scan_id:
         problems.append(Problem("scan_id", "", "TAB_VALUE_MISSING", "a scan_id is required"))
-    elif not SCAN_ID.fullmatch(scan_id):
+    elif rules.ids_are_keys and len(scan_id.encode()) > LONGEST_ID_BYTES:
+        allowed = f"at most {LONGEST_ID_BYTES} bytes"
+        problems.append(Problem("scan_id", scan_id, "ID_INVALID", allowed))
+    elif not (rules.ids_are_keys or SCAN_ID.fullmatch(scan_id)):
         problems.append(Problem("scan_id", scan_id, "ID_INVALID", SCAN_ID_ALLOWED))
     if not image.strip():
         allowed = "the path of a NIfTI file, absolute or relative to the manifest"
@@ -181,32 +210,41 @@ def _checked_row(
     return row, problems
 
 
-def _clashing_ids(table: TextTable) -> dict[int, list[Problem]]:
-    """Rows whose scan_id stands more than once, or twice but for case, by position."""
+def _clashing_ids(table: TextTable, ids_are_keys: bool) -> dict[int, list[Problem]]:
+    """Rows whose scan_id stands more than once, by position.
+
+    Also twice but for case, for blanks around it, or for how an accent is written in Unicode.
+    """
     groups: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(table.rows):
         if row["scan_id"]:
-            groups[row["scan_id"].casefold()].append(position)
+            same = unicodedata.normalize("NFC", row["scan_id"]).strip().casefold()
+            groups[same].append(position)
     clashes: dict[int, list[Problem]] = {}
     for group in groups.values():
         for position in group if len(group) > 1 else []:
             scan_id = table.rows[position]["scan_id"]
-            same = [other for other in group if table.rows[other]["scan_id"] == scan_id]
-            code = "ID_DUPLICATE" if len(same) > 1 else "ID_COLLISION"
-            where = ", ".join(
-                f"{table.lines[other]} ({table.rows[other]['scan_id']})"
-                if code == "ID_COLLISION"
-                else str(table.lines[other])
-                for other in (same if code == "ID_DUPLICATE" else group)
-            )
-            allowed = f"one row per scan_id whatever its case; here lines {where}"
+            equal = [other for other in group if table.rows[other]["scan_id"] == scan_id]
+            code = "ID_DUPLICATE" if len(equal) > 1 else "ID_COLLISION"
+            others = equal if code == "ID_DUPLICATE" else group
+            where = _where(table, others, named=code == "ID_COLLISION" and not ids_are_keys)
+            allowed = f"one row per scan_id whatever its case; here {where}"
             clashes[position] = [Problem("scan_id", scan_id, code, allowed)]
     return clashes
 
 
-def _complaint(path: Path, lines: Sequence[int], problems: Sequence[Sequence[Problem]]) -> str:
+def _where(table: TextTable, positions: Sequence[int], named: bool) -> str:
+    """``lines 4 (Case), 5 (case)``, or where rows are files, how many there are."""
+    if table.places:
+        return f"{len(positions)} files"
+    ids = (f" ({table.rows[at]['scan_id']})" if named else "" for at in positions)
+    lines = (str(table.lines[at]) for at in positions)
+    return "lines " + ", ".join(map("".join, zip(lines, ids, strict=True)))
+
+
+def _complaint(path: Path, places: Sequence[str], problems: Sequence[Sequence[Problem]]) -> str:
     bad = sum(map(bool, problems))
-    listed = list(_listed(lines, problems))
+    listed = list(_listed(places, problems))
     widths = [max(len(cells[i]) for cells in listed) for i in range(4)]
     body = [
         "  "
@@ -216,7 +254,7 @@ def _complaint(path: Path, lines: Sequence[int], problems: Sequence[Sequence[Pro
     ]
     return "\n".join(
         [
-            f"{path}: {bad} of {len(lines)} rows cannot be used",
+            f"{path}: {bad} of {len(places)} rows cannot be used",
             *body,
             "  Correct them, or set `bad_rows: quarantine` to go on without them.",
         ]
@@ -224,9 +262,8 @@ def _complaint(path: Path, lines: Sequence[int], problems: Sequence[Sequence[Pro
 
 
 def _listed(
-    lines: Sequence[int], problems: Sequence[Sequence[Problem]]
+    places: Sequence[str], problems: Sequence[Sequence[Problem]]
 ) -> Iterator[tuple[str, str, str, str, str]]:
-    for line, found in zip(lines, problems, strict=True):
+    for place, found in zip(places, problems, strict=True):
         for problem in found:
-            value = repr(problem.value)
-            yield f"line {line}", problem.column, value, problem.code, problem.allowed
+            yield place, problem.column, problem.shown, problem.code, problem.allowed

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import ManifestError
+from cohortvol.manifest.values import Problem
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
@@ -29,11 +30,20 @@ class TextTable:
         One mapping of column to text per row.
     lines : list of int
         Line of each row in the file, the header being line 1.
+    places : list of str
+        What to call each row in a message, where it does not stand in a line of a file.
+    ends : dict of int to (state, reason, detail)
+        Rows by position that are closed already.
+    problems : dict of int to list of Problem
+        What is wrong with the files that a row was made of, by position.
     """
 
     columns: list[str]
     rows: list[dict[str, str]]
     lines: list[int]
+    places: list[str] = field(default_factory=list)
+    ends: dict[int, tuple[str, str, str | None]] = field(default_factory=dict)
+    problems: dict[int, list[Problem]] = field(default_factory=dict)
 
 
 def read_text_table(path: Path) -> TextTable:

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-SCAN_ID_ALLOWED = "letters, digits, _ and -, at most 64, the first a letter or digit"
+SCAN_ID_ALLOWED = (
+    "letters, digits, _ and -, at most 64, the first a letter or digit; any text with hash_ids"
+)
 
 MISSING = frozenset({"", "n/a", "N/A", "NA", "NaN", "nan"})
 """Texts that mean "not known" in columns of numbers, sex and dates; never in ids."""
 
 DEFAULT_SEX_CODES: Mapping[str, str | None] = {"F": "F", "M": "M"}
 
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
 _DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
-_DAYS_PER_YEAR = 365.25
-_AGE_UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": _DAYS_PER_YEAR / 7, "D": _DAYS_PER_YEAR}
+DAYS_PER_YEAR = 365.25
+_AGE_UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": DAYS_PER_YEAR / 7, "D": DAYS_PER_YEAR}
 
 # A value outside is a wrong unit or a slip of the keyboard, not a person or a scanner.
 PLAUSIBLE = {
@@ -39,11 +41,35 @@ class Rules:
         Text of the manifest to ``F``, ``M``, or None for unknown.
     age_low_years, age_high_years : float
         Plausible ages, both included.
+    ids_are_keys : bool
+        Keys stand in place of ids later on, so that an id may be any text.
     """
 
     sex_codes: Mapping[str, str | None]
     age_low_years: float
     age_high_years: float
+    ids_are_keys: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one row cannot be used. `value` is None where it must not be repeated."""
+
+    column: str
+    value: str | None
+    code: str
+    allowed: str
+
+    @property
+    def shown(self) -> str:
+        """The value, or a dash."""
+        return "-" if self.value is None else repr(self.value)
+
+    @property
+    def text(self) -> str:
+        """For the ``detail`` of a quarantined row."""
+        given = self.column if self.value is None else f"{self.column} {self.value!r}"
+        return f"{given}; allowed: {self.allowed}"
 
 
 class BadValueError(ValueError):
@@ -92,7 +118,7 @@ def parse_age_years(text: str, rules: Rules) -> float:
     dicom = _DICOM_AGE.fullmatch(text)
     if dicom:
         age = int(dicom[1]) / _AGE_UNITS_PER_YEAR[dicom[2]]
-    elif _NUMBER.fullmatch(text):
+    elif NUMBER.fullmatch(text):
         age = float(text)
     else:
         raise BadValueError(
@@ -112,7 +138,7 @@ def parse_number(text: str, low: float, high: float, unit: str) -> float:
         ``CLN_UNPARSED`` if it is none, ``CLN_IMPLAUSIBLE`` outside the bounds.
     """
     text = text.strip()
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise BadValueError(
             "CLN_UNPARSED", f"a number in {unit} with a point for decimals; empty if unknown"
         )

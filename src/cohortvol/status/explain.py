@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+from cohortvol.keys import keys_of_scans
 from cohortvol.status.reading import choose_model, read_manifest
 
 Row = dict[str, Any]
@@ -31,7 +33,7 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
     results : Path
         Results folder.
     scan_id : str
-        A scan of the manifest.
+        A scan of the manifest; with hash_ids its key, or the id itself for who may read the map.
     model : str, optional
         Model id, where the folder holds several.
 
@@ -52,7 +54,10 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
     model = choose_model(results, model)
     ids = read_manifest(results, ["scan_id"])["scan_id"]
     if not pc.any(pc.equal(ids, scan_id)).as_py():
-        hint = did_you_mean(scan_id, set(ids.to_pylist()))
+        keys = keys_of_scans(results)
+        scan_id = keys.get(unicodedata.normalize("NFC", scan_id), scan_id)
+    if not pc.any(pc.equal(ids, scan_id)).as_py():
+        hint = did_you_mean(scan_id, keys or set(ids.to_pylist()))
         raise ConfigError(f"{results}: no scan {scan_id!r} in the manifest{hint}")
     rows = _rows(results / "manifest" / "scans.parquet", scan_id)
     steps = [_manifest_step(row) for row in rows]

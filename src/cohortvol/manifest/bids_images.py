@@ -1,0 +1,184 @@
+"""Which files of a BIDS dataset are scans, and which sidecars are about them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cohortvol.errors import ManifestError
+
+_NAME = re.compile(
+    r"(?P<stem>(?P<entities>(?:[a-z]+-[0-9A-Za-z+]+_)*)(?P<suffix>[0-9A-Za-z]+))"
+    r"\.(?P<kind>nii|nii\.gz|json)"
+)
+
+_NOT_SCANS = frozenset({"defacemask", "dseg", "mask", "probseg"})
+_NOT_GREY = frozenset({"phase", "real", "imag"})
+
+_NOT_WANTED = -1
+
+Labels = Sequence[str | int | None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images are scans.
+
+    Parameters
+    ----------
+    datatype : str
+        Name of the folder they lie in.
+    suffix : sequence of str
+        Suffixes in order of preference: of a session the images with the first one that is
+        there are taken. Empty takes every image.
+    entities : mapping of str to sequence
+        Labels in order of preference for an entity, such as ``{"acq": ["dixon"], "run": [1]}``;
+        other images are left out. A number is that index, however many zeros it is written with;
+        None is an image without the entity.
+    """
+
+    datatype: str = "anat"
+    suffix: Sequence[str] = ()
+    entities: Mapping[str, Labels] = field(default_factory=dict)
+
+    def of_session(self, images: Iterable[Image]) -> list[Image]:
+        """Those of one session's images that are scans."""
+        ranked = [(self._rank(image), image) for image in images if self._may_be_scan(image)]
+        admitted = [(rank, image) for rank, image in ranked if _NOT_WANTED not in rank]
+        best = min((rank for rank, _ in admitted), default=())
+        return [image for rank, image in admitted if rank == best]
+
+    def _may_be_scan(self, image: Image) -> bool:
+        is_grey = "part" in self.entities or image.entities.get("part") not in _NOT_GREY
+        return is_grey and image.suffix not in _NOT_SCANS
+
+    def _rank(self, image: Image) -> tuple[int, ...]:
+        """How far down each list of preferences an image stands."""
+        of_suffix = [_place(image.suffix, self.suffix)] if self.suffix else []
+        of_entities = (
+            _place(image.entities.get(name), labels) for name, labels in self.entities.items()
+        )
+        return (*of_suffix, *of_entities)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image file, by what its name says."""
+
+    name: str
+    folder: str
+    session: str
+    stem: str
+    suffix: str
+    entities: Mapping[str, str]
+    sidecars: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    path: str
+    suffix: str
+    entities: frozenset[tuple[str, str]]
+
+
+def is_nifti(name: str) -> bool:
+    """Whether a file's name is one of NIfTI, and not hidden."""
+    return name.lower().endswith((".nii", ".nii.gz")) and not name.startswith(".")
+
+
+def image_of(
+    folder: str, name: str, subject: str, session: str, sidecars: Iterable[Sidecar]
+) -> Image | None:
+    """What the name of an image says; None if it is no name of BIDS, or of another session.
+
+    Parameters
+    ----------
+    folder, name : str
+        Where it is.
+    subject, session : str
+        Folders it is in, such as ``sub-01``; `session` may be empty.
+    sidecars : iterable of Sidecar
+        All there are in its folder and those above.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or not name.startswith("_".join(filter(None, (subject, session))) + "_"):
+        return None
+    entities = _entities(match["entities"])
+    return Image(
+        name=name,
+        folder=folder,
+        session=session,
+        stem=match["stem"],
+        suffix=match["suffix"],
+        entities=entities,
+        sidecars=_applicable(sidecars, match["suffix"], entities),
+    )
+
+
+def _entities(text: str) -> dict[str, str]:
+    """``sub-01_run-1_`` as a mapping."""
+    pairs = (part.partition("-")[::2] for part in text.split("_") if part)
+    return dict(pairs)
+
+
+def sidecars_of(folder: str, names: Iterable[str]) -> list[Sidecar]:
+    """JSON files of a folder that may be about images."""
+    found = []
+    for name in names:
+        match = _NAME.fullmatch(name) if name.endswith(".json") else None
+        if match:
+            entities = frozenset(_entities(match["entities"]).items())
+            found.append(Sidecar(os.path.join(folder, name), match["suffix"], entities))
+    return found
+
+
+def _applicable(
+    sidecars: Iterable[Sidecar], suffix: str, entities: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Sidecars with the image's suffix and no entity that it lacks, the most general first."""
+    fit = [one for one in sidecars if one.suffix == suffix and one.entities <= entities.items()]
+    fit.sort(key=lambda one: (one.path.count(os.sep), len(one.entities), one.path))
+    return tuple(one.path for one in fit)
+
+
+def _place(label: str | None, wanted: Labels) -> int:
+    """Position of a label among those wanted, or `_NOT_WANTED`."""
+    for place, one in enumerate(wanted):
+        if label == one:
+            return place
+        if isinstance(one, int) and label is not None and label.isdigit() and int(label) == one:
+            return place
+    return _NOT_WANTED
+
+
+def ignored_by(path: Path) -> Callable[[str], bool]:
+    """What the patterns of a .bidsignore, which are those of a .gitignore, leave out.
+
+    Raises
+    ------
+    ManifestError
+        For a pattern that takes back another (``!``), which this reader does not know.
+    """
+    if not path.is_file():
+        return lambda _: False
+    patterns = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("!"):
+            raise ManifestError(f"{path}: {text!r}: patterns with ! are not understood")
+        if text and not text.startswith("#"):
+            patterns.append(_as_regex(text))
+    matcher = re.compile("|".join(patterns)) if patterns else None
+    return lambda below: matcher is not None and matcher.fullmatch(below) is not None
+
+
+def _as_regex(pattern: str) -> str:
+    """A .gitignore pattern as a regular expression for a path below the dataset."""
+    anchored = "/" in pattern.rstrip("/")
+    body = re.escape(pattern.strip("/"))
+    for glob, regex in ((r"\*\*/", "(.*/)?"), (r"\*\*", ".*"), (r"\*", "[^/]*"), (r"\?", "[^/]")):
+        body = body.replace(glob, regex)
+    return (body if anchored else f"(.*/)?{body}") + "(/.*)?"
