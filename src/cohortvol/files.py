@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from cohortvol.errors import InUseError, OutputError, TemporaryError
+
+log = logging.getLogger(__name__)
 
 IN_USE = ".in-use"
 """File in a results folder that the run working there holds a lock on."""
@@ -50,7 +53,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
+def commit(final: Path, write: Callable[[BinaryIO], Any], *, private: bool = False) -> str:
     """Write `final` through `write` so that a reader sees the old file or the whole new one.
 
     A temporary name with a leading dot in the same folder, fsync, rename, fsync of the
@@ -62,6 +65,8 @@ def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
         The file to make or replace; its folder is created.
     write : callable
         Called with the open binary file.
+    private : bool
+        For the eyes of its owner alone (mode 0600), as what names people or their files is.
 
     Returns
     -------
@@ -80,6 +85,8 @@ def commit(final: Path, write: Callable[[BinaryIO], Any]) -> str:
     try:
         with _explained(final):
             with open(temporary, "xb") as stream:
+                if private:
+                    os.fchmod(stream.fileno(), 0o600)
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -123,6 +130,25 @@ def check_writable(folder: Path) -> None:
     with _explained(folder):
         probe.touch()
         probe.unlink()
+
+
+def keep_from_others() -> None:
+    """What this process makes from now on is not for users outside its group (umask 027)."""
+    os.umask(os.umask(0o027) | 0o027)
+
+
+def warn_if_world_readable(folder: Path) -> None:
+    """Say so where every user of the machine can look into an existing folder."""
+    if not folder.is_dir():
+        return
+    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
+    if folder.stat().st_mode & 0o004 and all(open_ways):
+        log.warning(
+            "%s: can be read by every user of this machine (SEC_WORLD_READABLE); "
+            "`chmod o= %s` closes it",
+            folder,
+            folder,
+        )
 
 
 def claim(folder: Path) -> IO[str]:

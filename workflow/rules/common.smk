@@ -9,13 +9,20 @@ from pathlib import Path
 import cohortvol
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
-from cohortvol.files import check_writable, claim
+from cohortvol.files import (
+    check_writable,
+    claim,
+    keep_from_others,
+    warn_if_world_readable,
+)
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
+
+keep_from_others()
 
 
 @contextmanager
@@ -116,20 +123,28 @@ wildcard_constraints:
 onstart:
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        warn_if_world_readable(Path(config["results"]))
         verify(MODEL)
         check_manifest()
 
 
 def check_manifest():
-    """Read the manifest once, so that its bad rows are a short message and not a failed job."""
+    """Read the manifest once, so that its bad rows are a short message and not a failed job.
+
+    So are decoders that are missing where something in it may be DICOM.
+    """
     from cohortvol.manifest import read_manifest
 
-    read_manifest(
+    images = read_manifest(
         Path(config["manifest"]),
         bad_rows=config["bad_rows"],
         sex_codes=config["sex_codes"],
         age_range_years=config["age_range_years"],
-    )
+    )["image"].dropna()
+    if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
+        from cohortvol.ingest import check_decoders
+
+        check_decoders()
 
 
 def results_folder(wildcards):

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cohortvol.errors import TableError
-from cohortvol.files import commit_text
+from cohortvol.files import commit_text, warn_if_world_readable
 from cohortvol.manifest.folder import from_folder, write_from_folder
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts
@@ -82,6 +82,7 @@ def run(
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
+    warn_if_world_readable(results)
     log.info(
         "%d rows: %d scans in %d shards, %d quarantined",
         len(scans),
