@@ -144,19 +144,27 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
 
 
 MAX_AGE_CONFLICT_YEARS = 1.0
+FIRST_YEAR = 1977
+"""No person was imaged by magnetic resonance before: an earlier date was moved for privacy."""
+
 SAME_CONTENT = "ID_SAME_CONTENT"
+AGE_CONFLICT = "CLN_AGE_CONFLICT"
 
 
 def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
-    """Covariates of the DICOM headers where the manifest has none; the manifest is believed.
+    """Covariates of the DICOM headers where the manifest has none, and ``CLN_...`` codes.
 
     An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
-    ``CLN_AGE_CONFLICT``.
+    ``CLN_AGE_CONFLICT``, one that neither gives ``CLN_AGE_MISSING``, a date before `FIRST_YEAR`
+    ``CLN_DATE_SHIFTED``.
     """
     in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
     filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
     apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
-    return _mark(scans.assign(**filled), apart, "CLN_AGE_CONFLICT")
+    scans = _mark(scans.assign(**filled), apart, AGE_CONFLICT)
+    scans = _mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
+    moved = scans["acquisition_date"].fillna("9999") < str(FIRST_YEAR)
+    return _mark(scans, moved, "CLN_DATE_SHIFTED")
 
 
 def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
@@ -303,7 +311,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     qc = of_scan["qc"].where(done)
     doubtful_image = warnings.str.contains("QC_")
     qc = qc.mask((qc == "pass") & doubtful_image, "flag")
-    qc = qc.mask(done & warnings.str.contains(SAME_CONTENT), "exclude")
+    qc = qc.mask(done & warnings.str.contains(f"{SAME_CONTENT}|{AGE_CONFLICT}"), "exclude")
     codes = of_scan["qc_flags"].where(done).fillna("")
     final = scans.assign(
         state=state,
