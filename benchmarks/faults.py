@@ -3,9 +3,12 @@
     python benchmarks/faults.py
     python benchmarks/faults.py --dicom2nifti /path/to/peers/bin/python
 
+The corpus is the one of the tests: FAULTS of tests/nifti_files.py and of tests/dicom_fixture.py.
+
 A NIfTI file is accepted by nibabel or SimpleITK when its voxels are read without an error, a DICOM
-folder by dcm2niix when it ends with 0 and one image, by dicom2nifti when it writes an image.
-cohortvol accepts what `check_scan` or the conversion returns.
+folder by dcm2niix when it ends with 0 and one image, by dicom2nifti when it writes an image; a
+program that has not ended after a minute has not accepted. cohortvol accepts what `check_scan` or
+the conversion returns.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ _DICOM2NIFTI = (
 )
 
 
+LIMIT_S = 60
+
+
 def main() -> None:
     """Make every fault, ask every tool, print and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -62,8 +68,7 @@ def main() -> None:
             row["dcm2niix"] = dcm2niix_accepts(path, out)
             if options.dicom2nifti:
                 command = [options.dicom2nifti, "-c", _DICOM2NIFTI, path, out / "d.nii.gz"]
-                done = subprocess.run([str(word) for word in command], capture_output=True)
-                row["dicom2nifti"] = done.returncode == 0 and (out / "d.nii.gz").exists()
+                row["dicom2nifti"] = ends_well(command) and (out / "d.nii.gz").exists()
             rows.append(row)
     table = pd.DataFrame(rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +118,21 @@ def read_itk(path: Path) -> object:
 
 def dcm2niix_accepts(folder: Path, out: Path) -> bool:
     """Whether it ends well with one image, the interpolated copies not counted."""
-    command = [str(DCM2NIIX), "-z", "n", "-b", "n", "-f", "x%s", "-o", str(out), str(folder)]
-    done = subprocess.run(command, capture_output=True)
+    command: list[object] = [DCM2NIIX, "-z", "n", "-b", "n", "-f", "x%s", "-o", out, folder]
+    ended = ends_well(command)
     images = [path for path in out.glob("x*.nii") if "_Eq" not in path.stem]
     with suppress(FileNotFoundError):
         for path in out.glob("x*.nii"):
             path.unlink()
-    return done.returncode == 0 and len(images) == 1
+    return ended and len(images) == 1
+
+
+def ends_well(command: list[object]) -> bool:
+    """Whether a program ends with 0 within a minute; a pipe among its files may hold it up."""
+    words = [str(word) for word in command]
+    with suppress(subprocess.TimeoutExpired):
+        return subprocess.run(words, capture_output=True, timeout=LIMIT_S).returncode == 0
+    return False
 
 
 if __name__ == "__main__":

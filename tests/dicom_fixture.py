@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
 
 SPACING_MM = (1.5, 2.0)  # between rows, between columns
 STEP_MM = 5.0
@@ -90,7 +98,12 @@ def _image(series: str, study: str, fields: dict[str, Any]) -> FileDataset:
 
 
 def write_enhanced(
-    path: Path, n_slices: int = 12, echoes: tuple[float, ...] = (2.0, 4.0), slope: float = 0.5
+    path: Path,
+    n_slices: int = 12,
+    echoes: tuple[float, ...] = (2.0, 4.0),
+    slope: float = 0.5,
+    leave_out: Iterable[int] = (),
+    change: Callable[[Dataset], None] | None = None,
 ) -> Path:
     """One file of several echoes, whose slopes differ; frames in no order."""
     image = _image(generate_uid(), generate_uid(), SECRETS)
@@ -101,7 +114,7 @@ def write_enhanced(
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1.0, 0, 0, 0, 1.0, 0])
     image.SharedFunctionalGroupsSequence = Sequence([shared])
     frames, stored = [], []
-    for k in reversed(range(n_slices)):
+    for k in reversed([k for k in range(n_slices) if k not in leave_out]):
         for number, echo in enumerate(echoes):
             frame = Dataset()
             frame.PlanePositionSequence = _item(
@@ -121,6 +134,8 @@ def write_enhanced(
     image.PerFrameFunctionalGroupsSequence = Sequence(frames)
     image.NumberOfFrames = len(frames)
     image.PixelData = np.stack(stored).tobytes()
+    if change is not None:
+        change(image)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save_as(path, enforce_file_format=True)
     return path
@@ -174,6 +189,73 @@ def _foreign(content: bytes) -> Make:
     return make
 
 
+def _enhanced(
+    change: Callable[[Dataset], None] | None = None, leave_out: Iterable[int] = ()
+) -> Make:
+    def make(folder: Path) -> Path:
+        write_enhanced(folder / "IM0001", echoes=(2.0,), leave_out=leave_out, change=change)
+        return folder
+
+    return make
+
+
+def _without_last_description(image: Dataset) -> None:
+    del image.PerFrameFunctionalGroupsSequence[-1]
+
+
+def _without_last_pixels(image: Dataset) -> None:
+    image.PixelData = image.PixelData[: -2 * SHAPE[0] * SHAPE[1]]
+
+
+def pack(syntax: str) -> Change:
+    """Pack the pixels of every slice."""
+
+    def change(image: Dataset, _k: int) -> None:
+        image.compress(syntax, generate_instance_uid=False)
+
+    return change
+
+
+def _packed_pixels_cut(image: Dataset, k: int) -> None:
+    pack(RLELossless)(image, k)
+    if k == 3:
+        image.PixelData = image.PixelData[: len(image.PixelData) // 2]
+
+
+def _packed_and_huge(image: Dataset, k: int) -> None:
+    pack(RLELossless)(image, k)
+    image.Rows = image.Columns = 40_000
+
+
+def _two_echoes(image: Dataset, k: int) -> None:
+    image.EchoTime = 2.4 if k < 12 else 4.8
+    image.ImagePositionPatient = [-20.0, -25.0, 100.0 + STEP_MM * (k % 12)]
+
+
+def _other_pixels_of_one_instance(folder: Path) -> Path:
+    write_series(folder)
+    image = dcmread(min(folder.iterdir()))
+    image.PixelData = pixels(0, seed=9).tobytes()
+    image.save_as(folder / "again")
+    return folder
+
+
+def _deflated(folder: Path) -> Path:
+    def change(image: Dataset, _k: int) -> None:
+        image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    return write_series(folder, change=change)
+
+
+def _beside(make_other: Callable[[Path], None]) -> Make:
+    def make(folder: Path) -> Path:
+        write_series(folder)
+        make_other(folder / "IM9999")
+        return folder
+
+    return make
+
+
 def _cut_short(folder: Path) -> Path:
     write_series(folder)
     path = next(folder.iterdir())
@@ -217,7 +299,30 @@ FAULTS: list[tuple[str, str, Make]] = [
     ("SRC_EMPTY", "an empty folder", _empty),
     ("DCM_UNREADABLE_FILE", "an empty file among the slices", _foreign(b"")),
     ("DCM_UNREADABLE_FILE", "a foreign file among the slices", _foreign(b"junk" * 100)),
+    ("DCM_UNREADABLE_FILE", "a series deflated as a whole", _deflated),
     ("DCM_AMBIGUOUS_SERIES", "two series in a folder", _two_series),
+    (
+        "DCM_AMBIGUOUS_SERIES", "two echoes in a series",
+        lambda folder: write_series(folder, n_slices=24, change=_two_echoes),
+    ),
+    ("DCM_MISSING_SLICE", "a frame is missing in an enhanced file", _enhanced(leave_out=[5])),
+    (
+        "DCM_UNREADABLE_FILE", "an enhanced file describes fewer frames than it has",
+        _enhanced(_without_last_description),
+    ),
+    ("SRC_TRUNCATED", "pixels of the last frame are missing", _enhanced(_without_last_pixels)),
+    ("SRC_TRUNCATED", "packed pixels of a slice end early", _with(_packed_pixels_cut)),
+    ("IMG_TOO_LARGE", "packed pixels that promise a huge image", _with(_packed_and_huge)),
+    ("DCM_DUPLICATE_POSITION", "an instance with two contents", _other_pixels_of_one_instance),
+    ("SRC_NOT_REGULAR", "a pipe among the slices", _beside(os.mkfifo)),
+    (
+        "SRC_BROKEN_LINK", "a link to nothing among the slices",
+        _beside(lambda path: path.symlink_to("nowhere")),
+    ),
+    (
+        "SRC_POINTER_FILE", "a git-annex link among the slices",
+        _beside(lambda path: path.symlink_to("../.git/annex/objects/xx/SHA256E-s1--00")),
+    ),
     ("IMG_TOO_FEW_SLICES", "six slices", _with(leave_out=range(6, 12))),
     ("DCM_LOCALIZER", "a localizer", _with(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
     ("DCM_LOCALIZER", "a scout by its name", _with(SeriesDescription="3-plane scout")),

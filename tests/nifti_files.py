@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -93,6 +94,12 @@ def flip(data, position):
     return data[:position] + bytes([data[position] ^ 8]) + data[position + 1 :]
 
 
+def zeros_from(data, fraction):
+    """As a write that was lost leaves it: the right length, and zeros from some place on."""
+    kept = int(fraction * len(data))
+    return data[:kept] + bytes(len(data) - kept)
+
+
 def link(target):
     def make(tmp_path):
         path = tmp_path / "scan.nii.gz"
@@ -140,6 +147,8 @@ FAULTS = [
     ("SRC_TRUNCATED", "packed, no trailer", packed(lambda data: data[:-8])),
     ("SRC_TRUNCATED", "packed, half a trailer", packed(lambda data: data[:-4])),
     ("SRC_TRUNCATED", "packed, 12 bytes", packed(lambda data: data[:12])),
+    ("SRC_TRUNCATED", "packed, half lost as zeros", packed(lambda data: zeros_from(data, 0.5))),
+    ("SRC_TRUNCATED", "packed, end lost as zeros", packed(lambda data: zeros_from(data, 0.99))),
     (
         "SRC_TRUNCATED",
         "sound gzip of a cut image",
@@ -154,6 +163,7 @@ FAULTS = [
     ("SRC_EXT_MISMATCH", "plain as .nii.gz", content(nifti, "scan.nii.gz")),
     ("SRC_EXT_MISMATCH", "gzip as .nii", content(lambda: gzip.compress(nifti()))),
     ("SRC_NOT_NIFTI", "error page", content(lambda: b"<html>404 not found</html>" * 30)),
+    ("SRC_NOT_NIFTI", "error message", content(lambda: b'{"error": "not allowed"}' * 30)),
     (
         "SRC_NOT_NIFTI",
         "packed text",
@@ -165,14 +175,21 @@ FAULTS = [
         content(lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
     ),
     ("SRC_POINTER_FILE", "git-annex", link("../.git/annex/objects/xx/SHA256E-s1--00.nii.gz")),
+    (
+        "SRC_POINTER_FILE",
+        "git-annex, unlocked",
+        content(lambda: b"/annex/objects/SHA256E-s99--00.nii.gz\n", "scan.nii.gz"),
+    ),
     ("SRC_BROKEN_LINK", "link to nothing", link("nowhere.nii.gz")),
     ("SRC_NOT_REGULAR", "pipe", fifo),
+    ("SRC_NOT_REGULAR", "device", lambda _tmp_path: Path("/dev/zero")),
     ("SRC_UNSUPPORTED_FORMAT", "zip", content(lambda: b"PK\x03\x04" + bytes(500), "scan.nii.gz")),
     ("SRC_UNSUPPORTED_FORMAT", "other name", content(nifti, "scan.hdr")),
     ("SRC_UNSUPPORTED_FORMAT", "img/hdr pair", field(magic=b"ni1")),
     ("HDR_MAGIC", "Analyze", field(magic=b"\0\0\0\0")),
     ("HDR_SIZEOF", "size 349", field(sizeof_hdr=349)),
     ("HDR_DIM", "eight dimensions", field(dim=(0, 8))),
+    ("HDR_DIM", "no dimensions", field(dim=(0, 0))),
     ("HDR_DIM", "no voxels", field(dim=(2, 0))),
     ("HDR_DIM", "negative", field(dim=(3, -12))),
     ("HDR_DATATYPE", "unknown type", field(datatype=5)),
@@ -182,6 +199,7 @@ FAULTS = [
     ("HDR_VOXOFFSET", "not a number", field(vox_offset=np.nan)),
     ("HDR_SCL", "slope 0, intercept 5", field(scl_slope=0, scl_inter=5)),
     ("HDR_SCL", "infinite slope", field(scl_slope=np.inf)),
+    ("HDR_SCL", "slope not a number", field(scl_slope=np.nan)),
     ("HDR_SCL", "intercept not a number", field(scl_inter=np.nan)),
     ("IMG_TOO_LARGE", "huge matrix", field(dim=(slice(1, 4), 32767))),
     (
@@ -190,11 +208,13 @@ FAULTS = [
         content(lambda: gzip.compress(nifti() + bytes(1 << 27)), "scan.nii.gz"),
     ),
     ("IMG_RGB", "RGB24", field(datatype=128, bitpix=24)),
+    ("IMG_RGB", "RGBA32", field(datatype=2304, bitpix=32)),
     ("IMG_COMPLEX", "complex64", field(datatype=32, bitpix=64)),
     ("IMG_DTYPE", "float128", field(datatype=1536, bitpix=128)),
     ("IMG_2D", "one slice", field(dim=(0, 2))),
     ("IMG_4D", "two volumes", field(dim=(slice(0, 5), [4, 24, 20, 6, 2]))),
     ("IMG_4D", "vectors", field(dim=(slice(0, 6), [5, 24, 20, 4, 1, 3]))),
+    ("IMG_TOO_FEW_SLICES", "one slice in 3D", content(lambda: nifti(image_voxels()[:, :, :1]))),
     ("IMG_TOO_FEW_SLICES", "seven slices", content(lambda: nifti(image_voxels()[:, :, :7]))),
     ("GEO_NO_XFORM", "neither form", field(qform_code=0, sform_code=0)),
     (
@@ -230,12 +250,18 @@ FAULTS = [
         content(lambda: nifti(affine=AFFINE @ np.diag([0.01, 1, 1, 1]))),
     ),
     (
+        "GEO_SPACING_RANGE",
+        "slices of 28 mm",
+        content(lambda: nifti(affine=AFFINE @ np.diag([1, 1, 7, 1]))),
+    ),
+    (
         "GEO_FOV_RANGE",
         "a thin slab",
         content(lambda: nifti(affine=AFFINE @ np.diag([1, 1, 0.5, 1]))),
     ),
     ("VOX_NONFINITE", "one NaN", content(lambda: nifti(spoilt((3, 4, 5), np.nan)))),
     ("VOX_NONFINITE", "one infinity", content(lambda: nifti(spoilt((3, 4, 5), -np.inf)))),
+    ("VOX_NONFINITE", "beyond single precision", field(scl_slope=1e38)),
     ("VOX_CONSTANT", "all zero", content(lambda: nifti(np.zeros(SHAPE, "int16")))),
     ("VOX_LOW_ENTROPY", "label map", content(lambda: nifti(LABELS))),
     ("VOX_LOW_ENTROPY", "mask", content(lambda: nifti((LABELS > 3).astype("uint8")))),

@@ -186,9 +186,13 @@ def test_a_design_without_full_rank_has_no_slope(tmp_path):
 def test_repeated_subjects_make_errors_cluster_robust(tmp_path):
     volumes, scans = made_up(400)
     scans["subject_id"] = [f"person-{i // 2}" for i in range(400)]
-    slopes = analysed(tmp_path, volumes, scans)["slopes"]
-    assert (slopes["se_kind"] == "cluster").all()
-    assert any("cluster-robust" in said for said in record(tmp_path)["sentences"])
+    found = analysed(tmp_path / "repeated", volumes, scans)
+    assert (found["slopes"]["se_kind"] == "cluster").all()
+    assert any("cluster-robust" in said for said in record(tmp_path / "repeated")["sentences"])
+    notes = found["correlations"].query("sex == 'all'")["note"]
+    assert set(notes) == {"ANA_REPEATED_MEASURES: 400 scans of 200 people"}
+    once = analysed(tmp_path / "once", volumes, scans.drop(columns="subject_id"))
+    assert once["correlations"]["note"].isna().all()
 
 
 def test_a_copied_cohort_is_not_twice_as_sure(tmp_path):

@@ -98,11 +98,24 @@ def test_torch_and_nnunet_are_imported_only_where_networks_run(path):
     assert roots & heavy == set()
 
 
+def test_nothing_but_the_fetching_of_weights_speaks_to_a_network():
+    networks = set(
+        "urllib http requests httpx aiohttp ftplib smtplib socket ssl sentry_sdk".split()
+    )
+    users = {}
+    for path in MODULES:
+        names = imported(ast.parse(path.read_text(encoding="utf-8")))
+        if found := {name.split(".")[0] for name in names} & networks:
+            users[part_of(path)] = found
+    assert users == {"weights": {"urllib"}, "files": {"socket"}}
+    assert set(re.findall(r"socket\.(\w+)", (SOURCE / "files.py").read_text())) == {"gethostname"}
+
+
 def test_the_command_line_imports_a_stage_only_inside_its_subcommand():
     for path in (SOURCE / "cli").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
-        assert parts_imported(top) <= {"errors", "cli"}, path.name
+        assert parts_imported(top) <= {"errors", "files", "cli"}, path.name
 
 
 def test_planning_the_workflow_loads_no_table_and_no_network():
@@ -125,6 +138,18 @@ FORBIDDEN = {
     r"# (TODO|FIXME|XXX)": "an issue remembers, a comment does not",
     r"^\s*except:": "it would swallow what nobody expected",
 }
+
+
+def test_every_join_says_what_it_expects():
+    """Rows that stand twice on both sides would be multiplied in silence."""
+    silent = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                given = {keyword.arg for keyword in node.keywords}
+                if node.func.attr == "merge" and "validate" not in given:
+                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert silent == []
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)

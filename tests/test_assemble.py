@@ -116,7 +116,8 @@ def test_qc_of_a_scan_is_that_of_its_structures(results):
 def test_codes_of_ingest_and_of_measure_stand_together(results):
     results.ingest["0000"][2] = ingest_row("sub-03", warnings="QC_ZERO_SLICES;W_SQUEEZED")
     scans, _ = assembled(results)
-    assert row_of(scans, "sub-03")["qc_flags"] == "QC_TRUNCATED_FOV;QC_ZERO_SLICES;W_SQUEEZED"
+    codes = "CLN_AGE_MISSING;QC_TRUNCATED_FOV;QC_ZERO_SLICES;W_SQUEEZED"
+    assert row_of(scans, "sub-03")["qc_flags"] == codes
     assert row_of(scans, "sub-01")["qc_flags"] == "W_SQUEEZED"
 
 
@@ -189,6 +190,32 @@ def test_headers_fill_what_the_manifest_leaves_open_and_never_overrule_it(result
     assert row_of(scans, "sub-03")[columns].tolist() == [
         50.0, "F", "SIEMENS Aera", "QC_TRUNCATED_FOV"
     ]  # fmt: skip
+
+
+def test_an_age_in_doubt_keeps_its_scan_out_of_the_trends(results):
+    results.ingest["0000"][0] = ingest_row("sub-01", header_age_years=50.0)  # 48.5 in the manifest
+    results.ingest["0001"][2] = ingest_row("sub-06", header_age_years=60.5)  # 61 there
+    scans, _ = assembled(results)
+    assert row_of(scans, "sub-01")[["state", "qc"]].tolist() == ["done", "exclude"]
+    assert "CLN_AGE_CONFLICT" in row_of(scans, "sub-01")["qc_flags"]
+    assert "CLN_AGE_CONFLICT" not in row_of(scans, "sub-06")["qc_flags"]
+
+
+def test_a_scan_without_an_age_is_done_and_says_so(results):
+    scans, volumes = assembled(results)
+    unknown = scans.loc[scans["age_years"].isna() & (scans["state"] == "done"), "scan_id"]
+    assert unknown.tolist() == ["sub-03"]
+    assert "CLN_AGE_MISSING" in row_of(scans, "sub-03")["qc_flags"]
+    assert "CLN_AGE_MISSING" not in row_of(scans, "sub-01")["qc_flags"]
+    assert (volumes.loc[volumes["scan_id"] == "sub-03", "volume_ml"] > 0).all()
+
+
+@pytest.mark.parametrize(("year", "moved"), [("1925", True), ("1976", True), ("1977", False)])
+def test_a_date_before_there_was_mri_was_moved_for_privacy(results, year, moved):
+    results.manifest.loc[1, "acquisition_date"] = f"{year}-04-03"
+    scans, _ = assembled(results)
+    assert ("CLN_DATE_SHIFTED" in row_of(scans, "sub-01")["qc_flags"]) == moved
+    assert row_of(scans, "sub-01")["qc"] == "pass"
 
 
 def test_one_image_under_two_ids_keeps_both_out_of_the_trends(results):

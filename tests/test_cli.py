@@ -3,15 +3,19 @@
 import json
 import re
 import shlex
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 
 from cohortvol import cli, config
 from cohortvol.errors import CohortvolError, InUseError, TemporaryError
+from cohortvol.tables import SHARD, append_rows, write_table
+from nifti_files import nifti, saved
 
 COHORTVOL = Path(sys.executable).with_name("cohortvol")
 
@@ -180,6 +184,51 @@ def test_a_bug_on_a_terminal_prints_no_traceback_but_says_where_it_is(monkeypatc
     log = Path(re.search(r"The traceback is in (\S+\.log)\.", message)[1])
     assert "ZeroDivisionError" in log.read_text(encoding="utf-8")
     log.unlink()
+
+
+JOB = """
+import sys
+from cohortvol import cli, ingest
+def crash(*_):
+    raise OSError(5, "no such person CANARY^JANE", "/data/CANARY/scan.nii")
+setattr(ingest, sys.argv[1], crash)
+sys.exit(cli.run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"), [("check_voxels", 0), ("write_table", 70)], ids=["one scan", "the stage"]
+)
+def test_the_log_of_a_job_that_crashes_holds_no_text_of_the_crash(tmp_path, broken, code):
+    image = saved(tmp_path, nifti(), "CANARY^JANE.nii")
+    shard, out = tmp_path / "0000.parquet", tmp_path / "out.parquet"
+    rows = [{"scan_id": "s1", "image": str(image)}, {"scan_id": "s2", "image": "/CANARY/no.nii"}]
+    write_table(shard, append_rows(rows, SHARD), SHARD)
+    with (tmp_path / "job.log").open("w") as log:
+        words = [broken, "ingest", "--shard", shard, "--out", out]
+        done = subprocess.run([sys.executable, "-c", JOB, *words], stderr=log)
+    said = (tmp_path / "job.log").read_text()
+    assert done.returncode == code
+    assert "CANARY" not in said
+    assert str(tmp_path) not in said
+    assert re.search(r"OSError [0-9a-f]{12}", said)
+    assert re.search(r"\S+\.py:\d+ in \w+", said)
+    if code == 0:
+        assert pd.read_parquet(out)["reason"].tolist() == ["BUG_UNEXPECTED", "SRC_MISSING"]
+
+
+def test_what_is_written_is_not_for_every_user_of_the_machine(tmp_path):
+    (tmp_path / "scans.csv").write_text("scan_id,image\ns1,/data/Doe_Jane.nii\n")
+    words = ["manifest", "--manifest", "scans.csv", "--results", "results"]
+    for _ in range(2):
+        done = subprocess.run([COHORTVOL, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "SEC_WORLD_READABLE" not in done.stderr
+    places = [tmp_path / "results", *(tmp_path / "results").rglob("*")]
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in places}
+    assert all(mode & 0o007 == 0 for mode in modes.values()), modes
+    assert modes["scans.parquet"] == modes["0000.parquet"] == 0o600  # they hold paths of images
+    assert modes["index.tsv"] == 0o640
 
 
 def test_the_installed_command_ends_with_the_exit_code_and_the_version():

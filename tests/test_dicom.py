@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
-from pydicom.uid import JPEG2000Lossless
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.fileset import FileSet
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 import dicom_fixture
 from cohortvol import ingest
-from cohortvol.errors import ScanError
+from cohortvol.errors import InstallationError, ScanError
 from cohortvol.ingest import Rules
-from cohortvol.ingest.dicom import conversion, to_nifti
+from cohortvol.ingest.dicom import conversion, frames, to_nifti
 from cohortvol.measure import structure_volumes
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
@@ -62,13 +65,101 @@ def test_one_echo_of_an_enhanced_file_has_its_own_frames_and_slope(tmp_path):
         assert sorted(row["n_images"] for row in series) == [N, N]
 
 
-def test_a_packed_series_is_unpacked(tmp_path):
-    def pack(image, _k):
-        image.compress(JPEG2000Lossless, generate_instance_uid=False)
-
-    image, _, codes, _ = converted(write_series(tmp_path / "a", change=pack), tmp_path)
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_a_packed_series_is_unpacked(tmp_path, syntax):
+    folder = write_series(tmp_path / "a", change=dicom_fixture.pack(syntax))
+    image, _, codes, _ = converted(folder, tmp_path)
     np.testing.assert_array_equal(np.asarray(image.dataobj), expected_volume())
     assert codes == []
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_packed_pixels_that_end_early_are_found_in_any_slice(tmp_path, syntax, share):
+    """dcm2niix fills up what is missing, and the slices looked at may be others."""
+
+    def cut(image, k):
+        image.PixelData = np.sort(pixels(k), axis=None).tobytes()  # packs well
+        dicom_fixture.pack(syntax)(image, k)
+        if k == 3:
+            packed = next(generate_frames(image.PixelData, number_of_frames=1))
+            image.PixelData = encapsulate([packed[: int(share * len(packed))]])
+
+    folder = write_series(tmp_path / "a", change=cut)
+    assert refused(folder, tmp_path).reason == "SRC_TRUNCATED"
+
+
+def test_missing_decoders_stop_the_run_before_any_scan(tmp_path, monkeypatch):
+    images = {"a": write_series(tmp_path / "a"), "b": write_series(tmp_path / "b", seed=1)}
+    monkeypatch.setattr(conversion, "_has_decoder", lambda syntax: syntax != RLELossless)
+    with pytest.raises(InstallationError, match=r"\(ENV_CODEC_MISSING\): RLE Lossless\n"):
+        ingested(tmp_path, images)
+    monkeypatch.undo()
+    monkeypatch.setattr(conversion, "DCM2NIIX", str(tmp_path / "nowhere"))
+    with pytest.raises(InstallationError, match=r"\(ENV_CODEC_MISSING\): dcm2niix\n"):
+        ingested(tmp_path, images)
+    assert not (tmp_path / "ingest").exists()
+    ingested(tmp_path / "nifti", {"a": tmp_path / "scan.nii.gz"})  # is not asked for decoders
+
+
+def test_dates_that_were_moved_for_privacy_are_marked(tmp_path):
+    folder = write_series(tmp_path / "a", LongitudinalTemporalInformationModified="MODIFIED")
+    assert converted(folder, tmp_path)[2] == ["CLN_DATE_SHIFTED"]
+    folder = write_series(tmp_path / "b", LongitudinalTemporalInformationModified="UNMODIFIED")
+    assert converted(folder, tmp_path)[2] == []
+
+
+def test_a_media_directory_is_not_followed_wherever_it_points(tmp_path):
+    folder = write_series(tmp_path / "a")
+    elsewhere = write_series(tmp_path / "elsewhere", seed=1, StudyID="1")
+    directory = FileSet()
+    for path in elsewhere.iterdir():
+        directory.add(path)
+    directory.write(tmp_path / "media")
+    content = (tmp_path / "media" / "DICOMDIR").read_bytes()
+    (folder / "DICOMDIR").write_bytes(content)
+    (folder / "INDEX").write_bytes(content)  # the same under a name that says nothing
+    (folder / "media").mkdir()
+    image, _, codes, series = converted(folder, tmp_path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), expected_volume())
+    assert (codes, len(series)) == ([], 1)
+
+
+def test_one_echo_of_a_classic_series_is_chosen_by_number(tmp_path):
+    make = next(make for _, name, make in FAULTS if name == "two echoes in a series")
+    image, _, _, series = converted(make(tmp_path / "a"), tmp_path, echo=2)
+    stored = np.stack([pixels(k + N).T for k in range(N)], axis=-1)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), stored)
+    assert sorted(row["echo_time_ms"] for row in series) == [2.4, 4.8]
+
+
+def test_a_folder_that_may_not_be_read_leaves_no_slice_out_in_silence(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "a")
+    walk = os.walk
+
+    def refuse(top, onerror):
+        onerror(PermissionError(13, "denied"))
+        return walk(top)
+
+    monkeypatch.setattr(frames.os, "walk", refuse)
+    assert refused(folder, tmp_path).reason == "SRC_PERMISSION"
+
+
+def test_a_slice_that_lies_elsewhere_is_not_read(tmp_path):
+    folder, elsewhere = write_series(tmp_path / "a"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    slice_ = min(folder.iterdir())
+    slice_.rename(elsewhere / slice_.name)
+    slice_.symlink_to(elsewhere / slice_.name)
+    assert converted(folder, tmp_path)[0].shape[2] == N
+    assert refused(folder, tmp_path, allow_roots=(str(folder),)).reason == "SRC_OUTSIDE_ROOT"
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path):
+    folder = write_series(tmp_path / "a")
+    with (folder / "IM9999").open("wb") as stream:
+        stream.truncate(1 << 40)  # takes no space on the disk
+    assert refused(folder, tmp_path).reason == "IMG_TOO_LARGE"
 
 
 def test_a_scaling_that_varies_is_applied_slice_by_slice_and_marked(tmp_path):
@@ -119,11 +210,8 @@ def test_a_fault_has_its_own_reason(tmp_path, reason, make):
 
 
 def test_pixels_that_nothing_can_unpack_are_no_image(tmp_path, monkeypatch):
-    def no_decoder(*_args, **_options):
-        raise RuntimeError
-
-    folder = write_series(tmp_path / "a")
-    monkeypatch.setattr(conversion, "pixel_array", no_decoder)
+    folder = write_series(tmp_path / "a", change=dicom_fixture.pack(RLELossless))
+    monkeypatch.setattr(conversion, "_has_decoder", lambda _syntax: False)
     assert converted(folder, tmp_path)[2] == ["W_NOT_COMPARED"]
     monkeypatch.setattr(conversion, "DCM2NIIX", "false")
     assert refused(folder, tmp_path).reason == "DCM_CONVERSION"
@@ -304,6 +392,17 @@ GOOD = [
     "philips_enhanced/anatomical/001", "philips_enhanced/anatomical/001_implicit",
     "siemens/anatomical/001", "siemens/anatomical/001_implicit",
 ]  # fmt: skip
+REFUSED = {
+    "failing/gantrytilting/001": "DCM_TILT",
+    "failing/notavolume/001": "DCM_DUPLICATE_POSITION",
+    "failing/slicecount/001": "IMG_TOO_FEW_SLICES",
+    "failing/sliceincrement/001": "DCM_MISSING_SLICE",
+    "failing/sliceincrement/002": "DCM_TILT",
+    "failing/sliceorientation/001": "DCM_LOCALIZER",
+    "ge/anatomical/001_single_slice": "IMG_TOO_FEW_SLICES",
+    "generic/rgb/001": "PHI_BURNED_IN",
+}
+MAGNITUDE_AND_PHASE = "philips/anatomical/002"
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -317,21 +416,23 @@ def test_a_real_series_is_the_expected_image(shared_data, tmp_path, case):
     np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("case", "reason"),
-    [
-        ("gantrytilting/001", "DCM_TILT"),
-        ("notavolume/001", "DCM_DUPLICATE_POSITION"),
-        ("slicecount/001", "IMG_TOO_FEW_SLICES"),
-        ("sliceincrement/001", "DCM_MISSING_SLICE"),
-        ("sliceincrement/002", "DCM_TILT"),
-        ("sliceorientation/001", "DCM_LOCALIZER"),
-    ],
-)
-def test_a_real_series_that_is_no_volume_has_its_own_reason(shared_data, tmp_path, case, reason):
-    source = cases(shared_data) / "failing" / case
-    error = refused(source, tmp_path, modality=("MR", "CT"), min_slices=3)
-    assert error.reason == reason
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_real_series_that_is_no_volume_has_its_own_reason(shared_data, tmp_path, case):
+    error = refused(cases(shared_data) / case, tmp_path, modality=("MR", "CT"), min_slices=3)
+    assert error.reason == REFUSED[case]
+
+
+def test_of_magnitude_and_phase_in_one_folder_the_magnitude_is_taken(shared_data, tmp_path):
+    source = cases(shared_data) / MAGNITUDE_AND_PHASE
+    image, _, codes, series = converted(source, tmp_path, min_slices=2)
+    assert (image.shape, codes) == ((768, 768, 4), [])
+    assert {row["reason"] for row in series} == {None, "DCM_NOT_MAGNITUDE"}
+
+
+def test_every_real_series_there_is_has_its_test(shared_data):
+    folders = {path.parent for path in cases(shared_data).rglob("*.dcm")}
+    names = {path.relative_to(cases(shared_data)).as_posix() for path in folders}
+    assert names - {*GOOD, *REFUSED, MAGNITUDE_AND_PHASE} == set()
 
 
 def test_104_frames_are_13_positions_of_two_echoes_and_four_kinds(shared_data, tmp_path):

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from cohortvol.errors import InUseError, OutputError
-from cohortvol.files import check_writable, claim, commit, commit_json, sha256_of
+from cohortvol.files import (
+    check_writable,
+    claim,
+    commit,
+    commit_json,
+    sha256_of,
+    warn_if_world_readable,
+)
 
 HOLD = (
     "import sys, time; from pathlib import Path; from cohortvol.files import claim;"
@@ -34,6 +41,33 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         commit(tmp_path / "a.bin", broken)
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     assert (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_a_private_file_is_for_its_owner_alone(tmp_path):
+    commit(tmp_path / "a", lambda stream: stream.write(b"a"), private=True)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_everyone_can_look_into_is_named(tmp_path, monkeypatch, caplog):
+    modes = dict.fromkeys([tmp_path, *tmp_path.parents], 0o40755)
+    real = Path.stat
+
+    def opened(path, **options):
+        found = real(path, **options)
+        return os.stat_result((modes.get(path, found.st_mode), *found[1:]))
+
+    monkeypatch.setattr(Path, "stat", opened)
+    warn_if_world_readable(tmp_path)
+    assert (
+        f"{tmp_path}: can be read by every user of this machine (SEC_WORLD_READABLE)" in caplog.text
+    )
+    caplog.clear()
+    modes[tmp_path] = 0o40750
+    warn_if_world_readable(tmp_path)
+    modes |= {tmp_path: 0o40755, tmp_path.parent: 0o40750}  # nobody gets as far as that
+    warn_if_world_readable(tmp_path)
+    warn_if_world_readable(tmp_path / "nowhere")
+    assert caplog.text == ""
 
 
 def test_equal_values_give_equal_json(tmp_path):

@@ -7,15 +7,19 @@ import hashlib
 import logging
 import zlib
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK
 
 from cohortvol import geometry, ingest
 from cohortvol.errors import TableError, TemporaryError
-from cohortvol.ingest import check_scan, source
+from cohortvol.ingest import Rules, check_scan, source
+from cohortvol.nifti import ROUNDED_SHEAR, nifti_gz
+from cohortvol.segment.images import read_image
 from cohortvol.tables import INGEST, SHARD, read_table, write_table
 from nifti_files import (
     AFFINE,
@@ -143,6 +147,95 @@ def test_an_image_with_a_masked_background_is_no_label_map(tmp_path):
     assert check_scan(saved(tmp_path, nifti(voxels)))["warnings"] is None
 
 
+def test_equal_voxels_have_one_hash_however_they_are_packed(tmp_path):
+    first, second = (gzip.compress(nifti(), level, mtime=level) for level in (1, 9))
+    found = [check_scan(saved(tmp_path, data, "scan.nii.gz")) for data in (first, second, first)]
+    assert found[0]["image_sha256"] == found[2]["image_sha256"] != found[1]["image_sha256"]
+    assert found[0]["voxels_sha256"] == found[1]["voxels_sha256"]
+
+
+def test_values_beyond_the_stored_type_are_scaled_as_real_numbers(tmp_path):
+    data = nifti(header={"scl_slope": 100, "scl_inter": -7})  # 99,900 does not fit in int16
+    path = saved(tmp_path, data)
+    found = check_scan(path)
+    assert (found["intensity_min"], found["intensity_max"]) == (93.0, 99893.0)
+    assert read_image(path, found["image_sha256"]).data.max() == 99893.0
+
+
+@pytest.mark.parametrize("cosine", [1e-4, 9.9e-4, 1.1e-3])
+def test_a_rounded_shear_changes_no_volume_and_strict_readers_take_the_label_map(tmp_path, cosine):
+    affine = sheared(cosine)
+    image = saved(tmp_path, nifti(sform=affine))
+    if cosine > ROUNDED_SHEAR:
+        assert reason_of(image) == "GEO_SHEAR"
+        return
+    found = check_scan(image)
+    assert found["warnings"] == "W_SHEAR_ROUNDED"
+    assert found["voxel_ml"] == pytest.approx(0.03, rel=1e-6)
+    label_map = saved(tmp_path, nifti_gz(image_voxels("uint8"), affine), "dseg.nii.gz")
+    np.testing.assert_allclose(nib.load(label_map).affine, affine, atol=1e-5)
+    itk = SimpleITK.ReadImage(str(label_map))  # refuses a grid whose angles are not right
+    assert np.prod(itk.GetSpacing()) == pytest.approx(30.0, rel=1e-5)
+
+
+# --- one volume of several -------------------------------------------------------------------
+
+
+def two_volumes(**header):
+    first = image_voxels()
+    return nifti(np.stack([first, first[::-1] + 7], axis=-1), header=header)
+
+
+def test_the_volume_that_was_asked_for_becomes_an_image_of_its_own(tmp_path):
+    path = saved(tmp_path, two_volumes(descrip=b"CANARY", intent_name=b"CANARY"))
+    shard = shard_of(tmp_path, s1=path, s2=saved(tmp_path, nifti(), "one.nii"))
+    table = ingest.run(shard, tmp_path / "ingest" / "0017.parquet", Rules(volume=2))
+    table = table.set_index("scan_id")
+    assert table["state"].tolist() == ["ready", "ready"]
+    assert table.loc["s1", "warnings"] == "W_VOLUME_SELECTED"
+    assert table["volume"].fillna(0).tolist() == [2, 0]
+    assert table.loc["s2", "image"] == str(tmp_path / "one.nii")
+    image = Path(table.loc["s1", "image"])
+    assert image == tmp_path / "ingest" / "0017" / "s1.nii.gz"
+    chosen = read_image(image, table.loc["s1", "image_sha256"])  # as segment and measure read it
+    np.testing.assert_array_equal(chosen.data, image_voxels()[::-1] + 7)
+    np.testing.assert_allclose(chosen.affine, AFFINE, atol=1e-5)
+    assert check_scan(image)["warnings"] is None
+    assert b"CANARY" not in gzip.decompress(image.read_bytes())
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_a_chosen_volume_keeps_its_scaled_values(tmp_path, dtype, big_endian):
+    voxels = np.stack([image_voxels(), image_voxels()[:, ::-1]], axis=-1).astype(dtype)
+    for slope in (1.0, 0.5):
+        data = nifti(voxels, header={"scl_slope": slope, "scl_inter": 0}, big_endian=big_endian)
+        shard = shard_of(tmp_path, s1=saved(tmp_path, data))
+        row = ingest.run(shard, tmp_path / "out.parquet", Rules(volume=2)).iloc[0]
+        chosen = read_image(Path(row["image"]), row["image_sha256"])
+        np.testing.assert_array_equal(chosen.data, slope * image_voxels()[:, ::-1])
+
+
+@pytest.mark.parametrize("volume", [None, 3])
+def test_without_the_number_of_a_volume_that_is_there_none_is_taken(tmp_path, volume):
+    path = saved(tmp_path, two_volumes())
+    assert reason_of(path, Rules(volume=volume)) == "IMG_4D"
+    found = check_scan(saved(tmp_path, nifti()), Rules(volume=volume))  # of one alone it is silent
+    assert (found["warnings"], "volume" in found) == (None, False)
+
+
+def test_vectors_are_no_volumes_to_choose_from(tmp_path):
+    data = nifti(header={"dim": (slice(0, 6), [5, 24, 20, 4, 1, 3])})
+    assert reason_of(saved(tmp_path, data), Rules(volume=1)) == "IMG_4D"
+
+
+def test_a_fault_in_the_chosen_volume_counts_and_one_in_another_does_not(tmp_path):
+    voxels = np.stack([image_voxels("float32"), spoilt((0, 0, 0), np.nan)], axis=-1)
+    path = saved(tmp_path, nifti(voxels))
+    assert check_scan(path, Rules(volume=1))["warnings"] == "W_VOLUME_SELECTED"
+    assert reason_of(path, Rules(volume=2)) == "VOX_NONFINITE"
+
+
 # --- a shard ---------------------------------------------------------------------------------
 
 
@@ -209,6 +302,27 @@ def test_a_bug_on_one_scan_is_its_row_and_the_shard_goes_on(tmp_path, monkeypatc
     assert "test_ingest.py" in caplog.text
     assert "name of a person" not in caplog.text
     assert table["detail"].str.fullmatch(r"KeyError [0-9a-f]{12}").tolist()[0]
+
+
+def test_equal_crashes_have_one_hash_and_others_another(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "cohortvol")
+    images = {f"s{n}": saved(tmp_path, nifti(), f"Doe_Jane_{n}.nii") for n in range(4)}
+    errors = iter([KeyError("Doe"), KeyError("/data/Doe.nii"), ValueError("Doe"), None])
+    check = ingest.check_voxels
+
+    def crash(voxels, rules):
+        error = next(errors)
+        if error is not None:
+            raise error
+        return check(voxels, rules)
+
+    monkeypatch.setattr(ingest, "check_voxels", crash)
+    table = ingest.run(shard_of(tmp_path, **images), tmp_path / "out.parquet")
+    assert table["state"].tolist() == ["failed", "failed", "failed", "ready"]
+    first, second, third, _ = table["detail"]
+    assert first == second
+    assert third.startswith("ValueError ")
+    assert "Doe" not in caplog.text + "".join(table["detail"].dropna())
 
 
 def test_running_out_of_memory_is_a_matter_for_the_job(tmp_path, monkeypatch):

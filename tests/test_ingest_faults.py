@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +19,7 @@ import dicom_fixture
 from cohortvol import ingest, reasons
 from cohortvol.errors import ScanError
 from cohortvol.ingest import Rules, check_scan, source
+from cohortvol.tables import SHARD, append_rows, write_table
 from nifti_files import FAULTS, nifti, reason_of, saved
 
 
@@ -37,6 +42,65 @@ def test_every_reason_that_ingest_gives_is_provoked_by_a_test():
     }
     elsewhere |= {"DCM_NOT_WANTED"}
     assert {code for code, _, _ in FAULTS} | elsewhere == known | {"QC_ZERO_SLICES"}
+
+
+def detail_of(path):
+    with pytest.raises(ScanError) as raised:
+        check_scan(path)
+    return raised.value.detail
+
+
+def test_the_text_of_an_error_page_is_shown_as_numbers(tmp_path):
+    path = saved(tmp_path, b"<html>Doe, Jane not found</html>" * 30, "scan.nii.gz")
+    assert detail_of(path) == f"first bytes {b'<html>Doe, Jane '.hex(' ')}"
+
+
+def test_two_voxel_sizes_are_told_with_the_two_volumes(tmp_path):
+    qform, sform = np.diag([2.0, 2, 10, 1]), np.diag([1.2, 1.2, 5, 1])
+    detail = detail_of(saved(tmp_path, nifti(affine=qform, sform=sform)))
+    assert "= 7.2 mm3" in detail
+    assert "= 40 mm3" in detail
+
+
+def test_what_is_missing_is_told_in_bytes(tmp_path):
+    content = nifti()
+    detail = detail_of(saved(tmp_path, content[:-100]))
+    assert detail == f"{len(content) - 100} of {len(content)} bytes"
+
+
+BOMB = """
+import resource, sys
+from pathlib import Path
+from cohortvol.errors import ScanError
+from cohortvol.ingest import check_scan
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    check_scan(Path(sys.argv[1]))
+except ScanError as error:
+    print(error.reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_file_of_a_few_megabytes_that_unpacks_to_gigabytes_takes_no_memory(tmp_path):
+    zeros = gzip.compress(bytes(1 << 28), 9)
+    path = saved(tmp_path, gzip.compress(nifti()) + 12 * zeros, "scan.nii.gz")  # 3 GiB of zeros
+    assert path.stat().st_size < 4 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, path], capture_output=True, text=True, check=True
+    )
+    reason, mebibytes = done.stdout.split()
+    assert reason == "IMG_TOO_LARGE"
+    assert int(mebibytes) < 100
+
+
+def test_a_pipe_or_a_device_in_a_shard_is_a_row_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    images = [tmp_path / "scan.nii.gz", "/dev/zero", "/dev/null"]
+    shard = tmp_path / "0000.parquet"
+    rows = [{"scan_id": f"s{n}", "image": str(image)} for n, image in enumerate(images)]
+    write_table(shard, append_rows(rows, SHARD), SHARD)
+    table = ingest.run(shard, tmp_path / "out.parquet")
+    assert table["reason"].tolist() == ["SRC_NOT_REGULAR"] * 3
 
 
 def test_an_unreadable_file_is_told_from_a_missing_one(tmp_path, monkeypatch):

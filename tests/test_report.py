@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from cohortvol import analyse, report
 from cohortvol.errors import OutputError, TableError
 from cohortvol.report import flow, forest, inputs, page, style, trends
+from cohortvol.tables import SCANS, read_table, write_table
 from report_fixture import STRUCTURES, make_scans, make_volumes, write_cohort
 
 SMALL, LARGE = 64, 1200
@@ -187,12 +188,22 @@ def test_a_scan_that_was_left_out_is_listed_with_what_to_do(small_page):
 
 
 def test_names_are_text_and_never_markup_or_mathematics(tmp_path):
-    name = "liver_<b>$x_1$</b>"
+    name = "liver_<b>$x^{ $</b>"  # as mathematics it could not be drawn
     cohort = write_cohort(tmp_path, SMALL, {name: (1400.0, 0.2, -3.0)})
+    scans = read_table(cohort / "scans.parquet", SCANS)
+    markup = "<img src=x onerror=alert(1)>"
+    scans["sequence"] = scans["sequence"].replace("T2w", markup)
+    scans.loc[scans["reason"] == "SRC_TRUNCATED", "scan_id"] = f"{markup}'\""
+    write_table(cohort / "scans.parquet", scans, SCANS)
+    analyse.run(cohort / "volumes.parquet", cohort / "scans.parquet", cohort / "analyse")
     title = "<script>alert(1)</script> $5 & more"
-    html = write_report(cohort, tmp_path / "report", title=title).read_text(encoding="utf-8")
+    html = write_report(cohort, tmp_path / "report", title=title, show_scan_ids=True).read_text(
+        encoding="utf-8"
+    )
     assert "<script" not in html
     assert "<b>$x" not in html
+    assert "<img src=x" not in html
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;") >= 2  # the id and the sequence
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $5 &amp; more" in html
 
 

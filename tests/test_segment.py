@@ -598,6 +598,22 @@ def test_a_crash_in_one_scan_is_that_scans_row(shard, segmenter, monkeypatch):
     assert list(shard.table()["attempts"]) == [1, 2, 1, 2, 1, 1]
 
 
+def test_equal_crashes_have_one_hash_and_their_text_is_written_nowhere(
+    shard, segmenter, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "cohortvol")
+    crashes = {1: KeyError("Doe"), 3: KeyError("/data/Doe.nii"), 5: ValueError("Doe")}
+    with_faults(monkeypatch, segmenter, crashes)
+    assert run_shard(**shard.arguments()) == {"segmented": 3, "failed": 3}
+    table = shard.table()
+    assert (table.loc[["s0", "s2", "s4"], "reason"] == "BUG_UNEXPECTED").all()
+    first, second, third = table.loc[["s0", "s2", "s4"], "detail"]
+    assert first == second
+    assert third.startswith("ValueError ")
+    written = b"".join(shard.receipts().values()).decode()
+    assert "Doe" not in caplog.text + written + "".join(table["detail"].dropna())
+
+
 def test_out_of_memory_is_tried_once_more_at_the_end(shard, segmenter, monkeypatch):
     again = ScanError("RUN_GPU_OOM", "")
     faulty = with_faults(monkeypatch, segmenter, {1: again, 2: MemoryError(), N_SCANS + 1: again})
@@ -614,6 +630,9 @@ def test_a_scan_that_does_not_fit_waits_for_a_job_with_more_memory(shard, segmen
     with pytest.raises(TemporaryError, match="not enough memory for s0\n"):
         run_shard(**shard.arguments(), attempts_left=1)
     assert sorted(shard.receipts()) == ["s1", "s2", "s3", "s4", "s5"]
+    with_faults(monkeypatch, segmenter, {1: MemoryError(), 2: MemoryError()})
+    assert run_shard(**shard.arguments()) == {"segmented": N_SCANS - 1, "failed": 1}
+    assert shard.table().loc["s0", "reason"] == "RUN_HOST_OOM"
     with_faults(monkeypatch, segmenter, {})
     assert run_shard(**shard.arguments(), attempts_left=0) == {"segmented": N_SCANS}
 

@@ -271,7 +271,8 @@ def test_a_finished_scan_is_followed_through_every_stage(results):
         "assemble",
     ]
     assert [row["structure"] for row in told["volumes"]] == ["liver", "spleen"]
-    assert [reason["reason"] for reason in told["reasons"]] == ["QC_TRUNCATED_FOV"]
+    said = [reason["reason"] for reason in told["reasons"]]
+    assert said == ["CLN_AGE_MISSING", "QC_TRUNCATED_FOV"]
     assert told["commands"] == []
     text = status.render_explanation(told)
     assert "line 6" in text

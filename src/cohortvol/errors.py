@@ -57,6 +57,10 @@ class ModelError(CohortvolError):
     """A model folder is missing, incomplete, or not what its card says."""
 
 
+class InstallationError(CohortvolError):
+    """A program or package that cohortvol depends on is missing or broken."""
+
+
 class OutputError(CohortvolError):
     """The output folder cannot be written."""
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -23,6 +24,8 @@ try:
     inflate: Any = importlib.import_module("isal.isal_zlib")
 except ImportError:  # a platform without isal: the same interface, about half as fast
     inflate = zlib
+
+log = logging.getLogger(__name__)
 
 IN_USE = ".in-use"
 """File in a results folder that the run working there holds a lock on."""
@@ -149,6 +152,25 @@ def check_writable(folder: Path) -> None:
     with _explained(folder):
         probe.touch()
         probe.unlink()
+
+
+def keep_from_others() -> None:
+    """What this process makes from now on is not for users outside its group (umask 027)."""
+    os.umask(os.umask(0o027) | 0o027)
+
+
+def warn_if_world_readable(folder: Path) -> None:
+    """Say so where every user of the machine can look into an existing folder."""
+    if not folder.is_dir():
+        return
+    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
+    if folder.stat().st_mode & 0o004 and all(open_ways):
+        log.warning(
+            "%s: can be read by every user of this machine (SEC_WORLD_READABLE); "
+            "`chmod o= %s` closes it",
+            folder,
+            folder,
+        )
 
 
 def claim(folder: Path) -> IO[str]:

@@ -7,6 +7,11 @@ import zlib
 import nibabel as nib
 import numpy as np
 
+from cohortvol.geometry import spacing_mm
+
+ROUNDED_SHEAR = 1e-3
+"""Cosine between two axes up to which they count as at right angles, but for rounding."""
+
 
 def nifti_gz(volume: np.ndarray, affine: np.ndarray) -> bytes:
     """A volume as ``.nii.gz``: equal volumes give equal bytes.
@@ -18,8 +23,11 @@ def nifti_gz(volume: np.ndarray, affine: np.ndarray) -> bytes:
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1, strip_shears=True)
-    if not np.allclose(image.get_qform(), affine, rtol=0, atol=1e-3):
-        image.set_qform(None, code=0)  # a sheared grid has no quaternion; the sform says it all
+    # A quaternion cannot say shear. Up to rounding it is the grid with its angles made right, which
+    # readers take that refuse any shear; beyond, the sform alone says it all.
+    turned = (np.asarray(image.get_qform()) - affine)[:3, :3] / spacing_mm(affine)
+    if np.abs(turned).max() > ROUNDED_SHEAR:
+        image.set_qform(None, code=0)
     # zlib rather than a faster one: its bytes do not depend on the processor.
     packer = zlib.compressobj(level=1, wbits=31)
     return packer.compress(image.to_bytes()) + packer.flush()

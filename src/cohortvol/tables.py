@@ -98,6 +98,7 @@ INGEST = {
     "detail": Column(text, "numbers behind the reason"),
     "warnings": Column(text, "warning codes (W_... and QC_...), joined by ;"),
     "image": Column(text, "absolute path of the NIfTI image to segment"),
+    "volume": Column(whole, "volume taken of a 4D image, from 1; null where it holds one"),
     "n_bytes": Column(whole, "bytes of the image file that were read"),
     "image_sha256": _PROVENANCE["image_sha256"],
     "voxels_sha256": Column(text, "sha256 of the voxels as stored, without header and packing"),
@@ -311,7 +312,10 @@ def write_table(path: Path, frame: pd.DataFrame, columns: dict[str, Column]) -> 
 
 
 def write_arrow(path: Path, table: pa.Table) -> str:
-    """`write_table` for an Arrow table that has its schema already."""
+    """`write_table` for an Arrow table that has its schema already.
+
+    A table with the paths of images, which may hold names, is for its owner alone.
+    """
     whole_chunks = table.combine_chunks()  # chunk borders would show in the bytes
 
     def write(stream: Any) -> None:
@@ -325,7 +329,7 @@ def write_arrow(path: Path, table: pa.Table) -> str:
             store_schema=False,
         )
 
-    return commit(path, write)
+    return commit(path, write, 0o600 if "image" in table.column_names else 0o666)
 
 
 def read_table(
@@ -359,6 +363,8 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
             table = stored.read(columns=list(columns))
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
+    except PermissionError as error:
+        raise TableError(f"{path}: may be read by the account alone that wrote it") from error
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: bytes that are no text
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
     missing = [name for name in columns if name not in table.column_names]

@@ -10,13 +10,21 @@ from pathlib import Path
 import cohortvol
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
-from cohortvol.files import check_writable, claim, digest_of
+from cohortvol.files import (
+    check_writable,
+    claim,
+    digest_of,
+    keep_from_others,
+    warn_if_world_readable,
+)
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 )
+
+keep_from_others()
 
 
 @contextmanager
@@ -144,15 +152,19 @@ wildcard_constraints:
 onstart:
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        warn_if_world_readable(Path(config["results"]))
         verify(MODEL)
         check_manifest()
 
 
 def check_manifest():
-    """Read the manifest once, so that its bad rows are a short message and not a failed job."""
+    """Read the manifest once, so that its bad rows are a short message and not a failed job.
+
+    So are decoders that are missing where something in it may be DICOM.
+    """
     from cohortvol.manifest import Choice, check
 
-    check(
+    images = check(
         Path(config["manifest"]),
         Path(config["results"]),
         bad_rows=config["bad_rows"],
@@ -161,7 +173,11 @@ def check_manifest():
         choice=Choice(**config["bids"]),
         hash_ids=config["hash_ids"],
         salt_file=config["salt_file"] and Path(config["salt_file"]),
-    )
+    )["image"].dropna()
+    if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
+        from cohortvol.ingest import check_decoders
+
+        check_decoders()
 
 
 def manifest_files():

@@ -31,8 +31,8 @@ def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Spearman's rho and Pearson's r of volume with age per structure, pooled and by sex.
 
-    p takes every scan as independent. Bonferroni counts the structures within one stratum
-    (all, F or M).
+    p takes every scan as independent; the note says ANA_REPEATED_MEASURES where they are not.
+    Bonferroni counts the structures within one stratum (all, F or M).
 
     Returns
     -------
@@ -50,6 +50,9 @@ def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
             key = {"structure": structure, "sex": name}
             counts = {"n_used": n, "n_dropped": int(stratum.sum()) - n}
             found = _of_one(ages[mask], cohort.volume_ml[mask, index], settings.min_n_fit)
+            n_people = cohort.scans.loc[mask, "subject"].nunique()
+            if n_people < n and "note" not in found:
+                found["note"] = f"ANA_REPEATED_MEASURES: {n} scans of {n_people} people"
             rows.append({**key, **found, **counts})
     frame = pd.DataFrame(rows)
     if len(frame):

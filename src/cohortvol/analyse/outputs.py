@@ -60,7 +60,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "pearson_p_value": Column(real, "two-sided p of pearson_r"),
         "n_used": _USED,
         "n_dropped": _DROPPED,
-        "note": Column(text, "why there is no estimate; null if nothing"),
+        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
     },
     "analyse/curves": {
         "structure": _STRUCTURE,

@@ -171,19 +171,28 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
 
 
 MAX_AGE_CONFLICT_YEARS = 1.0
+FIRST_YEAR = 1977
+"""No person was imaged by magnetic resonance before: an earlier date was moved for privacy."""
+
 SAME_CONTENT = "ID_SAME_CONTENT"
+AGE_CONFLICT = "CLN_AGE_CONFLICT"
+_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
 
 
 def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
-    """Covariates of the DICOM headers where the manifest has none; the manifest is believed.
+    """Covariates of the DICOM headers where the manifest has none, and ``CLN_...`` codes.
 
     An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
-    ``CLN_AGE_CONFLICT``.
+    ``CLN_AGE_CONFLICT``, one that neither gives ``CLN_AGE_MISSING``, a date before `FIRST_YEAR`
+    ``CLN_DATE_SHIFTED``.
     """
     in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
     filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
     apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
-    return _mark(scans.assign(**filled), apart, "CLN_AGE_CONFLICT")
+    scans = _mark(scans.assign(**filled), apart, AGE_CONFLICT)
+    scans = _mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
+    moved = scans["acquisition_date"].fillna("9999") < str(FIRST_YEAR)
+    return _mark(scans, moved, "CLN_DATE_SHIFTED")
 
 
 def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
@@ -342,7 +351,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     codes = pd.Series(
         [_all_codes(pair) for pair in zip(warnings, found, strict=True)], index=scans.index
     )
-    unusable = (of_scan["unusable"] == True) | codes.str.contains(SAME_CONTENT)  # noqa: E712
+    unusable = (of_scan["unusable"] == True) | codes.str.contains(_UNUSABLE_CODES)  # noqa: E712
     qc = codes.map(_qc_of).mask(unusable, "exclude").where(done)
     final = scans.assign(
         state=state,

@@ -13,6 +13,7 @@ import typer
 from cohortvol import __version__
 from cohortvol.cli import beside, stages
 from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
+from cohortvol.files import keep_from_others
 
 TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
@@ -54,6 +55,7 @@ def start(
     Each stage reads files and writes files:
     manifest → ingest → segment → measure → assemble → analyse → report.
     """
+    keep_from_others()
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.WARNING,

@@ -164,6 +164,10 @@ def ingest(
     derived: Annotated[
         str, typer.Option(help="Series computed from others (not Dixon parts): skip or allow.")
     ] = "skip",
+    volume: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which volume of a 4D image is the scan; 1 is the first."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
 ) -> None:
     r"""Read every byte of each scan once, and say which can be used and why the others cannot.
@@ -192,6 +196,7 @@ def ingest(
         contrast=contrast,
         echo=echo,
         derived=derived,
+        volume=volume,
     )
     run(shard, out, rules, threads)
 

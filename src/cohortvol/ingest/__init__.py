@@ -15,16 +15,17 @@ import pandas as pd
 
 from cohortvol import reasons
 from cohortvol.errors import ScanError, TemporaryError, log_unforeseen
-from cohortvol.files import make_folder
-from cohortvol.ingest.dicom import dixon_named, is_dicom, to_nifti
+from cohortvol.files import commit_bytes, make_folder
+from cohortvol.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
 from cohortvol.ingest.grid import check_grid, describe_grid
 from cohortvol.ingest.header import Header, parse_header
 from cohortvol.ingest.rules import Rules
 from cohortvol.ingest.source import check_place, read_source
 from cohortvol.ingest.voxels import check_voxels
+from cohortvol.nifti import nifti_gz
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 
-__all__ = ["Rules", "check_scan", "run"]
+__all__ = ["Rules", "check_decoders", "check_scan", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,9 @@ _FAILURES = ("IO_", "BUG_")
 def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) -> pd.DataFrame:
     """Check every scan of one shard and write the ingest table.
 
-    Whatever is wrong with a scan becomes its row; the shard goes on. DICOM is converted to
-    ``ingest/<shard>/<scan_id>.nii.gz``, and what its folders hold is listed in
-    ``ingest/series/<shard>.parquet``.
+    Whatever is wrong with a scan becomes its row; the shard goes on. DICOM, and the volume chosen
+    of a 4D image, become ``ingest/<shard>/<scan_id>.nii.gz``; what DICOM folders hold is listed
+    in ``ingest/series/<shard>.parquet``.
 
     Parameters
     ----------
@@ -59,11 +60,15 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     ------
     TableError
         If the shard's table cannot be read.
+    InstallationError
+        If there is DICOM and no decoder for some of its kinds.
     TemporaryError
         If memory runs out.
     """
     limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
+    if any(is_dicom(Path(image)) for image in scans["image"]):
+        check_decoders()
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
@@ -104,7 +109,7 @@ def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
     -------
     dict
         ``n_bytes``, ``image_sha256``, ``voxels_sha256``, the grid, ``intensity_min``,
-        ``intensity_max`` and ``warnings``.
+        ``intensity_max`` and ``warnings``; ``volume`` where it is one of several.
 
     Raises
     ------
@@ -116,8 +121,13 @@ def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
     return found
 
 
-def _check_into(found: dict[str, Any], path: Path, rules: Rules) -> None:
-    """Put what is learned of a scan into `found`, which keeps it when a later check fails."""
+def _check_into(
+    found: dict[str, Any], path: Path, rules: Rules, converted: Path | None = None
+) -> None:
+    """Put what is learned of a scan into `found`, which keeps it when a later check fails.
+
+    One volume chosen from several is written to `converted`, if given, and is the scan from then.
+    """
     headers: list[Header] = []
 
     def content_size(head: bytes) -> int:
@@ -129,17 +139,39 @@ def _check_into(found: dict[str, Any], path: Path, rules: Rules) -> None:
     header = headers[-1]
     affine, grid_warnings = check_grid(header.fields, header.shape, rules)
     found.update(describe_grid(header.shape, affine))
-    voxels = np.frombuffer(source.content, header.dtype, offset=header.offset)
+    stored = np.frombuffer(source.content, header.dtype, offset=header.offset)
+    volumes = stored.reshape(header.n_volumes, *header.shape[::-1])
+    voxels = volumes[0 if rules.volume is None or len(volumes) == 1 else rules.volume - 1]
     found.update(voxels_sha256=hashlib.sha256(voxels.data).hexdigest())
-    low, high, voxel_warnings = check_voxels(voxels.reshape(header.shape[::-1]), rules)
+    low, high, voxel_warnings = check_voxels(voxels, rules)
     ends = sorted(header.slope * value + header.intercept for value in (low, high))
-    extra = ["W_EXTRA_BYTES"] if source.has_extra else []
-    codes = [*extra, *header.warnings, *grid_warnings, *voxel_warnings]
+    if max(map(abs, ends)) > float(np.finfo(np.float32).max):
+        detail = f"from {ends[0]:.3g} to {ends[1]:.3g}, beyond single precision"
+        raise ScanError("VOX_NONFINITE", detail)
+    codes = ["W_EXTRA_BYTES"] if source.has_extra else []
+    if len(volumes) > 1:
+        codes.append("W_VOLUME_SELECTED")
+        found.update(volume=rules.volume)
+        if converted is not None:
+            found.update(_write_volume(converted, voxels, header, affine))
+    codes += [*header.warnings, *grid_warnings, *voxel_warnings]
     found.update(
         intensity_min=ends[0],
         intensity_max=ends[1],
         warnings=";".join(codes) or None,
     )
+
+
+def _write_volume(
+    out: Path, voxels: np.ndarray, header: Header, affine: np.ndarray
+) -> dict[str, Any]:
+    """One volume (K, J, I) as an image of its own; what the ingest table says of its file."""
+    grey = voxels.T
+    if header.dtype.itemsize > 2 or (header.slope, header.intercept) != (1.0, 0.0):
+        grey = (grey.astype(float) * header.slope + header.intercept).astype(np.float32)
+    content = nifti_gz(grey.astype(grey.dtype.newbyteorder("=")), affine)
+    sha256 = commit_bytes(out, content)
+    return {"image": str(out.absolute()), "n_bytes": len(content), "image_sha256": sha256}
 
 
 def _row(
@@ -153,7 +185,7 @@ def _row(
             covariates, codes = to_nifti(image, converted, rules, series)
             found.update(covariates, image=str(converted.absolute()))
             rules = replace(rules, allow_roots=())  # the converted image lies in the results
-        _check_into(found, Path(found["image"]), rules)
+        _check_into(found, Path(found["image"]), rules, converted)
         found["warnings"] = ";".join(filter(None, [*codes, found["warnings"]])) or None
     except ScanError as error:
         state = _state_of(error.reason)

@@ -10,13 +10,13 @@ from nibabel.quaternions import fillpositive, quat2mat
 from cohortvol.errors import ScanError
 from cohortvol.geometry import orientation, spacing_mm, voxel_volume_ml
 from cohortvol.ingest.rules import Rules
+from cohortvol.nifti import ROUNDED_SHEAR
 
 _MM = 2
 _UNITS = {1: "metre", 3: "micrometre"}
 _MAX_ZOOM_CONFLICT = 1e-3  # relative
 _MAX_ANGLE_DEG = 1.0
-_MAX_SHEAR = 1e-3  # cosine between two axes, 0 at a right angle
-_ROUNDED_SHEAR = 1e-5
+_RIGHT_ANGLE = 1e-5  # cosine between two axes
 _FLAT = 1e-3  # |det| of the unit axes, 1 at right angles
 _QUATERNION_SLACK = -1e-5
 
@@ -113,10 +113,10 @@ def _check_axes(affine: np.ndarray) -> list[str]:
     if flatness < _FLAT:
         raise ScanError("GEO_SINGULAR", f"determinant of the axes {flatness:.2g}")
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if shear > _MAX_SHEAR:
+    if shear > ROUNDED_SHEAR:
         angle = np.degrees(np.arccos(shear))
         raise ScanError("GEO_SHEAR", f"{angle:.2f} degrees between two axes")
-    return ["W_SHEAR_ROUNDED"] if shear > _ROUNDED_SHEAR else []
+    return ["W_SHEAR_ROUNDED"] if shear > _RIGHT_ANGLE else []
 
 
 def _check_agreement(sform: np.ndarray, qform: np.ndarray | None, zooms: np.ndarray) -> None:

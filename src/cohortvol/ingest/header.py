@@ -33,6 +33,8 @@ class Header:
     ----------
     shape : (3,) tuple of int
         Voxels along the three array axes.
+    n_volumes : int
+        Volumes of that shape, of which `Rules.volume` chooses one.
     dtype : numpy.dtype
         Voxels on disk, with byte order.
     offset : int
@@ -46,6 +48,7 @@ class Header:
     """
 
     shape: tuple[int, int, int]
+    n_volumes: int
     dtype: np.dtype[Any]
     offset: int
     slope: float
@@ -56,7 +59,7 @@ class Header:
     @property
     def n_content(self) -> int:
         """Bytes from the start of the unpacked file to the end of its voxels."""
-        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+        return self.offset + self.n_volumes * math.prod(self.shape) * self.dtype.itemsize
 
 
 def parse_header(head: bytes, rules: Rules) -> Header:
@@ -68,11 +71,12 @@ def parse_header(head: bytes, rules: Rules) -> Header:
         ``SRC_TRUNCATED``, ``HDR_...`` or ``IMG_...``.
     """
     fields = _fields(head)
-    shape, warnings = _shape(fields, rules)
+    shape, n_volumes, warnings = _shape(fields, rules)
     dtype = _dtype(fields)
     slope, intercept, scaling_warnings = _scaling(fields)
     return Header(
         shape=shape,
+        n_volumes=n_volumes,
         dtype=dtype,
         offset=_offset(fields),
         slope=slope,
@@ -104,7 +108,8 @@ def _fields(head: bytes) -> np.void:
     return fields
 
 
-def _shape(fields: np.void, rules: Rules) -> tuple[tuple[int, int, int], list[str]]:
+def _shape(fields: np.void, rules: Rules) -> tuple[tuple[int, int, int], int, list[str]]:
+    """Shape of a volume, the number of volumes, and ``W_...`` codes."""
     dim = [int(n) for n in fields["dim"]]
     n_dims = dim[0]
     if not 1 <= n_dims <= 7:
@@ -117,12 +122,16 @@ def _shape(fields: np.void, rules: Rules) -> tuple[tuple[int, int, int], list[st
         raise ScanError("IMG_2D", text)
     if math.prod(lengths) > rules.max_voxels:
         raise ScanError("IMG_TOO_LARGE", f"{text}, over {rules.max_voxels} voxels")
-    if math.prod(lengths[3:]) > 1:
+    n_volumes = math.prod(lengths[3:])
+    if n_volumes > 1 and (rules.volume is None or n_volumes != lengths[3]):
         raise ScanError("IMG_4D", text)
+    if n_volumes > 1 and not 1 <= (rules.volume or 0) <= n_volumes:
+        raise ScanError("IMG_4D", f"{text}, of which there is no volume {rules.volume}")
     if min(lengths[:3]) < rules.min_slices:
         raise ScanError("IMG_TOO_FEW_SLICES", f"{text}, fewer than {rules.min_slices}")
     i, j, k = lengths[:3]
-    return (i, j, k), ["W_SQUEEZED"] if n_dims > 3 else []
+    squeezed = n_dims > 3 and n_volumes == 1
+    return (i, j, k), n_volumes, ["W_SQUEEZED"] if squeezed else []
 
 
 def _dtype(fields: np.void) -> np.dtype[Any]:

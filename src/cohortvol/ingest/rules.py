@@ -28,6 +28,7 @@ class Rules:
     contrast: str = "any"
     echo: int | None = None
     derived: str = "skip"
+    volume: int | None = None
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Rules:

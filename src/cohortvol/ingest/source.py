@@ -11,11 +11,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cohortvol.errors import ScanError
 from cohortvol.files import inflate
+
+T = TypeVar("T")
 
 HEAD_BYTES = 544
 """First bytes that hold a whole NIfTI-1 or NIfTI-2 header."""
@@ -89,15 +92,26 @@ def read_source(
     check_place(path, allow_roots)
     if path.is_dir():
         raise ScanError("SRC_UNSUPPORTED_FORMAT", "a folder")
+    return patiently(lambda: _read_once(path, content_size))
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What `read` returns, tried again while the storage fails as a network one does at times.
+
+    Raises
+    ------
+    ScanError
+        ``IO_READ_ERROR`` after the last attempt.
+    """
     for wait_s in _WAITS_S:
         try:
-            return _read_once(path, content_size)
+            return read()
         except OSError as error:
             if error.errno not in _RETRIED:
                 raise
             time.sleep(wait_s)
     try:
-        return _read_once(path, content_size)
+        return read()
     except OSError as error:
         attempts = len(_WAITS_S) + 1
         raise ScanError("IO_READ_ERROR", f"{error.strerror}, {attempts} attempts") from error

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit_text
+from cohortvol.files import commit_text, warn_if_world_readable
 from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys
 from cohortvol.manifest.bids import read_bids
 from cohortvol.manifest.bids_images import Choice
@@ -108,6 +108,7 @@ def run(
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
+    warn_if_world_readable(results)
     closed = scans["state"].value_counts()
     log.info(
         "%d rows: %d scans in %d shards%s",

@@ -306,7 +306,9 @@ def _measured_or_failed(
         reason, shown = "BUG_RANGE", str(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
-            raise TemporaryError(f"{scan['scan_id']}: {error}; the storage is at fault") from error
+            raise TemporaryError(
+                f"{scan['scan_id']}: the storage is at fault ({error.strerror})"
+            ) from error
         reason, shown = "BUG_UNEXPECTED", log_unforeseen(log, scan["scan_id"], error)
     log.warning("%s: failed with %s: %s", scan["scan_id"], reason, shown)
     structures = {label: name for layer in layers for label, name in layer.items()}
@@ -323,4 +325,4 @@ def _check_unchanged(path: Path, sha256: str, reason: str) -> None:
     if not path.exists():
         raise ScanError("SRC_MISSING" if reason == "SRC_CHANGED" else reason, "it is missing")
     if sha256_of(path) != sha256:
-        raise ScanError(reason, f"{path.name} is not the file that was segmented")
+        raise ScanError(reason, "it is not the file that was segmented")

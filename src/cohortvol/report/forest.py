@@ -51,7 +51,7 @@ def forest_pages(
     """
     rows = slopes[slopes["sex"].isin(SEXES)].dropna(subset=[_SLOPE, _LOW, _HIGH])
     if planted is not None:
-        rows = rows.merge(planted, on=["structure", "sex", "model"], how="inner")
+        rows = rows.merge(planted, on=["structure", "sex", "model"], validate="m:1")
     if rows.empty:
         return
     limit = _limit(rows)

@@ -150,7 +150,7 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
     usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
     usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
-        usable, on="scan_id", how="inner"
+        usable, on="scan_id", validate="m:1"
     )
     return points[["structure", "sex", "age_years", "volume_ml"]]
 

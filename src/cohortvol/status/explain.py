@@ -66,7 +66,7 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
     volumes: list[Row] = []
     if end["state"] is None:
         end, again, volumes = _follow(results, end, model, steps)
-    codes = [end.get("reason"), *_codes(volumes), *(end.get("qc_flags") or "").split(";")]
+    codes = [end.get("reason"), *_codes([*volumes, end])]
     known = reasons.load()
     return {
         "scan_id": scan_id,
@@ -119,6 +119,8 @@ def _rows(path: Path, scan_id: str) -> list[Row]:
         table = pq.read_table(path, filters=[("scan_id", "==", scan_id)])
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise TableError(f"{path}: may be read by the account alone that wrote it") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
     return [dict(row) for row in table.to_pylist()]
@@ -161,8 +163,8 @@ def _step(stage: str, outcome: str, facts: Row) -> Row:
     return {"stage": stage, "outcome": outcome, "facts": shown}
 
 
-def _codes(volumes: list[Row]) -> list[str]:
-    return [code for row in volumes for code in (row["qc_flags"] or "").split(";")]
+def _codes(rows: list[Row]) -> list[str]:
+    return [code for row in rows for code in (row.get("qc_flags") or "").split(";")]
 
 
 def _commands(results: Path, shard: str, model: str, stage: str) -> list[str]:

@@ -78,6 +78,8 @@ def _stored(path: Path) -> Iterator[pq.ParquetFile | None]:
             yield stored
     except FileNotFoundError:
         yield None
+    except PermissionError as error:
+        raise TableError(f"{path}: may be read by the account alone that wrote it") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
 

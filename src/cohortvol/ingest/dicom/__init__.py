@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ from pydicom.dataset import Dataset
 from cohortvol.errors import ScanError
 from cohortvol.files import commit, make_folder
 from cohortvol.ingest.dicom.choice import choose
-from cohortvol.ingest.dicom.conversion import convert
+from cohortvol.ingest.dicom.conversion import check_decoders, convert
 from cohortvol.ingest.dicom.frames import dixon_named, read_frames
 from cohortvol.ingest.dicom.headers import covariates
 from cohortvol.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.ingest.rules import Rules
 from cohortvol.nifti import nifti_gz
 
-__all__ = ["dixon_named", "is_dicom", "to_nifti"]
+__all__ = ["check_decoders", "dixon_named", "is_dicom", "to_nifti"]
 
 _MAGIC_AT = 128
 
@@ -54,26 +55,30 @@ def to_nifti(
     covariates : dict
         See `covariates`; and ``dixon``, the part of a Dixon acquisition.
     codes : list of str
-        ``W_...`` and ``DCM_...`` flags.
+        ``W_...``, ``DCM_...`` and ``CLN_...`` flags.
 
     Raises
     ------
     ScanError
         With the reason why there is no image.
     """
-    frames, codes = read_frames(source)
+    frames, codes = read_frames(source, rules)
     choice = choose(stacks_of(frames), rules)
     series += choice.series
     if choice.chosen is None:
         raise choice.error or ScanError("DCM_UNREADABLE_FILE")
     volume = ordered(choice.chosen)
+    n_voxels = math.prod(volume.shape)
+    if n_voxels > rules.max_voxels:
+        raise ScanError("IMG_TOO_LARGE", f"{n_voxels} voxels, over {rules.max_voxels}")
     make_folder(out.parent)
     grey, more = convert(volume, out.parent)
     content = nifti_gz(grey, volume.affine)
     commit(out, lambda stream: stream.write(content))
     facts = choice.chosen.first.facts
+    more += _count_codes(facts, len(volume.frames)) + _date_codes(facts)
     known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}
-    return known, [*codes, *_count_codes(facts, len(volume.frames)), *more]
+    return known, codes + more
 
 
 def _count_codes(facts: Dataset, n_images: int) -> list[str]:
@@ -81,3 +86,9 @@ def _count_codes(facts: Dataset, n_images: int) -> list[str]:
     promised = facts.get("ImagesInAcquisition") or n_images
     alone = int(facts.get("NumberOfFrames") or 1) == 1
     return ["DCM_COUNT_UNUSUAL"] if alone and int(promised) != n_images else []
+
+
+def _date_codes(facts: Dataset) -> list[str]:
+    """Flag a series whose dates were moved for privacy, as its header says (PS3.3 C.7.1.1)."""
+    kept = str(facts.get("LongitudinalTemporalInformationModified", ""))
+    return ["CLN_DATE_SHIFTED"] if kept.upper() == "MODIFIED" else []

@@ -8,6 +8,7 @@ together as pydicom reads them.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,18 +18,50 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 import numpy as np
 from dcm2niix import bin as DCM2NIIX
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
-from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.frames import Frame
+from cohortvol.errors import InstallationError, ScanError
+from cohortvol.ingest.dicom.frames import NATIVE, Frame
 from cohortvol.ingest.dicom.stacks import Volume
 
 LIMIT_S = 900
 MAX_SHIFT_VOXELS = 0.05
 """How far a corner may lie from where the headers put it."""
 
+_PACKINGS = (JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless)
+"""Transfer syntaxes that pydicom must read; for the older JPEG there is dcm2niix alone."""
+
 _OPTIONS = ("-z", "n", "-b", "n", "-p", "n", "-i", "n", "-f", "%s_%e_%r")
 # not packed, no sidecar (it holds names), grey values as displayed, nothing left out
+
+
+def check_decoders() -> None:
+    """Raise unless everything is there that packed images need, before any scan needs it.
+
+    Raises
+    ------
+    InstallationError
+        ``ENV_CODEC_MISSING`` with what is missing.
+    """
+    missing = [syntax.name for syntax in _PACKINGS if not _has_decoder(syntax)]
+    if shutil.which(str(DCM2NIIX)) is None:
+        missing.append("dcm2niix")
+    if missing:
+        raise InstallationError(
+            f"no decoder for DICOM images (ENV_CODEC_MISSING): {', '.join(missing)}\n"
+            "  Install cohortvol again with all that it depends on: `make install`, or "
+            "`pip install --force-reinstall dcm2niix pylibjpeg pylibjpeg-openjpeg pyjpegls`."
+        )
 
 
 def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
@@ -60,7 +93,7 @@ def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
         raise ScanError(
             "DCM_CONVERSION", "no image has the grid of the series, and no decoder for its pixels"
         )
-    greys = [_grey(frame).astype(np.float32) for frame in volume.frames]
+    greys = [_grey(frame) for frame in volume.frames]
     return np.stack(greys, axis=-1), [*codes, "W_CONVERTER_DIFFERS"]
 
 
@@ -104,21 +137,35 @@ def _on_the_grid(image: np.ndarray, affine: np.ndarray, volume: Volume) -> np.nd
 
 
 def _samples(volume: Volume) -> dict[int, np.ndarray]:
-    """The first, middle and last slice as pydicom reads them; empty if it has no decoder."""
+    """Slices as pydicom reads them; empty if it has no decoder.
+
+    The first, middle and last, as the bytes of plain pixels have been counted; every one of
+    packed pixels, of which a converter fills up what is missing.
+    """
     n = len(volume.frames)
+    wanted = {0, n // 2, n - 1}
+    syntax = volume.frames[0].facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+    if syntax not in NATIVE:
+        if not _has_decoder(syntax):
+            return {}
+        wanted = set(range(n))
+    return {k: _grey(volume.frames[k]) for k in sorted(wanted)}
+
+
+def _has_decoder(syntax: UID) -> bool:
     try:
-        return {k: _grey(volume.frames[k]) for k in sorted({0, n // 2, n - 1})}
-    except (RuntimeError, NotImplementedError):
-        return {}
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
 
 
 def _grey(frame: Frame) -> np.ndarray:
     """Grey values of a frame, (column, row)."""
     try:
         stored = pixel_array(frame.path, index=frame.index, raw=True)
-    except (ValueError, EOFError, IndexError) as error:
+    except (ValueError, EOFError, IndexError, RuntimeError) as error:
         raise ScanError("SRC_TRUNCATED", f"pixels cannot be read: {type(error).__name__}") from None
-    return stored.astype(float).T * frame.slope + frame.intercept
+    return (stored.astype(float).T * frame.slope + frame.intercept).astype(np.float32)
 
 
 def _are_equal(grey: np.ndarray, samples: dict[int, np.ndarray]) -> bool:

@@ -19,9 +19,16 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from cohortvol.errors import ScanError
+from cohortvol.ingest.rules import Rules
+from cohortvol.ingest.source import check_place, patiently
 
 # What pydicom would say of a value that is not as it should be holds the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -29,6 +36,9 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 NATIVE = {ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian}
 _END_OF_FRAGMENTS = b"\xfe\xff\xdd\xe0"
+_MAX_BYTES_PER_VOXEL = 8
+_MAX_HEADER = 1 << 26  # bytes of a file that are no voxels
+_META = 1 << 12  # bytes that hold the transfer syntax
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _BESIDE_IMAGES = re.compile(
     r"^\.|^(dicomdir|lockfile|version|license|readme|thumbs\.db)$"
@@ -169,20 +179,20 @@ def _part_named(description: str) -> str | None:
     return next((part for part, words in _DIXON_WORDS.items() if re.search(words, text)), None)
 
 
-def read_frames(source: Path) -> tuple[list[Frame], list[str]]:
+def read_frames(source: Path, rules: Rules) -> tuple[list[Frame], list[str]]:
     """Every frame of a file or below a folder, and ``W_...`` codes.
 
     Raises
     ------
     ScanError
-        ``SRC_EMPTY`` without any file, ``DCM_UNREADABLE_FILE``, ``SRC_TRUNCATED``,
-        ``SRC_PERMISSION``.
+        ``SRC_EMPTY`` without any file, ``DCM_UNREADABLE_FILE``, ``IMG_TOO_LARGE``,
+        ``IO_READ_ERROR`` and ``SRC_...``.
     """
     frames: list[Frame] = []
     seen: set[bytes] = set()
     codes: set[str] = set()
     for path in [source] if source.is_file() else _files(source):
-        content = _content(path)
+        content = _content(path, rules)
         header = _header(content)
         if header is None:
             continue
@@ -203,28 +213,38 @@ def _short_hash(text: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    """Every file that may be an image, in the order of their names."""
+
+    def refuse(error: OSError) -> None:  # a folder left out would be slices left out
+        raise ScanError("SRC_PERMISSION", "a folder that may not be read") from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(names):
             if not _BESIDE_IMAGES.search(name):
                 yield Path(place) / name
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, rules: Rules) -> bytes:
+    """Bytes of a file that is one, lies where it may, and is no larger than an image can be."""
+    check_place(path, rules.allow_roots)
+    n_bytes, most = path.stat().st_size, rules.max_voxels * _MAX_BYTES_PER_VOXEL + _MAX_HEADER
+    if n_bytes > most:
+        raise ScanError("IMG_TOO_LARGE", f"a file of {n_bytes} bytes, over {most}")
     try:
-        return path.read_bytes()
+        return patiently(path.read_bytes)
     except PermissionError:
         raise ScanError("SRC_PERMISSION") from None
     except FileNotFoundError:
-        raise ScanError("SRC_BROKEN_LINK" if path.is_symlink() else "SRC_CHANGED") from None
-    except OSError as error:
-        raise ScanError("IO_READ_ERROR", error.strerror or "") from None
+        raise ScanError("SRC_CHANGED", "a file went away") from None
 
 
 def _header(content: bytes) -> Dataset | None:
     """Header of an image that is complete; None for DICOM that is no image."""
     if not content:
         raise ScanError("DCM_UNREADABLE_FILE", "an empty file")
+    if DeflatedExplicitVRLittleEndian.encode() in content[:_META]:
+        raise ScanError("DCM_UNREADABLE_FILE", "deflated as a whole")  # of a size without a bound
     stream = io.BytesIO(content)
     try:
         header = pydicom.dcmread(stream, stop_before_pixels=True)
@@ -252,8 +272,10 @@ def _frames_of(path: Path, header: Dataset) -> Iterator[Frame]:
     shared = next(iter(header.get("SharedFunctionalGroupsSequence", [])), Dataset())
     each = header.get("PerFrameFunctionalGroupsSequence")
     n_frames = _count(header, "NumberOfFrames")
+    if each is not None and len(each) != n_frames:
+        raise ScanError("DCM_UNREADABLE_FILE", f"{len(each)} descriptions of {n_frames} frames")
     for index in range(n_frames):
-        own = each[index] if each is not None and index < len(each) else Dataset()
+        own = Dataset() if each is None else each[index]
         places = (own, shared, header)
         yield Frame(
             path=path,
