@@ -34,6 +34,7 @@ STAGES = {
     "status",
     "simulate",
     "train",
+    "check",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -118,21 +118,16 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     TemporaryError
         If a scan is missing from a table, or was segmented from other bytes than ingested.
     """
-    waiting = manifest["state"].isna()
-    closed = manifest[~waiting]
-    followed = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
-    followed = _with_headers(_joined(followed, ingested.drop(columns="image"), "ingest"))
-    ready = followed["state"] == "ready"
-    followed = _mark(followed, ready & _is_double(followed["voxels_sha256"], ready), SAME_CONTENT)
-    stopped = followed[~ready]
-    onward = followed[ready].drop(columns=["state", "reason", "detail"])
+    rows = intake(manifest, ingested)
+    ready = rows["state"] == "ready"
+    onward = rows[ready].drop(columns=["state", "reason", "detail"])
     onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
     onward = _joined(onward, segmented, "segment")
     # Null on both sides is a cohort drawn as tables: there were no bytes.
     changed = onward["image_sha256"].fillna("") != onward["ingested_sha256"].fillna("")
     if changed.any():
         raise _stale("segment", onward[changed], "were segmented from other bytes than ingested")
-    parts = [part for part in (closed, stopped, onward) if len(part)]
+    parts = [part for part in (rows[~ready], onward) if len(part)]
     known = [*SCANS, "warnings"]
     if not parts:
         return pd.DataFrame(columns=known)
@@ -141,6 +136,38 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
         .sort_values("manifest_line", kind="stable", ignore_index=True)
         .reindex(columns=known)
     )
+
+
+def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
+    """Each row of the manifest with what ingest found, before anything is segmented.
+
+    Scans with the same voxels as another are marked ``ID_SAME_CONTENT`` in ``warnings``.
+
+    Parameters
+    ----------
+    manifest : pandas.DataFrame
+        Table MANIFEST.
+    ingested : pandas.DataFrame
+        Table INGEST of all shards, with a column ``shard``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of both; ``state`` is ready, or final.
+
+    Raises
+    ------
+    TemporaryError
+        If a scan is missing from `ingested`.
+    """
+    waiting = manifest["state"].isna()
+    rows = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
+    rows = _with_headers(_joined(rows, ingested.drop(columns="image"), "ingest"))
+    ready = rows["state"] == "ready"
+    rows = _mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
+    parts = [part for part in (manifest[~waiting], rows) if len(part)]
+    columns = list(dict.fromkeys([*manifest.columns, *rows.columns]))
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else rows
 
 
 MAX_AGE_CONFLICT_YEARS = 1.0

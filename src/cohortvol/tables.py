@@ -288,6 +288,34 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
     return table
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the start of a formula (OWASP ASVS 1.2.10)."""
+
+
+def csv_text(frame: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV for people, with texts that a spreadsheet would run made harmless.
+
+    A text that begins like a formula gets a ``'`` before it; numbers stay numbers, so that -3.5
+    is still one. `options` are those of ``DataFrame.to_csv``.
+    """
+    safe = {
+        name: frame[name].map(_harmless)
+        for name in frame.columns
+        if not pd.api.types.is_numeric_dtype(frame[name].dtype)
+    }
+    named = frame.assign(**safe).rename(columns=_harmless)
+    return str(named.to_csv(index=False, lineterminator="\n", **options))
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def as_written(text: str) -> str:
+    """A text read from such a CSV, as it was before `csv_text`."""
+    return text[1:] if text.startswith(tuple(f"'{mark}" for mark in _FORMULA)) else text
+
+
 def to_pandas(table: pa.Table) -> pd.DataFrame:
     """Arrow to pandas with nulls kept: strings as str or None, integers as nullable Int64."""
     kinds = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cohortvol.cli import models
+from cohortvol.cli.check import check
 from cohortvol.cli.stages import Results
 from cohortvol.errors import ConfigError
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=MAKE)(check)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
