@@ -22,6 +22,7 @@ FOUNDATION = {
     "models",
     "catalogue",
     "weights",
+    "text_table",
 }
 STAGES = {
     "manifest",

@@ -55,7 +55,7 @@ def test_missing_settings_get_their_defaults_and_the_argument_is_left_alone():
     checked = config.check(given)
     assert checked["ingest"]["min_slices"] == 5
     assert checked["ingest"]["max_voxels"] == 250_000_000
-    assert checked["report"] == {"title": None, "planted": None}
+    assert checked["report"] == {"title": None, "planted": None, "public": False}
     assert given == {"ingest": {"min_slices": 5}, "report": None}
 
 

@@ -161,6 +161,14 @@ VOLUMES = {
     "qc_flags": Column(text, "QC codes, joined by ;"),
 }
 
+_REVIEW = {
+    "qc_auto": Column(text, "qc before people looked"),
+    "review": Column(text, "what people decided: accept or exclude; null if nothing"),
+    "review_line": Column(whole, "line of the decision table that says so; null for a sum"),
+}
+
+COHORT_VOLUMES = {**VOLUMES, **_REVIEW}
+
 SCANS = {
     "manifest_line": MANIFEST["manifest_line"],
     "scan_id": MANIFEST["scan_id"],
@@ -169,6 +177,7 @@ SCANS = {
     "detail": Column(text, "numbers behind the reason"),
     "qc": Column(text, "pass, flag or exclude; null unless done"),
     "qc_flags": Column(text, "warning and QC codes of the scan, joined by ;"),
+    **_REVIEW,
     "shard": MANIFEST["shard"],
     **COVARIATES,
     **_GRID,
@@ -183,7 +192,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "ingest/series/<shard>": SERIES,
     "segment/<model>/<shard>": SEGMENT,
     "measure/<model>/<shard>": VOLUMES,
-    "volumes": VOLUMES,
+    "volumes": COHORT_VOLUMES,
     "scans": SCANS,
 }
 """Every table of a results folder, by its place there. docs/tables.md lists the same."""

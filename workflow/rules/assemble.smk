@@ -6,6 +6,7 @@ rule assemble:
         ingest_tables,
         segment_tables,
         measure_tables,
+        decisions=config["decisions"] or [],
     output:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
@@ -17,11 +18,13 @@ rule assemble:
     params:
         results=results_folder,
         model=MODEL.id,
+        decisions=options({"decisions": config["decisions"]}),
         version=cohortvol.__version__,
     shell:
         """
         exec cohortvol assemble \
             --results {params.results:q} \
             --model {params.model:q} \
+            {params.decisions:q} \
             2>{log:q}
         """

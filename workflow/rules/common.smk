@@ -86,8 +86,12 @@ with told_without_traceback():
     )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
-        if config["report"]["planted"] is not None:
-            check_exists(config["report"]["planted"], setting="report.planted")
+        for setting, path in (
+            ("decisions", config["decisions"]),
+            ("report.planted", config["report"]["planted"]),
+        ):
+            if path is not None:
+                check_exists(path, setting=setting)
         check_writable(Path(config["results"]))
     MODEL = restrict(
         load_card(find_model(config["model"], Path(config["models_dir"]))),

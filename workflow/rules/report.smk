@@ -19,7 +19,8 @@ rule report:
     params:
         analyse=subpath(input.analyse, parent=True),
         folder=subpath(output[0], parent=True),
-        settings=options(config["report"]),
+        settings=options({k: v for k, v in config["report"].items() if k != "public"}),
+        public=["--public"] if config["report"]["public"] else [],
         version=cohortvol.__version__,
     shell:
         """
@@ -29,5 +30,6 @@ rule report:
             --scans {input.scans:q} \
             --out {params.folder:q} \
             {params.settings:q} \
+            {params.public:q} \
             2>{log:q}
         """

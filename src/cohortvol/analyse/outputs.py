@@ -96,8 +96,8 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/flow": {
         "step": Column(
             text,
-            "manifest, quarantined, skipped, failed, done, unusable, usable for trends, "
-            "with height and weight",
+            "manifest, quarantined, skipped, failed, done, unusable, kept (among the usable), "
+            "usable for trends, with height and weight",
         ),
         "reason": Column(text, "reason code, or why unusable; null where the step is a total"),
         "n": Column(whole, "scans"),

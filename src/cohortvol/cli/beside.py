@@ -11,6 +11,7 @@ import typer
 
 from cohortvol.cli import models
 from cohortvol.cli.check import check
+from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
 from cohortvol.errors import ConfigError
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=LOOK)(review)
     app.command(rich_help_panel=MAKE)(check)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)

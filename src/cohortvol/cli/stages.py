@@ -240,6 +240,10 @@ def measure(
 def assemble(
     results: Results,
     model: Annotated[str, typer.Option(help="Model id, such as embedded-v1.")],
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Table of human decisions that overrule QC; see `cohortvol review`."),
+    ] = None,
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -248,7 +252,7 @@ def assemble(
     """
     from cohortvol.assemble import run
 
-    run(results, model)
+    run(results, model, decisions)
 
 
 def analyse(
@@ -309,6 +313,13 @@ def report(
     show_scan_ids: Annotated[
         bool, typer.Option("--show-scan-ids", help="Name scans on the page; they may be personal.")
     ] = False,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="A page that may leave the house: no scan by itself, no small counts, ages to 90.",
+        ),
+    ] = False,
 ) -> None:
     r"""Draw the figures and write one page that opens offline.
 
@@ -328,4 +339,5 @@ def report(
         planted=planted,
         templates=templates,
         show_scan_ids=show_scan_ids,
+        public=public,
     )

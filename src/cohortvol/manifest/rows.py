@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import ManifestError
-from cohortvol.manifest.text_table import TextTable, read_text_table
 from cohortvol.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
@@ -24,6 +23,7 @@ from cohortvol.manifest.values import (
     parse_covariate,
 )
 from cohortvol.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
+from cohortvol.text_table import TextTable, read_text_table
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ ANALYSE_COLUMNS = {
     ],
     "summary": ["structure", "sex", "n", "median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"],
     "dropped": ["structure", "reason", "n"],
-    "table1": ["variable", "level", "group", "value"],
+    "table1": ["variable", "level", "group", "value", "n"],
     "flow": ["step", "reason", "n"],
 }
 VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
@@ -132,7 +132,7 @@ def read_analysis(folder: Path) -> Analysis:
 
 def read_scans(path: Path) -> pd.DataFrame:
     """One row per manifest row, with what the page says about where the numbers come from."""
-    return read_columns(path, SCAN_COLUMNS, PROVENANCE_COLUMNS)
+    return read_columns(path, SCAN_COLUMNS, ["qc", *PROVENANCE_COLUMNS])
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
@@ -147,6 +147,8 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
     if "qc" in table:
         keep &= table["qc"].fillna("pass") != "exclude"
     usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
+    if "qc" in usable:
+        usable = usable[usable["qc"].fillna("pass") != "exclude"]
     usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
         usable, on="scan_id", how="inner"

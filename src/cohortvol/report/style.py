@@ -184,6 +184,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return rounded.replace("-", "−")
 
 
+def count(value: float | None) -> str:
+    """A number of scans; ``<5`` where it is too small to be given."""
+    return "<5" if value is None or pd.isna(value) else f"{int(value):,}"
+
+
 def significant(value: float | None, figures: int = 3) -> str:
     """A volume or slope in mL with about three significant figures."""
     if value is None or pd.isna(value):

@@ -17,8 +17,8 @@ from cohortvol.status.reading import choose_model, read_manifest
 Row = dict[str, Any]
 
 STAGES = ("ingest", "segment", "measure", "assemble")
-_VOLUME_COLUMNS = ("structure", "volume_ml", "status", "qc", "qc_flags")
-_VERDICT = ("qc", "qc_flags")
+_VOLUME_COLUMNS = ("structure", "volume_ml", "status", "qc", "qc_flags", "qc_auto", "review")
+_VERDICT = ("qc", "qc_flags", "qc_auto", "review", "review_line")
 
 
 def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, 
         "scan_id": scan_id,
         "state": end["state"],
         "steps": steps,
-        "volumes": [{name: row[name] for name in _VOLUME_COLUMNS} for row in volumes],
+        "volumes": [{name: row.get(name) for name in _VOLUME_COLUMNS} for row in volumes],
         "reasons": [
             {"reason": code, "sentence": known[code].sentence, "what_to_do": known[code].what_to_do}
             for code in dict.fromkeys(codes)
@@ -101,8 +101,11 @@ def _follow(
     final = _one_row(results / "scans.parquet", scan_id)
     if final is None:
         return {"state": "waiting for assemble"}, "assemble", volumes
-    steps.append(_step("assemble", final["state"], {name: final[name] for name in _VERDICT}))
-    return final, None, volumes
+    verdict = {name: final.get(name) for name in _VERDICT}
+    if verdict["qc_auto"] == verdict["qc"]:
+        del verdict["qc_auto"]
+    steps.append(_step("assemble", final["state"], verdict))
+    return final, None, _rows(results / "volumes.parquet", scan_id) or volumes
 
 
 def _rows(path: Path, scan_id: str) -> list[Row]:

@@ -111,7 +111,10 @@ def _volumes(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right" if name == "volume_ml" else "left")
     for row in rows:
         volume = "-" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"
-        table.add_row(row["structure"], volume, row["status"], row["qc"], row["qc_flags"] or "")
+        qc = row["qc"]
+        if row["review"]:
+            qc = f"{qc} ({row['review']} by review, {row['qc_auto']} before)"
+        table.add_row(row["structure"], volume, row["status"], qc, row["qc_flags"] or "")
     return table
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol import reasons
-from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
+from cohortvol.assemble.decisions import ACCEPT, Decided, decide, read_decisions
+from cohortvol.assemble.following import SAME_CONTENT, follow, intake, stale
+from cohortvol.errors import AccountingError, CohortvolError, TableError
 from cohortvol.tables import (
-    COVARIATES,
+    COHORT_VOLUMES,
     INGEST,
     MANIFEST,
     SCANS,
@@ -29,12 +33,48 @@ from cohortvol.tables import (
     write_table,
 )
 
+__all__ = ["Cohort", "cohort", "follow", "intake", "run"]
+
+log = logging.getLogger(__name__)
+
 STATES = ("done", "skipped", "quarantined", "failed")
 QC = ("pass", "flag", "exclude")
 
 
-def run(results: Path, model: str) -> None:
+def run(results: Path, model: str, decisions: Path | None = None) -> None:
     """Write ``volumes.parquet`` and ``scans.parquet`` of a results folder; print the accounts.
+
+    Parameters
+    ----------
+    results, model, decisions
+        As in `cohort`.
+
+    Raises
+    ------
+    AccountingError
+        If a row of the manifest would come out not at all, or twice.
+    """
+    found = cohort(results, model, decisions)
+    accounts = accounting(found.scans, n_manifest=found.n_manifest)
+    for line in found.idle:
+        log.warning("%s: %s", decisions, line)
+    write_arrow(Path(results) / "volumes.parquet", found.volumes)
+    write_table(Path(results) / "scans.parquet", found.scans, SCANS)
+    print(accounts)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The two final tables, COHORT_VOLUMES and SCANS, and decisions that change nothing."""
+
+    volumes: pa.Table
+    scans: pd.DataFrame
+    n_manifest: int
+    idle: list[str]
+
+
+def cohort(results: Path, model: str, decisions: Path | None = None) -> Cohort:
+    """The cohort of a results folder, with what people decided.
 
     Parameters
     ----------
@@ -42,17 +82,17 @@ def run(results: Path, model: str) -> None:
         Results folder, of which every shard has been measured with `model`.
     model : str
         Model id.
+    decisions : Path, optional
+        Table of decisions, see `read_decisions`.
 
     Raises
     ------
     TableError
-        If a shard has not been through a stage yet.
+        If a shard has not been through a stage yet, or a decision cannot be used.
     TemporaryError
         If the table of a shard is older than the one of the stage before it.
     CohortvolError
         If the scans were segmented in more than one way.
-    AccountingError
-        If a row of the manifest would come out not at all, or twice.
     """
     results = Path(results)
     manifest = read_table(results / "manifest" / "scans.parquet", MANIFEST)
@@ -67,14 +107,32 @@ def run(results: Path, model: str) -> None:
         [read_arrow(results / "measure" / model / f"{shard}.parquet", VOLUMES) for shard in shards],
         scans.loc[scans["state"] == "segmented", "scan_id"],
     )
-    scans = final_states(
-        scans,
-        scan_verdicts(to_pandas(volumes.select(["scan_id", "status", "reason", "qc_flags", "qc"]))),
-    )
-    accounts = accounting(scans, n_manifest=len(manifest))
-    write_arrow(results / "volumes.parquet", volumes)
-    write_table(results / "scans.parquet", scans, SCANS)
-    print(accounts)
+    light = to_pandas(volumes.select(_JUDGED))
+    scans = final_states(scans, scan_verdicts(light))
+    decided = _decided(decisions, light, scans)
+    scans = reviewed(scans, scan_verdicts(decided.volumes)["qc"], decided.of_scans)
+    columns = decided.volumes.assign(qc_auto=light["qc"])
+    volumes = _with_columns(volumes, columns[["qc", "qc_auto", "review", "review_line"]])
+    return Cohort(volumes, scans, len(manifest), decided.idle)
+
+
+_JUDGED = ["scan_id", "structure", "label", "status", "reason", "qc_flags", "qc"]
+
+
+def _decided(path: Path | None, volumes: pd.DataFrame, scans: pd.DataFrame) -> Decided:
+    if path is None:
+        nothing = pd.DataFrame({"review": [], "review_line": []}, dtype=object)
+        return Decided(volumes.assign(review=None, review_line=None), nothing, [])
+    done = (scans["state"] == "done").groupby(scans["scan_id"]).any()
+    return decide(path, read_decisions(path), volumes, done)
+
+
+def _with_columns(volumes: pa.Table, columns: pd.DataFrame) -> pa.Table:
+    """The table COHORT_VOLUMES out of VOLUMES and the columns that review adds or changes."""
+    added = to_arrow(columns, {name: COHORT_VOLUMES[name] for name in columns})
+    merged = {name: (added if name in added.column_names else volumes)[name] for name in
+              COHORT_VOLUMES}  # fmt: skip
+    return pa.table(merged)
 
 
 def _listed_shards(index: Path) -> list[str]:
@@ -94,126 +152,6 @@ def _of_shards(folder: Path, shards: Iterable[str], columns: dict[str, Column]) 
         "shard", pa.array([], pa.string())
     )
     return to_pandas(pa.concat_tables([empty, *named]))
-
-
-def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFrame) -> pd.DataFrame:
-    """Each row of the manifest with what became of it up to segment, in manifest order.
-
-    Only rows that the manifest stage left without a state are joined, by scan_id and shard:
-    a duplicated scan_id has a state already, so no join can multiply rows.
-
-    Parameters
-    ----------
-    manifest, ingested, segmented : pandas.DataFrame
-        The tables MANIFEST, INGEST and SEGMENT, the last two of all shards with a column
-        ``shard``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of SCANS known so far and ``warnings``; ``state`` is ``segmented`` or final.
-
-    Raises
-    ------
-    TemporaryError
-        If a scan is missing from a table, or was segmented from other bytes than ingested.
-    """
-    rows = intake(manifest, ingested)
-    ready = rows["state"] == "ready"
-    onward = rows[ready].drop(columns=["state", "reason", "detail"])
-    onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
-    onward = _joined(onward, segmented, "segment")
-    # Null on both sides is a cohort drawn as tables: there were no bytes.
-    changed = onward["image_sha256"].fillna("") != onward["ingested_sha256"].fillna("")
-    if changed.any():
-        raise _stale("segment", onward[changed], "were segmented from other bytes than ingested")
-    parts = [part for part in (rows[~ready], onward) if len(part)]
-    known = [*SCANS, "warnings"]
-    if not parts:
-        return pd.DataFrame(columns=known)
-    return (
-        pd.concat(parts, ignore_index=True)
-        .sort_values("manifest_line", kind="stable", ignore_index=True)
-        .reindex(columns=known)
-    )
-
-
-def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
-    """Each row of the manifest with what ingest found, before anything is segmented.
-
-    Scans with the same voxels as another are marked ``ID_SAME_CONTENT`` in ``warnings``.
-
-    Parameters
-    ----------
-    manifest : pandas.DataFrame
-        Table MANIFEST.
-    ingested : pandas.DataFrame
-        Table INGEST of all shards, with a column ``shard``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns of both; ``state`` is ready, or final.
-
-    Raises
-    ------
-    TemporaryError
-        If a scan is missing from `ingested`.
-    """
-    waiting = manifest["state"].isna()
-    rows = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
-    rows = _with_headers(_joined(rows, ingested.drop(columns="image"), "ingest"))
-    ready = rows["state"] == "ready"
-    rows = _mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
-    parts = [part for part in (manifest[~waiting], rows) if len(part)]
-    columns = list(dict.fromkeys([*manifest.columns, *rows.columns]))
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else rows
-
-
-MAX_AGE_CONFLICT_YEARS = 1.0
-SAME_CONTENT = "ID_SAME_CONTENT"
-
-
-def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
-    """Covariates of the DICOM headers where the manifest has none; the manifest is believed.
-
-    An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
-    ``CLN_AGE_CONFLICT``.
-    """
-    in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
-    filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
-    apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
-    return _mark(scans.assign(**filled), apart, "CLN_AGE_CONFLICT")
-
-
-def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
-    """Whether another usable scan has the same voxels."""
-    return voxels_sha256.where(ready).duplicated(keep=False) & voxels_sha256.notna()
-
-
-def _mark(scans: pd.DataFrame, which: pd.Series, code: str) -> pd.DataFrame:
-    """The scans with a code among the warnings of some."""
-    marked = scans["warnings"].fillna("") + which.map({True: f";{code}", False: ""})
-    return scans.assign(warnings=marked.str.strip(";").replace("", None))
-
-
-def _joined(scans: pd.DataFrame, table: pd.DataFrame, stage: str) -> pd.DataFrame:
-    joined = scans.merge(table, on=["scan_id", "shard"], how="left", validate="1:1")
-    lost = joined["state"].isna()
-    if lost.any():
-        raise _stale(stage, joined[lost], f"are not in the table of {stage}")
-    return joined
-
-
-def _stale(stage: str, scans: pd.DataFrame, what: str) -> TemporaryError:
-    shards = sorted(scans["shard"].unique())
-    return TemporaryError(
-        f"{len(scans)} scans {what}, such as {scans['scan_id'].iloc[0]}\n"
-        f"  shards  {', '.join(shards)}\n"
-        f"  The tables of {stage} are older than what they were made from. Delete "
-        f"{stage}/.../<shard>.parquet of these shards and run the workflow again; finished "
-        "scans are not segmented twice."
-    )
 
 
 def check_one_segmentation(scans: pd.DataFrame, results: Path, model: str) -> None:
@@ -319,7 +257,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     segmented = scans["state"] == "segmented"
     unmeasured = segmented & ~scans["scan_id"].isin(verdicts.index)
     if unmeasured.any():
-        raise _stale("measure", scans[unmeasured], "were segmented but not measured")
+        raise stale("measure", scans[unmeasured], "were segmented but not measured")
     of_scan = verdicts.reindex(scans["scan_id"]).set_axis(scans.index)
     failure = of_scan["failure"].where(segmented)
     at_fault = {code for code, known in reasons.load().items() if known.class_ == "quarantine"}
@@ -327,19 +265,51 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     state = scans["state"].mask(segmented, "failed")
     state = state.mask(failure.isin(at_fault), "quarantined").mask(done, "done")
     warnings = scans["warnings"].map(lambda codes: "" if pd.isna(codes) else codes)
-    qc = of_scan["qc"].where(done)
-    doubtful_image = warnings.str.contains("QC_")
-    qc = qc.mask((qc == "pass") & doubtful_image, "flag")
-    qc = qc.mask(done & warnings.str.contains(SAME_CONTENT), "exclude")
     codes = of_scan["qc_flags"].where(done).fillna("")
     final = scans.assign(
         state=state,
         reason=scans["reason"].mask(failure.notna(), failure).mask(done, None),
         detail=scans["detail"].mask(done, None),
-        qc=qc,
+        qc=_scan_qc(of_scan["qc"].where(done), warnings),
         qc_flags=[_all_codes(pair) for pair in zip(warnings, codes, strict=True)],
     )
-    return final[list(SCANS)]
+    return final.assign(warnings=warnings).reindex(columns=[*SCANS, "warnings"])
+
+
+def _scan_qc(of_structures: pd.Series, warnings: pd.Series) -> pd.Series:
+    """What the structures say of a scan, and what its image says besides."""
+    doubtful_image = warnings.str.contains("QC_")
+    qc = of_structures.mask((of_structures == "pass") & doubtful_image, "flag")
+    return qc.mask(qc.notna() & warnings.str.contains(SAME_CONTENT), "exclude")
+
+
+def reviewed(scans: pd.DataFrame, verdicts: pd.Series, decisions: pd.DataFrame) -> pd.DataFrame:
+    """The table SCANS with what people decided; ``qc_auto`` keeps what was found without them.
+
+    A scan that people accept passes unless all of its structures are excluded; any other is
+    judged from its structures by the same rule as before.
+
+    Parameters
+    ----------
+    scans : pandas.DataFrame
+        What `final_states` returned.
+    verdicts : pandas.Series
+        ``qc`` of `scan_verdicts` after review, by scan_id.
+    decisions : pandas.DataFrame
+        ``review`` and ``review_line`` by scan_id, of decisions on whole scans.
+    """
+    done = scans["state"] == "done"
+    of_structures = verdicts.reindex(scans["scan_id"]).set_axis(scans.index).where(done)
+    own = decisions.reindex(scans["scan_id"]).set_axis(scans.index)
+    review = own["review"].where(done)
+    qc = _scan_qc(of_structures, scans["warnings"])
+    qc = qc.mask((review == ACCEPT) & (of_structures != "exclude"), "pass")
+    return scans.assign(
+        qc=qc,
+        qc_auto=scans["qc"],
+        review=review,
+        review_line=own["review_line"].where(done),
+    )[list(SCANS)]
 
 
 def accounting(scans: pd.DataFrame, n_manifest: int) -> str:
@@ -363,6 +333,13 @@ def accounting(scans: pd.DataFrame, n_manifest: int) -> str:
     if len(done):
         qc = done["qc"].value_counts().reindex(QC, fill_value=0)
         lines.append("  done: qc " + ", ".join(f"{qc[name]} {name}" for name in QC))
+    if scans["review"].notna().any() or (done["qc"] != done["qc_auto"]).any():
+        out = (done["qc"] == "exclude") & (done["qc_auto"] != "exclude")
+        kept = (done["qc"] != "exclude") & (done["qc_auto"] == "exclude")
+        lines.append(
+            f"  review: {out.sum()} excluded, {kept.sum()} accepted against automatic QC, "
+            f"{scans['review'].notna().sum()} decided as a whole"
+        )
     problems = scans[scans["reason"].notna()]
     by_reason = problems.groupby(["state", "reason"]).size()
     for (state, code), n_scans in by_reason.items():
