@@ -7,8 +7,8 @@ Quantiles are given where at least five scans lie beyond them.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def _estimates(rows: pd.DataFrame) -> pd.DataFrame:
     if "mean_volume_ml" in rows:
         changed["mean_volume_ml"] = rows["mean_volume_ml"].where(n >= LEAST_N["median_ml"])
     if "note" in rows:
-        changed["note"] = rows["note"].map(_without_counts, na_action="ignore")
+        changed["note"] = rows["note"].map(_without_counts, na_action="ignore").astype(object)
     return rows.assign(**changed)
 
 
@@ -153,18 +153,20 @@ def _share(count: int, total: Any) -> str:
 def _quartiles(variable: str, value: str) -> str:
     if variable != "age_years":
         return value
-    top: Callable[[re.Match[str]], str] = lambda found: (
-        "90+" if float(found[0]) >= OLDEST_YEARS else found[0]
-    )
+
+    def top(found: re.Match[str]) -> str:
+        return "90+" if float(found[0]) >= OLDEST_YEARS else found[0]
+
     return re.sub(r"\d+(?:\.\d+)?", top, value)
 
 
 def hexagon_counts(counts: np.ndarray) -> np.ndarray:
     """Counts of scans in cells of a figure; 0 where they are small."""
-    return rounded(pd.Series(counts)).fillna(0).to_numpy(dtype=float)
+    shown: np.ndarray = rounded(pd.Series(counts)).fillna(0).to_numpy(dtype=float)
+    return shown
 
 
 def whole_decades(ages_years: tuple[float, float]) -> tuple[float, float]:
     """A range of ages from decade to decade, so that it ends at nobody's age."""
     low, high = ages_years
-    return 10.0 * np.floor(low / 10), min(10.0 * np.ceil(high / 10), OLDEST_YEARS)
+    return 10.0 * math.floor(low / 10), min(10.0 * math.ceil(high / 10), OLDEST_YEARS)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from cohortvol.report import style
-from cohortvol.report.style import count
 
 _LEFT_MM, _BOX_MM = 1.0, 66.0
 _SIDE_LEFT_MM, _SIDE_BOX_MM = 82.0, 100.0
@@ -57,15 +56,15 @@ class Flow:
 
     def sentence(self) -> str:
         """The accounting line: every manifest row exactly once."""
-        rows = f"{count(self.manifest)} {'row' if self.manifest == 1 else 'rows'} in the manifest"
-        ends = [f"{count(self.done)} measured"]
-        ends += [f"{count(self.left(step))} {step}" for step in LEFT_THE_FLOW]
+        words = "row" if self.manifest == 1 else "rows"
+        rows = f"{style.count(self.manifest)} {words} in the manifest"
+        ends = [f"{style.count(self.done)} measured"]
+        ends += [f"{style.count(self.left(step))} {step}" for step in LEFT_THE_FLOW]
         if self.rounded:
             return f"{rows}: {', '.join(ends)}. Counts are rounded to multiples of five."
         total = self.done + sum(self.left(step) for step in LEFT_THE_FLOW)
-        balance = (
-            "all accounted for" if total == self.manifest else f"sum {count(total)}: not balanced"
-        )
+        wrong = f"sum {style.count(total)}: not balanced"
+        balance = "all accounted for" if total == self.manifest else wrong
         return f"{rows} = {' + '.join(ends)}; {balance}."
 
     def review(self) -> str:
@@ -74,9 +73,8 @@ class Flow:
         kept = self.left("kept")
         if not out and not kept:
             return ""
-        return (
-            f"Human review: {count(out)} scans excluded, {count(kept)} kept against automatic QC."
-        )
+        excluded, accepted = style.count(out), style.count(kept)
+        return f"Human review: {excluded} scans excluded, {accepted} kept against automatic QC."
 
 
 def count_flow(table: pd.DataFrame, *, rounded: bool = False) -> Flow:
@@ -156,10 +154,10 @@ def _side_lines(flow: Flow, step: str, sentences: Mapping[str, str]) -> list[tup
     named = [(_sentence_case(sentences.get(code, code)), n) for code, n in shown]
     if rest:
         named.append((f"{len(rest)} other reasons", sum(n for _, n in rest)))
-    lines = [(_HEADING[step], f"n = {count(flow.left(step))}")]
+    lines = [(_HEADING[step], f"n = {style.count(flow.left(step))}")]
     for text, n in named:
         first, *more = style.wrap(text, _SIDE_BOX_MM - 2 * _PAD_MM - 14, style.LABEL_PT)
-        lines.append((first, count(n)))
+        lines.append((first, style.count(n)))
         lines += [(line, "") for line in more]
     return lines
 
@@ -187,9 +185,8 @@ def _main_box(axes: Axes, top: float, text: str, n: float, *, strong: bool = Fal
     _box(axes, _LEFT_MM, top, _BOX_MM, height, strong)
     centre, middle = _LEFT_MM + _BOX_MM / 2, top + height / 2
     axes.text(centre, middle - 1.5, text, ha="center", va="center", size=style.TITLE_PT)
-    axes.text(
-        centre, middle + 1.6, f"n = {count(n)}", ha="center", va="center", size=7, weight="bold"
-    )
+    bold: dict[str, Any] = {"size": 7, "weight": "bold"}
+    axes.text(centre, middle + 1.6, f"n = {style.count(n)}", ha="center", va="center", **bold)
 
 
 def _side_box(axes: Axes, top: float, lines: list[tuple[str, str]]) -> None:

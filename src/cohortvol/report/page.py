@@ -288,7 +288,7 @@ def findings(analysis: Analysis) -> dict[str, Any]:
 
 def left_out_of(flow: Flow, reasons: Mapping[str, Reason]) -> list[dict[str, Any]]:
     """`left_out` from the counts of the flow alone."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for state in ("failed", "quarantined", "skipped"):
         for code, n in flow.reasons.get(state, {}).items():
             known = reasons.get(code)

@@ -186,6 +186,8 @@ def _draw(
             "page": number,
             "n_pages": len(sheets),
             "binned": sheet.binned,
+            "public": public,
+            "outside": "2\u00a0%" if public else "0.3\u00a0%",
             "n_points": disclosure.rounded_one(len(drawn)) if public else len(drawn),
             "splines": bool((analysis.curves["model"] == trends.SPLINE).any()),
         }
