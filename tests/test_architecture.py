@@ -25,6 +25,7 @@ FOUNDATION = {
     "catalogue",
     "overlap",
     "weights",
+    "text_table",
 }
 STAGES = {
     "manifest",
@@ -39,6 +40,7 @@ STAGES = {
     "derivatives",
     "simulate",
     "train",
+    "check",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))

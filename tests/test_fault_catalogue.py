@@ -20,7 +20,13 @@ from test_reasons import CODE
 
 TESTS = Path(__file__).parent
 WITHOUT_TEST = ("elsewhere: ", "not built: ")
-LETTERS = {"Q": "quarantine", "F": "flag", "R": "retry", "S": "skip", "X": "stop"}
+LETTERS = {
+    "Q": {"quarantine"},
+    "F": {"flag", "note"},
+    "R": {"retry"},
+    "S": {"skip"},
+    "X": {"stop"},
+}
 NUMBERS = {
     "source bytes": range(1, 18),
     "header, image kind, voxels": range(20, 38),

@@ -140,6 +140,30 @@ def test_counts_that_do_not_add_up_are_said_to():
     assert "sum 8: not balanced" in flow.count_flow(table).sentence()
 
 
+def test_what_people_who_looked_changed_is_told_and_drawn():
+    table = pd.DataFrame(
+        [
+            ("manifest", None, 20),
+            ("done", None, 20),
+            ("unusable", "scan failed QC", 2),
+            ("unusable", "scan excluded by review", 3),
+            ("kept", "accepted by review against automatic QC", 1),
+            ("usable for trends", None, 15),
+        ],
+        columns=["step", "reason", "n"],
+    )
+    counted = flow.count_flow(table)
+    assert counted.review() == "Human review: 3 scans excluded, 1 kept against automatic QC."
+    with style.journal_style():
+        figure, data = flow.flow_figure(counted, {})
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    assert "Scan excluded by review" in drawn
+    assert "Accepted by review against automatic QC" in drawn
+    assert data.set_index("reason")["n"]["scan excluded by review"] == 3
+    assert flow.count_flow(table[table["step"].isin(["manifest", "done", "usable for trends"])]
+                           ).review() == ""  # fmt: skip
+
+
 def test_a_small_cohort_says_that_it_is_small_and_reads_off_no_trends(small_page):
     assert "A cohort of 59 usable scans is too small to show every trend." in small_page
     assert "Smaller at higher age" not in small_page

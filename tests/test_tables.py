@@ -1,5 +1,7 @@
 """Tables on disk: what was written comes back, or nothing does."""
 
+import io
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from cohortvol.errors import TableError
-from cohortvol.tables import VOLUMES, append_rows, read_table, write_table
+from cohortvol.tables import VOLUMES, append_rows, as_written, csv_text, read_table, write_table
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,18 @@ def test_a_name_that_is_no_text_is_a_damaged_table(table, tmp_path):
 def test_a_value_of_another_type_is_not_written(tmp_path):
     with pytest.raises(TableError, match="n_voxels"):
         write_table(tmp_path / "t.parquet", pd.DataFrame({"n_voxels": ["many"]}), VOLUMES)
+
+
+# --- tables for people -------------------------------------------------------------------------
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_made_harmless_and_numbers_stay_numbers():
+    evil = ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "plain", None]
+    frame = pd.DataFrame({"site": evil, "=volume_ml": [-3.5] * len(evil)})
+    written = csv_text(frame)
+    read = pd.read_csv(io.StringIO(written), keep_default_na=False, lineterminator="\n")
+    assert list(read.columns) == ["site", "'=volume_ml"]
+    assert read["site"].tolist()[:6] == [f"'{text}" for text in evil[:6]]
+    assert read["site"].tolist()[6:] == ["plain", ""]
+    assert (read["'=volume_ml"] == -3.5).all()
+    assert [as_written(text) for text in read["site"]] == [*evil[:7], ""]

@@ -242,6 +242,14 @@ CONTACT_SHEET = {
     "structure": PREVIEWS["structure"],
 }
 
+_REVIEW = {
+    "qc_auto": Column(text, "qc before people looked"),
+    "review": Column(text, "what people decided: accept or exclude; null if nothing"),
+    "review_line": Column(whole, "line of the decision table that says so; null for a sum"),
+}
+
+COHORT_VOLUMES = {**VOLUMES, **_REVIEW}
+
 SCANS = {
     "manifest_line": MANIFEST["manifest_line"],
     "scan_id": MANIFEST["scan_id"],
@@ -250,6 +258,7 @@ SCANS = {
     "detail": Column(text, "numbers behind the reason"),
     "qc": Column(text, "pass, flag or exclude; null unless done"),
     "qc_flags": Column(text, "warning and QC codes of the scan, joined by ;"),
+    **_REVIEW,
     "shard": MANIFEST["shard"],
     **COVARIATES,
     **_GRID,
@@ -267,7 +276,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "agreement/<model>/<shard>": AGREEMENT,
     "agreement": AGREEMENT,
     "measure/<model>/previews/<shard>": PREVIEWS,
-    "volumes": VOLUMES,
+    "volumes": COHORT_VOLUMES,
     "scans": SCANS,
     "contact_sheet": CONTACT_SHEET,
 }
@@ -376,6 +385,34 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
         if wrong:
             raise TableError(f"{path}: columns of another type: {', '.join(wrong)}")
     return table
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the start of a formula (OWASP ASVS 1.2.10)."""
+
+
+def csv_text(frame: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV for people, with texts that a spreadsheet would run made harmless.
+
+    A text that begins like a formula gets a ``'`` before it; numbers stay numbers, so that -3.5
+    is still one. `options` are those of ``DataFrame.to_csv``.
+    """
+    safe = {
+        name: frame[name].map(_harmless)
+        for name in frame.columns
+        if not pd.api.types.is_numeric_dtype(frame[name].dtype)
+    }
+    named = frame.assign(**safe).rename(columns=_harmless)
+    return str(named.to_csv(index=False, lineterminator="\n", **options))
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def as_written(text: str) -> str:
+    """A text read from such a CSV, as it was before `csv_text`."""
+    return text[1:] if text.startswith(tuple(f"'{mark}" for mark in _FORMULA)) else text
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -221,3 +221,25 @@ def test_status_counts_what_the_tables_hold(calm):
     assert done.returncode == 3, done.stderr
     scans = pd.read_parquet(calm / "scans.parquet")
     assert json.loads(done.stdout)["states"]["done"] == (scans["state"] == "done").sum()
+
+
+def test_decisions_assemble_and_report_again_and_measure_nothing(source, copy, tmp_path):
+    scans = pd.read_parquet(copy / "scans.parquet")
+    shown = scans.loc[(scans["state"] == "done") & (scans["qc"] != "exclude"), "scan_id"].iloc[0]
+    table = tmp_path / "decisions.csv"
+    head = "scan_id,structure,decision,reviewer,date,note"
+    table.write_text(f"{head}\n{shown},,exclude,ab,2026-11-20,blurred\n")
+    kept = [copy / stage for stage in ("ingest", "segment", "measure")]
+    before = {path: path.stat().st_mtime_ns for stage in kept for path in stage.rglob("*.parquet")}
+    # Snakemake remembers the settings of what it made itself, not of a copy.
+    snakemake(source / "manifest.csv", copy, f"decisions={table}", "--forcerun", "assemble")
+    after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
+    assert after.loc[shown, ["qc", "review"]].tolist() == ["exclude", "exclude"]
+    assert after.loc[shown, "qc_auto"] != "exclude"
+    assert "1 scans excluded" in (copy / "report" / "index.html").read_text()
+    table.write_text(f"{head}\n{shown},,accept,ab,2026-11-21,sharp after all\n")
+    snakemake(source / "manifest.csv", copy, f"decisions={table}", "report={public: true}")
+    assert "Made to be passed on" in (copy / "report" / "index.html").read_text()
+    after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
+    assert after.loc[shown, "review"] == "accept"
+    assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -7,6 +7,7 @@ rule assemble:
         segment_tables,
         measure_tables,
         agreement_tables,
+        decisions=config["decisions"] or [],
     output:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
@@ -24,6 +25,7 @@ rule assemble:
                 "min_dice": config["agreement"]["min_dice"] if OTHER else None,
             }
         ),
+        decisions=options({"decisions": config["decisions"]}),
         version=cohortvol.__version__,
     shell:
         """
@@ -31,5 +33,6 @@ rule assemble:
             --results {params.results:q} \
             --model {params.model:q} \
             {params.settings:q} \
+            {params.decisions:q} \
             2>{log:q}
         """

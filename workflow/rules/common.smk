@@ -99,12 +99,13 @@ with told_without_traceback():
     )
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
-        if config["report"]["planted"] is not None:
-            check_exists(config["report"]["planted"], setting="report.planted")
-        if config["measure"]["plausible_ml"] is not None:
-            check_exists(
-                config["measure"]["plausible_ml"], setting="measure.plausible_ml"
-            )
+        for setting, path in (
+            ("decisions", config["decisions"]),
+            ("measure.plausible_ml", config["measure"]["plausible_ml"]),
+            ("report.planted", config["report"]["planted"]),
+        ):
+            if path is not None:
+                check_exists(path, setting=setting)
         check_writable(Path(config["results"]))
     MODEL = restrict(
         load_card(find_model(config["model"], Path(config["models_dir"]))),

@@ -21,10 +21,11 @@ rule report:
     params:
         analyse=subpath(input.analyse, parent=True),
         folder=subpath(output.page, parent=True),
-        settings=options(config["report"]),
         pictures=lambda wildcards, output: options(
             {"previews": PREVIEW_FOLDER, "contact_sheet": output.get("contact_sheet")}
         ),
+        settings=options({k: v for k, v in config["report"].items() if k != "public"}),
+        public=["--public"] if config["report"]["public"] else [],
         version=cohortvol.__version__,
     shell:
         """
@@ -35,5 +36,6 @@ rule report:
             --out {params.folder:q} \
             {params.settings:q} \
             {params.pictures:q} \
+            {params.public:q} \
             2>{log:q}
         """

@@ -12,6 +12,7 @@ from cohortvol.errors import ConfigError, TableError, did_you_mean
 USABLE = ""
 NOT_DONE = "scan not done"
 SCAN_QC = "scan failed QC"
+SCAN_REVIEW = "scan excluded by review"
 AGE_MISSING = "age missing"
 SEX_MISSING = "sex missing"
 NOT_MEASURED = "not measured"
@@ -19,10 +20,12 @@ ABSENT = "absent"
 FAILED = "failed"
 CUT = "cut by the field of view"
 FAILED_QC = "failed QC"
+REVIEW = "excluded by review"
 SIZE_MISSING = "size missing (M2 only)"
 REASONS = (
     NOT_DONE,
     SCAN_QC,
+    SCAN_REVIEW,
     AGE_MISSING,
     SEX_MISSING,
     NOT_MEASURED,
@@ -30,6 +33,7 @@ REASONS = (
     FAILED,
     CUT,
     FAILED_QC,
+    REVIEW,
     SIZE_MISSING,
 )
 """Why a scan is not used for a structure: one reason each, the first that holds."""
@@ -47,6 +51,8 @@ class Cohort:
     """(scans, structures); NaN where nothing was measured."""
     reason: np.ndarray
     """(scans, structures) of str: one of `REASONS`, or `USABLE`."""
+    accepted: int
+    """Volumes that people accepted against automatic QC and that are used."""
     rows_without_scan: int
     """Rows of the volumes table whose scan_id the scans table does not have."""
 
@@ -109,6 +115,7 @@ def build(
         If a scan has a structure twice, or no volume belongs to any scan.
     """
     volumes = _one_model(volumes, segmentation_model)
+    volumes = volumes.assign(**{name: None for name in ("qc", "qc_auto") if name not in volumes})
     scans = _with_defaults(scans)
     done = scans.index[scans["state"] == "done"]
     place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
@@ -137,10 +144,23 @@ def build(
         (scans["sex"].isna(), SEX_MISSING),
         (scans["age_years"].isna(), AGE_MISSING),
         (scans["qc"] == "exclude", SCAN_QC),
+        (excluded_by_review(scans), SCAN_REVIEW),
         (scans["state"] != "done", NOT_DONE),
     ):
         reason[holds.to_numpy(dtype=bool)] = why
-    return Cohort(scans, structures, volume_ml, reason, int((~known_anyhow).sum()))
+    used = reason[row, column[found]] == USABLE
+    accepted = int((used & accepted_by_review(volumes[found]).to_numpy(dtype=bool)).sum())
+    return Cohort(scans, structures, volume_ml, reason, accepted, int((~known_anyhow).sum()))
+
+
+def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
+    """Whether people excluded what automatic QC would use; for scans or volumes."""
+    return (rows["qc"] == "exclude") & rows["qc_auto"].isin(["pass", "flag"])
+
+
+def accepted_by_review(rows: pd.DataFrame) -> pd.Series:
+    """Whether people accepted what automatic QC excludes; for scans or volumes."""
+    return rows["qc"].isin(["pass", "flag"]) & (rows["qc_auto"] == "exclude")
 
 
 def _one_model(volumes: pd.DataFrame, chosen: str | None) -> pd.DataFrame:
@@ -167,7 +187,7 @@ def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
-    for name in ("reason", "qc", "subject_id"):
+    for name in ("reason", "qc", "qc_auto", "subject_id"):
         if name not in scans:
             scans[name] = None
     for name in ("height_cm", "weight_kg"):
@@ -210,8 +230,8 @@ def _reasons_of_volumes(volumes: pd.DataFrame, exclude_cut: bool) -> np.ndarray:
     cut = status == "cut"
     if "cut_by_fov" in volumes:
         cut |= volumes["cut_by_fov"].to_numpy(dtype=bool)
-    if "qc" in volumes:
-        reason[volumes["qc"].to_numpy() == "exclude"] = FAILED_QC
+    reason[volumes["qc"].to_numpy() == "exclude"] = FAILED_QC
+    reason[excluded_by_review(volumes).to_numpy(dtype=bool)] = REVIEW
     if exclude_cut:
         reason[cut] = CUT
     reason[status == "failed"] = FAILED

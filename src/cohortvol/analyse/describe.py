@@ -11,13 +11,17 @@ from cohortvol.analyse.cohort import (
     AGE_MISSING,
     REASONS,
     SCAN_QC,
+    SCAN_REVIEW,
     SEX_MISSING,
     SIZE_MISSING,
     Cohort,
+    accepted_by_review,
+    excluded_by_review,
 )
 from cohortvol.analyse.settings import Settings
 
 GROUPS = ("all", "F", "M")
+ACCEPTED = "accepted by review against automatic QC"
 NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
 """Variables of Table 1 printed as median (IQR), with their decimals."""
 LEVELS = ("site", "scanner", "field_strength_t", "sequence", "contrast")
@@ -70,12 +74,21 @@ def flow(cohort: Cohort) -> pd.DataFrame:
         ]
     done = int((scans["state"] == "done").sum())
     rows.append({"step": "done", "reason": None, "n": done})
-    failed_qc = (scans["state"] == "done").to_numpy(dtype=bool) & ~cohort.counted
+    is_done = scans["state"] == "done"
+    by_review = is_done & excluded_by_review(scans)
+    failed_qc = is_done & ~cohort.counted & ~by_review
     no_age = cohort.counted & scans["age_years"].isna()
     no_sex = cohort.counted & scans["age_years"].notna() & scans["sex"].isna()
-    for reason, those in ((SCAN_QC, failed_qc), (AGE_MISSING, no_age), (SEX_MISSING, no_sex)):
+    for reason, those in (
+        (SCAN_QC, failed_qc),
+        (SCAN_REVIEW, by_review),
+        (AGE_MISSING, no_age),
+        (SEX_MISSING, no_sex),
+    ):
         if those.any():
             rows.append({"step": "unusable", "reason": reason, "n": int(those.sum())})
+    if accepted := int((cohort.in_trends & accepted_by_review(scans)).sum()):
+        rows.append({"step": "kept", "reason": ACCEPTED, "n": accepted})
     rows.append({"step": "usable for trends", "reason": None, "n": int(cohort.in_trends.sum())})
     with_size = int((cohort.in_trends & cohort.has_size).sum())
     rows.append({"step": "with height and weight", "reason": None, "n": with_size})

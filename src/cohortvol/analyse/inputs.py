@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
-from cohortvol.tables import SCANS, VOLUMES, Column, read_table
+from cohortvol.tables import COHORT_VOLUMES, SCANS, Column, read_table
 
 VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")
-VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc")
+VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc", "qc_auto")
 SCAN_COLUMNS = ("scan_id", "age_years", "sex")
 SCAN_EXTRAS = (
     "state",
     "reason",
     "qc",
+    "qc_auto",
     "subject_id",
     "height_cm",
     "weight_kg",
@@ -44,10 +45,11 @@ def read_volumes(path: Path) -> pd.DataFrame:
         If the file is missing or damaged, lacks a needed column, or holds a value that is
         not what the column promises.
     """
-    frame = _read(path, VOLUMES, VOLUME_COLUMNS, VOLUME_EXTRAS)
+    frame = _read(path, COHORT_VOLUMES, VOLUME_COLUMNS, VOLUME_EXTRAS)
     _check_given(path, frame, ("scan_id", "structure"))
     _check_values(path, frame, "status", STATUSES)
-    _check_values(path, frame, "qc", QC)
+    for name in ("qc", "qc_auto"):
+        _check_values(path, frame, name, QC)
     return frame
 
 
@@ -63,7 +65,8 @@ def read_scans(path: Path) -> pd.DataFrame:
     """
     frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS)
     _check_values(path, frame, "state", STATES)
-    _check_values(path, frame, "qc", QC)
+    for name in ("qc", "qc_auto"):
+        _check_values(path, frame, name, QC)
     _check_values(path, frame, "sex", SEXES)
     done = frame
     if "state" in frame:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.files import commit_text
-from cohortvol.tables import Column, real, text, to_arrow, to_pandas, whole, write_table
+from cohortvol.tables import Column, csv_text, real, text, to_arrow, to_pandas, whole, write_table
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")
@@ -96,8 +96,8 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/flow": {
         "step": Column(
             text,
-            "manifest, quarantined, skipped, failed, done, unusable, usable for trends, "
-            "with height and weight",
+            "manifest, quarantined, skipped, failed, done, unusable, kept (among the usable), "
+            "usable for trends, with height and weight",
         ),
         "reason": Column(text, "reason code, or why unusable; null where the step is a total"),
         "n": Column(whole, "scans"),
@@ -112,5 +112,5 @@ def write(out: Path, name: str, frame: pd.DataFrame) -> int:
     frame = frame.reindex(columns=list(columns))
     write_table(out / f"{name}.parquet", frame, columns)
     printed = to_pandas(to_arrow(frame, columns))
-    commit_text(out / f"{name}.csv", printed.to_csv(index=False, lineterminator="\n"))
+    commit_text(out / f"{name}.csv", csv_text(printed))
     return len(frame)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cohortvol import __version__
@@ -123,6 +124,10 @@ def _counts(cohort: Cohort) -> dict[str, int]:
         "structures": len(cohort.structures),
         "volumes_usable": int((cohort.reason == cohort_of.USABLE).sum()),
         "volumes_cut": int((cohort.reason == cohort_of.CUT).sum()),
+        "volumes_excluded_by_review": int(
+            np.isin(cohort.reason, (cohort_of.REVIEW, cohort_of.SCAN_REVIEW)).sum()
+        ),
+        "volumes_accepted_by_review": cohort.accepted,
         "volume_rows_without_scan": cohort.rows_without_scan,
     }
 
@@ -161,6 +166,16 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         said.append(
             f"{counts['volumes_cut']:,} volumes cut by the field of view are left out; "
             "who is cut may depend on height and age."
+        )
+    if counts["volumes_excluded_by_review"]:
+        said.append(
+            f"{counts['volumes_excluded_by_review']:,} volumes are left out because people who "
+            "looked at them excluded them; automatic QC alone would use them."
+        )
+    if counts["volumes_accepted_by_review"]:
+        said.append(
+            f"{counts['volumes_accepted_by_review']:,} volumes are used because people who looked "
+            "at them accepted them; automatic QC alone would leave them out."
         )
     if not settings.exclude_cut:
         said.append("Volumes cut by the field of view are used although they are lower bounds.")

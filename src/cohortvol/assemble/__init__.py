@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import pyarrow.compute as pc
 
 from cohortvol import reasons
 from cohortvol.assemble.agreement import flagged, read_agreement
+from cohortvol.assemble.decisions import ACCEPT, Decided, decide, read_decisions
+from cohortvol.assemble.following import AGE_CONFLICT, SAME_CONTENT, follow, intake, stale
 from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
-from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
+from cohortvol.errors import AccountingError, CohortvolError, TableError
 from cohortvol.tables import (
     AGREEMENT,
-    COVARIATES,
+    COHORT_VOLUMES,
     INGEST,
     MANIFEST,
     SCANS,
@@ -33,13 +37,19 @@ from cohortvol.tables import (
     write_table,
 )
 
+__all__ = ["Cohort", "cohort", "follow", "intake", "run"]
+
+log = logging.getLogger(__name__)
+
 STATES = ("done", "skipped", "quarantined", "failed")
 QC = ("pass", "flag", "exclude")
+_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
 
 
 def run(
     results: Path,
     model: str,
+    decisions: Path | None = None,
     outlier_max_z: float = MAX_Z,
     outlier_min_scans: int = MIN_SCANS,
     min_dice: float | None = None,
@@ -51,10 +61,57 @@ def run(
 
     Parameters
     ----------
+    results, model, decisions, outlier_max_z, outlier_min_scans, min_dice
+        As in `cohort`.
+
+    Raises
+    ------
+    AccountingError
+        If a row of the manifest would come out not at all, or twice.
+    """
+    results = Path(results)
+    found = cohort(results, model, decisions, outlier_max_z, outlier_min_scans, min_dice)
+    accounts = accounting(found.scans, n_manifest=found.n_manifest)
+    for line in found.idle:
+        log.warning("%s: %s", decisions, line)
+    if found.agreement is None:
+        (results / "agreement.parquet").unlink(missing_ok=True)
+    else:
+        write_arrow(results / "agreement.parquet", to_arrow(found.agreement, AGREEMENT))
+    write_arrow(results / "volumes.parquet", found.volumes)
+    write_table(results / "scans.parquet", found.scans, SCANS)
+    print(accounts)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The final tables COHORT_VOLUMES, SCANS and AGREEMENT, and decisions that change nothing."""
+
+    volumes: pa.Table
+    scans: pd.DataFrame
+    n_manifest: int
+    idle: list[str]
+    agreement: pd.DataFrame | None
+
+
+def cohort(
+    results: Path,
+    model: str,
+    decisions: Path | None = None,
+    outlier_max_z: float = MAX_Z,
+    outlier_min_scans: int = MIN_SCANS,
+    min_dice: float | None = None,
+) -> Cohort:
+    """The cohort of a results folder, with what people decided.
+
+    Parameters
+    ----------
     results : Path
         Results folder, of which every shard has been measured with `model`.
     model : str
         Model id.
+    decisions : Path, optional
+        Table of decisions, see `read_decisions`.
     outlier_max_z, outlier_min_scans
         See `outliers`.
     min_dice : float, optional
@@ -63,13 +120,11 @@ def run(
     Raises
     ------
     TableError
-        If a shard has not been through a stage yet.
+        If a shard has not been through a stage yet, or a decision cannot be used.
     TemporaryError
         If the table of a shard is older than the one of the stage before it.
     CohortvolError
         If the scans were segmented in more than one way.
-    AccountingError
-        If a row of the manifest would come out not at all, or twice.
     """
     results = Path(results)
     manifest = read_table(results / "manifest" / "scans.parquet", MANIFEST)
@@ -90,18 +145,37 @@ def run(
     if min_dice is not None:
         agreement = read_agreement(results / "agreement" / model, shards, volumes)
         volumes = flagged(volumes, agreement, min_dice)
-    scans = final_states(
-        scans,
-        scan_verdicts(to_pandas(volumes.select(["scan_id", "status", "reason", "qc_flags", "qc"]))),
-    )
-    accounts = accounting(scans, n_manifest=len(manifest))
-    if agreement is None:
-        (results / "agreement.parquet").unlink(missing_ok=True)
-    else:
-        write_arrow(results / "agreement.parquet", to_arrow(agreement, AGREEMENT))
-    write_arrow(results / "volumes.parquet", volumes)
-    write_table(results / "scans.parquet", scans, SCANS)
-    print(accounts)
+    light = to_pandas(volumes.select(_JUDGED))
+    scans = final_states(scans, scan_verdicts(light))
+    decided = _decided(decisions, light, scans)
+    scans = reviewed(scans, scan_verdicts(_looked_at(decided.volumes)), decided.of_scans)
+    columns = decided.volumes.assign(qc_auto=light["qc"])
+    volumes = _with_columns(volumes, columns[["qc", "qc_auto", "review", "review_line"]])
+    return Cohort(volumes, scans, len(manifest), decided.idle, agreement)
+
+
+_JUDGED = ["scan_id", "structure", "label", "status", "reason", "qc_flags", "qc"]
+
+
+def _decided(path: Path | None, volumes: pd.DataFrame, scans: pd.DataFrame) -> Decided:
+    if path is None:
+        nothing = pd.DataFrame({"review": [], "review_line": []}, dtype=object)
+        return Decided(volumes.assign(review=None, review_line=None), nothing, [])
+    done = (scans["state"] == "done").groupby(scans["scan_id"]).any()
+    return decide(path, read_decisions(path), volumes, done)
+
+
+def _looked_at(volumes: pd.DataFrame) -> pd.DataFrame:
+    """The structures without the codes of those that people have decided on."""
+    return volumes.assign(qc_flags=volumes["qc_flags"].where(volumes["review"].isna(), ""))
+
+
+def _with_columns(volumes: pa.Table, columns: pd.DataFrame) -> pa.Table:
+    """The table COHORT_VOLUMES out of VOLUMES and the columns that review adds or changes."""
+    added = to_arrow(columns, {name: COHORT_VOLUMES[name] for name in columns})
+    merged = {name: (added if name in added.column_names else volumes)[name] for name in
+              COHORT_VOLUMES}  # fmt: skip
+    return pa.table(merged)
 
 
 def _listed_shards(index: Path) -> list[str]:
@@ -121,108 +195,6 @@ def _of_shards(folder: Path, shards: Iterable[str], columns: dict[str, Column]) 
         "shard", pa.array([], pa.string())
     )
     return to_pandas(pa.concat_tables([empty, *named]))
-
-
-def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFrame) -> pd.DataFrame:
-    """Each row of the manifest with what became of it up to segment, in manifest order.
-
-    Only rows that the manifest stage left without a state are joined, by scan_id and shard:
-    a duplicated scan_id has a state already, so no join can multiply rows.
-
-    Parameters
-    ----------
-    manifest, ingested, segmented : pandas.DataFrame
-        The tables MANIFEST, INGEST and SEGMENT, the last two of all shards with a column
-        ``shard``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of SCANS known so far and ``warnings``; ``state`` is ``segmented`` or final.
-
-    Raises
-    ------
-    TemporaryError
-        If a scan is missing from a table, or was segmented from other bytes than ingested.
-    """
-    waiting = manifest["state"].isna()
-    closed = manifest[~waiting]
-    followed = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
-    followed = _with_headers(_joined(followed, ingested.drop(columns="image"), "ingest"))
-    ready = followed["state"] == "ready"
-    followed = _mark(followed, ready & _is_double(followed["voxels_sha256"], ready), SAME_CONTENT)
-    stopped = followed[~ready]
-    onward = followed[ready].drop(columns=["state", "reason", "detail"])
-    onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
-    onward = _joined(onward, segmented, "segment")
-    # Null on both sides is a cohort drawn as tables: there were no bytes.
-    changed = onward["image_sha256"].fillna("") != onward["ingested_sha256"].fillna("")
-    if changed.any():
-        raise _stale("segment", onward[changed], "were segmented from other bytes than ingested")
-    parts = [part for part in (closed, stopped, onward) if len(part)]
-    known = [*SCANS, "warnings"]
-    if not parts:
-        return pd.DataFrame(columns=known)
-    return (
-        pd.concat(parts, ignore_index=True)
-        .sort_values("manifest_line", kind="stable", ignore_index=True)
-        .reindex(columns=known)
-    )
-
-
-MAX_AGE_CONFLICT_YEARS = 1.0
-FIRST_YEAR = 1977
-"""No person was imaged by magnetic resonance before: an earlier date was moved for privacy."""
-
-SAME_CONTENT = "ID_SAME_CONTENT"
-AGE_CONFLICT = "CLN_AGE_CONFLICT"
-_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
-
-
-def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
-    """Covariates of the DICOM headers where the manifest has none, and ``CLN_...`` codes.
-
-    An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
-    ``CLN_AGE_CONFLICT``, one that neither gives ``CLN_AGE_MISSING``, a date before `FIRST_YEAR`
-    ``CLN_DATE_SHIFTED``.
-    """
-    in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
-    filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
-    apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
-    scans = _mark(scans.assign(**filled), apart, AGE_CONFLICT)
-    scans = _mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
-    moved = scans["acquisition_date"].fillna("9999") < str(FIRST_YEAR)
-    return _mark(scans, moved, "CLN_DATE_SHIFTED")
-
-
-def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
-    """Whether another usable scan has the same voxels."""
-    return voxels_sha256.where(ready).duplicated(keep=False) & voxels_sha256.notna()
-
-
-def _mark(scans: pd.DataFrame, which: pd.Series, code: str) -> pd.DataFrame:
-    """The scans with a code among the warnings of some."""
-    marked = scans["warnings"].fillna("") + which.map({True: f";{code}", False: ""})
-    return scans.assign(warnings=marked.str.strip(";").replace("", None))
-
-
-def _joined(scans: pd.DataFrame, table: pd.DataFrame, stage: str) -> pd.DataFrame:
-    joined = scans.merge(table, on=["scan_id", "shard"], how="left", validate="1:1")
-    lost = joined["state"].isna()
-    if lost.any():
-        raise _stale(stage, joined[lost], f"are not in the table of {stage}")
-    return joined
-
-
-def _stale(stage: str, scans: pd.DataFrame, what: str) -> TemporaryError:
-    shards = sorted(scans["shard"].unique())
-    return TemporaryError(
-        f"{len(scans)} scans {what}, such as {scans['scan_id'].iloc[0]}\n"
-        f"  shards  {', '.join(shards)}\n"
-        f"  The tables of {stage} are older than what they were made from. Delete "
-        f"{stage}/.../<shard>.parquet of these shards and run the workflow again; finished "
-        "scans are not segmented twice."
-    )
 
 
 def check_one_segmentation(scans: pd.DataFrame, results: Path, model: str) -> None:
@@ -339,7 +311,7 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     segmented = scans["state"] == "segmented"
     unmeasured = segmented & ~scans["scan_id"].isin(verdicts.index)
     if unmeasured.any():
-        raise _stale("measure", scans[unmeasured], "were segmented but not measured")
+        raise stale("measure", scans[unmeasured], "were segmented but not measured")
     of_scan = verdicts.reindex(scans["scan_id"]).set_axis(scans.index)
     failure = of_scan["failure"].where(segmented)
     at_fault = {code for code, known in reasons.load().items() if known.class_ == "quarantine"}
@@ -347,20 +319,56 @@ def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     state = scans["state"].mask(segmented, "failed")
     state = state.mask(failure.isin(at_fault), "quarantined").mask(done, "done")
     warnings = scans["warnings"].map(lambda codes: "" if pd.isna(codes) else codes)
-    found = of_scan["qc_flags"].where(done).fillna("")
-    codes = pd.Series(
-        [_all_codes(pair) for pair in zip(warnings, found, strict=True)], index=scans.index
-    )
-    unusable = (of_scan["unusable"] == True) | codes.str.contains(_UNUSABLE_CODES)  # noqa: E712
-    qc = codes.map(_qc_of).mask(unusable, "exclude").where(done)
     final = scans.assign(
         state=state,
         reason=scans["reason"].mask(failure.notna(), failure).mask(done, None),
         detail=scans["detail"].mask(done, None),
-        qc=qc,
-        qc_flags=codes,
+        qc=_scan_qc(of_scan, warnings).where(done),
+        qc_flags=_codes_of(of_scan["qc_flags"].where(done), warnings),
     )
-    return final[list(SCANS)]
+    return final.assign(warnings=warnings).reindex(columns=[*SCANS, "warnings"])
+
+
+def _codes_of(of_structures: pd.Series, warnings: pd.Series) -> pd.Series:
+    """Codes of the image and of the structures of every scan, as one list each."""
+    pairs = zip(warnings, of_structures.fillna(""), strict=True)
+    return pd.Series([_all_codes(pair) for pair in pairs], index=warnings.index, dtype=object)
+
+
+def _scan_qc(of_scan: pd.DataFrame, warnings: pd.Series) -> pd.Series:
+    """``qc`` of every scan from its structures (`scan_verdicts`) and its own codes."""
+    codes = _codes_of(of_scan["qc_flags"], warnings)
+    unusable = (of_scan["unusable"] == True) | codes.str.contains(_UNUSABLE_CODES)  # noqa: E712
+    return codes.map(_qc_of).mask(unusable, "exclude")
+
+
+def reviewed(scans: pd.DataFrame, verdicts: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
+    """The table SCANS with what people decided; ``qc_auto`` keeps what was found without them.
+
+    A scan that people accept passes unless all of its structures are excluded; any other is
+    judged by the same rule as before, where a structure that people decided on asks for no look.
+
+    Parameters
+    ----------
+    scans : pandas.DataFrame
+        What `final_states` returned.
+    verdicts : pandas.DataFrame
+        What `scan_verdicts` returned of the structures after review.
+    decisions : pandas.DataFrame
+        ``review`` and ``review_line`` by scan_id, of decisions on whole scans.
+    """
+    done = scans["state"] == "done"
+    of_scan = verdicts.reindex(scans["scan_id"]).set_axis(scans.index)
+    own = decisions.reindex(scans["scan_id"]).set_axis(scans.index)
+    review = own["review"].where(done)
+    qc = _scan_qc(of_scan, scans["warnings"]).where(done)
+    qc = qc.mask((review == ACCEPT) & (of_scan["unusable"] != True), "pass")  # noqa: E712
+    return scans.assign(
+        qc=qc,
+        qc_auto=scans["qc"],
+        review=review,
+        review_line=own["review_line"].where(done),
+    )[list(SCANS)]
 
 
 def accounting(scans: pd.DataFrame, n_manifest: int) -> str:
@@ -384,6 +392,13 @@ def accounting(scans: pd.DataFrame, n_manifest: int) -> str:
     if len(done):
         qc = done["qc"].value_counts().reindex(QC, fill_value=0)
         lines.append("  done: qc " + ", ".join(f"{qc[name]} {name}" for name in QC))
+    if scans["review"].notna().any() or (done["qc"] != done["qc_auto"]).any():
+        out = (done["qc"] == "exclude") & (done["qc_auto"] != "exclude")
+        kept = (done["qc"] != "exclude") & (done["qc_auto"] == "exclude")
+        lines.append(
+            f"  review: {out.sum()} excluded, {kept.sum()} accepted against automatic QC, "
+            f"{scans['review'].notna().sum()} decided as a whole"
+        )
     problems = scans[scans["reason"].notna()]
     by_reason = problems.groupby(["state", "reason"]).size()
     for (state, code), n_scans in by_reason.items():

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from cohortvol.cli import models
+from cohortvol.cli.check import check
+from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
@@ -28,6 +30,8 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=LOOK)(explain)
     app.command(rich_help_panel=LOOK)(agreement)
     app.command(rich_help_panel=LOOK)(bids_derivatives)
+    app.command(rich_help_panel=LOOK)(review)
+    app.command(rich_help_panel=MAKE)(check)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)

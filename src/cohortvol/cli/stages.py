@@ -320,6 +320,10 @@ def measure(
 def assemble(
     results: Results,
     model: Annotated[str, typer.Option(help="Model id, such as embedded-v1.")],
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Table of human decisions that overrule QC; see `cohortvol review`."),
+    ] = None,
     outlier_max_z: Annotated[
         float,
         typer.Option(
@@ -350,6 +354,7 @@ def assemble(
     run(
         results,
         model,
+        decisions,
         outlier_max_z=outlier_max_z,
         outlier_min_scans=outlier_min_scans,
         min_dice=min_dice,
@@ -432,6 +437,13 @@ def report(
         int, typer.Option(min=0, help="Most pictures of scans that passed, drawn at random.")
     ] = 24,
     sheet_seed: Annotated[int, typer.Option(help="Another one draws other scans.")] = 1,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            help="A page that may leave the house: no scan by itself, no small counts, ages to 90.",
+        ),
+    ] = False,
 ) -> None:
     r"""Draw the figures and write one page that opens offline.
 
@@ -454,4 +466,5 @@ def report(
         previews=previews,
         contact_sheet=contact_sheet,
         sheet=SheetSettings(flagged=sheet_flagged, random=sheet_random, seed=sheet_seed),
+        public=public,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from cohortvol.ingest.voxels import check_voxels
 from cohortvol.nifti import nifti_gz
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 
-__all__ = ["Rules", "check_decoders", "check_scan", "run"]
+__all__ = ["Rules", "check_decoders", "check_scan", "run", "trial"]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,37 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     counts = Counter(row["state"] for row in rows)
     log.info("%s: %s", shard.stem, ", ".join(f"{n} {state}" for state, n in counts.items()))
     return table
+
+
+TRIAL_SCANS = 32
+"""Scans of a trial that are converted before their images are removed again."""
+
+
+def trial(
+    scans: pd.DataFrame, rules: Rules | None = None, threads: int = 1
+) -> Iterator[pd.DataFrame]:
+    """What `run` would find in these scans, some at a time, with nothing left behind.
+
+    DICOM is converted into a temporary folder (``TMPDIR`` says where), which goes with its scans.
+
+    Parameters
+    ----------
+    scans : pandas.DataFrame
+        Columns ``scan_id`` and ``image``.
+    rules, threads
+        As in `run`.
+
+    Yields
+    ------
+    pandas.DataFrame
+        Rows of the table INGEST; the image of a DICOM scan is no longer there.
+    """
+    for start in range(0, len(scans), TRIAL_SCANS):
+        with tempfile.TemporaryDirectory(prefix="cohortvol-") as folder:
+            shard = Path(folder, "shard.parquet")
+            write_table(shard, scans.iloc[start : start + TRIAL_SCANS], SHARD)
+            found = run(shard, Path(folder, "ingest.parquet"), rules, threads)
+        yield found
 
 
 def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:

@@ -26,8 +26,7 @@ from cohortvol.manifest.bids_images import (
     is_nifti,
     sidecars_of,
 )
-from cohortvol.manifest.text_table import TextTable
-from cohortvol.manifest.values import Problem
+from cohortvol.text_table import Problem, TextTable
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import pandas as pd
 from cohortvol.errors import ManifestError
 from cohortvol.files import commit_text
 from cohortvol.manifest.rows import check_columns
-from cohortvol.manifest.text_table import read_text_table
 from cohortvol.tables import COVARIATES
+from cohortvol.text_table import read_text_table
 
 log = logging.getLogger(__name__)
 

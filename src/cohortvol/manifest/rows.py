@@ -18,17 +18,16 @@ from cohortvol.errors import ManifestError
 from cohortvol.keys import LONGEST_ID_BYTES, Keys
 from cohortvol.manifest import bids
 from cohortvol.manifest.bids_images import Choice
-from cohortvol.manifest.text_table import TextTable, read_text_table
 from cohortvol.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
     SCAN_ID_ALLOWED,
     BadValueError,
-    Problem,
     Rules,
     parse_covariate,
 )
 from cohortvol.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
+from cohortvol.text_table import Problem, TextTable, read_text_table
 
 log = logging.getLogger(__name__)
 

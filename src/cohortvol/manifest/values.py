@@ -51,27 +51,6 @@ class Rules:
     ids_are_keys: bool = False
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why one row cannot be used. `value` is None where it must not be repeated."""
-
-    column: str
-    value: str | None
-    code: str
-    allowed: str
-
-    @property
-    def shown(self) -> str:
-        """The value, or a dash."""
-        return "-" if self.value is None else repr(self.value)
-
-    @property
-    def text(self) -> str:
-        """For the ``detail`` of a quarantined row."""
-        given = self.column if self.value is None else f"{self.column} {self.value!r}"
-        return f"{given}; allowed: {self.allowed}"
-
-
 class BadValueError(ValueError):
     """A value that cannot be used: the reason code, and what is allowed instead."""
 

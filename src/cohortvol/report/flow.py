@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan, nan
 from typing import Any
 
 import pandas as pd
@@ -23,42 +24,71 @@ _HEADING = {
     "skipped": "Skipped by a stated rule",
     "failed": "Failed: retried on the next run",
     "unusable": "Excluded from trends",
+    "kept": "Among the scans used for trends",
 }
+BY_REVIEW = "scan excluded by review"
+"""The reason with which `analyse` counts scans that people excluded."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """How many scans reached each step, and why the others did not."""
+    """How many scans reached each step, and why the others did not; NaN is a few, not given."""
 
-    manifest: int
-    done: int
-    usable: int
-    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    manifest: float
+    done: float
+    usable: float
+    reasons: dict[str, dict[str, float]] = field(default_factory=dict)
+    rounded: bool = False
+    """Counts are rounded, so they need not add up."""
 
-    def left(self, step: str) -> int:
+    def left(self, step: str) -> float:
         """Scans that ended in this state."""
-        return sum(self.reasons.get(step, {}).values())
+        counts = list(self.reasons.get(step, {}).values())
+        given = [n for n in counts if not isnan(n)]
+        return sum(given) if given or not counts else nan
+
+    @property
+    def n_left(self) -> float:
+        """Scans that ended in any of `LEFT_THE_FLOW`."""
+        counts = [n for step in LEFT_THE_FLOW for n in self.reasons.get(step, {}).values()]
+        given = [n for n in counts if not isnan(n)]
+        return sum(given) if given or not counts else nan
 
     def sentence(self) -> str:
         """The accounting line: every manifest row exactly once."""
-        rows = f"{self.manifest:,} {'row' if self.manifest == 1 else 'rows'} in the manifest"
-        ends = [f"{self.done:,} measured"]
-        ends += [f"{self.left(step):,} {step}" for step in LEFT_THE_FLOW]
+        words = "row" if self.manifest == 1 else "rows"
+        rows = f"{style.count(self.manifest)} {words} in the manifest"
+        ends = [f"{style.count(self.done)} measured"]
+        ends += [f"{style.count(self.left(step))} {step}" for step in LEFT_THE_FLOW]
+        if self.rounded:
+            return f"{rows}: {', '.join(ends)}. Counts are rounded to multiples of five."
         total = self.done + sum(self.left(step) for step in LEFT_THE_FLOW)
-        balance = "all accounted for" if total == self.manifest else f"sum {total:,}: not balanced"
+        wrong = f"sum {style.count(total)}: not balanced"
+        balance = "all accounted for" if total == self.manifest else wrong
         return f"{rows} = {' + '.join(ends)}; {balance}."
 
+    def review(self) -> str:
+        """What people who looked at scans changed; empty where they changed nothing."""
+        out = self.reasons.get("unusable", {}).get(BY_REVIEW, 0)
+        kept = self.left("kept")
+        if not out and not kept:
+            return ""
+        excluded, accepted = style.count(out), style.count(kept)
+        return f"Human review: {excluded} scans excluded, {accepted} kept against automatic QC."
 
-def count_flow(table: pd.DataFrame) -> Flow:
+
+def count_flow(table: pd.DataFrame, *, rounded: bool = False) -> Flow:
     """Read the flow table of `analyse` (step, reason, n)."""
-    totals: dict[str, int] = {}
-    reasons: dict[str, dict[str, int]] = {}
+    totals: dict[str, float] = {}
+    reasons: dict[str, dict[str, float]] = {}
     for step, reason, n in table[["step", "reason", "n"]].itertuples(index=False):
+        known = nan if pd.isna(n) else int(n)
         if isinstance(reason, str) and reason:
-            reasons.setdefault(step, {})[reason] = int(n)
+            reasons.setdefault(step, {})[reason] = known
         else:
-            totals[step] = int(n)
-    return Flow(totals["manifest"], totals["done"], totals["usable for trends"], reasons)
+            totals[step] = known
+    ends = totals["manifest"], totals["done"], totals["usable for trends"]
+    return Flow(*ends, reasons=reasons, rounded=rounded)
 
 
 def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.DataFrame]:
@@ -77,11 +107,12 @@ def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.Da
     """
     out = [step for step in LEFT_THE_FLOW if flow.left(step)]
     sides = [_side_lines(flow, step, sentences) for step in out]
-    unusable = _side_lines(flow, "unusable", sentences) if flow.left("unusable") else None
+    after = [_side_lines(flow, step, sentences) for step in ("unusable", "kept") if flow.left(step)]
     main = _PAD_MM * 2 + _LINE_MM * 2
-    first = sum(_height(lines) for lines in sides) + _GAP_MM * max(0, len(sides) - 1)
-    first = max(first, _GAP_MM)
-    second = _height(unusable) if unusable else _GAP_MM
+    first, second = (
+        max(sum(map(_height, boxes)) + _GAP_MM * (len(boxes) - 1), _GAP_MM)
+        for boxes in (sides, after)
+    )
     height = 3 * main + first + second + 4 * _GAP_MM * 0.6 + 2
 
     figure = style.new_figure(style.DOUBLE_COLUMN_MM, height)
@@ -100,8 +131,10 @@ def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.Da
     _arrow_down(axes, start, end)
     _main_box(axes, end, "Segmented and measured", flow.done)
     start = end + main
-    if unusable:
-        _side_box(axes, start + gap, unusable)
+    top = start + gap
+    for lines in after:
+        _side_box(axes, top, lines)
+        top += _height(lines) + _GAP_MM
     end = start + second + 2 * gap
     _arrow_down(axes, start, end)
     _main_box(axes, end, "Used for trends with age", flow.usable, strong=True)
@@ -114,15 +147,17 @@ def _height(lines: list[tuple[str, str]]) -> float:
 
 def _side_lines(flow: Flow, step: str, sentences: Mapping[str, str]) -> list[tuple[str, str]]:
     """Lines of a side box as (text, count); the first is its heading."""
-    reasons = sorted(flow.reasons[step].items(), key=lambda item: (-item[1], item[0]))
+    reasons = sorted(
+        flow.reasons[step].items(), key=lambda item: (isnan(item[1]), -item[1], item[0])
+    )
     shown, rest = reasons[:_MOST_REASONS], reasons[_MOST_REASONS:]
     named = [(_sentence_case(sentences.get(code, code)), n) for code, n in shown]
     if rest:
         named.append((f"{len(rest)} other reasons", sum(n for _, n in rest)))
-    lines = [(_HEADING[step], f"n = {flow.left(step):,}")]
+    lines = [(_HEADING[step], f"n = {style.count(flow.left(step))}")]
     for text, n in named:
         first, *more = style.wrap(text, _SIDE_BOX_MM - 2 * _PAD_MM - 14, style.LABEL_PT)
-        lines.append((first, f"{n:,}"))
+        lines.append((first, style.count(n)))
         lines += [(line, "") for line in more]
     return lines
 
@@ -145,12 +180,13 @@ def _box(axes: Axes, left: float, top: float, width: float, height: float, stron
     )
 
 
-def _main_box(axes: Axes, top: float, text: str, n: int, *, strong: bool = False) -> None:
+def _main_box(axes: Axes, top: float, text: str, n: float, *, strong: bool = False) -> None:
     height = _PAD_MM * 2 + _LINE_MM * 2
     _box(axes, _LEFT_MM, top, _BOX_MM, height, strong)
     centre, middle = _LEFT_MM + _BOX_MM / 2, top + height / 2
     axes.text(centre, middle - 1.5, text, ha="center", va="center", size=style.TITLE_PT)
-    axes.text(centre, middle + 1.6, f"n = {n:,}", ha="center", va="center", size=7, weight="bold")
+    bold: dict[str, Any] = {"size": 7, "weight": "bold"}
+    axes.text(centre, middle + 1.6, f"n = {style.count(n)}", ha="center", va="center", **bold)
 
 
 def _side_box(axes: Axes, top: float, lines: list[tuple[str, str]]) -> None:
@@ -188,8 +224,8 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def _counts(flow: Flow, sentences: Mapping[str, str]) -> pd.DataFrame:
-    rows: list[tuple[str, str, str, int]] = [("manifest", "", "", flow.manifest)]
-    for step in (*LEFT_THE_FLOW, "done", "unusable", "usable"):
+    rows: list[tuple[str, str, str, float]] = [("manifest", "", "", flow.manifest)]
+    for step in (*LEFT_THE_FLOW, "done", "unusable", "kept", "usable"):
         if step in ("done", "usable"):
             rows.append((step, "", "", flow.done if step == "done" else flow.usable))
         for reason, n in sorted(flow.reasons.get(step, {}).items()):

@@ -47,7 +47,7 @@ ANALYSE_COLUMNS = {
     ],
     "summary": ["structure", "sex", "n", "median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"],
     "dropped": ["structure", "reason", "n"],
-    "table1": ["variable", "level", "group", "value"],
+    "table1": ["variable", "level", "group", "value", "n"],
     "flow": ["step", "reason", "n"],
 }
 VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
@@ -148,6 +148,8 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
     if "qc" in table:
         keep &= table["qc"].fillna("pass") != "exclude"
     usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
+    if "qc" in usable:
+        usable = usable[usable["qc"].fillna("pass") != "exclude"]
     usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
         usable, on="scan_id", validate="m:1"

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from cohortvol.errors import OutputError
 from cohortvol.reasons import Reason
 from cohortvol.report import style
+from cohortvol.report.flow import Flow
 from cohortvol.report.inputs import PROVENANCE_COLUMNS, Analysis
 
 SEXES = ("all", "F", "M")
@@ -256,7 +257,8 @@ def dropped_table(analysis: Analysis) -> Table:
     rows = []
     for structure, group in table.groupby("structure", sort=False):
         counts = dict(zip(group["reason"], group["n"], strict=True))
-        rows.append([style.display_name(structure), *[_count(counts.get(r, 0)) for r in reasons]])
+        shown = [style.count(counts.get(reason, 0)) for reason in reasons]
+        rows.append([style.display_name(structure), *shown])
     header = ["Structure", *[reason[:1].upper() + reason[1:] for reason in reasons]]
     note = "Each scan is counted under the first reason that holds."
     return Table("Scans not used, by structure", header, rows, note, "dropped")
@@ -289,6 +291,25 @@ def findings(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def left_out_of(flow: Flow, reasons: Mapping[str, Reason]) -> list[dict[str, Any]]:
+    """`left_out` from the counts of the flow alone."""
+    rows: list[dict[str, Any]] = []
+    for state in ("failed", "quarantined", "skipped"):
+        for code, n in flow.reasons.get(state, {}).items():
+            known = reasons.get(code)
+            rows.append(
+                {
+                    "state": state,
+                    "code": code,
+                    "n": n,
+                    "sentence": known.sentence if known else "",
+                    "what_to_do": known.what_to_do if known else "",
+                    "scan_ids": [],
+                }
+            )
+    return rows
+
+
 def left_out(
     scans: pd.DataFrame, reasons: Mapping[str, Reason], *, show_scan_ids: bool
 ) -> list[dict[str, Any]]:
@@ -311,8 +332,8 @@ def left_out(
     return sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["n"], row["code"]))
 
 
-def provenance(scans: pd.DataFrame) -> list[tuple[str, str]]:
-    """What segmented the scans: each value with its number of scans."""
+def provenance(scans: pd.DataFrame, *, counts: bool = True) -> list[tuple[str, str]]:
+    """What segmented the scans: each value, with its number of scans where `counts`."""
     labels = {
         "model": "Segmentation model",
         "profile": "Inference profile",
@@ -323,8 +344,10 @@ def provenance(scans: pd.DataFrame) -> list[tuple[str, str]]:
     for name in PROVENANCE_COLUMNS:
         if name not in scans:
             continue
-        counts = scans[name].dropna().value_counts().sort_index()
-        text = ", ".join(f"{value} ({n:,} scans)" for value, n in counts.items())
+        found = scans[name].dropna().value_counts().sort_index()
+        text = ", ".join(
+            f"{value} ({n:,} scans)" if counts else str(value) for value, n in found.items()
+        )
         rows.append((labels[name], text or "not recorded"))
     return rows
 

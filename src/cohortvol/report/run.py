@@ -14,15 +14,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cohortvol import reasons
+from cohortvol.errors import ConfigError, OutputError
 from cohortvol.files import commit_bytes, commit_text, sha256_of
-from cohortvol.report import forest, inputs, page, sheets, style, trends
+from cohortvol.report import disclosure, forest, inputs, page, sheets, style, trends
 from cohortvol.report.flow import Flow, count_flow, flow_figure
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.sheets import SheetSettings
+from cohortvol.tables import csv_text
 
 log = logging.getLogger(__name__)
 
 TITLE = "Organ volumes and age"
+_TABLES = re.compile("table1|slopes|interactions|correlations|summary|dropped")
 _OURS = re.compile(r"(flow|trends|forest|planted)(_\d+)?")
 
 
@@ -51,6 +54,7 @@ def run(
     previews: Path | None = None,
     contact_sheet: Path | None = None,
     sheet: SheetSettings | None = None,
+    public: bool = False,
 ) -> Path:
     """Write ``index.html`` and ``figures/`` of a cohort; equal inputs give equal files.
 
@@ -77,6 +81,9 @@ def run(
         CSV to write that says which scan each picture is.
     sheet : SheetSettings, optional
         How many scans the contact sheets show.
+    public : bool
+        Make it fit to leave the house: see `cohortvol.report.disclosure`. No scan is drawn by
+        itself, and no image of one is shown.
 
     Returns
     -------
@@ -87,23 +94,32 @@ def run(
     ------
     TableError
         If a table is missing, damaged, or lacks a column.
+    ConfigError
+        If scan ids are to be shown in public.
     OutputError
-        If the templates are missing or the folder cannot be written.
+        If the templates are missing or the folder cannot be written, or holds what is not public.
     """
+    if public and show_scan_ids:
+        raise ConfigError("a public report names no scans: leave out --public or --show-scan-ids")
+    if public:
+        _check_only_ours(out)
     templates = templates or page.templates_folder()
     jinja = page.environment(templates)
     analysis = inputs.read_analysis(analyse)
     scan_table = inputs.read_scans(scans)
     keep_cut = not analysis.settings.get("exclude_cut", True)
     points = inputs.read_points(volumes, scan_table, keep_cut=keep_cut)
+    if public:
+        analysis = disclosure.public(analysis)
+        points["age_years"] = disclosure.top_coded(points["age_years"])
     truth = inputs.read_planted(planted) if planted else None
-    flow = count_flow(analysis.flow)
+    flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
 
     figures: list[page.PageFigure] = []
     written: set[Path] = set()
     with style.journal_style():
-        for drawn in _draw(analysis, points, flow, truth):
+        for drawn in _draw(analysis, points, flow, truth, public=public):
             caption = page.caption(jinja, drawn.name, texts | drawn.context)
             name = drawn.name if drawn.page == 1 else f"{drawn.name}_{drawn.page}"
             stem = out / "figures" / name
@@ -122,10 +138,13 @@ def run(
         "dropped": page.dropped_table(analysis),
     }
     for name in tables:
-        content = inputs.read_bytes(analyse / f"{name}.csv")
-        commit_bytes(out / "tables" / f"{name}.csv", content)
+        path = out / "tables" / f"{name}.csv"
+        if public:
+            commit_text(path, csv_text(getattr(analysis, name)))
+        else:
+            commit_bytes(path, inputs.read_bytes(analyse / f"{name}.csv"))
     shown = None
-    if previews is not None:
+    if previews is not None and not public:
         verdicts = inputs.read_verdicts(volumes)
         shown = _sheets(scan_table, verdicts, previews, contact_sheet, sheet, show_scan_ids)
     html = page.render(
@@ -138,16 +157,22 @@ def run(
             "flow": flow,
             "analysis": analysis,
             "findings": page.findings(analysis),
-            "left_out": page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
+            "left_out": page.left_out_of(flow, reasons.load())
+            if public
+            else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
             "sheets": shown,
-            "provenance": page.provenance(scan_table),
+            "provenance": page.provenance(scan_table, counts=not public),
             "models_of_scans": page.models_of(scan_table),
             "settings": analysis.settings,
             "sentences": analysis.sentences,
             "families": analysis.record.get("families", {}),
             "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
-            "hashes": {path.name: sha256_of(path) for path in (volumes, scans)},
+            "hashes": {
+                f"the table of {what}" if public else path.name: sha256_of(path)
+                for what, path in (("volumes", volumes), ("scans", scans))
+            },
             "versions": dict(analysis.record.get("versions", {})) | _versions(),
+            "public": public,
             **texts,
         },
     )
@@ -180,21 +205,28 @@ def _sheets(
 
 
 def _draw(
-    analysis: Analysis, points: pd.DataFrame, flow: Flow, truth: pd.DataFrame | None
+    analysis: Analysis,
+    points: pd.DataFrame,
+    flow: Flow,
+    truth: pd.DataFrame | None,
+    *,
+    public: bool,
 ) -> Iterator[_Drawn]:
     sentences = {code: reason.sentence for code, reason in reasons.load().items()}
     figure, data = flow_figure(flow, sentences)
-    alt = f"Flow diagram. {flow.sentence()} {flow.usable:,} scans used for trends."
+    alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans used for trends."
     yield _Drawn("flow", "Flow of scans from the manifest to the trends", figure, data, {}, alt)
 
-    sheets = list(trends.trend_pages(analysis, points))
+    sheets = list(trends.trend_pages(analysis, points, public=public))
     for number, sheet in enumerate(sheets, start=1):
         drawn = points[points["structure"].isin(sheet.structures)]
         context = {
             "page": number,
             "n_pages": len(sheets),
             "binned": sheet.binned,
-            "n_points": len(drawn),
+            "public": public,
+            "outside": "2\u00a0%" if public else "0.3\u00a0%",
+            "n_points": disclosure.rounded_one(len(drawn)) if public else len(drawn),
             "splines": bool((analysis.curves["model"] == trends.SPLINE).any()),
         }
         alt = f"Volume against age in women and men, one panel each: {_names(sheet.structures)}."
@@ -241,11 +273,14 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     all_small = bool(len(slopes)) and bool(small[by_sex].all())
     notice = ""
     if all_small:
-        notice = f"A cohort of {flow.usable:,} usable scans is too small to show every trend."
+        notice = (
+            f"A cohort of {style.count(flow.usable)} usable scans is too small to show every trend."
+        )
     elif small.any():
         notice = "Some slopes rest on too few scans to be more than descriptive."
     return {
         "flow": flow,
+        "count": style.count,
         "models": models,
         "fdr": f"{settings.get('fdr', 0.05):g}",
         "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
@@ -268,6 +303,25 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def _check_only_ours(out: Path) -> None:
+    """Refuse a folder in which other files lie, such as images of scans of an earlier report."""
+    ours = {out / name for name in ("figures", "tables", "index.html")}
+    allowed = re.compile(r".*\.(pdf|svg|png|csv|txt)")
+    strange = [path for path in out.glob("*") if path not in ours]
+    for folder, pattern in (("figures", _OURS), ("tables", _TABLES)):
+        strange += [
+            path
+            for path in (out / folder).glob("*")
+            if not (pattern.fullmatch(path.stem) and allowed.fullmatch(path.name))
+        ]
+    if strange:
+        raise OutputError(
+            f"{out}: holds what is no part of a public report: "
+            f"{', '.join(sorted(path.name for path in strange))}\n"
+            "  Remove it, or give an empty folder with --out."
+        )
 
 
 def _remove_stale(folder: Path, written: set[Path]) -> None:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
 from cohortvol.files import commit_bytes, commit_text
+from cohortvol.tables import csv_text
 
 DOUBLE_COLUMN_MM = 183.0
 MAX_HEIGHT_MM = 247.0
@@ -138,7 +139,7 @@ def save_figure(figure: Figure, stem: Path, data: pd.DataFrame, caption: str) ->
         written.append(stem.with_name(f"{stem.name}.{suffix}"))
         commit_bytes(written[-1], buffer.getvalue())
     written.append(stem.with_name(f"{stem.name}.csv"))
-    commit_text(written[-1], data.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    commit_text(written[-1], csv_text(data, float_format="%.6g"))
     written.append(stem.with_name(f"{stem.name}.txt"))
     commit_text(written[-1], caption.strip() + "\n")
     return written
@@ -181,6 +182,11 @@ def number(value: float | None, digits: int = 1) -> str:
     if float(rounded.replace(",", "")) == 0:
         rounded = rounded.lstrip("-")
     return rounded.replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """A number of scans; ``<5`` where it is too small to be given."""
+    return "<5" if value is None or pd.isna(value) else f"{int(value):,}"
 
 
 def significant(value: float | None, figures: int = 3) -> str:

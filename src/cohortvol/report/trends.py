@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cohortvol.report import style
+from cohortvol.report import disclosure, style
 from cohortvol.report.inputs import Analysis
 
 COLUMNS, ROWS = 3, 4
@@ -26,8 +26,8 @@ MOST_POINTS = 500
 
 _PANEL_MM, _HEAD_MM, _FOOT_MM, _TOP_MM = 35.0, 11.5, 8.0, 5.5
 _LEFT_MM, _RIGHT_MM, _GUTTER_MM = 12.0, 2.0, 12.5
-_HEXAGONS = 26
-_SHOWN_QUANTILES = (0.003, 0.997)
+_HEXAGONS, _PUBLIC_HEXAGONS = 26, 14
+_SHOWN_QUANTILES, _PUBLIC_QUANTILES = (0.003, 0.997), (0.02, 0.98)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class TrendPage:
     binned: bool
 
 
-def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[TrendPage]:
+def trend_pages(
+    analysis: Analysis, points: pd.DataFrame, *, public: bool = False
+) -> Iterator[TrendPage]:
     """Pages of at most 12 panels, in the order of the slopes table.
 
     Parameters
@@ -49,6 +51,8 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[TrendPage]
         The fitted curves and slopes to draw.
     points : pandas.DataFrame
         structure, sex, age_years, volume_ml of every scan behind them.
+    public : bool
+        Draw no scan by itself, and no cell of a few.
     """
     curves = analysis.curves
     slopes = analysis.slopes[analysis.slopes["model"] == MODEL]
@@ -56,6 +60,8 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[TrendPage]
     empty = points.iloc[:0]
     structures = [name for name in analysis.structures() if name in by_structure]
     ages = _age_range(points)
+    if public:
+        ages = disclosure.whole_decades(ages)
     per_page = COLUMNS * ROWS
     n_pages = -(-len(structures) // per_page)
     per_page = COLUMNS * -(-len(structures) // (COLUMNS * n_pages)) if n_pages else per_page
@@ -66,7 +72,7 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[TrendPage]
         for panel, name in zip(panels, names, strict=True):
             here = by_structure.get(name, empty)
             fit = curves[curves["structure"] == name]
-            drawn, hexagons = _draw_panel(panel, here, fit, ages)
+            drawn, hexagons = _draw_panel(panel, here, fit, ages, public=public)
             _head(panel, name, slopes[slopes["structure"] == name])
             data.append(drawn.assign(structure=name))
             binned |= hexagons
@@ -109,13 +115,18 @@ def _grid(n: int) -> tuple[Figure, list[Axes]]:
 
 
 def _draw_panel(
-    panel: Axes, points: pd.DataFrame, fit: pd.DataFrame, ages: tuple[float, float]
+    panel: Axes,
+    points: pd.DataFrame,
+    fit: pd.DataFrame,
+    ages: tuple[float, float],
+    *,
+    public: bool,
 ) -> tuple[pd.DataFrame, bool]:
-    binned = len(points) > MOST_POINTS
-    low, high = _volume_range(points, fit)
+    binned = public or len(points) > MOST_POINTS
+    low, high = _volume_range(points, fit, binned=binned, public=public)
     span = max(ages[1] - ages[0], 1.0)
     panel.set(xlim=(ages[0] - 0.03 * span, ages[1] + 0.03 * span), ylim=(low, high))
-    drawn = _hexagons(panel, points) if binned else _points(panel, points)
+    drawn = _hexagons(panel, points, public=public) if binned else _points(panel, points)
     for sex in ("F", "M"):
         _draw_fit(panel, fit[fit["sex"] == sex].sort_values("age_years"), sex)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -150,10 +161,13 @@ def _digits(high: float) -> int:
     return 0 if high >= 5 else 1
 
 
-def _volume_range(points: pd.DataFrame, fit: pd.DataFrame) -> tuple[float, float]:
+def _volume_range(
+    points: pd.DataFrame, fit: pd.DataFrame, *, binned: bool, public: bool
+) -> tuple[float, float]:
     values = points["volume_ml"].to_numpy(float)
-    edges = list(np.quantile(values, _SHOWN_QUANTILES)) if len(values) else []
-    if 0 < len(values) <= MOST_POINTS:
+    shown = _PUBLIC_QUANTILES if public else _SHOWN_QUANTILES
+    edges = list(np.quantile(values, shown)) if len(values) else []
+    if len(values) and not binned:
         edges = [values.min(), values.max()]
     edges += [fit["volume_ml"].min(), fit["volume_ml"].max()] if len(fit) else []
     if not edges:
@@ -179,8 +193,9 @@ def _points(panel: Axes, points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(kind="scan").sort_values(["sex", "age_years", "volume_ml"])
 
 
-def _hexagons(panel: Axes, points: pd.DataFrame) -> pd.DataFrame:
+def _hexagons(panel: Axes, points: pd.DataFrame, *, public: bool) -> pd.DataFrame:
     """Hexagons coloured by the mix of the sexes in them, darker with more scans."""
+    across = _PUBLIC_HEXAGONS if public else _HEXAGONS
     extent = (*panel.get_xlim(), *panel.get_ylim())
     inside = points["volume_ml"].between(*panel.get_ylim())
     counts: dict[str, np.ndarray] = {}
@@ -189,10 +204,12 @@ def _hexagons(panel: Axes, points: pd.DataFrame) -> pd.DataFrame:
         bins = panel.hexbin(
             here["age_years"].to_numpy(float),
             here["volume_ml"].to_numpy(float),
-            gridsize=(_HEXAGONS, _HEXAGONS * 3 // 7),
+            gridsize=(across, across * 3 // 7),
             extent=extent,
         )
         counts[sex] = np.asarray(bins.get_array(), dtype=float)
+        if public:
+            counts[sex] = disclosure.hexagon_counts(counts[sex])
         centres = np.asarray(bins.get_offsets())
         outline = np.asarray(bins.get_paths()[0].vertices)[:6]
         bins.remove()
@@ -226,6 +243,8 @@ def _hexagons(panel: Axes, points: pd.DataFrame) -> pd.DataFrame:
         for sex in ("F", "M")
     ]
     table = pd.concat(parts, ignore_index=True)
+    if public:
+        table["age_years"] = disclosure.top_coded(table["age_years"])
     return table[table["n"] > 0]
 
 

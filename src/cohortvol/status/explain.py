@@ -20,9 +20,18 @@ Row = dict[str, Any]
 
 STAGES = ("ingest", "segment", "measure", "assemble")
 _INTERVAL_COLUMNS = ("volume_expected_ml", "volume_low_ml", "volume_high_ml", "interval")
-_VOLUME_COLUMNS = ("structure", "volume_ml", *_INTERVAL_COLUMNS, "status", "qc", "qc_flags")
+_REVIEW_COLUMNS = ("qc_auto", "review")
+_VOLUME_COLUMNS = (
+    "structure",
+    "volume_ml",
+    *_INTERVAL_COLUMNS,
+    "status",
+    "qc",
+    "qc_flags",
+    *_REVIEW_COLUMNS,
+)
 _RATIOS = {"softmax_labels", "expected_ratio", "spread_ratio"}
-_VERDICT = ("qc", "qc_flags")
+_VERDICT = ("qc", "qc_flags", *_REVIEW_COLUMNS, "review_line")
 
 
 def explain(results: Path, scan_id: str, model: str | None = None) -> dict[str, Any]:
@@ -109,7 +118,10 @@ def _follow(
     final = _one_row(results / "scans.parquet", scan_id)
     if final is None:
         return {"state": "waiting for assemble"}, "assemble", volumes
-    steps.append(_step("assemble", final["state"], {name: final[name] for name in _VERDICT}))
+    verdict = {name: final.get(name) for name in _VERDICT}
+    if verdict["qc_auto"] == verdict["qc"]:
+        del verdict["qc_auto"]
+    steps.append(_step("assemble", final["state"], verdict))
     in_cohort = _rows(results / "volumes.parquet", scan_id)  # with what only the cohort can tell
     return final, None, [row for row in in_cohort if row["model"] == model] or volumes
 

@@ -116,7 +116,10 @@ def _volumes(rows: list[dict[str, Any]]) -> Table:
         cells = [row["structure"], "-" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"]
         if known:
             cells += _interval(row)
-        table.add_row(*cells, row["status"], row["qc"], row["qc_flags"] or "")
+        qc = row["qc"]
+        if row["review"]:
+            qc = f"{qc} ({row['review']} by review, {row['qc_auto']} before)"
+        table.add_row(*cells, row["status"], qc, row["qc_flags"] or "")
     return table
 
 

@@ -12,10 +12,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import ManifestError
-from cohortvol.manifest.values import Problem
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one row cannot be used. `value` is None where it must not be repeated."""
+
+    column: str
+    value: str | None
+    code: str
+    allowed: str
+
+    @property
+    def shown(self) -> str:
+        """The value, or a dash."""
+        return "-" if self.value is None else repr(self.value)
+
+    @property
+    def text(self) -> str:
+        """For the ``detail`` of a quarantined row."""
+        given = self.column if self.value is None else f"{self.column} {self.value!r}"
+        return f"{given}; allowed: {self.allowed}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+"""What people decided after looking: a table that overrules automatic QC, and what it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cohortvol import structures as anatomy
+from cohortvol.errors import TableError, did_you_mean
+from cohortvol.tables import as_written
+from cohortvol.text_table import read_text_table
+
+COLUMNS = ("scan_id", "structure", "decision", "reviewer", "date", "note")
+NEEDED = ("scan_id", "decision", "reviewer", "date")
+WHOLE_SCAN = "*"
+ACCEPT, EXCLUDE = "accept", "exclude"
+MEASURED = ("ok", "cut")
+_WORST_FIRST = ("exclude", "flag", "pass")
+
+
+def read_decisions(path: Path) -> pd.DataFrame:
+    """The decision that holds for each scan and structure of a decision table.
+
+    Rows without a decision are still to be filled in and count for nothing. Of several rows for
+    one scan and structure the latest date holds.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, TSV or Parquet with the columns `NEEDED`; ``structure`` empty or ``*`` is the whole
+        scan; ``decision`` is accept or exclude; ``date`` is a day, such as 2026-11-23. Other
+        columns are not read.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``line``, ``scan_id``, ``structure`` (`WHOLE_SCAN` for the scan), ``decision``, sorted by
+        line. Reviewer and note stay in the user's table.
+
+    Raises
+    ------
+    TableError
+        Listing every row that cannot be used, and every pair of rows of one date that disagree.
+    """
+    if not path.is_file():
+        raise TableError(
+            f"{path}: no such table of decisions\n"
+            "  Make one to fill in with `cohortvol review --todo --results R --out todo.csv`."
+        )
+    table = read_text_table(path)
+    lacking = [name for name in NEEDED if name not in table.columns]
+    if lacking:
+        hints = [f"  no column {name!r}{did_you_mean(name, table.columns)}" for name in lacking]
+        raise TableError("\n".join([f"{path}: columns missing", *hints]))
+    rows, wrong = [], []
+    for line, raw in zip(table.lines, table.rows, strict=True):
+        row = {name: as_written(raw.get(name, "")).strip() for name in COLUMNS}
+        if not row["decision"]:
+            continue
+        wrong += [f"  line {line}: {problem}" for problem in _problems(row)]
+        rows.append({**row, "line": line, "structure": row["structure"] or WHOLE_SCAN})
+    _refuse(path, wrong, "rows cannot be used")
+    columns = ["line", "scan_id", "structure", "decision", "date"]
+    return _latest(path, pd.DataFrame(rows, columns=columns)).drop(columns="date")
+
+
+def _problems(row: dict[str, str]) -> Iterator[str]:
+    if not row["scan_id"]:
+        yield "no scan_id"
+    if row["decision"] not in (ACCEPT, EXCLUDE):
+        yield f"decision {row['decision']!r}; allowed: {ACCEPT}, {EXCLUDE}, or nothing yet"
+    if not row["reviewer"]:
+        yield "a decision without a reviewer"
+    try:
+        if date.fromisoformat(row["date"]) > datetime.now(UTC).date() + timedelta(days=1):
+            yield f"date {row['date']!r} lies in the future"
+    except ValueError:
+        yield f"date {row['date']!r}; write a day such as 2026-11-23"
+
+
+def _refuse(path: Path, lines: list[str], what: str, advice: str = "Correct them.") -> None:
+    if lines:
+        raise TableError("\n".join([f"{path}: {len(lines)} {what}", *lines, f"  {advice}"]))
+
+
+def _latest(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per scan and structure; two of the same last day that disagree are refused."""
+    key = ["scan_id", "structure"]
+    rows = rows.assign(date=rows["date"].map(date.fromisoformat))
+    last = rows[rows["date"] == rows.groupby(key)["date"].transform("max")]
+    conflicts = [
+        f"  {_name(*names)}: "
+        + ", ".join(f"{row['decision']} in line {row['line']}" for row in group.to_dict("records"))
+        for names, group in last.groupby(key)
+        if group["decision"].nunique() > 1
+    ]
+    _refuse(
+        path,
+        conflicts,
+        "decisions of the same day contradict each other",
+        "Agree, and take one of the rows out or give it the day of the agreement.",
+    )
+    return last.drop_duplicates(key).sort_values("line", ignore_index=True)
+
+
+def _name(scan_id: str, structure: str) -> str:
+    return f"{scan_id}, the whole scan" if structure == WHOLE_SCAN else f"{scan_id} {structure}"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Volumes and scans as people see them, and the decisions that change nothing."""
+
+    volumes: pd.DataFrame
+    """Rows as given: ``qc``, ``review`` (accept, exclude or None) and ``review_line``."""
+    of_scans: pd.DataFrame
+    """By scan_id: ``review`` and ``review_line`` of decisions on a whole scan."""
+    idle: list[str]
+    """A line for each decision that has no effect, with the reason."""
+
+
+def decide(path: Path, decisions: pd.DataFrame, volumes: pd.DataFrame, done: pd.Series) -> Decided:
+    """Apply decisions to the automatic verdicts on structures.
+
+    A decision on a structure beats one on its scan. ``exclude`` makes a structure ``exclude``,
+    ``accept`` makes it ``pass``; what was not measured stays what it was. The sum of a pair is as
+    good as the worse of its sides.
+
+    Parameters
+    ----------
+    path : Path
+        Of the decision table, for messages.
+    decisions : pandas.DataFrame
+        What `read_decisions` returned.
+    volumes : pandas.DataFrame
+        ``scan_id, structure, label, status`` and the automatic ``qc`` of the whole cohort.
+    done : pandas.Series of bool
+        Whether a scan is done, by scan_id, for every scan_id of the manifest.
+
+    Raises
+    ------
+    TableError
+        Listing every decision on a scan or structure that the cohort does not have.
+    """
+    is_sum = _is_sum(volumes)
+    _refuse_unknown(path, decisions, volumes, is_sum, done)
+    whole = decisions["structure"] == WHOLE_SCAN
+    of_scans = decisions[whole].set_index("scan_id")
+    single = decisions[~whole].set_index(["scan_id", "structure"])
+    own = single.reindex(pd.MultiIndex.from_frame(volumes[["scan_id", "structure"]]))
+    inherited = of_scans.reindex(volumes["scan_id"])
+    own, inherited = (found.set_axis(volumes.index) for found in (own, inherited))
+    measured = volumes["status"].isin(MEASURED)
+    review = own["decision"].fillna(inherited["decision"]).where(measured & ~is_sum)
+    line = own["line"].where(own["decision"].notna(), inherited["line"])
+    decided = volumes.assign(
+        qc=volumes["qc"].mask(review == EXCLUDE, "exclude").mask(review == ACCEPT, "pass"),
+        review=review,
+        review_line=line.where(review.notna()).astype("Int64"),
+    )
+    of_scans = of_scans.rename(columns={"decision": "review", "line": "review_line"})
+    return Decided(
+        _with_sums(decided, volumes["qc"], is_sum),
+        of_scans[["review", "review_line"]],
+        list(_idle(decisions, volumes[measured], done)),
+    )
+
+
+def _is_sum(volumes: pd.DataFrame) -> np.ndarray:
+    sums: np.ndarray = (
+        volumes["structure"].isin(list(anatomy.pairs())) & volumes["label"].isna()
+    ).to_numpy(dtype=bool)
+    return sums
+
+
+def _refuse_unknown(
+    path: Path,
+    decisions: pd.DataFrame,
+    volumes: pd.DataFrame,
+    is_sum: np.ndarray,
+    done: pd.Series,
+) -> None:
+    structures = {WHOLE_SCAN, *volumes.loc[~is_sum, "structure"].unique()}
+    sums = set(volumes.loc[is_sum, "structure"].unique())
+    scans = set(done.index)
+    wrong = []
+    for row in decisions.to_dict("records"):
+        if row["scan_id"] not in scans:
+            hint = did_you_mean(row["scan_id"], scans)
+            wrong.append(f"  line {row['line']}: no scan {row['scan_id']!r}{hint}")
+        elif row["structure"] in sums:
+            sides = " and ".join(anatomy.pairs()[row["structure"]])
+            wrong.append(f"  line {row['line']}: {row['structure']} is a sum; decide on {sides}")
+        elif row["structure"] not in structures:
+            hint = did_you_mean(row["structure"], structures - {WHOLE_SCAN})
+            wrong.append(f"  line {row['line']}: no structure {row['structure']!r}{hint}")
+    _refuse(path, wrong, "decisions on what this cohort does not have")
+
+
+def _with_sums(decided: pd.DataFrame, automatic: pd.Series, is_sum: np.ndarray) -> pd.DataFrame:
+    """Sums of pairs as good as the worse of their sides; reviewed where that changes them."""
+    decided = decided.copy()
+    rank = {name: n for n, name in enumerate(_WORST_FIRST)}
+    for name, sides in anatomy.pairs().items():
+        of_pair = is_sum & (decided["structure"] == name) & decided["status"].isin(MEASURED)
+        rows = decided.index[of_pair]
+        if rows.empty:
+            continue
+        ranks = [
+            decided[decided["structure"] == side].set_index("scan_id")["qc"].map(rank)
+            for side in sides
+        ]
+        worse = pd.concat(ranks, axis=1).min(axis=1).reindex(decided.loc[rows, "scan_id"])
+        qc = worse.map(dict(enumerate(_WORST_FIRST))).set_axis(rows)
+        changed = qc.map({"exclude": EXCLUDE}).fillna(ACCEPT)
+        decided.loc[rows, "qc"] = qc
+        decided.loc[rows, "review"] = changed.where(qc != automatic[rows])
+    return decided
+
+
+def _idle(decisions: pd.DataFrame, measured: pd.DataFrame, done: pd.Series) -> Iterator[str]:
+    known = set(zip(measured["scan_id"], measured["structure"], strict=True))
+    known |= {(scan_id, WHOLE_SCAN) for scan_id in measured["scan_id"].unique()}
+    for row in decisions.to_dict("records"):
+        key = (row["scan_id"], row["structure"])
+        if not done[row["scan_id"]]:
+            yield f"line {row['line']}: {_name(*key)}: the scan is not done"
+        elif key not in known:
+            yield f"line {row['line']}: {_name(*key)}: nothing was measured there"

@@ -1,0 +1,154 @@
+"""`cohortvol check`: the whole intake of a cohort before any of it is segmented."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from cohortvol.errors import ModelError
+
+SECONDS_BETWEEN_LINES = 60
+
+
+def check(
+    manifest: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet, one row per scan.")],
+    settings: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings of the run; the defaults if not given."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to estimate for; that of the settings if not given.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 2,
+    seconds_per_scan: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds a scan takes on your machine, if you know them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV to write: every row with its state and reason.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    r"""Read every row and every image as a run will, and say what can be used and what cannot.
+
+    Nothing is segmented and no GPU is needed; DICOM is converted into a temporary folder. Then
+    the time, memory and disk that segmenting takes are estimated from the grids of the scans and
+    the plans of the model.
+
+    Ends with 0 when every row can be used, 3 when some cannot, 64 when the table itself cannot.
+
+    Example:
+    [dim]cohortvol check scans.csv --config config/config.yaml --out checked.csv[/]
+    """
+    from cohortvol import check as intake
+    from cohortvol import config
+    from cohortvol.files import commit_text
+    from cohortvol.tables import csv_text
+
+    chosen = config.load(settings) if settings else config.defaults()
+    rows, converted_bytes = _rows(manifest, chosen, threads)
+    if out is not None:
+        listed = ["manifest_line", "scan_id", "state", "reason", "detail", "warnings"]
+        commit_text(out, csv_text(rows[listed]))
+    found = intake.findings(rows)
+    need, why = None, "No scan to segment."
+    if found["usable"]:
+        usable = rows[rows["state"] == "ready"]
+        need, why = _needs(usable, chosen, model, seconds_per_scan, converted_bytes)
+    if as_json:
+        estimate = {"estimate": None if need is None else asdict(need)}
+        typer.echo(json.dumps(found | estimate, indent=1))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns
+        typer.echo(intake.render(found, need, why, width=width).rstrip("\n"))
+    raise typer.Exit(found["exit_code"])
+
+
+def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, int]:
+    """Rows of the manifest with what ingest found, and bytes of the images made from DICOM."""
+    import pandas as pd
+
+    from cohortvol import assemble, ingest
+    from cohortvol.manifest import read_manifest
+    from cohortvol.tables import INGEST, append_rows, to_arrow, to_pandas
+
+    rows = read_manifest(
+        manifest,
+        bad_rows="quarantine",
+        sex_codes=settings["sex_codes"],
+        age_range_years=settings["age_range_years"],
+    )
+    logging.getLogger("cohortvol.ingest").setLevel(logging.ERROR)  # the table says it all
+    scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
+    rules = ingest.Rules.from_config(settings["ingest"])
+    found = [append_rows([], INGEST)]
+    with _progress(len(scans)) as read:
+        for some in ingest.trial(scans, rules, threads):
+            found.append(some)
+            read(len(some))
+    ingested = to_pandas(to_arrow(pd.concat(found[1:] or found, ignore_index=True), INGEST))
+    images = ingested[["scan_id", "image", "n_bytes"]].merge(scans, on="scan_id")
+    converted = images.loc[images["image_x"] != images["image_y"], "n_bytes"].sum()
+    nowhere = {"shard": ""}  # there are no shards yet
+    joined = assemble.intake(rows.assign(**nowhere), ingested.assign(**nowhere))
+    return joined.sort_values("manifest_line", ignore_index=True), int(converted)
+
+
+def _needs(
+    usable: Any,
+    settings: dict[str, Any],
+    model: str | None,
+    seconds_per_scan: float | None,
+    converted_bytes: int,
+) -> tuple[Any, str]:
+    """The estimate, or None and why there is none."""
+    from cohortvol import check as intake
+    from cohortvol.models import choose_profile, find_model, load_card, restrict
+
+    try:
+        folder = find_model(model or settings["model"], Path(settings["models_dir"]))
+        card = restrict(load_card(folder), settings["roi"])
+        profile = choose_profile(card, settings["segment"]["profile"])
+        return intake.needs(usable, card, profile, seconds_per_scan, converted_bytes), ""
+    except ModelError as error:
+        if model is not None:
+            raise
+        return None, f"No estimate of time and memory: {str(error).splitlines()[0]}"
+
+
+class _Read(Protocol):
+    def __call__(self, n: int) -> None: ...
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[_Read]:
+    """A bar on a terminal; elsewhere a line a minute."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("reading", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+    done, said = 0, time.monotonic()
+
+    def read(n: int) -> None:
+        nonlocal done, said
+        done += n
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            typer.echo(f"{done:,} of {total:,} scans read", err=True)
+
+    yield read

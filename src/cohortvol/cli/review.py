@@ -1,0 +1,94 @@
+"""`cohortvol review`: what people decided after looking, checked; and what is to be looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cohortvol.errors import ConfigError
+
+
+def review(
+    results: Annotated[Path, typer.Option(help="Results folder of the cohort.")],
+    decisions: Annotated[
+        Path | None, typer.Argument(help="Decision table, CSV, TSV or Parquet.")
+    ] = None,
+    todo: Annotated[
+        bool, typer.Option("--todo", help="Write what is to be looked at, to be filled in.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="With --todo: CSV to write.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="With --todo: passed scans drawn at random.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same sample.")] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="Model id, where the folder holds results of several.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    r"""Check a table of human decisions, and say what it would change; nothing is written.
+
+    Columns: scan_id; structure, empty or * for the whole scan; decision, accept or exclude;
+    reviewer; date, such as 2026-11-23; note. A decision on a structure beats one on its scan, the
+    latest date wins. `decisions:` in the config makes a run use the table; automatic QC stays
+    beside it as qc_auto.
+
+    Ends with 0, with 3 where decisions have no effect (the scan is not done, or nothing was
+    measured), with 64 where the table cannot be used; then every such row is listed.
+
+    Example:
+    [dim]cohortvol review --todo --results results/mine --out todo.csv
+    cohortvol review decisions.csv --results results/mine[/]
+    """
+    from cohortvol.assemble import cohort
+    from cohortvol.assemble.review import changes, to_look_at
+    from cohortvol.status.reading import choose_model
+    from cohortvol.tables import to_pandas
+
+    if todo and (out is None or as_json):
+        raise ConfigError("--todo needs --out, and has no --json")
+    if not todo and (decisions is None or out is not None):
+        raise ConfigError(
+            "give a decision table, or --todo with --out\n"
+            f"  cohortvol review --todo --results {results} --out todo.csv"
+        )
+    chosen = choose_model(results, model)
+    if chosen is None:
+        raise ConfigError(f"{results}: nothing is segmented yet, so there is nothing to review")
+    found = cohort(results, chosen, decisions)
+    names = ["scan_id", "structure", "label", "volume_ml", "status", "qc_flags", "qc", "qc_auto",
+             "review"]  # fmt: skip
+    volumes = to_pandas(found.volumes.select(names))
+    if todo and out is not None:
+        from cohortvol.files import commit_text
+        from cohortvol.tables import csv_text
+
+        rows = to_look_at(found.scans, volumes, sample, seed)
+        commit_text(out, csv_text(rows, float_format="%.6g"))
+        typer.echo(f"{out}: {len(rows):,} rows of {rows['scan_id'].nunique():,} scans to look at")
+        return
+    told = changes(found.scans, volumes, found.idle)
+    typer.echo(json.dumps(told, indent=1) if as_json else _text(told))
+    raise typer.Exit(told["exit_code"])
+
+
+def _text(told: dict[str, Any]) -> str:
+    lines = []
+    for what in ("scans", "volumes"):
+        for name, words in (("qc_auto", "automatic QC"), ("qc", "with these decisions")):
+            counts = ", ".join(f"{n:,} {level}" for level, n in told[what][name].items())
+            lines.append(f"{what:8} {words:22} {counts}")
+    if told["structures"]:
+        lines += ["", f"{'structure':24} excluded  accepted  usable before  after"]
+    for row in told["structures"]:
+        lines.append(
+            f"{row['structure']:24} {row['excluded']:8,}  {row['accepted']:8,}  "
+            f"{row['usable_before']:13,}  {row['usable_after']:5,}"
+        )
+    if told["idle"]:
+        lines += ["", f"{len(told['idle']):,} decisions have no effect:"]
+        lines += [f"  {line}" for line in told["idle"]]
+    return "\n".join(lines)

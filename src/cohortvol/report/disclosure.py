@@ -1,0 +1,172 @@
+"""Tables of a page that may leave the house: nothing in them is about a few people.
+
+Counts of 1 to 4 are not given and every other count is rounded to a multiple of five, so that
+no small count comes out by subtracting others, within a table or between two. Ages end at 90.
+Quantiles are given where at least five scans lie beyond them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.report.inputs import Analysis
+
+SMALL = 5
+"""Counts from 1 to one less than this are not given; all others are rounded to multiples of it."""
+OLDEST_YEARS = 90.0
+"""Higher ages count as this one (45 CFR 164.514(b)(2)(i)(C): ages over 89 as 90 or older)."""
+LEAST_N = {"median_ml": 10, "q25_ml": 20, "q75_ml": 20, "p5_ml": 100, "p95_ml": 100}
+"""Scans needed for a quantile, so that at least `SMALL` lie on either side of it."""
+OTHER = "other reasons"
+
+_OF_SCANS = ("scan ", "age ", "sex ", "size ")
+"""How reasons begin that `dropped` repeats for every structure; the flow has them."""
+
+
+def rounded(counts: pd.Series) -> pd.Series:
+    """Counts to the nearest multiple of `SMALL`; missing where they are small but not 0."""
+    n = counts.astype("Float64")
+    nearest = (n / SMALL).round() * SMALL
+    return nearest.mask((n > 0) & (n < SMALL)).astype("Int64")
+
+
+def rounded_one(count: float | None) -> int | None:
+    """`rounded` for one count."""
+    found = rounded(pd.Series([count], dtype="Float64")).iloc[0]
+    return None if pd.isna(found) else int(found)
+
+
+def top_coded(ages_years: pd.Series) -> pd.Series:
+    """Ages with every one above `OLDEST_YEARS` as that."""
+    return ages_years.clip(upper=OLDEST_YEARS)
+
+
+def public(analysis: Analysis) -> Analysis:
+    """The tables of an analysis as they may be passed on."""
+    counts = {name: rounded_one(n) for name, n in analysis.record.get("counts", {}).items()}
+    spline = dict(analysis.record.get("spline", {}))
+    spline["knots_years"] = [
+        min(float(round(knot)), OLDEST_YEARS) for knot in spline.get("knots_years", [])
+    ]
+    record = analysis.record | {
+        "counts": {name: n for name, n in counts.items() if n is not None},
+        "spline": spline,
+        "sentences": [_without_small_counts(text) for text in analysis.sentences],
+    }
+    return Analysis(
+        slopes=_estimates(analysis.slopes),
+        interactions=_estimates(analysis.interactions),
+        correlations=_estimates(analysis.correlations),
+        curves=_curves(analysis.curves),
+        summary=_summary(analysis.summary),
+        dropped=_dropped(analysis.dropped),
+        table1=_table1(analysis.table1),
+        flow=_flow(analysis.flow),
+        record=record,
+    )
+
+
+def _estimates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Estimates with the scans behind them rounded, and no count of those that are not."""
+    n = rows["n_used"].astype("Float64")
+    changed: dict[str, Any] = {"n_used": rounded(n)}
+    if "n_dropped" in rows:
+        changed["n_dropped"] = pd.array([None] * len(rows), dtype="Int64")
+    if "mean_volume_ml" in rows:
+        changed["mean_volume_ml"] = rows["mean_volume_ml"].where(n >= LEAST_N["median_ml"])
+    if "note" in rows:
+        changed["note"] = rows["note"].map(_without_counts, na_action="ignore").astype(object)
+    return rows.assign(**changed)
+
+
+def _without_counts(note: str) -> str:
+    return re.sub(r"(ANA_TOO_FEW: )\d+ usable subjects, ", r"\1", note)
+
+
+def _without_small_counts(sentence: str) -> str:
+    """A sentence of `analyse` that begins with a count, with that count rounded."""
+
+    def shown(found: re.Match[str]) -> str:
+        n = rounded_one(float(found[0].replace(",", "")))
+        return "Fewer than 5" if n is None else f"About {n:,}"
+
+    return re.sub(r"^\d[\d,]*", shown, sentence)
+
+
+def _curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Fitted curves at whole years up to `OLDEST_YEARS`; their ends are ages of people."""
+    age = curves["age_years"].astype(float)
+    return curves[(age == age.round()) & (age <= OLDEST_YEARS)]
+
+
+def _summary(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = {name: rows[name].where(rows["n"] >= least) for name, least in LEAST_N.items()}
+    return rows.assign(n=rounded(rows["n"]), **kept)
+
+
+def _dropped(rows: pd.DataFrame) -> pd.DataFrame:
+    of_structure = ~rows["reason"].str.startswith(_OF_SCANS)
+    return rows[of_structure].assign(n=lambda kept: rounded(kept["n"]))
+
+
+def _flow(flow: pd.DataFrame) -> pd.DataFrame:
+    """Totals rounded; reasons of few scans added up within their step."""
+    few = flow["reason"].notna() & (flow["n"] < SMALL)
+    reason = flow["reason"].mask(few, OTHER)
+    merged = (
+        flow.assign(reason=reason.fillna(""))
+        .groupby(["step", "reason"], sort=False, as_index=False)["n"]
+        .sum()
+    )
+    return merged.assign(n=rounded(merged["n"]))
+
+
+def _table1(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 with counts and shares of rounded counts, quartiles where twenty are known."""
+    is_count = rows["level"] != "median (IQR)"
+    n = rounded(rows["n"].where(is_count))
+    scans = rows[rows["variable"] == "scans"]
+    totals = dict(zip(scans["group"], n[scans.index], strict=True))
+    values = []
+    for row, count in zip(rows.to_dict("records"), n, strict=True):
+        if row["level"] == "median (IQR)":
+            enough = pd.notna(row["n"]) and row["n"] >= LEAST_N["q25_ml"]
+            values.append(_quartiles(row["variable"], row["value"]) if enough else "–")
+        elif pd.isna(count):
+            values.append(f"<{SMALL}")
+        else:
+            total = totals.get(row["group"])
+            share = "" if row["level"] == "n" else _share(int(count), total)
+            values.append(f"{int(count):,}{share}")
+    return rows.assign(value=values).drop(columns="n")
+
+
+def _share(count: int, total: Any) -> str:
+    return "" if pd.isna(total) or not total else f" ({min(100 * count / total, 100):.0f} %)"
+
+
+def _quartiles(variable: str, value: str) -> str:
+    if variable != "age_years":
+        return value
+
+    def top(found: re.Match[str]) -> str:
+        return "90+" if float(found[0]) >= OLDEST_YEARS else found[0]
+
+    return re.sub(r"\d+(?:\.\d+)?", top, value)
+
+
+def hexagon_counts(counts: np.ndarray) -> np.ndarray:
+    """Counts of scans in cells of a figure; 0 where they are small."""
+    shown: np.ndarray = rounded(pd.Series(counts)).fillna(0).to_numpy(dtype=float)
+    return shown
+
+
+def whole_decades(ages_years: tuple[float, float]) -> tuple[float, float]:
+    """A range of ages from decade to decade, so that it ends at nobody's age."""
+    low, high = ages_years
+    return 10.0 * math.floor(low / 10), min(10.0 * math.ceil(high / 10), OLDEST_YEARS)

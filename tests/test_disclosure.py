@@ -1,0 +1,238 @@
+"""A public report: no scan by itself, no small count, no oldest age, in any byte of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohortvol import analyse, cli, report
+from cohortvol.errors import ConfigError, OutputError
+from cohortvol.report import disclosure, flow
+from cohortvol.tables import SCANS, VOLUMES, write_table
+from report_fixture import STRUCTURES, make_scans, make_volumes
+
+CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}
+CANARIES = (b"CANARY", b"2018-04-0")
+
+
+def spoilt_scans(n: int) -> pd.DataFrame:
+    """Scans with personal ids and dates, very old people, and groups of few in every way."""
+    scans = make_scans(n, seed=5)
+    scans["scan_id"] = [f"CANARYID{number:05d}" for number in range(n)]
+    scans["subject_id"] = [f"CANARYSUBJECT{number}" for number in range(n)]
+    scans["acquisition_date"] = "2018-04-03"
+    scans["image_sha256"] = "CANARYHASH"
+    scans["label_map"] = "segment/CANARYMODEL/CANARYSHARD/x_dseg.nii.gz"
+    scans["shard"] = "CANARYSHARD"
+    scans["site"] = np.where(np.arange(n) % 3 == 0, "north", "south")
+    done = scans.index[(scans["state"] == "done") & scans["sex"].notna()]
+    scans.loc[done[:2], "site"] = "tiny"
+    scans.loc[done[2:5], "age_years"] = None
+    scans.loc[done[5:9], "age_years"] = [92.7, 93.1, 97.4, 101.3]
+    scans.loc[done[9], ["sex", "reason"]] = [None, None]
+    scans.loc[done[10], "qc"] = "exclude"
+    scans.loc[done[11:13], ["height_cm"]] = None
+    return scans
+
+
+@pytest.fixture(scope="module", params=[64, 900])
+def made(request, tmp_path_factory):
+    """Folder of a cohort and of its public report."""
+    folder = tmp_path_factory.mktemp("cohort") / "CANARYPATH"
+    scans = spoilt_scans(request.param)
+    write_table(folder / "scans.parquet", scans, SCANS)
+    volumes = make_volumes(scans, CHOSEN, seed=5)
+    write_table(folder / "volumes.parquet", volumes, VOLUMES)
+    analyse.run(folder / "volumes.parquet", folder / "scans.parquet", folder / "analyse")
+    write_report(folder, folder / "public", public=True)
+    return folder
+
+
+def write_report(folder: Path, out: Path, **settings: object) -> Path:
+    return report.run(
+        folder / "analyse", folder / "volumes.parquet", folder / "scans.parquet", out, **settings
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every byte of every file, streams of PDF unpacked."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            parts = [str(path.relative_to(folder)).encode(), data]
+            if path.suffix == ".pdf":
+                parts += [zlib.decompressobj().decompress(stream) for stream in
+                          re.findall(rb"stream\r?\n(x.*?)endstream", data, re.DOTALL)]  # fmt: skip
+            found[str(path.relative_to(folder))] = b"\n".join(parts)
+    return found
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    return {
+        path.stem: pd.read_csv(path) for path in folder.rglob("*.csv") if path.stat().st_size > 1
+    }
+
+
+def test_nothing_of_a_single_scan_stands_in_any_byte(made):
+    hits = {name: canary for name, data in contents(made / "public").items()
+            for canary in CANARIES if canary in data}  # fmt: skip
+    assert hits == {}
+
+
+def test_the_search_does_find_what_a_report_for_the_house_may_hold(made, tmp_path):
+    write_report(made, tmp_path, show_scan_ids=True)
+    assert any(b"CANARYID" in data for data in contents(tmp_path).values())
+
+
+def test_every_count_of_every_table_is_zero_a_multiple_of_five_or_not_given(made):
+    seen = 0
+    for name, table in tables(made / "public").items():
+        for column in table.columns.intersection(["n", "n_used", "n_dropped"]):
+            counts = table[column].dropna()
+            seen += len(counts)
+            assert (counts % 5 == 0).all(), (name, column)
+    assert seen > 20
+
+
+def counts_of(value: str) -> int | None:
+    """The count in a cell of Table 1; None where it is not given."""
+    return None if value == "<5" else int(value.split(" ")[0].replace(",", ""))
+
+
+def could_be(printed: int | None) -> list[int]:
+    """True counts that are printed like this."""
+    return [n for n in range((printed or 0) + 5) if disclosure.rounded_one(n) == printed]
+
+
+def left_for_one(total: int | None, others: list[int | None]) -> set[int]:
+    """What a hidden cell may be, from the total of its line and the other cells."""
+    rests = map(sum, product(*map(could_be, others)))
+    return {n - rest for n, rest in product(could_be(total), set(rests))} & {1, 2, 3, 4}
+
+
+def test_no_hidden_cell_of_table_1_can_be_got_by_subtraction(made):
+    table = tables(made / "public")["table1"]
+    table = table[table["level"] != "median (IQR)"]
+    cells = {tuple(key): counts_of(value) for *key, value in table.to_numpy()}
+    assert all(n is None or n % 5 == 0 for n in cells.values())
+    hidden = [key for key, n in cells.items() if n is None and key[2] != "all"]
+    for variable, level, sex in hidden:
+        other = "M" if sex == "F" else "F"
+        over_sexes = [cells[variable, level, name] for name in ("all", other)]
+        assert len(left_for_one(over_sexes[0], over_sexes[1:])) > 1, (variable, level)
+        over_levels = [n for key, n in cells.items()
+                       if key[0] == variable and key[2] == sex and key[1] != level]  # fmt: skip
+        if over_levels:
+            assert len(left_for_one(cells["scans", "n", sex], over_levels)) > 1, (variable, level)
+    assert hidden
+
+
+def test_true_small_counts_stand_nowhere_on_the_page(made):
+    html = (made / "public" / "index.html").read_text(encoding="utf-8")
+    text = re.sub(r"data:image/png;base64,[^\"]+", "", html)
+    body = text[text.index("<main>") : text.index('id="methods"')]
+    assert not re.findall(r">[1-4]<", body)
+    assert not re.findall(r">[1-4] \(", body)
+    assert not re.findall(r"\b[1-4] (?:measured|quarantined|failed|skipped|volumes|scans)\b", body)
+    assert "&lt;5" in body
+
+
+def test_ages_end_at_90_everywhere(made):
+    private = pd.read_csv(made / "analyse" / "curves.csv")
+    found = tables(made / "public")
+    assert private["age_years"].max() > 90 or len(private) < 900
+    assert found["trends"]["age_years"].max() <= 90
+    fit = found["trends"][found["trends"]["kind"] == "fit"]["age_years"]
+    assert (fit == fit.round()).all()
+    for data in contents(made / "public").values():
+        for age in (b"92.7", b"93.1", b"97.4", b"101.3"):
+            assert not re.search(rb"(?<![\d.])" + re.escape(age) + rb"(?!\d)", data)
+
+
+def test_quartiles_of_age_above_90_are_written_as_90_or_more():
+    assert disclosure._quartiles("age_years", "88.0 (71.5–93.1)") == "88.0 (71.5–90+)"
+    assert disclosure._quartiles("weight_kg", "98.0 (91.5–103.1)") == "98.0 (91.5–103.1)"
+
+
+def test_no_scan_is_drawn_by_itself_however_few_there_are(made):
+    drawn = tables(made / "public")["trends"]
+    assert set(drawn["kind"]) <= {"hexagon", "fit"}
+    hexagons = drawn[drawn["kind"] == "hexagon"]
+    assert (hexagons["n"] >= 5).all()
+    if len(pd.read_parquet(made / "scans.parquet")) == 900:
+        assert len(hexagons) > 20
+
+
+def test_quantiles_are_given_only_where_five_scans_lie_beyond(made):
+    summary = tables(made / "public")["summary"]
+    truth = pd.read_csv(made / "analyse" / "summary.csv")
+    for name, least in disclosure.LEAST_N.items():
+        assert (summary[name].notna() == (truth["n"] >= least)).all(), name
+
+
+def test_a_public_report_names_no_scans_also_when_asked_to(made, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="names no scans"):
+        write_report(made, tmp_path, public=True, show_scan_ids=True)
+    words = ["report", "--analyse", str(made / "analyse"), "--out", str(tmp_path),
+             "--volumes", str(made / "volumes.parquet"), "--scans", str(made / "scans.parquet"),
+             "--public"]  # fmt: skip
+    assert cli.run([*words, "--show-scan-ids"]) == 64
+    assert cli.run(words) == 0
+    assert contents(tmp_path) == contents(made / "public")
+
+
+def test_nothing_of_an_earlier_report_for_the_house_stays_beside_a_public_one(made, tmp_path):
+    write_report(made, tmp_path)
+    write_report(made, tmp_path, public=True)
+    assert contents(tmp_path) == contents(made / "public")
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "CANARYID00001.png").touch()
+    with pytest.raises(OutputError, match="no part of a public report: previews"):
+        write_report(made, tmp_path, public=True)
+
+
+def test_reasons_of_few_scans_are_added_up_within_their_step():
+    table = pd.DataFrame(
+        [
+            ("manifest", None, 30),
+            ("quarantined", "SRC_EMPTY", 2),
+            ("quarantined", "SRC_MISSING", 4),
+            ("quarantined", "HDR_DIM", 12),
+            ("failed", "RUN_CRASHED", 3),
+            ("done", None, 9),
+            ("usable for trends", None, 9),
+        ],
+        columns=["step", "reason", "n"],
+    )
+    counted = flow.count_flow(disclosure._flow(table), rounded=True)
+    assert counted.reasons["quarantined"] == {"other reasons": 5, "HDR_DIM": 10}
+    assert counted.sentence() == (
+        "30 rows in the manifest: 10 measured, 15 quarantined, 0 skipped, <5 failed. "
+        "Counts are rounded to multiples of five."
+    )
+
+
+def test_sentences_of_the_analysis_lose_their_small_counts():
+    said = disclosure._without_small_counts
+    assert (
+        said("3 volumes cut by the field of view")
+        == "Fewer than 5 volumes cut by the field of view"
+    )
+    assert said("1,234 volumes cut") == "About 1,235 volumes cut"
+    assert said("The data are cross-sectional") == "The data are cross-sectional"
+    note = "F: ANA_TOO_FEW: 3 usable subjects, at least 10 needed"
+    assert disclosure._without_counts(note) == "F: ANA_TOO_FEW: at least 10 needed"
+
+
+def test_the_settings_of_the_analysis_are_still_told(made):
+    record = json.loads((made / "analyse" / "analyse.json").read_text())
+    html = (made / "public" / "index.html").read_text(encoding="utf-8")
+    assert f"age_center: {record['settings']['age_center']}" in html
