@@ -44,7 +44,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_private_file_is_for_its_owner_alone(tmp_path):
-    commit(tmp_path / "a", lambda stream: stream.write(b"a"), private=True)
+    commit(tmp_path / "a", lambda stream: stream.write(b"a"), mode=0o600)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 

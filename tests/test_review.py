@@ -15,16 +15,17 @@ from results_folder import MODEL, ResultsFolder, absent_row, ingest_row, volume_
 
 HEAD = "scan_id,structure,decision,reviewer,date,note"
 KIDNEYS = ("kidney_left", "kidney_right")
+FLAGS = {"pass": "", "exclude": "QC_OUTLIER"}
 
 
 def kidneys(scan_id, left="pass", right="pass"):
     """Rows of both kidneys and their sum, as measure writes them."""
     worse = min(left, right, key=("exclude", "flag", "pass").index)
     rows = [
-        volume_row(scan_id, side, 150.0, label=label, qc=qc)
+        volume_row(scan_id, side, 150.0, label=label, qc=qc, qc_flags=FLAGS[qc])
         for label, (side, qc) in enumerate(zip(KIDNEYS, (left, right), strict=True), start=2)
     ]
-    return [*rows, volume_row(scan_id, "kidneys", 300.0, qc=worse)]
+    return [*rows, volume_row(scan_id, "kidneys", 300.0, qc=worse, qc_flags=FLAGS[worse])]
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_decision_on_a_structure_beats_one_on_its_scan_even_an_earlier_one(res
     )
     assert verdict(volumes, ("sub-03", "liver")) == ("pass", "flag", "accept")
     assert verdict(volumes, ("sub-03", "kidney_left")) == ("exclude", "pass", "exclude")
-    assert verdict(scans, "sub-03")[0] == "flag"
+    assert verdict(scans, "sub-03")[0] == "pass"  # people have decided on all of it
     assert verdict(volumes, ("sub-01", "kidney_right")) == ("pass", "exclude", "accept")
     assert verdict(volumes, ("sub-01", "kidney_left")) == ("exclude", "pass", "exclude")
     assert verdict(scans, "sub-01") == ("pass", "flag", "accept")

@@ -272,7 +272,7 @@ def test_a_finished_scan_is_followed_through_every_stage(results):
     ]
     assert [row["structure"] for row in told["volumes"]] == ["liver", "spleen"]
     said = [reason["reason"] for reason in told["reasons"]]
-    assert said == ["CLN_AGE_MISSING", "QC_TRUNCATED_FOV"]
+    assert said == ["QC_TRUNCATED_FOV", "CLN_AGE_MISSING"]
     assert told["commands"] == []
     text = status.render_explanation(told)
     assert "line 6" in text
@@ -305,7 +305,8 @@ def test_what_only_the_image_or_the_cohort_can_tell_is_told_too(results):
     volumes.loc[spleen, "qc_flags"] = "QC_OUTLIER_COHORT"
     tables.write_table(path, volumes, tables.VOLUMES)
     told = [reason["reason"] for reason in status.explain(results.folder, "sub-03")["reasons"]]
-    assert told == ["QC_TRUNCATED_FOV", "QC_OUTLIER_COHORT", "QC_INTENSITY"]
+    of_scan = ["CLN_AGE_MISSING", "QC_INTENSITY"]
+    assert told == ["QC_TRUNCATED_FOV", "QC_OUTLIER_COHORT", *of_scan]
 
 
 def test_a_quarantined_scan_is_told_why_and_what_to_do(results):

@@ -370,6 +370,7 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
             table = stored.read(columns=list(columns))
+            _check_counts(stored.metadata)
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
     except PermissionError as error:
@@ -385,6 +386,19 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
         if wrong:
             raise TableError(f"{path}: columns of another type: {', '.join(wrong)}")
     return table
+
+
+def _check_counts(metadata: pq.FileMetaData) -> None:
+    """Raise ValueError where the footer, which has no checksum, contradicts itself."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    n_rows = sum(group.num_rows for group in groups)
+    if n_rows != metadata.num_rows:
+        raise ValueError(f"{metadata.num_rows} rows, of which its groups hold {n_rows}")
+    for group in groups:
+        for column in map(group.column, range(group.num_columns)):
+            is_list = "." in column.path_in_schema
+            if not is_list and column.num_values != group.num_rows:
+                raise ValueError(f"{column.num_values} values in a group of {group.num_rows} rows")
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
