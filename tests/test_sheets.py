@@ -270,3 +270,13 @@ def test_pictures_that_are_missing_are_named(cohort, tmp_path):
 def test_many_structures_are_counted_and_not_listed():
     names = [f"Muscle {number}" for number in range(20)]
     assert sheets._names(names) == ", ".join(names[:6]) + " and 14 more"
+
+
+def test_a_public_page_shows_no_picture_of_a_scan(cohort, tmp_path):
+    key = tmp_path / "private.csv"
+    html = write_report(
+        cohort, tmp_path / "report", previews=cohort / "previews", contact_sheet=key, public=True
+    )
+    assert "Contact sheets" not in html
+    assert '<ul class="sheet">' not in html
+    assert not key.exists()

@@ -232,6 +232,7 @@ def shard_list(wildcards):
 PREVIEWS, CONTACT_SHEET, PREVIEW_FOLDER = {}, {}, None
 if config["previews"]:
     PREVIEWS = {"previews": "<results>/measure/<model>/previews/{shard}.parquet"}
+if config["previews"] and not config["report"]["public"]:
     CONTACT_SHEET = {"contact_sheet": "<results>/contact_sheet.csv"}
     PREVIEW_FOLDER = f"{config['results']}/measure/{MODEL.id}/previews"
 

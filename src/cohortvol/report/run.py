@@ -196,7 +196,7 @@ def _sheets(
     pictures = inputs.read_previews(previews, chosen)
     if contact_sheet is not None:
         table = sheets.private_table(chosen, pictures)
-        commit_text(contact_sheet, table.to_csv(index=False, lineterminator="\n"))
+        commit_text(contact_sheet, csv_text(table))
     made = sheets.make_sheets(
         chosen, scans, verdicts, pictures, reasons.load(), show_scan_ids=show_scan_ids
     )
