@@ -88,11 +88,10 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
         sex_codes=settings["sex_codes"],
         age_range_years=settings["age_range_years"],
     )
-    logging.getLogger("cohortvol.ingest").setLevel(logging.ERROR)  # the table says it all
     scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
-    with _progress(len(scans)) as read:
+    with _only_errors("cohortvol.ingest"), _progress(len(scans)) as read:
         for some in ingest.trial(scans, rules, threads):
             found.append(some)
             read(len(some))
@@ -124,6 +123,19 @@ def _needs(
         if model is not None:
             raise
         return None, f"No estimate of time and memory: {str(error).splitlines()[0]}"
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Keep a part from logging each scan: what is printed in the end says it all."""
+    log = logging.getLogger(name)
+    level = log.level
+    if logging.getLogger("cohortvol").getEffectiveLevel() > logging.DEBUG:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class _Read(Protocol):
