@@ -91,12 +91,12 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
-    with _only_errors("cohortvol.ingest"), _progress(len(scans)) as read:
+    with _silent("cohortvol.ingest"), _progress(len(scans)) as read:
         for some in ingest.trial(scans, rules, threads):
             found.append(some)
             read(len(some))
     ingested = to_pandas(to_arrow(pd.concat(found[1:] or found, ignore_index=True), INGEST))
-    images = ingested[["scan_id", "image", "n_bytes"]].merge(scans, on="scan_id")
+    images = ingested[["scan_id", "image", "n_bytes"]].merge(scans, on="scan_id", validate="1:1")
     converted = images.loc[images["image_x"] != images["image_y"], "n_bytes"].sum()
     nowhere = {"shard": ""}  # there are no shards yet
     joined = assemble.intake(rows.assign(**nowhere), ingested.assign(**nowhere))
@@ -125,19 +125,6 @@ def _needs(
         return None, f"No estimate of time and memory: {str(error).splitlines()[0]}"
 
 
-@contextmanager
-def _only_errors(name: str) -> Iterator[None]:
-    """Keep a part from logging each scan: what is printed in the end says it all."""
-    log = logging.getLogger(name)
-    level = log.level
-    if logging.getLogger("cohortvol").getEffectiveLevel() > logging.DEBUG:
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
 class _Read(Protocol):
     def __call__(self, n: int) -> None: ...
 
@@ -164,3 +151,15 @@ def _progress(total: int) -> Iterator[_Read]:
             typer.echo(f"{done:,} of {total:,} scans read", err=True)
 
     yield read
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """No line of a logger for every scan: the table says it all."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
