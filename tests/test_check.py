@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -151,6 +152,13 @@ def test_a_cohort_without_fault_ends_with_0_and_has_an_estimate(tmp_path, capsys
     assert cli.run(["check", str(manifest), "--json", "--seconds-per-scan", "7200"]) == 0
     given = json.loads(capsys.readouterr().out)["estimate"]["gpu"]
     assert given == {"hours": 2.0, "basis": "7200 s a scan, as given"}
+
+
+def test_a_check_leaves_the_logging_of_ingest_as_it_was(tmp_path):
+    manifest = write_manifest(tmp_path / "scans.csv", [["no", tmp_path / "no.nii", 50, "F", ""]])
+    before = logging.getLogger("cohortvol.ingest").level
+    assert cli.run(["check", str(manifest)]) == 3
+    assert logging.getLogger("cohortvol.ingest").level == before
 
 
 def test_a_table_that_cannot_be_used_ends_with_64(tmp_path, capsys):

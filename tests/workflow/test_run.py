@@ -236,7 +236,7 @@ def test_decisions_assemble_and_report_again_and_measure_nothing(source, copy, t
     after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
     assert after.loc[shown, ["qc", "review"]].tolist() == ["exclude", "exclude"]
     assert after.loc[shown, "qc_auto"] != "exclude"
-    assert "1 scans excluded" in (copy / "report" / "index.html").read_text()
+    assert "1 scan excluded" in (copy / "report" / "index.html").read_text()
     table.write_text(f"{head}\n{shown},,accept,ab,2026-11-21,sharp after all\n")
     snakemake(source / "manifest.csv", copy, f"decisions={table}", "report={public: true}")
     assert "Made to be passed on" in (copy / "report" / "index.html").read_text()

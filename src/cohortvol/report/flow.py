@@ -74,7 +74,8 @@ class Flow:
         if not out and not kept:
             return ""
         excluded, accepted = style.count(out), style.count(kept)
-        return f"Human review: {excluded} scans excluded, {accepted} kept against automatic QC."
+        words = "scan" if out == 1 else "scans"
+        return f"Human review: {excluded} {words} excluded, {accepted} kept against automatic QC."
 
 
 def count_flow(table: pd.DataFrame, *, rounded: bool = False) -> Flow:
