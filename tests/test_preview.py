@@ -161,6 +161,21 @@ def test_what_lies_far_above_the_organs_is_not_shown():
     )
 
 
+def test_no_plane_is_laid_through_a_face():
+    """A large face, in doubt, above a small liver."""
+    label_map = np.zeros((30, 30, 30), dtype=np.uint8)
+    label_map[5:25, 5:25, 20:30] = 1
+    label_map[10:14, 10:14, 4:8] = 2
+    layers = [{1: "face", 2: "liver"}]
+    affine = np.diag([10.0, 10.0, 10.0, 1.0])
+    drawn = draw(label_map, affine, layers, face="exclude")
+    assert drawn.structure is None
+    axial = slice(0, 30 * preview.ROW_HEIGHT // 30)
+    assert len(in_colour(drawn, drawn.outlines["liver"], axial))
+    other = draw(label_map, affine, layers, face="exclude", liver="flag")
+    assert other.structure == "liver"
+
+
 # --- outlines --------------------------------------------------------------------------------
 
 

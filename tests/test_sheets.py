@@ -24,7 +24,7 @@ FLAGS = {  # scan: structure to (qc, codes)
 }
 TWICE = "scan-00006"  # excluded as a whole, while every structure passed
 WORST_FIRST = ["scan-00003", TWICE, "scan-00002", "scan-00004", "scan-00005", "scan-00001"]
-OUTLINES = "liver=#CC79A7;kidney_left=#E69F00;kidney_right=#56B4E9"
+OUTLINES = '{"liver": "#CC79A7", "kidney_left": "#E69F00", "kidney_right": "#56B4E9"}'
 NOT_DRAWN = "scan-00004"
 
 

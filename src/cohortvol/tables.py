@@ -227,7 +227,7 @@ PREVIEWS = {
         "PNG of three planes with outlines, and of three closer ones through `structure`; "
         "the right of the person is on the left",
     ),
-    "outlines": Column(text, "structures in the first row with their colours, name=#rrggbb, by ;"),
+    "outlines": Column(text, "JSON object: each structure in the first row to its colour, #rrggbb"),
     "structure": Column(text, "structure of the second row: the one to look at; null if none"),
     "structure_colour": Column(text, "colour of its outline in the second row, #rrggbb"),
     "reason": Column(text, "reason code where there is no picture"),

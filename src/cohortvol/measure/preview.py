@@ -21,6 +21,9 @@ MIN_PIXEL_MM = 1.0
 REACH_MM = 220.0
 """Longest way above and below the middle: the abdomen is shown and no face."""
 
+HEAD = frozenset({"brain", "face", "skull"})
+"""Structures that no plane is laid through, whatever is wrong with them."""
+
 MARGIN_MM = 30.0
 """What is shown around the structure of the second row."""
 
@@ -140,7 +143,8 @@ def draw_preview(
     scan = _Scan(to_axes(image, affine, _AXES)[0], labels, spacing_mm(moved))
     found = _find(labels, layers, judged, np.linalg.inv(moved) @ affine)
     colours = _colours([name for layer in layers for name in layer.values()])
-    place = _fullest(list(found.values()), scan.grey.shape)
+    below = [one for name, one in found.items() if name not in HEAD]
+    place = _fullest(below, scan.grey.shape)
     whole = _abdomen(scan, place)
     planes = [_plane(scan.grey, whole, place, axis).ravel() for axis, _ in _PLANES]
     scan = replace(scan, window=np.percentile(np.concatenate(planes), WINDOW_PERCENTILES))
@@ -169,7 +173,7 @@ def worst_structure(judged: pd.DataFrame) -> str | None:
     Parameters
     ----------
     judged : pandas.DataFrame
-        What `judge` returned for one scan; of equals the first is taken.
+        What `judge` returned for one scan; of equals the first is taken, and none of `HEAD`.
 
     Returns
     -------
@@ -177,7 +181,7 @@ def worst_structure(judged: pd.DataFrame) -> str | None:
         None where every structure that was found has passed.
     """
     doubtful = judged[judged["n_voxels"].notna() & judged["label"].notna()]
-    doubtful = doubtful[doubtful["qc"] != "pass"]
+    doubtful = doubtful[(doubtful["qc"] != "pass") & ~doubtful["structure"].isin(HEAD)]
     if doubtful.empty:
         return None
     n_codes = doubtful["qc_flags"].str.count(";")

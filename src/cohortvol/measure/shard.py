@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -273,7 +274,7 @@ def _preview(
     except Exception as error:
         log_unforeseen(log, scan["scan_id"], error)
         return {"reason": "BUG_UNEXPECTED"}
-    outlines = ";".join(f"{name}={colour}" for name, colour in drawn.outlines.items())
+    outlines = json.dumps(drawn.outlines)
     shown = {"structure": drawn.structure, "structure_colour": drawn.structure_colour}
     return shown | {"outlines": outlines, "png": drawn.png}
 

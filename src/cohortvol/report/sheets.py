@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def _names(names: list[str]) -> str:
 
 def _outlines(picture: Mapping[str, Any]) -> dict[str, str]:
     """Colour of each outlined structure, from its column in PREVIEWS."""
-    return dict(part.split("=") for part in _codes(picture.get("outlines")))
+    return dict(json.loads(picture.get("outlines") or "{}"))
 
 
 def _legend(pictures: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
