@@ -338,7 +338,7 @@ def _codes_of(of_structures: pd.Series, warnings: pd.Series) -> pd.Series:
 def _scan_qc(of_scan: pd.DataFrame, warnings: pd.Series) -> pd.Series:
     """``qc`` of every scan from its structures (`scan_verdicts`) and its own codes."""
     codes = _codes_of(of_scan["qc_flags"], warnings)
-    unusable = (of_scan["unusable"] == True) | codes.str.contains(_UNUSABLE_CODES)  # noqa: E712
+    unusable = of_scan["unusable"].eq(True) | codes.str.contains(_UNUSABLE_CODES)
     return codes.map(_qc_of).mask(unusable, "exclude")
 
 
@@ -362,7 +362,7 @@ def reviewed(scans: pd.DataFrame, verdicts: pd.DataFrame, decisions: pd.DataFram
     own = decisions.reindex(scans["scan_id"]).set_axis(scans.index)
     review = own["review"].where(done)
     qc = _scan_qc(of_scan, scans["warnings"]).where(done)
-    qc = qc.mask((review == ACCEPT) & (of_scan["unusable"] != True), "pass")  # noqa: E712
+    qc = qc.mask((review == ACCEPT) & of_scan["unusable"].ne(True), "pass")
     return scans.assign(
         qc=qc,
         qc_auto=scans["qc"],
