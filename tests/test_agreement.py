@@ -178,7 +178,7 @@ def test_a_model_that_was_not_run_is_answered_with_those_that_were(cohort):
 
 
 def assembled(cohort, **options):
-    assemble.run(cohort.folder, "toy", **options)
+    assemble.run(cohort.folder, "toy", settings=assemble.Settings(**options))
     volumes = tables.read_table(cohort.folder / "volumes.parquet", tables.VOLUMES)
     scans = tables.read_table(cohort.folder / "scans.parquet", tables.SCANS)
     return volumes.set_index(["scan_id", "structure"]), scans.set_index("scan_id")
@@ -201,6 +201,17 @@ def test_the_least_overlap_is_a_setting(cohort):
     compared(cohort)
     volumes, _ = assembled(cohort, min_dice=0.8)
     assert volumes["qc_flags"].str.contains("QC_DISAGREE").sum() == 3
+
+
+def test_review_judges_by_the_settings_of_the_run(cohort, tmp_path):
+    compared(cohort)
+    assembled(cohort, min_dice=0.7)
+    todo = tmp_path / "todo.csv"
+    words = ["review", "--todo", "--results", str(cohort.folder), "--out", str(todo)]
+    assert command_line([*words, "--model", "toy", "--sample", "0"]) == 0
+    assert [line.split(",")[:2] for line in todo.read_text().splitlines()[1:]] == [
+        ["sub-03", "spleen"]
+    ]
 
 
 def test_what_could_not_be_compared_is_noted_and_asks_for_nobody(cohort):

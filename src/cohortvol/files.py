@@ -88,6 +88,22 @@ def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> 
     TemporaryError
         If the disk or the quota is full; a file already at `final` is untouched.
     """
+    with _temporary(final, write, mode) as temporary:
+        digest = sha256_of(temporary)
+        os.replace(temporary, final)
+    return digest
+
+
+def commit_once(final: Path, content: bytes, mode: int = 0o600) -> None:
+    """`commit` for a file that is not there yet; a file that is there is left alone."""
+    with _temporary(final, lambda stream: stream.write(content), mode) as temporary:
+        with suppress(FileExistsError):
+            os.link(temporary, final)
+
+
+@contextmanager
+def _temporary(final: Path, write: Callable[[BinaryIO], Any], mode: int) -> Iterator[Path]:
+    """A synced file beside `final`, to be given its name; what the caller did is synced after."""
     make_folder(final.parent)
     temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
@@ -96,30 +112,12 @@ def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> 
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            digest = sha256_of(temporary)
-            os.replace(temporary, final)
+            yield temporary
             folder = os.open(final.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest
-
-
-def commit_once(final: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file that is not there yet, whole; a file that is there is left alone."""
-    make_folder(final.parent)
-    temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        with _explained(final):
-            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            with suppress(FileExistsError):
-                os.link(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
 

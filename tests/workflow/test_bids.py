@@ -1,24 +1,22 @@
 """BIDS in, keys through, BIDS out: the whole workflow, with ids that must not come out again."""
 
 import csv
-import gzip
 import json
 import re
 import shutil
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 import dicom_fixture
 from bids_fixture import people, write_dataset
 from cohortvol.keys import keys_of_scans
 from cohortvol.simulate import run as simulate
+from planted import found_in, written
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -164,32 +162,9 @@ def test_odd_ids_and_dicom_are_measured_under_keys(hashed):
 def test_no_id_stands_in_any_byte_but_in_the_private_folder(hashed):
     results, began = hashed
     cohortvol("bids-derivatives", "--results", results, "--out", results / "derivatives")
-    files = [path for path in results.rglob("*") if path.is_file()]
-    files += [
-        path
-        for path in (REPOSITORY / ".snakemake").rglob("*")
-        if path.is_file() and path.stat().st_mtime >= began
-    ]
+    files = written(results, began)
     private = [path for path in files if results / "private" in path.parents]
     public = [path for path in files if path not in private]
     assert len(public) > 50
-    assert not [path for path in public if holds_canary(path)]
-    assert [path.name for path in private if holds_canary(path)] == ["ids.csv"]
-
-
-def holds_canary(path):
-    """Whether a planted string is in a file's name or in it: as it is, unpacked, or in a table."""
-    data = path.read_bytes()
-    parts = [str(path.name).encode(), data]
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        parts += [str(table.schema.metadata).encode()]
-        parts += ["\n".join(map(str, column.to_pylist())).encode() for column in table.columns]
-    elif path.suffix == ".gz":
-        parts.append(gzip.decompress(data))
-    elif path.suffix == ".pdf":
-        parts += [
-            zlib.decompressobj().decompress(stream)
-            for stream in re.findall(rb"stream\r?\n(x.*?)endstream", data, re.DOTALL)
-        ]
-    return any(CANARY.search(part) for part in parts)
+    assert not [path for path in public if found_in(CANARY, path)]
+    assert [path.name for path in private if found_in(CANARY, path)] == ["ids.csv"]

@@ -6,18 +6,17 @@ import re
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 import dicom_fixture
 import nifti_files
 from cohortvol.simulate import run as simulate
+from planted import found_in, written
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 N_GOOD = 3
@@ -108,13 +107,7 @@ def test_a_broken_scan_has_no_number(expected, finished):
 
 def test_nothing_planted_comes_out_but_the_paths_that_stages_read(finished):
     results, began = finished
-    files = [path for path in results.rglob("*") if path.is_file()]
-    files += [
-        path
-        for path in (REPOSITORY / ".snakemake").rglob("*")
-        if path.is_file() and path.stat().st_mtime >= began
-    ]
-    hits = {path: found for path in files if (found := canaries_in(path))}
+    hits = {path: found for path in written(results, began) if (found := found_in(CANARY, path))}
     private = [*results.glob("manifest/**/*.parquet"), *results.glob("ingest/*.parquet")]
     assert set(hits) <= set(private)
     assert set().union(*hits.values()) == {PATH_CANARY.encode()}  # so the search does find
@@ -124,19 +117,3 @@ def test_no_scan_is_named_in_the_report(expected, finished):
     results, _ = finished
     text = b"".join(path.read_bytes() for path in (results / "report").rglob("*.html"))
     assert not [name for name in expected if name.encode() in text]
-
-
-def canaries_in(path):
-    """Planted strings in a file as it is, unpacked, and in the columns of a table."""
-    data = path.read_bytes()
-    parts = [data]
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        parts += [str(table.schema.metadata).encode()]
-        parts += ["\n".join(map(str, column.to_pylist())).encode() for column in table.columns]
-    elif path.suffix == ".gz":
-        parts.append(gzip.decompress(data))
-    elif path.suffix == ".pdf":
-        parts += [zlib.decompressobj().decompress(stream) for stream in
-                  re.findall(rb"stream\r?\n(x.*?)endstream", data, re.DOTALL)]  # fmt: skip
-    return {found for part in parts for found in CANARY.findall(part)}

@@ -11,6 +11,7 @@ rule assemble:
     output:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
+        settings="<results>/assemble.json",
     log:
         "<logs>/assemble/assemble.log",
     localrule: True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 
 from cohortvol import reasons
 from cohortvol.assemble.agreement import flagged, read_agreement
-from cohortvol.assemble.decisions import ACCEPT, Decided, decide, read_decisions
-from cohortvol.assemble.following import AGE_CONFLICT, SAME_CONTENT, follow, intake, stale
+from cohortvol.assemble.decisions import Decided, decide, read_decisions
+from cohortvol.assemble.following import follow, intake
 from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
+from cohortvol.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.errors import AccountingError, CohortvolError, TableError
+from cohortvol.files import commit_json
 from cohortvol.tables import (
     AGREEMENT,
     COHORT_VOLUMES,
@@ -37,31 +39,54 @@ from cohortvol.tables import (
     write_table,
 )
 
-__all__ = ["Cohort", "cohort", "follow", "intake", "run"]
+__all__ = ["Cohort", "Settings", "cohort", "follow", "intake", "run", "settings_of"]
 
 log = logging.getLogger(__name__)
 
+SETTINGS = "assemble.json"
+"""File in a results folder with the `Settings` that its cohort tables were made with."""
+
 STATES = ("done", "skipped", "quarantined", "failed")
 QC = ("pass", "flag", "exclude")
-_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the cohort as a whole is judged.
+
+    Attributes
+    ----------
+    outlier_max_z, outlier_min_scans
+        See `outliers`.
+    min_dice : float, optional
+        Least overlap of two models; below, a structure is QC_DISAGREE. None compares nothing.
+    """
+
+    outlier_max_z: float = MAX_Z
+    outlier_min_scans: int = MIN_SCANS
+    min_dice: float | None = None
+
+
+def settings_of(results: Path) -> Settings:
+    """The settings that a results folder was last assembled with, or the default ones."""
+    path = Path(results) / SETTINGS
+    return Settings(**json.loads(path.read_text())) if path.exists() else Settings()
 
 
 def run(
     results: Path,
     model: str,
     decisions: Path | None = None,
-    outlier_max_z: float = MAX_Z,
-    outlier_min_scans: int = MIN_SCANS,
-    min_dice: float | None = None,
+    settings: Settings = Settings(),
 ) -> None:
     """Write ``volumes.parquet`` and ``scans.parquet`` of a results folder; print the accounts.
 
-    With `min_dice` also ``agreement.parquet``, of the shards that were compared with the label
-    maps of another model.
+    With `settings.min_dice` also ``agreement.parquet``, of the shards that were compared with the
+    label maps of another model. ``assemble.json`` keeps the settings, for `settings_of`.
 
     Parameters
     ----------
-    results, model, decisions, outlier_max_z, outlier_min_scans, min_dice
+    results, model, decisions, settings
         As in `cohort`.
 
     Raises
@@ -70,7 +95,7 @@ def run(
         If a row of the manifest would come out not at all, or twice.
     """
     results = Path(results)
-    found = cohort(results, model, decisions, outlier_max_z, outlier_min_scans, min_dice)
+    found = cohort(results, model, decisions, settings)
     accounts = accounting(found.scans, n_manifest=found.n_manifest)
     for line in found.idle:
         log.warning("%s: %s", decisions, line)
@@ -80,6 +105,7 @@ def run(
         write_arrow(results / "agreement.parquet", to_arrow(found.agreement, AGREEMENT))
     write_arrow(results / "volumes.parquet", found.volumes)
     write_table(results / "scans.parquet", found.scans, SCANS)
+    commit_json(results / SETTINGS, asdict(settings))
     print(accounts)
 
 
@@ -98,9 +124,7 @@ def cohort(
     results: Path,
     model: str,
     decisions: Path | None = None,
-    outlier_max_z: float = MAX_Z,
-    outlier_min_scans: int = MIN_SCANS,
-    min_dice: float | None = None,
+    settings: Settings = Settings(),
 ) -> Cohort:
     """The cohort of a results folder, with what people decided.
 
@@ -112,10 +136,8 @@ def cohort(
         Model id.
     decisions : Path, optional
         Table of decisions, see `read_decisions`.
-    outlier_max_z, outlier_min_scans
-        See `outliers`.
-    min_dice : float, optional
-        Least overlap of two models; below, a structure is QC_DISAGREE.
+    settings : Settings
+        Of `outliers` and agreement.
 
     Raises
     ------
@@ -135,16 +157,17 @@ def cohort(
         _of_shards(results / "segment" / model, shards, SEGMENT),
     )
     check_one_segmentation(scans, results, model)
+    segmented = scans[scans["state"] == "segmented"]
     volumes = in_cohort_order(
         [read_arrow(results / "measure" / model / f"{shard}.parquet", VOLUMES) for shard in shards],
-        scans.loc[scans["state"] == "segmented", "scan_id"],
+        segmented["scan_id"],
     )
-    score = outlier_z(volumes, scans[scans["state"] == "segmented"], outlier_min_scans)
-    volumes = with_outliers(volumes, score, outlier_max_z)
+    score = outlier_z(volumes, segmented, settings.outlier_min_scans)
+    volumes = with_outliers(volumes, score, settings.outlier_max_z)
     agreement = None
-    if min_dice is not None:
+    if settings.min_dice is not None:
         agreement = read_agreement(results / "agreement" / model, shards, volumes)
-        volumes = flagged(volumes, agreement, min_dice)
+        volumes = flagged(volumes, agreement, settings.min_dice)
     light = to_pandas(volumes.select(_JUDGED))
     scans = final_states(scans, scan_verdicts(light))
     decided = _decided(decisions, light, scans)
@@ -238,137 +261,6 @@ def in_cohort_order(tables: list[pa.Table], scan_ids: pd.Series) -> pa.Table:
     volumes = pa.concat_tables([empty, *tables])
     kept = volumes.filter(pc.is_in(volumes["scan_id"], pa.array(scan_ids, pa.string())))
     return kept.take(pc.sort_indices(kept, sort_keys=[("scan_id", "ascending")]))
-
-
-def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:
-    """What the structures of a scan say of the scan.
-
-    Parameters
-    ----------
-    volumes : pandas.DataFrame
-        Columns ``scan_id, status, reason, qc, qc_flags``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per scan, indexed by scan_id: ``unusable``, whether every structure of it is
-        excluded (so also where left and right are wrong, which `measure` says of every
-        structure); ``qc_flags``, the codes of all structures; and ``failure``, the reason code
-        where the scan could not be measured.
-    """
-    unusable = (volumes["qc"] == "exclude").groupby(volumes["scan_id"]).all()
-    flags = volumes[["scan_id", "qc_flags"]].drop_duplicates().groupby("scan_id")["qc_flags"]
-    failed = volumes[volumes["status"] == "failed"].drop_duplicates("scan_id")
-    return pd.DataFrame(
-        {
-            "unusable": unusable,
-            "qc_flags": flags.agg(_all_codes),
-            "failure": failed.set_index("scan_id")["reason"].reindex(unusable.index),
-        }
-    )
-
-
-def _all_codes(joined: Iterable[str | None]) -> str:
-    """Codes of several ``;``-joined lists as one sorted list."""
-    return ";".join(
-        sorted(
-            {code for codes in joined if isinstance(codes, str) for code in codes.split(";")} - {""}
-        )
-    )
-
-
-@cache
-def _asking() -> frozenset[str]:
-    """Codes that ask a person to look."""
-    return frozenset(code for code, known in reasons.load().items() if known.class_ == "flag")
-
-
-@cache
-def _qc_of(codes: str) -> str:
-    return "flag" if _asking().intersection(codes.split(";")) else "pass"
-
-
-def final_states(scans: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The table SCANS: segmented scans become done, or what measure says of them.
-
-    ``qc`` of a scan is ``exclude`` when nothing of it can be used, ``flag`` when a person should
-    look at it, otherwise ``pass``. Only codes of class ``flag`` ask for that. A note, such as a
-    structure cut by the field of view, or one absent that not every scan shows, stays with its
-    structure: nearly every scan has one. Whether one structure is used is for its own ``qc``.
-
-    Parameters
-    ----------
-    scans : pandas.DataFrame
-        What `follow` returned.
-    verdicts : pandas.DataFrame
-        What `scan_verdicts` returned.
-
-    Raises
-    ------
-    TemporaryError
-        If a segmented scan has not been measured.
-    """
-    segmented = scans["state"] == "segmented"
-    unmeasured = segmented & ~scans["scan_id"].isin(verdicts.index)
-    if unmeasured.any():
-        raise stale("measure", scans[unmeasured], "were segmented but not measured")
-    of_scan = verdicts.reindex(scans["scan_id"]).set_axis(scans.index)
-    failure = of_scan["failure"].where(segmented)
-    at_fault = {code for code, known in reasons.load().items() if known.class_ == "quarantine"}
-    done = segmented & failure.isna()
-    state = scans["state"].mask(segmented, "failed")
-    state = state.mask(failure.isin(at_fault), "quarantined").mask(done, "done")
-    warnings = scans["warnings"].map(lambda codes: "" if pd.isna(codes) else codes)
-    final = scans.assign(
-        state=state,
-        reason=scans["reason"].mask(failure.notna(), failure).mask(done, None),
-        detail=scans["detail"].mask(done, None),
-        qc=_scan_qc(of_scan, warnings).where(done),
-        qc_flags=_codes_of(of_scan["qc_flags"].where(done), warnings),
-    )
-    return final.assign(warnings=warnings).reindex(columns=[*SCANS, "warnings"])
-
-
-def _codes_of(of_structures: pd.Series, warnings: pd.Series) -> pd.Series:
-    """Codes of the image and of the structures of every scan, as one list each."""
-    pairs = zip(warnings, of_structures.fillna(""), strict=True)
-    return pd.Series([_all_codes(pair) for pair in pairs], index=warnings.index, dtype=object)
-
-
-def _scan_qc(of_scan: pd.DataFrame, warnings: pd.Series) -> pd.Series:
-    """``qc`` of every scan from its structures (`scan_verdicts`) and its own codes."""
-    codes = _codes_of(of_scan["qc_flags"], warnings)
-    unusable = of_scan["unusable"].eq(True) | codes.str.contains(_UNUSABLE_CODES)
-    return codes.map(_qc_of).mask(unusable, "exclude")
-
-
-def reviewed(scans: pd.DataFrame, verdicts: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
-    """The table SCANS with what people decided; ``qc_auto`` keeps what was found without them.
-
-    A scan that people accept passes unless all of its structures are excluded; any other is
-    judged by the same rule as before, where a structure that people decided on asks for no look.
-
-    Parameters
-    ----------
-    scans : pandas.DataFrame
-        What `final_states` returned.
-    verdicts : pandas.DataFrame
-        What `scan_verdicts` returned of the structures after review.
-    decisions : pandas.DataFrame
-        ``review`` and ``review_line`` by scan_id, of decisions on whole scans.
-    """
-    done = scans["state"] == "done"
-    of_scan = verdicts.reindex(scans["scan_id"]).set_axis(scans.index)
-    own = decisions.reindex(scans["scan_id"]).set_axis(scans.index)
-    review = own["review"].where(done)
-    qc = _scan_qc(of_scan, scans["warnings"]).where(done)
-    qc = qc.mask((review == ACCEPT) & of_scan["unusable"].ne(True), "pass")
-    return scans.assign(
-        qc=qc,
-        qc_auto=scans["qc"],
-        review=review,
-        review_line=own["review_line"].where(done),
-    )[list(SCANS)]
 
 
 def accounting(scans: pd.DataFrame, n_manifest: int) -> str:

@@ -43,7 +43,7 @@ def review(
     [dim]cohortvol review --todo --results results/mine --out todo.csv
     cohortvol review decisions.csv --results results/mine[/]
     """
-    from cohortvol.assemble import cohort
+    from cohortvol.assemble import cohort, settings_of
     from cohortvol.assemble.review import changes, to_look_at
     from cohortvol.status.reading import choose_model
     from cohortvol.tables import to_pandas
@@ -58,7 +58,7 @@ def review(
     chosen = choose_model(results, model)
     if chosen is None:
         raise ConfigError(f"{results}: nothing is segmented yet, so there is nothing to review")
-    found = cohort(results, chosen, decisions)
+    found = cohort(results, chosen, decisions, settings_of(results))
     names = ["scan_id", "structure", "label", "volume_ml", "status", "qc_flags", "qc", "qc_auto",
              "review"]  # fmt: skip
     volumes = to_pandas(found.volumes.select(names))

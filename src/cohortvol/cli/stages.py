@@ -349,16 +349,9 @@ def assemble(
     Example:
     [dim]cohortvol assemble --results results/mine --model embedded-v1[/]
     """
-    from cohortvol.assemble import run
+    from cohortvol.assemble import Settings, run
 
-    run(
-        results,
-        model,
-        decisions,
-        outlier_max_z=outlier_max_z,
-        outlier_min_scans=outlier_min_scans,
-        min_dice=min_dice,
-    )
+    run(results, model, decisions, Settings(outlier_max_z, outlier_min_scans, min_dice))
 
 
 def analyse(

@@ -185,13 +185,15 @@ def _commands(results: Path, shard: str, model: str, stage: str) -> list[str]:
         results / name / model / f"{shard}.parquet" for name in ("segment", "measure")
     )
     ingested = results / "ingest" / f"{shard}.parquet"
+    previews = results / "measure" / model / "previews" / f"{shard}.parquet"
+    drawn = f" --previews {previews}" if previews.exists() else ""
     commands = {
         "ingest": f"cohortvol ingest --shard {results}/manifest/shards/{shard}.parquet "
         f"--out {ingested}",
         "segment": f"cohortvol segment --ingest {ingested} --model models/{model} "
         f"--folder {segmented.with_suffix('')} --out {segmented}",
         "measure": f"cohortvol measure --segment {segmented} --ingest {ingested} "
-        f"--model models/{model} --results {results} --out {measured}",
+        f"--model models/{model} --results {results} --out {measured}{drawn}",
         "assemble": f"cohortvol assemble --results {results} --model {model}",
     }
     return [commands[name] for name in STAGES[STAGES.index(stage) :]]

@@ -1,0 +1,41 @@
+"""Search of everything that a run writes for strings that were planted in what it reads."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def written(results, began):
+    """Files of a results folder, and those that Snakemake wrote beside it since then."""
+    files = [path for path in results.rglob("*") if path.is_file()]
+    files += [
+        path
+        for path in (REPOSITORY / ".snakemake").rglob("*")
+        if path.is_file() and path.stat().st_mtime >= began
+    ]
+    return files
+
+
+def found_in(pattern, path):
+    """Matches in a file's name and in it: as it is, unpacked, and in the columns of a table."""
+    data = path.read_bytes()
+    parts = [path.name.encode(), data]
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        parts += [str(table.schema.metadata).encode()]
+        parts += ["\n".join(map(str, column.to_pylist())).encode() for column in table.columns]
+    elif path.suffix == ".gz":
+        parts.append(gzip.decompress(data))
+    elif path.suffix == ".pdf":
+        parts += [
+            zlib.decompressobj().decompress(stream)
+            for stream in re.findall(rb"stream\r?\n(x.*?)endstream", data, re.DOTALL)
+        ]
+    return {match for part in parts for match in pattern.findall(part)}
