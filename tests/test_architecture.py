@@ -26,6 +26,7 @@ FOUNDATION = {
     "overlap",
     "weights",
     "text_table",
+    "resources",
 }
 STAGES = {
     "manifest",
