@@ -192,8 +192,8 @@ def test_rate_of_finished_shards_comes_from_their_tables(results):
     del results.measure["0001"], results.segment["0001"]
     now = datetime.now(UTC)
     for seconds_ago, row in zip((100, 60), results.segment["0000"], strict=True):
-        started = now - timedelta(seconds=seconds_ago + 2)
-        row |= {"started_utc": started.isoformat(timespec="milliseconds"), "seconds": 2.0}
+        started = now - timedelta(seconds=seconds_ago + 40)
+        row |= {"started_utc": started.isoformat(timespec="milliseconds"), "seconds": 40.0}
     told = summary(results)
     assert told["scans_per_hour"] == pytest.approx(90, abs=0.1)
     assert told["seconds_left"] == 120  # three scans of shard 0001

@@ -82,7 +82,7 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
         named = dixon_named(sequence) if isinstance(sequence, str) else None
         dixon = of_scan.get("dixon") or named
-        what = " ".join(of_scan[name] for name in ("state", "reason", "detail") if of_scan.get(name))
+        what = " ".join(filter(None, map(of_scan.get, ("state", "reason", "detail"))))
         log.info("%s: %s, %.1f s", scan_id, what, time.perf_counter() - start)
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 

@@ -28,9 +28,7 @@ SECONDS_BETWEEN_LINES = 60.0
 class ShardProgress:
     """Counts finished scans, from any thread. Use as a context manager."""
 
-    def __init__(
-        self, shard: str, todo: int, finished_before: int, job: Job | None = None
-    ) -> None:
+    def __init__(self, shard: str, todo: int, finished_before: int, job: Job | None = None) -> None:
         self._job = job or Job()
         self._shard, self._todo, self._before = shard, todo, finished_before
         self._done = 0
