@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cohortvol import resources
@@ -75,8 +74,8 @@ def failures(path: Path) -> dict[str, str]:
         if all(bound is not None and bound.startswith("QC_") for bound in bounds):
             return {}
         table = _columns(stored, ["scan_id", "status", "reason"], path)
-    failed = table.filter(pc.equal(table["status"], "failed"))
-    return dict(zip(failed["scan_id"].to_pylist(), failed["reason"].to_pylist(), strict=True))
+    told = table.filter(table["reason"].is_valid()).to_pylist()
+    return {row["scan_id"]: row["reason"] for row in told if row["status"] == "failed"}
 
 
 @cache

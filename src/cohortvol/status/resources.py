@@ -110,12 +110,12 @@ def _scan_seconds(places: Places, shards: dict[str, int]) -> dict[str, float | N
     found: dict[str, float | None] = {"scan_seconds_median": None, "scan_seconds_p95": None}
     if places.model is None:
         return found
-    read = (read_columns(places.table("segment", shard), ["state", "seconds"]) for shard in shards)
+    read = (read_columns(places.table("segment", shard), ["reason", "seconds"]) for shard in shards)
     stored = [table for table in read if table is not None]
     if not stored:
         return found
     table = pa.concat_tables(stored)
-    seconds = table.filter(pc.equal(table["state"], "segmented"))["seconds"]
+    seconds = table.filter(table["reason"].is_null())["seconds"]
     middle, high = pc.quantile(seconds, [0.5, 0.95]).to_pylist()
     return {"scan_seconds_median": _rounded(middle), "scan_seconds_p95": _rounded(high)}
 
