@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import cohortvol
+from cohortvol.cluster import cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.files import (
@@ -149,10 +150,27 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
+def slurm_name():
+    """Name of this run's jobs in Slurm, or None where it submits none."""
+    return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
+
+
+onsuccess:
+    forget(Path(config["results"]))
+
+
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        if left := cancel_left_over(Path(config["results"])):
+            print(
+                f"cohortvol: {left} Slurm jobs of a run that was killed here were cancelled; "
+                "scans that they finished are kept",
+                file=sys.stderr,
+            )
+        if RUN_NAME := slurm_name():
+            remember(Path(config["results"]), RUN_NAME)
         warn_if_world_readable(Path(config["results"]))
         verify(MODEL)
         check_manifest()
