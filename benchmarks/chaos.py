@@ -4,9 +4,9 @@
 
 Every 20 to 40 s one fault, drawn at random: the driver killed, a worker killed, the daemon of a
 node killed, a job cancelled, requeued or cut short by its time limit, the disk full, a table of a
-shard damaged. The driver is started again with the same command whenever it has ended. In the end every
-scan must be accounted for once, the final tables equal those of the calm run byte for byte, and no
-receipt may ever have been replaced.
+shard damaged. The driver is started again with the same command whenever it has ended. In the end
+every scan must be accounted for once, the final tables equal those of the calm run byte for byte,
+and no receipt may ever have been replaced.
 """
 
 from __future__ import annotations
