@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def finish(results: Path) -> None:
-    """Every file that the workflow makes, each newer than those it is made of, with some table in it."""
+    """Every file that the workflow makes, each newer than those it is made of."""
     table = io.BytesIO()
     pd.DataFrame({"scan_id": ["s000000"]}).to_parquet(table)
     shards = [line.split("\t")[0] for line in (results / "manifest" / "index.tsv").open()][1:]
