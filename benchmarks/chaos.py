@@ -79,7 +79,7 @@ def small_scans(folder: Path, n: int) -> Path:
     manifest = folder / "manifest.csv"
     if manifest.exists() and len(pd.read_csv(manifest)) == n:
         return manifest
-    simulate(folder / "whole", n=N_DIFFERENT, seed=31, processes=2)
+    simulate.run(folder / "whole", n=N_DIFFERENT, seed=31, processes=2)
     whole = pd.read_csv(folder / "whole" / "manifest.csv")
     boxes = [box(folder / "whole" / path) for path in whole["image"]]
     rows = []

@@ -84,6 +84,7 @@ def main() -> int:
     if options.action == "stop":
         stop()
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         start()
         if options.action == "start":
