@@ -21,4 +21,7 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
+        "<results>/report/files.sha256",
+        "<results>/analyse/files.sha256",
+        "<results>/files.sha256",
         shard_tables,

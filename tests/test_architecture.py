@@ -26,6 +26,7 @@ FOUNDATION = {
     "overlap",
     "weights",
     "text_table",
+    "withdrawals",
 }
 STAGES = {
     "manifest",
@@ -37,6 +38,7 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "verify",
     "derivatives",
     "simulate",
     "train",
