@@ -24,4 +24,5 @@ rule all:
         "<results>/report/files.sha256",
         "<results>/analyse/files.sha256",
         "<results>/files.sha256",
+        "<results>/manifest/index.tsv",
         shard_tables,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,8 @@ import typer
 
 from cohortvol.cli.stages import Results
 from cohortvol.errors import ConfigError
+
+SECONDS_BETWEEN_LINES = 60
 
 
 def verify(
@@ -31,7 +35,7 @@ def verify(
     ] = None,
     salt_file: Annotated[
         Path | None,
-        typer.Option(help="With --withdrawn: salt of the keys, if not <results>/private/salt."),
+        typer.Option(help="Salt of hashed ids, if it is not <results>/private/salt."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -63,7 +67,7 @@ def verify(
         hits = search(results, withdrawn, salt_file)
         typer.echo(json.dumps(hits, indent=1) if as_json else render_search(hits))
         raise typer.Exit(hits["exit_code"])
-    found = folder.verify(results, deep=deep)
+    found = folder.verify(results, deep=deep, salt_file=salt_file, told=_line_a_minute())
     gone = folder.repair(results, found["problems"]) if repair else None
     if as_json:
         listed = {**found, "problems": [asdict(one) for one in found["problems"]]}
@@ -71,3 +75,16 @@ def verify(
     else:
         typer.echo(render(found, gone))
     raise typer.Exit(found["exit_code"])
+
+
+def _line_a_minute() -> Callable[[int, int], None]:
+    """Says how many shards have been looked at, where that takes long."""
+    said = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            typer.echo(f"{done:,} of {total:,} shards looked at", err=True)
+
+    return told

@@ -206,7 +206,7 @@ def _scan_of(path: Path) -> str:
     """The scan_id in a file name; it holds no point."""
     name = path.name.lstrip(".")
     stem = name.partition(".")[0]
-    is_label_map = path.parts[-4] == "segment" and not name.startswith(f"{stem}.json")
+    is_label_map = path.parts[-4] == "segment" and name.startswith(f"{stem}.nii.gz")
     return stem.removesuffix("_dseg") if is_label_map else stem
 
 

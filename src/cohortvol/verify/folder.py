@@ -22,7 +22,11 @@ Told = Callable[[int, int], None]
 
 
 def verify(
-    results: Path, *, deep: bool = False, told: Told = lambda done, total: None
+    results: Path,
+    *,
+    deep: bool = False,
+    salt_file: Path | None = None,
+    told: Told = lambda done, total: None,
 ) -> dict[str, Any]:
     """Look at every file of a results folder; nothing is changed.
 
@@ -33,6 +37,8 @@ def verify(
     deep : bool
         Read every byte of label maps and converted images; of these the size alone is compared
         without it. Everything else is read in full either way.
+    salt_file : Path, optional
+        Salt of hashed ids; ``<results>/private/salt`` if not given.
     told : callable
         Called with the number of shards looked at, and of all.
 
@@ -75,7 +81,7 @@ def verify(
     ]
     _not_older(folder, DIGESTS, measured)
     _pages(folder, tables)
-    _private(folder)
+    _private(folder, salt_file)
     problems = _first_of_each(folder.problems)
     counts: dict[str, int] = {}
     for one in problems:
@@ -224,13 +230,16 @@ def _not_older(folder: Folder, path: str, sources: Iterable[str]) -> None:
         folder.report(path, "out of date", f"is older than {newest}")
 
 
-def _private(folder: Folder) -> None:
-    """The map of hashed ids, and the salt that its keys were made with where it lies beside it."""
+def _private(folder: Folder, salt_file: Path | None) -> None:
+    """The map of hashed ids, and the salt that its keys were made with."""
     place = folder.results / PRIVATE
     if not place.is_dir():
         return
+    salt_path = salt_file or place / SALT
+    salt = salt_path.read_bytes() if salt_path.exists() else None
+    if salt is None:
+        folder.report(f"{PRIVATE}/{SALT}", "missing", "is not there, nor named with --salt-file")
     path = f"{PRIVATE}/{IDS}"
-    salt = (place / SALT).read_bytes() if (place / SALT).exists() else None
     if not folder.is_there(path):
         return
     try:

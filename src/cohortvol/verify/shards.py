@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortvol.keys import IMAGES, PRIVATE
 from cohortvol.tables import AGREEMENT, INGEST, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
 from cohortvol.verify.reading import Folder, receipt_is_whole
 
@@ -34,6 +35,8 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
         _same_scans(folder, path, ingested["scan_id"], scans["scan_id"], "the manifest")
         _not_older(folder, path, f"manifest/shards/{shard}.parquet")
     rows = [] if ingested is None else ingested.to_pylist()
+    if scans is not None:
+        _check_links(folder, scans, {row["scan_id"] for row in rows if row["state"] == "ready"})
     own = Path("ingest", shard)
     converted = [
         row for row in rows if row["image"] and Path(row["image"]).parts[-3:-1] == own.parts
@@ -41,11 +44,6 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     for row in converted:
         image = f"{own}/{row['scan_id']}.nii.gz"
         folder.bytes_of(image, row["n_bytes"], row["image_sha256"])
-    for row in rows:
-        link = Path(row["image"] or "")
-        if row["state"] == "ready" and link.parts[-3:-1] == ("private", "images"):
-            if not os.path.lexists(folder.results / "private" / "images" / link.name):
-                folder.report(f"private/images/{link.name}", "missing", "is not there")
     series = f"ingest/series/{shard}.parquet"
     of_dicom = any(row["volume"] is None for row in converted) or any(
         row["reason"] in _AFTER_CHOICE for row in rows
@@ -53,6 +51,16 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     if of_dicom or (folder.results / series).exists():
         folder.table(series, SERIES)
     return ingested
+
+
+def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
+    """With hashed ids, the links to images that ingest could read."""
+    for row in scans.to_pylist():
+        link = Path(row["image"])
+        if row["scan_id"] in ready and link.parts[-3:-1] == (PRIVATE, IMAGES):
+            path = f"{PRIVATE}/{IMAGES}/{link.name}"
+            if not os.path.lexists(folder.results / path):
+                folder.report(path, "missing", "is not there")
 
 
 def check_model(
