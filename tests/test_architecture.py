@@ -27,6 +27,7 @@ FOUNDATION = {
     "overlap",
     "weights",
     "text_table",
+    "withdrawals",
 }
 STAGES = {
     "manifest",
@@ -38,6 +39,7 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "verify",
     "derivatives",
     "simulate",
     "train",

@@ -102,6 +102,7 @@ with told_without_traceback():
         check_exists(config["manifest"], setting="manifest")
         for setting, path in (
             ("decisions", config["decisions"]),
+            ("withdrawals", config["withdrawals"]),
             ("measure.plausible_ml", config["measure"]["plausible_ml"]),
             ("report.planted", config["report"]["planted"]),
         ):
@@ -192,6 +193,7 @@ def check_manifest():
         choice=Choice(**config["bids"]),
         hash_ids=config["hash_ids"],
         salt_file=config["salt_file"] and Path(config["salt_file"]),
+        withdrawals=config["withdrawals"] and Path(config["withdrawals"]),
     )["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
         from cohortvol.ingest import check_decoders
@@ -233,8 +235,21 @@ def results_folder(wildcards):
     return config["results"]
 
 
+@cache
+def without_damaged_tables():
+    """Remove tables that were cut short or overwritten, once, in the process that plans the run.
+
+    A dry run says which; the other ways to look at the graph say nothing.
+    """
+    if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
+        from cohortvol.verify.quick import remove_damaged
+
+        remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+
+
 def shards():
     """Every shard that holds a scan, from the index that the manifest stage wrote."""
+    without_damaged_tables()
     with checkpoints.manifest.get().output.index.open() as index:
         next(index)
         return [line.split("\t")[0] for line in index]
@@ -294,4 +309,5 @@ def shard_tables(wildcards):
         *segment_tables(wildcards),
         *measure_tables(wildcards),
         *preview_tables(wildcards),
+        *agreement_tables(wildcards),
     ]

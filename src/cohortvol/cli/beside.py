@@ -13,6 +13,7 @@ from cohortvol.cli import models
 from cohortvol.cli.check import check
 from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
+from cohortvol.cli.verify import verify
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 LOOK = "What happened"
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=LOOK)(verify)
     app.command(rich_help_panel=LOOK)(agreement)
     app.command(rich_help_panel=LOOK)(bids_derivatives)
     app.command(rich_help_panel=LOOK)(review)
