@@ -28,6 +28,7 @@ FOUNDATION = {
     "weights",
     "text_table",
     "withdrawals",
+    "resources",
 }
 STAGES = {
     "manifest",

@@ -177,6 +177,23 @@ onstart:
         check_manifest()
 
 
+# At the end, in that process too. Logs name scans, so their ends are shown here and by no job:
+# what a job prints stands in the log of the cluster, outside the results folder.
+onsuccess:
+    tell_end()
+
+
+onerror:
+    tell_end()
+
+
+def tell_end():
+    """How far the cohort came, what its jobs took, and why some failed."""
+    from cohortvol.status import closing_words
+
+    sys.stderr.write(closing_words(Path(config["results"]), MODEL.id))
+
+
 def check_manifest():
     """Read the manifest once, so that its bad rows are a short message and not a failed job.
 

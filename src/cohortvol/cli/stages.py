@@ -185,6 +185,7 @@ def ingest(
     --out results/mine/ingest/0000.parquet[/]
     """
     from cohortvol.ingest import Rules, run
+    from cohortvol.resources import recorded
 
     rules = Rules(
         min_slices=min_slices,
@@ -206,7 +207,9 @@ def ingest(
         derived=derived,
         volume=volume,
     )
-    run(shard, out, rules, threads)
+    with recorded(out) as job:
+        job.ready()
+        job.n_scans = len(run(shard, out, rules, threads))
 
 
 def segment(
@@ -244,20 +247,23 @@ def segment(
     --model models/embedded-v1 --folder results/mine/segment/embedded-v1/0000 \
     --out results/mine/segment/embedded-v1/0000.parquet[/]
     """
+    from cohortvol.resources import recorded
     from cohortvol.segment import run_shard
 
-    run_shard(
-        ingest,
-        model,
-        folder,
-        out,
-        profile=profile,
-        threads=threads,
-        device=device,
-        roi=roi or (),
-        attempts_left=attempts_left,
-        workers=workers,
-    )
+    with recorded(out) as job:
+        run_shard(
+            ingest,
+            model,
+            folder,
+            out,
+            profile=profile,
+            threads=threads,
+            device=device,
+            roi=roi or (),
+            attempts_left=attempts_left,
+            workers=workers,
+            job=job,
+        )
 
 
 def measure(
@@ -308,21 +314,24 @@ def measure(
     --previews results/mine/measure/embedded-v1/previews/0000.parquet[/]
     """
     from cohortvol.measure import run_shard
+    from cohortvol.resources import recorded
 
     given = {"expected": [name for name in expected if name != "none"]} if expected else {}
-    run_shard(
-        segment,
-        ingest,
-        model,
-        results,
-        out,
-        roi=roi or (),
-        plausible_ml=plausible_ml,
-        min_largest_fraction=min_largest_fraction,
-        swap_ratio=swap_ratio,
-        previews=previews,
-        **given,
-    )
+    with recorded(out) as job:
+        job.ready()
+        job.n_scans = run_shard(
+            segment,
+            ingest,
+            model,
+            results,
+            out,
+            roi=roi or (),
+            plausible_ml=plausible_ml,
+            min_largest_fraction=min_largest_fraction,
+            swap_ratio=swap_ratio,
+            previews=previews,
+            **given,
+        )
 
 
 def assemble(
