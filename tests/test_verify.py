@@ -155,6 +155,16 @@ def test_a_table_with_bytes_lost_in_its_middle_is_seen_without_reading_it(result
     assert damaged_tables(results) == ["ingest/0001.parquet"]
 
 
+def test_a_flipped_bit_in_a_page_is_seen_before_a_run_but_not_before_a_dry_run(results):
+    path = results / "ingest" / "0001.parquet"
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    content[start + 40] ^= 1
+    path.write_bytes(content)
+    assert remove_damaged(results, dry_run=True) == []
+    assert remove_damaged(results) == ["ingest/0001.parquet"]
+
+
 def test_a_damaged_table_is_removed_unless_it_is_a_dry_run_or_another_run_works(results, caplog):
     path = results / "manifest" / "scans.parquet"
     path.write_bytes(b"")

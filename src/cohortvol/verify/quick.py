@@ -1,4 +1,4 @@
-"""Tables that were cut short or overwritten, found before a run is planned; no page is read."""
+"""Damaged tables, found before a run is planned, so that it makes them again."""
 
 from __future__ import annotations
 
@@ -28,17 +28,26 @@ _TABLES = (
 )
 
 
-def damaged_tables(results: Path) -> list[str]:
-    """Tables whose footer cannot be read, or whose pages do not fill the file before it."""
-    return [os.path.relpath(path, results) for path in _tables(results) if not _is_whole(str(path))]
+def damaged_tables(results: Path, *, every_page: bool = False) -> list[str]:
+    """Tables whose footer cannot be read, or whose pages do not fill the file before it.
+
+    With `every_page` also those with a page whose checksum does not hold.
+    """
+    whole = [_is_whole, _holds_its_checksums] if every_page else [_is_whole]
+    return [
+        os.path.relpath(path, results)
+        for path in _tables(results)
+        if not all(test(str(path)) for test in whole)
+    ]
 
 
 def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
     """Delete `damaged_tables`, so that Snakemake plans to make them again; their paths.
 
-    With `dry_run`, or while another run is working in the folder, they are left.
+    Every page is read. With `dry_run` none is, and the tables are left; so they are while another
+    run is working in the folder.
     """
-    found = damaged_tables(results) if results.is_dir() else []
+    found = damaged_tables(results, every_page=not dry_run) if results.is_dir() else []
     if not found:
         return []
     for path in found:
@@ -75,3 +84,15 @@ def _is_whole(path: str) -> bool:
             start = column.dictionary_page_offset or column.data_page_offset
             ends.append(start + column.total_compressed_size)
     return bool(max(ends) + metadata.serialized_size + 8 == size)
+
+
+def _holds_its_checksums(path: str) -> bool:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as stored:
+            for group in range(stored.num_row_groups):
+                stored.read_row_group(group)
+    except FileNotFoundError:
+        return True
+    except (pa.ArrowException, OSError):
+        return False
+    return True
