@@ -41,6 +41,8 @@ STAGES = {
     "simulate",
     "train",
     "check",
+    "doctor",
+    "bundle",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))
