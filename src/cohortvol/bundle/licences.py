@@ -63,7 +63,8 @@ def stated(metadata: Message) -> str:
         if line.startswith("License ::")
     ]
     field = str(metadata.get("License") or "").strip()
-    short = field if "\n" not in field and field.upper() != "UNKNOWN" else ""
+    field = "" if field.upper() == "UNKNOWN" else field
+    short = "" if "\n" in field else field
     chosen = metadata.get("License-Expression") or short or "; ".join(classified) or field
     return " ".join(str(chosen).split())[:LONGEST] or NOT_STATED
 

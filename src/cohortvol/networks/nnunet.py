@@ -280,8 +280,8 @@ def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) 
     if found == {label: name for label, (name, _) in catalogue.label_map(OUTDATED).items()}:
         raise ModelError(
             "these are weights of TotalSegmentator MRI from before its release 2.5.0\n"
-            "  Their labels from 32 on mean other structures (MOD_LABELMAP). Take the weights of 2.5.0 or later,\n"
-            "  or import them under a name of your own, with --id and --licence."
+            "  Their labels from 32 on mean other structures (MOD_LABELMAP). Take the weights of\n"
+            "  2.5.0 or later, or import them under a name of your own, with --id and --licence."
         )
     wrong = [
         f"{index}: {expected.get(index, 'nothing')} expected, {found.get(index, 'nothing')} found"
