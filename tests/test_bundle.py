@@ -59,13 +59,16 @@ def wheel(folder: Path, name: str, version: str, fields: str = "", texts: tuple 
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    content = {
+        f"{name}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": head + fields + "\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
+        **{f"{info}/{text}": "as is" for text in texts},
+        f"{info}/RECORD": "",
+    }
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
-        archive.writestr(f"{info}/METADATA", head + fields + "\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        for text in texts:
-            archive.writestr(f"{info}/{text}", "as is")
-        archive.writestr(f"{info}/RECORD", "")
+        for place, text in content.items():
+            archive.writestr(zipfile.ZipInfo(place), text)
     return path
 
 

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
@@ -136,12 +135,14 @@ def resolve(wanted: str, folder: Path) -> list[Wheel]:
         installed = json.loads(report.read_text(encoding="utf-8"))["install"]
     finally:
         report.unlink(missing_ok=True)
-    wheels = []
-    for entry in installed:
-        path = Path(unquote(urlsplit(entry["download_info"]["url"]).path))
-        name, version, _, _ = parse_wheel_filename(path.name)
-        wheels.append(Wheel(folder / path.name, str(name), str(version), sha256_of(path)))
-    return sorted(wheels, key=lambda wheel: wheel.name)
+    needed = {entry["download_info"]["archive_info"]["hashes"]["sha256"] for entry in installed}
+    wheels = (_wheel(path) for path in folder.glob("*.whl"))
+    return sorted((w for w in wheels if w.sha256 in needed), key=lambda wheel: wheel.name)
+
+
+def _wheel(path: Path) -> Wheel:
+    name, version, _, _ = parse_wheel_filename(path.name)
+    return Wheel(path, str(name), str(version), sha256_of(path))
 
 
 def _without_pip_settings(environment: os._Environ[str]) -> dict[str, str]:

@@ -34,13 +34,13 @@ def doctor(
     A line per check, PASS, WARN, FAIL or SKIP: Python and packages, torch, driver and memory of
     the GPU, Slurm and its partitions, what the file system of the results keeps, space, clock,
     folders, the files of the model, what its networks answer, DICOM decoders. Nothing is left
-    behind. Run it where you submit and, as nodes differ, in a job.
+    behind. Run it where you submit and, as nodes differ, in a job with what a job is given:
+    `srun --gres=gpu:1 cohortvol doctor`.
 
     Ends with 0 when nothing fails, 3 when something does.
 
     Example:
-    [dim]cohortvol doctor --results results/mine
-    srun --gres=gpu:1 cohortvol doctor --results results/mine --model total_mr[/]
+    [dim]cohortvol doctor --results results/mine --model total_mr[/]
     """
     from cohortvol.doctor import Finding, examine, exit_code, render, tell
 

@@ -61,7 +61,7 @@ def packages(
     there = _installed() if installed is None else installed
     missing, unfit, other = [], [], []
     seen = set()
-    for name, requirement in _required(root):
+    for name, requirement in required(root):
         seen.add(name)
         if name not in there:
             missing.append(name)
@@ -101,7 +101,7 @@ def _installed() -> dict[str, str]:
     }
 
 
-def _required(root: str) -> Iterator[tuple[str, Requirement]]:
+def required(root: str) -> Iterator[tuple[str, Requirement]]:
     """Every package that `root` needs here, with who needs what of it."""
     waiting: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
     done = set(waiting)
