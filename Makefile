@@ -8,12 +8,13 @@ SEED ?= 1
 CORES ?= 2
 DEMO := results/demo
 POPULATION := results/demo-population
+SLURM_DEMO := results/slurm-demo
 
 export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded-model test check format docs clean
+.PHONY: help install demo slurm-demo embedded-model test check format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,16 @@ demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on the
 	@echo
 	@echo "Reports: $(DEMO)/report/index.html  $(POPULATION)/report/index.html"
 
+slurm-demo: $(READY)  ## the demo's scans through --profile slurm, on a real Slurm that this starts (Debian, root)
+	test -e $(DEMO)/volumes.parquet || $(MAKE) demo
+	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/snakemake --profile slurm --quiet rules --config \
+		manifest=$(DEMO)/source/manifest.csv results=$(SLURM_DEMO) bad_rows=quarantine shard_size=16 \
+		'segment={threads: $(CORES)}' \
+		'report={title: "Demo: 48 simulated scans", planted: $(DEMO)/source/planted.csv}'
+	@for table in volumes.parquet scans.parquet analyse/slopes.parquet analyse/analyse.json; do \
+		cmp $(DEMO)/$$table $(SLURM_DEMO)/$$table && echo "$$table: byte for byte as on one machine" \
+		|| exit 1; done
+
 embedded-model: $(READY)  ## train the embedded model again: make embedded-model CHAOS=folder (hours)
 	@test -n "$(CHAOS)" || { echo "name the folder of labelled scans: make embedded-model CHAOS=..." >&2; exit 1; }
 	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs \
@@ -76,4 +87,4 @@ docs: $(READY)  ## docs/tables.md from the schemas in the code
 	$(BIN)/python docs/tables.py
 
 clean:  ## remove the demo, caches and build leftovers; .venv and other results stay
-	rm -rf $(DEMO) $(POPULATION) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) $(POPULATION) $(SLURM_DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,4 +21,8 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
+        "<results>/report/files.sha256",
+        "<results>/analyse/files.sha256",
+        "<results>/files.sha256",
+        "<results>/manifest/index.tsv",
         shard_tables,

@@ -16,6 +16,7 @@ from cohortvol.doctor.software import pins, required
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cohortvol"
 FOUNDATION = {
+    "cluster",
     "errors",
     "files",
     "keys",
@@ -31,6 +32,8 @@ FOUNDATION = {
     "overlap",
     "weights",
     "text_table",
+    "withdrawals",
+    "resources",
 }
 STAGES = {
     "manifest",
@@ -42,6 +45,7 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "verify",
     "derivatives",
     "simulate",
     "train",

@@ -837,3 +837,18 @@ def test_told_to_stop_it_finishes_the_scan_in_hand_and_exits_75(shard, undisturb
     after = shard.receipts()
     assert {scan_id: after[scan_id] for scan_id in before} == before
     assert shard.label_maps() == undisturbed.label_maps()
+
+
+def test_a_second_job_on_the_same_shard_waits_and_finds_it_finished(
+    shard, undisturbed, monkeypatch, caplog
+):
+    monkeypatch.setattr("cohortvol.segment.worker.LOOK_AGAIN_SECONDS", 0.1)
+    process = shard.start()
+    wait_for(shard.receipts, process)
+    assert run_shard(**shard.arguments(), device="cpu") == {"segmented": N_SCANS}
+    assert "0000: process" in caplog.text
+    assert "is working on this shard; waiting for it" in caplog.text
+    assert process.wait(timeout=60) == 0
+    assert shard.label_maps() == undisturbed.label_maps()
+    assert all(json.loads(text)["attempts"] == 1 for text in shard.receipts().values())
+    process.stderr.close()

@@ -1,7 +1,10 @@
 """Status: how far a cohort is, and what happened to one scan."""
 
+import contextlib
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +16,8 @@ import pytest
 
 from cohortvol import assemble, status, tables
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY, ConfigError, TableError
+from cohortvol.status.counting import Places, count_shards
+from cohortvol.status.pace import Shard, pace
 from results_folder import (
     MODEL,
     ResultsFolder,
@@ -192,8 +197,8 @@ def test_rate_of_finished_shards_comes_from_their_tables(results):
     del results.measure["0001"], results.segment["0001"]
     now = datetime.now(UTC)
     for seconds_ago, row in zip((100, 60), results.segment["0000"], strict=True):
-        started = now - timedelta(seconds=seconds_ago + 2)
-        row |= {"started_utc": started.isoformat(timespec="milliseconds"), "seconds": 2.0}
+        started = now - timedelta(seconds=seconds_ago + 40)
+        row |= {"started_utc": started.isoformat(timespec="milliseconds"), "seconds": 40.0}
     told = summary(results)
     assert told["scans_per_hour"] == pytest.approx(90, abs=0.1)
     assert told["seconds_left"] == 120  # three scans of shard 0001
@@ -205,6 +210,323 @@ def test_an_idle_cohort_promises_no_end(results):
     assert told["seconds_left"] is None
     assert told["last_finished_utc"] == "2026-01-01T10:00:02+00:00"
     assert "last scan segmented 2026-01-01" in status.render_summary(told)
+
+
+def at_work(name, n_scans, ends, starts=(), life=None):
+    return Shard(name, n_scans, list(ends), list(starts), life=life)
+
+
+def finished(name, ends):
+    return Shard(name, len(ends), list(ends), finished=True)
+
+
+def test_many_shards_that_begin_at_once_promise_no_more_than_they_keep():
+    """50 jobs end their first scan within a second, 100 s after they were started."""
+    shards = [at_work(str(n), 60, [100 + n / 50], [0.0], 100.0) for n in range(50)]
+    told = pace(shards, float("-inf"), now=101.0)
+    assert told["scans_per_hour"] == pytest.approx(50 / 101 * 3600, rel=0.01)
+
+
+def test_the_end_is_not_before_the_slowest_shard_is_through():
+    fast = [finished(str(n), range(n, 3600, 36)) for n in range(10)]
+    last = at_work("last", 30, [3400.0, 3500.0, 3600.0], life=3600.0)
+    told = pace([*fast, last], float("-inf"), now=3600.0)
+    assert told["scans_per_hour"] > 900
+    assert told["seconds_left"] == 27 * 100  # and not 27 / 1000 h
+
+
+def test_a_pause_lowers_no_rate():
+    night = 8 * 3600
+    before = [10.0 * n for n in range(100)]
+    after = [before[-1] + night + 10.0 * n for n in range(1, 4)]
+    shard = at_work("0000", 200, before + after, [0.0, before[-1] + night], after[-1])
+    told = pace([shard], float("-inf"), now=after[-1])
+    assert told["scans_per_hour"] == 360.0
+    assert told["seconds_left"] == 970
+    short = [*before, *(before[-1] + 1200 + 10.0 * n for n in range(1, 4))]
+    told = pace([at_work("0000", 200, short, life=short[-1])], float("-inf"), now=short[-1])
+    assert told["scans_per_hour"] == 360.0
+
+
+def test_work_that_is_taken_up_again_promises_an_end_before_its_first_scan():
+    shard = at_work("0000", 30, [10.0 * n for n in range(20)], life=90_000.0)
+    assert pace([shard], float("-inf"), now=90_010.0)["seconds_left"] == 100
+    shard.life = 190.0
+    assert pace([shard], float("-inf"), now=90_010.0)["seconds_left"] is None
+
+
+def test_the_rate_reaches_back_only_as_far_as_all_scans_are_known():
+    """Of the shards that were finished before 1000 s, only one is among those read."""
+    early = finished("0", [990.0])
+    late = [finished(str(n), range(1000 + n, 1100, 10)) for n in range(1, 10)]
+    told = pace([early, *late], 1000.0, now=1100.0)
+    assert told["scans_per_hour"] == pytest.approx(0.9 * 3600, rel=0.03)
+
+
+def test_the_latest_tables_are_enough_for_the_rate(results, monkeypatch):
+    monkeypatch.setattr("cohortvol.status.counting.TABLES_FOR_RATE", 1)
+    del results.measure["0001"]
+    now = datetime.now(UTC)
+    for shard, rows in results.segment.items():
+        for number, row in enumerate(rows):
+            started = now - timedelta(seconds=(300 if shard == "0000" else 100) - 20 * number)
+            row |= {"started_utc": started.isoformat(), "seconds": 20.0}
+    results.write()
+    for shard, seconds_ago in (("0000", 260), ("0001", 40)):
+        path = results.folder / "segment" / MODEL / f"{shard}.parquet"
+        for table in (results.folder / "ingest" / path.name, path):
+            os.utime(table, (time.time() - seconds_ago,) * 2)
+    progress = count_shards(Places(results.folder, MODEL), {"0000": 3, "0001": 4}, time.time())
+    assert [shard.name for shard in progress.shards] == ["0001"]
+    assert progress.since == pytest.approx(time.time() - 40, abs=5)
+
+
+# --- shards to look at -----------------------------------------------------------------------
+
+
+def left_by_a_job(results, stage, shard, seconds_ago=5.0, **run):
+    """The record and the log of a job, last written so long ago."""
+    folder = results.folder / stage / ("" if stage == "ingest" else MODEL)
+    started = datetime.now(UTC) - timedelta(seconds=seconds_ago + 60)
+    facts = {"exit_code": None, "host": "n7", "started_utc": started.isoformat(), "device": "cpu"}
+    facts |= {"seconds": 60.0, "seconds_network": 30.0}
+    record, log = folder / f"{shard}.resources.json", results.folder / f"logs/{stage}/{shard}.log"
+    for path, text in ((record, json.dumps({"runs": [facts | run]})), (log, "words\n")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+def aged(results, seconds):
+    """Write the folder as if all of it were so many seconds old."""
+    results.write()
+    for path in results.folder.rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+def without(results, *stages):
+    for stage in stages:
+        del getattr(results, stage)["0001"]
+    aged(results, 10_000)
+
+
+@pytest.mark.parametrize("exit_code", [64, 70, 75])
+@pytest.mark.parametrize("stage", ["ingest", "segment", "measure"])
+def test_a_shard_whose_job_ended_without_a_table_is_to_be_looked_at(results, stage, exit_code):
+    stages = ("ingest", "segment", "measure")
+    without(results, *stages[stages.index(stage) :])
+    left_by_a_job(results, stage, "0001", exit_code=exit_code)
+    (row,) = status.summary(results.folder)["trouble"]
+    assert (row["problem"], row["shard"], row["stage"]) == ("ended", "0001", stage)
+    assert (row["exit_code"], row["host"]) == (exit_code, "n7")
+    assert row["log"] == str(results.folder / f"logs/{stage}/0001.log")
+    text = status.render_summary(status.summary(results.folder))
+    assert f"(exit {exit_code})" in text
+
+
+@pytest.mark.parametrize(("seconds_ago", "silent"), [(60, False), (1000, True)])
+def test_a_shard_whose_job_is_not_heard_of_any_more_is_to_be_looked_at(
+    results, seconds_ago, silent
+):
+    without(results, "segment", "measure")
+    left_by_a_job(results, "segment", "0001", seconds_ago)
+    told = status.summary(results.folder)["trouble"]
+    assert [row["problem"] for row in told] == ["silent"] * silent
+
+
+def test_a_receipt_is_a_sign_of_life(results):
+    without(results, "segment", "measure")
+    left_by_a_job(results, "segment", "0001", 1000)
+    results.receipt("0001", "sub-05")
+    assert status.summary(results.folder)["trouble"] == []
+
+
+def test_a_job_that_died_before_it_could_say_anything_left_a_log(results):
+    without(results, "segment", "measure")
+    left_by_a_job(results, "segment", "0001", 1000)
+    (results.folder / f"segment/{MODEL}/0001.resources.json").unlink()
+    (row,) = status.summary(results.folder)["trouble"]
+    assert (row["problem"], row["host"]) == ("silent", None)
+
+
+def test_a_job_of_before_the_shard_was_changed_says_nothing(results):
+    without(results, "segment", "measure")
+    left_by_a_job(results, "segment", "0001", 20_000, exit_code=70)
+    assert status.summary(results.folder)["trouble"] == []
+
+
+def test_a_shard_in_which_many_scans_failed_is_to_be_looked_at(results):
+    for row in results.segment["0001"]:
+        row |= {"state": "failed", "reason": "RUN_GPU_OOM"}
+    (row,) = summary(results)["trouble"]
+    assert (row["problem"], row["n_failed"], row["n_scans"]) == ("failed scans", 3, 3)
+    assert "failed on 3 of 3 scans" in status.render_summary(status.summary(results.folder))
+
+
+def test_the_slowest_shard_comes_first_with_its_host(results):
+    without(results, "segment", "measure")
+    left_by_a_job(results, "segment", "0001")
+    for seconds_ago, scan_id in ((90, "sub-05"), (30, "sub-06")):
+        path = results.receipt("0001", scan_id)
+        os.utime(path, (time.time() - seconds_ago,) * 2)
+    slowest = status.summary(results.folder)["slowest"]
+    assert [row["shard"] for row in slowest] == ["0001", "0000"]
+    assert slowest[0]["seconds_per_scan"] == pytest.approx(60, abs=0.2)
+    assert (slowest[0]["host"], slowest[0]["n_segmented"], slowest[0]["n_scans"]) == ("n7", 2, 3)
+    assert "n7" in status.render_summary(status.summary(results.folder))
+
+
+def test_gpu_time_is_that_of_all_jobs_and_unknown_without_any(results):
+    results.write()
+    assert status.summary(results.folder)["gpu_seconds"] is None
+    left_by_a_job(results, "segment", "0000", device="cpu")
+    assert status.summary(results.folder)["gpu_seconds"] == 0
+    left_by_a_job(results, "segment", "0001", device="cuda")
+    told = status.summary(results.folder)
+    assert (told["gpu_seconds"], told["gpu_seconds_network"]) == (60.0, 30.0)
+    assert "GPUs held for 60 s, 50% of it in the network" in status.render_summary(told)
+    assemble.run(results.folder, MODEL)
+    assert status.summary(results.folder)["gpu_seconds"] == 60.0
+
+
+# --- jobs in the queue -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Put a `squeue` into PATH that prints these lines."""
+
+    def put(script):
+        program = tmp_path / "bin" / "squeue"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    return put
+
+
+def test_jobs_of_ours_are_counted_where_there_is_slurm(results, squeue):
+    squeue(
+        "echo 'RUNNING cohortvol_1f'; echo 'PENDING cohortvol_1f'; echo 'RUNNING cohortvol_2a';"
+        "echo 'RUNNING other'; echo 'COMPLETING cohortvol_1f'"
+    )
+    told = summary(results)
+    assert told["jobs"] == {"running": 2, "pending": 1, "completing": 1}
+    assert "jobs on Slurm: 2 running, 1 pending, 1 completing" in status.render_summary(told)
+
+
+@pytest.mark.parametrize("script", ["sleep 10", "echo down >&2; exit 1"])
+def test_a_slurm_that_does_not_answer_is_none(results, squeue, script):
+    squeue(script)
+    start = time.monotonic()
+    assert summary(results)["jobs"] is None
+    assert time.monotonic() - start < 5
+
+
+def test_without_slurm_no_job_is_told(results, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert summary(results)["jobs"] is None
+
+
+# --- one line, and again and again -----------------------------------------------------------
+
+
+def test_a_line_for_a_mail_says_it_all(results, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    told = summary(results) | {"scans": 8672, "assembled": False, "seconds_left": 7200}
+    told |= {"scans_per_hour": 410.4, "last_finished_utc": "2026-01-01T10:00:00+00:00"}
+    told["states"] = {"done": 8120, "skipped": 0, "quarantined": 31, "failed": 2, "waiting": 519}
+    end = datetime.now(UTC) + timedelta(hours=2)
+    assert status.digest(told) == (
+        "cohort results: 8,120 of 8,672 done, 31 quarantined, 2 failed; 410/h; "
+        f"done about {end:%a %H:%M}"
+    )
+    told |= {"seconds_left": None, "trouble": [{}, {}]}
+    assert status.digest(told).endswith(
+        "2 failed; last scan segmented 2026-01-01 10:00; 2 shards to look at"
+    )
+
+
+def test_the_line_of_a_finished_cohort_says_so(results):
+    results.write()
+    told = status.digest(status.summary(results.folder))
+    assert told.endswith("; final tables still to be assembled")
+    assemble.run(results.folder, MODEL)
+    assert status.digest(status.summary(results.folder)) == (
+        "cohort results: finished, 3 of 9 done, 1 skipped, 3 quarantined, 2 failed"
+    )
+
+
+WATCH = "import sys; from cohortvol import cli; sys.exit(cli.run(sys.argv[1:]))"
+
+
+def watching(results, *words, **options):
+    """`cohortvol status --watch` in a process of its own."""
+    command = [sys.executable, "-c", WATCH, "status", "--results", results.folder, "--watch"]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "COLUMNS": "100"}
+    return subprocess.Popen(
+        [*command, "--interval", "1", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def test_watching_ends_by_itself_with_the_exit_code_of_the_cohort(results):
+    results.write()
+    watcher = watching(results)
+    first = watcher.stdout.readline()
+    assert "cohort results: 3 of 9 done" in first
+    assemble.run(results.folder, MODEL)
+    rest = watcher.communicate(timeout=60)[0].splitlines()
+    assert "finished, 3 of 9 done" in rest[-1]
+    assert watcher.returncode == FINISHED_WITH_PROBLEMS
+
+
+def test_watching_is_ended_by_ctrl_c_without_a_traceback(results):
+    results.write()
+    watcher = watching(results, "--json")
+    assert json.loads(watcher.stdout.readline())["scans"] == 9
+    watcher.send_signal(signal.SIGINT)
+    rest, _ = watcher.communicate(timeout=60)
+    assert [json.loads(line)["scans"] for line in rest.splitlines()] == [9] * len(rest.splitlines())
+    assert watcher.returncode == TEMPORARY
+
+
+def test_on_a_terminal_it_is_shown_in_place_and_stays_at_the_end(results):
+    results.write()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", WATCH, "status", "--results", results.folder, "--watch"]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TERM": "xterm"}
+    watcher = subprocess.Popen(
+        [*command, "--interval", "1"], env=environment, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    screen = b""
+    while b"Ctrl-C ends this" not in screen:
+        screen += os.read(ours, 4096)
+    assemble.run(results.folder, MODEL)
+    with contextlib.suppress(OSError):  # Linux tells so that the other side is closed
+        while piece := os.read(ours, 4096):
+            screen += piece
+    assert watcher.wait(60) == FINISHED_WITH_PROBLEMS
+    assert b"\x1b[2K" in screen  # lines are cleared before they are drawn again
+    last = screen.decode().rpartition("\x1b[2K")[2]
+    assert "3 done" in last
+    assert "Ctrl-C" not in last
+    assert "Finished. `cohortvol explain" in last
+
+
+def test_a_table_that_stays_the_same_is_read_once(results, monkeypatch):
+    results.write()
+    summary_before = status.summary(results.folder)
+    monkeypatch.setattr("cohortvol.status.reading.count_states", None)
+    monkeypatch.setattr("cohortvol.status.reading.failures", None)
+    assert status.summary(results.folder) == summary_before
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -385,7 +707,17 @@ def test_a_large_cohort_is_summed_up_fast(tmp_path):
     assert told["stages"]["segment"] == {"finished": 30 * 64, "of": 40 * 64}
 
 
-def test_status_loads_neither_pandas_nor_torch():
-    code = "import sys, cohortvol.status; print({'pandas', 'torch'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "set()"
+@pytest.mark.parametrize("assembled", [False, True])
+def test_status_loads_neither_pandas_nor_torch(results, assembled):
+    """Nor does it while it runs: pyarrow loads pandas for some of what it can do."""
+    results.write()
+    if assembled:
+        assemble.run(results.folder, MODEL)
+    code = (
+        "import sys; from cohortvol import status;"
+        "print(status.digest(status.summary(sys.argv[1])));"
+        "print({'pandas', 'torch'} & set(sys.modules))"
+    )
+    words = [sys.executable, "-c", code, results.folder]
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[1] == "set()"

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -135,6 +135,20 @@ def commit_text(final: Path, text: str) -> str:
 def commit_json(final: Path, value: Any) -> str:
     """`commit` for JSON with sorted keys, so that equal values give equal bytes."""
     return commit_text(final, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+DIGESTS = "files.sha256"
+"""List that a stage commits last: sha256 and name of what it wrote, for `sha256sum -c`."""
+
+
+def commit_digests(folder: Path, files: Iterable[Path], last: str) -> None:
+    """Write `DIGESTS` in `folder` for these files, in order of their names relative to it.
+
+    The file named `last` in the folder ends the list, so that one cut short is seen to be.
+    """
+    names = sorted({os.path.relpath(path, folder) for path in files} - {last})
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in (*names, last)]
+    commit_text(folder / DIGESTS, "".join(lines))
 
 
 def check_writable(folder: Path) -> None:

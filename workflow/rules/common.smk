@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.utils import update_config
 
 import cohortvol
+from cohortvol.cluster import cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.files import (
@@ -118,6 +119,7 @@ with told_without_traceback():
         check_exists(config["manifest"], setting="manifest")
         for setting, path in (
             ("decisions", config["decisions"]),
+            ("withdrawals", config["withdrawals"]),
             ("measure.plausible_ml", config["measure"]["plausible_ml"]),
             ("report.planted", config["report"]["planted"]),
         ):
@@ -166,13 +168,47 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
+def slurm_name():
+    """Name of this run's jobs in Slurm, or None where it submits none."""
+    return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
+
+
+onsuccess:
+    forget(Path(config["results"]))
+
+
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        if left := cancel_left_over(Path(config["results"])):
+            print(
+                f"cohortvol: {left} Slurm jobs of a run that was killed here were cancelled; "
+                "scans that they finished are kept",
+                file=sys.stderr,
+            )
+        if RUN_NAME := slurm_name():
+            remember(Path(config["results"]), RUN_NAME)
         warn_if_world_readable(Path(config["results"]))
         verify(MODEL)
         check_manifest()
+
+
+# At the end, in that process too. Logs name scans, so their ends are shown here and by no job:
+# what a job prints stands in the log of the cluster, outside the results folder.
+onsuccess:
+    tell_end()
+
+
+onerror:
+    tell_end()
+
+
+def tell_end():
+    """How far the cohort came, what its jobs took, and why some failed."""
+    from cohortvol.status import closing_words
+
+    sys.stderr.write(closing_words(Path(config["results"]), MODEL.id))
 
 
 def check_manifest():
@@ -191,6 +227,7 @@ def check_manifest():
         choice=Choice(**config["bids"]),
         hash_ids=config["hash_ids"],
         salt_file=config["salt_file"] and Path(config["salt_file"]),
+        withdrawals=config["withdrawals"] and Path(config["withdrawals"]),
     )["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
         from cohortvol.ingest import check_decoders
@@ -232,8 +269,21 @@ def results_folder(wildcards):
     return config["results"]
 
 
+@cache
+def without_damaged_tables():
+    """Remove tables that were cut short or overwritten, once, in the process that plans the run.
+
+    A dry run says which; the other ways to look at the graph say nothing.
+    """
+    if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
+        from cohortvol.verify.quick import remove_damaged
+
+        remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+
+
 def shards():
     """Every shard that holds a scan, from the index that the manifest stage wrote."""
+    without_damaged_tables()
     with checkpoints.manifest.get().output.index.open() as index:
         next(index)
         return [line.split("\t")[0] for line in index]
@@ -293,4 +343,5 @@ def shard_tables(wildcards):
         *segment_tables(wildcards),
         *measure_tables(wildcards),
         *preview_tables(wildcards),
+        *agreement_tables(wildcards),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
 from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
+from cohortvol.cli.verify import verify
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 LOOK = "What happened"
@@ -30,6 +32,8 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=LOOK)(verify)
+    app.command(rich_help_panel=LOOK)(resources)
     app.command(rich_help_panel=LOOK)(agreement)
     app.command(rich_help_panel=LOOK)(bids_derivatives)
     app.command(rich_help_panel=LOOK)(review)
@@ -48,19 +52,46 @@ def status(
     results: Results,
     model: ModelId = None,
     as_json: AsJson = False,
+    as_digest: Annotated[
+        bool, typer.Option("--digest", help="Print one line, fit for a mail or a chat.")
+    ] = False,
+    keep_watching: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Look again and again until nothing is left to do, or until Ctrl-C: in place on "
+            "a terminal, elsewhere a line each time.",
+        ),
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=1, help="With --watch: time between two looks, seconds.")
+    ] = 10.0,
 ) -> None:
-    """How far a cohort is: counts by state and reason, rate, time left.
+    """How far a cohort is: counts by state and reason, rate, time left, shards to look at.
 
-    Ends with 0 when every scan is done, 3 when all are accounted for but some are quarantined
-    or failed, 75 while there is work to do.
+    Rate and time left come from what this cohort has done since its last pause. Ends with 0 when
+    every scan is done, 3 when all are accounted for but some are quarantined or failed, 75 while
+    there is work to do.
 
     Example:
-    [dim]cohortvol status --results results/mine[/]
+    [dim]cohortvol status --results results/mine
+    cohortvol status --results results/mine --watch --interval 30
+    cohortvol status --results results/mine --digest[/]
     """
-    from cohortvol.status import render_summary, summary
+    from cohortvol.status import digest, render_summary, summary, watch
 
-    found = summary(results, model)
-    _print(found, None if as_json else render_summary(found, width=_width()))
+    if as_json and as_digest:
+        raise ConfigError("--json and --digest: choose one of them")
+    form = "json" if as_json else "digest" if as_digest else "text"
+    if keep_watching:
+        found = watch(results, model, interval, form)
+    else:
+        found = summary(results, model)
+    in_place = keep_watching and sys.stdout.isatty()
+    if form == "text" and (in_place or not keep_watching):
+        _print(found, render_summary(found, width=_width()))
+    elif not keep_watching:
+        _print(found, None if as_json else digest(found))
     raise typer.Exit(found["exit_code"])
 
 
@@ -80,6 +111,26 @@ def explain(
 
     found = follow(results, scan_id, model)
     _print(found, None if as_json else render_explanation(found, width=_width()))
+
+
+def resources(
+    results: Results,
+    model: ModelId = None,
+    as_json: AsJson = False,
+) -> None:
+    """What jobs took (time, memory, GPU), and what to ask for in the next cohort like this one.
+
+    Counts the jobs of ingest, segment and measure that are on record, ended or not. Suggests a
+    shard_size with which a job takes 30 to 60 minutes, memory with half as much again as was used,
+    and twice the time of the longest job, as lines for the config and the profile.
+
+    Example:
+    [dim]cohortvol resources --results results/mine[/]
+    """
+    from cohortvol.status import render_report, report
+
+    found = report(results, model)
+    _print(found, None if as_json else render_report(found, width=_width()))
 
 
 def agreement(

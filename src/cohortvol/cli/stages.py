@@ -71,6 +71,13 @@ def manifest(
         Path | None,
         typer.Option(help="Salt of the keys; <results>/private/salt if not given, made once."),
     ] = None,
+    withdrawals: Annotated[
+        Path | None,
+        typer.Option(
+            help="List of subjects who withdrew: a table with subject_id, or an id per line. Their "
+            "rows and everything made of their scans is removed."
+        ),
+    ] = None,
 ) -> None:
     r"""Check the scans of a table or BIDS dataset, and put each into a shard for good.
 
@@ -97,6 +104,7 @@ def manifest(
         choice=Choice(**choice),
         hash_ids=hash_ids,
         salt_file=salt_file,
+        withdrawals=withdrawals,
     )
 
 
@@ -177,6 +185,7 @@ def ingest(
     --out results/mine/ingest/0000.parquet[/]
     """
     from cohortvol.ingest import Rules, run
+    from cohortvol.resources import recorded
 
     rules = Rules(
         min_slices=min_slices,
@@ -198,7 +207,9 @@ def ingest(
         derived=derived,
         volume=volume,
     )
-    run(shard, out, rules, threads)
+    with recorded(out) as job:
+        job.ready()
+        job.n_scans = len(run(shard, out, rules, threads))
 
 
 def segment(
@@ -236,20 +247,23 @@ def segment(
     --model models/embedded-v1 --folder results/mine/segment/embedded-v1/0000 \
     --out results/mine/segment/embedded-v1/0000.parquet[/]
     """
+    from cohortvol.resources import recorded
     from cohortvol.segment import run_shard
 
-    run_shard(
-        ingest,
-        model,
-        folder,
-        out,
-        profile=profile,
-        threads=threads,
-        device=device,
-        roi=roi or (),
-        attempts_left=attempts_left,
-        workers=workers,
-    )
+    with recorded(out) as job:
+        run_shard(
+            ingest,
+            model,
+            folder,
+            out,
+            profile=profile,
+            threads=threads,
+            device=device,
+            roi=roi or (),
+            attempts_left=attempts_left,
+            workers=workers,
+            job=job,
+        )
 
 
 def measure(
@@ -300,21 +314,24 @@ def measure(
     --previews results/mine/measure/embedded-v1/previews/0000.parquet[/]
     """
     from cohortvol.measure import run_shard
+    from cohortvol.resources import recorded
 
     given = {"expected": [name for name in expected if name != "none"]} if expected else {}
-    run_shard(
-        segment,
-        ingest,
-        model,
-        results,
-        out,
-        roi=roi or (),
-        plausible_ml=plausible_ml,
-        min_largest_fraction=min_largest_fraction,
-        swap_ratio=swap_ratio,
-        previews=previews,
-        **given,
-    )
+    with recorded(out) as job:
+        job.ready()
+        job.n_scans = run_shard(
+            segment,
+            ingest,
+            model,
+            results,
+            out,
+            roi=roi or (),
+            plausible_ml=plausible_ml,
+            min_largest_fraction=min_largest_fraction,
+            swap_ratio=swap_ratio,
+            previews=previews,
+            **given,
+        )
 
 
 def assemble(
@@ -343,6 +360,14 @@ def assemble(
             "comparison is left out if not given.",
         ),
     ] = None,
+    skip_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unknown/--refuse-unknown",
+            help="Pass over decisions on scans that the manifest does not have, as after a "
+            "withdrawal, and say only how many.",
+        ),
+    ] = False,
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -351,7 +376,8 @@ def assemble(
     """
     from cohortvol.assemble import Settings, run
 
-    run(results, model, decisions, Settings(outlier_max_z, outlier_min_scans, min_dice))
+    settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown)
+    run(results, model, decisions, settings)
 
 
 def analyse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,11 +76,14 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     stacks: list[dict[str, Any]] = []
 
     def row(scan_id: str, image: str, sequence: object) -> dict[str, Any]:
+        start = time.perf_counter()
         found: list[dict[str, Any]] = []
         of_scan = _row(scan_id, Path(image), images / f"{scan_id}.nii.gz", limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
         named = dixon_named(sequence) if isinstance(sequence, str) else None
         dixon = of_scan.get("dixon") or named
+        what = " ".join(filter(None, map(of_scan.get, ("state", "reason", "detail"))))
+        log.info("%s: %s, %.1f s", scan_id, what, time.perf_counter() - start)
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:
@@ -223,7 +227,6 @@ def _row(
     except ScanError as error:
         state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)
-        log.info("%s: %s %s", scan_id, state, error)
     except MemoryError as error:
         raise TemporaryError(
             f"{scan_id}: not enough memory to check the image\n"

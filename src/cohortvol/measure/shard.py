@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def run_shard(
     plausible_ml: Path | None = None,
     previews: Path | None = None,
     **thresholds: Any,
-) -> None:
+) -> int:
     """Measure the segmented scans of one shard and write its tables.
 
     Parameters
@@ -184,6 +185,11 @@ def run_shard(
         Table of pictures to write: one small one for each scan that was measured.
     **thresholds
         Passed to `measure_scan`.
+
+    Returns
+    -------
+    int
+        Number of scans, those that failed too.
     """
     card = restrict(load_card(model), roi)
     segmented = read_table(segment, SEGMENT)
@@ -211,6 +217,7 @@ def run_shard(
         write_table(previews, pictures, PREVIEWS)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
     log.info("%s: %d measured, %d failed", out.stem, len(segmented) - n_failed, n_failed)
+    return len(segmented)
 
 
 def measure_shard(
@@ -236,6 +243,7 @@ def measure_shard(
     )
     tables, pictures = [], []
     for scan in joined.sort_values("scan_id").to_dict("records"):
+        start = time.perf_counter()
         calibration = (calibrations or {}).get(scan["profile"])
         rows, picture = _measured_and_drawn(
             scan, layers, results, with_previews, calibration=calibration, **thresholds
@@ -244,6 +252,8 @@ def measure_shard(
             rows.insert(0, name, scan[name])
         tables.append(rows)
         pictures += picture
+        state = "failed" if rows["status"].eq("failed").all() else "measured"
+        log.info("%s: %s, %.1f s", scan["scan_id"], state, time.perf_counter() - start)
     volumes = pd.concat(tables, ignore_index=True) if tables else append_rows([], VOLUMES)
     return volumes.reindex(columns=list(VOLUMES)), append_rows(pictures, PREVIEWS)
 

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cohortvol.resources import Job
 from cohortvol.segment.receipts import Outcome
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ SECONDS_BETWEEN_LINES = 60.0
 class ShardProgress:
     """Counts finished scans, from any thread. Use as a context manager."""
 
-    def __init__(self, shard: str, todo: int, finished_before: int) -> None:
+    def __init__(self, shard: str, todo: int, finished_before: int, job: Job | None = None) -> None:
+        self._job = job or Job()
         self._shard, self._todo, self._before = shard, todo, finished_before
         self._done = 0
         self._start = self._last_line = time.monotonic()
@@ -52,10 +54,11 @@ class ShardProgress:
 
     def finished(self, scan_id: str, outcome: Outcome) -> None:
         """One more scan has its receipt."""
+        self._job.count(outcome.seconds_network)
         with self._lock:
             self._done += 1
-            how = outcome.reason or f"in {outcome.seconds:.1f} s"
-            line = f"{scan_id}: {outcome.state} {how} {outcome.detail or ''}".rstrip()
+            what = " ".join(filter(None, [outcome.state, outcome.reason, outcome.detail]))
+            line = f"{scan_id}: {what}, {outcome.seconds:.1f} s"
             if self._bar and self._task is not None:
                 self._bar.advance(self._task)
                 if outcome.reason:

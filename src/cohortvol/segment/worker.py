@@ -11,12 +11,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
-from cohortvol.files import commit, commit_text, make_folder
+from cohortvol.errors import (
+    CohortvolError,
+    InUseError,
+    ScanError,
+    TemporaryError,
+    log_unforeseen,
+)
+from cohortvol.files import IN_USE, commit, commit_text, lock, make_folder
 from cohortvol.models import (
     Card,
     choose_profile,
@@ -26,6 +32,7 @@ from cohortvol.models import (
     verify,
 )
 from cohortvol.nifti import nifti_gz
+from cohortvol.resources import Job
 from cohortvol.segment.images import read_image
 from cohortvol.segment.progress import ShardProgress
 from cohortvol.segment.receipts import (
@@ -48,6 +55,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WRITE_BEHIND = 2
+LOOK_AGAIN_SECONDS = 2.0
 OUT_OF_MEMORY = {"RUN_GPU_OOM", "RUN_HOST_OOM"}
 LABEL_NAMES = "dseg.tsv"
 
@@ -63,6 +71,7 @@ def run_shard(
     roi: Sequence[str] = (),
     attempts_left: int = 0,
     workers: int | None = None,
+    job: Job | None = None,
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -93,6 +102,8 @@ def run_shard(
     workers : int, optional
         Threads that read and prepare scans ahead of the network; 0 does one scan after the other
         in this thread alone. `workers_for` the device if not given.
+    job : Job, optional
+        Where to count what the scans take.
 
     Returns
     -------
@@ -118,20 +129,34 @@ def run_shard(
     def load_segmenter() -> Segmenter:
         from cohortvol.segment.infer import Segmenter
 
-        return Segmenter.load(card.folder, profile=profile, device=device, threads=threads, roi=roi)
+        segmenter = Segmenter.load(
+            card.folder, profile=profile, device=device, threads=threads, roi=roi
+        )
+        if job is not None:
+            _describe_device(job, segmenter.device)
+        return segmenter
 
-    todo = [work for work in works if not shard.is_finished(work)]
-    with (
-        _stop_on_signals() as stop,
-        ShardProgress(folder.name, len(todo), len(works) - len(todo)) as progress,
-    ):
-        _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
-    return _write_segment_table(shard, works, out)
+    with _stop_on_signals() as stop, _alone(folder, stop):
+        todo = [work for work in works if not shard.is_finished(work)]
+        with ShardProgress(folder.name, len(todo), len(works) - len(todo), job) as progress:
+            _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
+        return _write_segment_table(shard, works, out)
 
 
 def workers_for(device: torch.device) -> int:
     """One where the network takes the cores itself; enough to keep a GPU from waiting otherwise."""
     return 1 if device.type == "cpu" else 4
+
+
+def _describe_device(job: Job, device: torch.device) -> None:
+    """The model is in memory: from here on the job works for its scans."""
+    import torch
+
+    job.device = device.type
+    if device.type == "cuda":
+        job.gpu_name = torch.cuda.get_device_name(device)
+        job.gpu_memory_bytes = partial(torch.cuda.max_memory_allocated, device)
+    job.ready()
 
 
 class _Inline(Executor):
@@ -180,6 +205,29 @@ def _stop_on_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
+    """Hold a shard's folder, and wait as long as another job holds it.
+
+    There are two where the driver of a cluster was killed and its jobs went on. The second finds
+    the scans of the first finished.
+    """
+    told = False
+    while True:
+        try:
+            held = lock(folder / IN_USE, f"{folder.name}: {{owner}} is working on this shard")
+            break
+        except InUseError as error:
+            if stop:
+                raise TemporaryError(f"{error}\n  Run the same command again.") from error
+            if not told:
+                LOG.warning("%s; waiting for it", error)
+                told = True
+            time.sleep(LOOK_AGAIN_SECONDS)
+    with held:
+        yield
 
 
 class _Worker:

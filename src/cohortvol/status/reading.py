@@ -7,13 +7,20 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cohortvol import resources
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+
+Counts = Counter[tuple[str | None, str | None]]
+"""Number of scans by state and reason code."""
 
 
 def read_columns(path: Path, names: list[str]) -> pa.Table | None:
@@ -28,7 +35,7 @@ def read_columns(path: Path, names: list[str]) -> pa.Table | None:
         return None if stored is None else _columns(stored, names, path)
 
 
-def count_states(path: Path) -> Counter[tuple[str | None, str | None]] | None:
+def count_states(path: Path) -> Counts | None:
     """Rows by state and reason of a table of ingest or segment; None where there is no such file.
 
     A table whose statistics say that every row is alike is not read further.
@@ -67,8 +74,20 @@ def failures(path: Path) -> dict[str, str]:
         if all(bound is not None and bound.startswith("QC_") for bound in bounds):
             return {}
         table = _columns(stored, ["scan_id", "status", "reason"], path)
-    failed = table.filter(pc.equal(table["status"], "failed"))
-    return dict(zip(failed["scan_id"].to_pylist(), failed["reason"].to_pylist(), strict=True))
+    told = table.filter(table["reason"].is_valid()).to_pylist()
+    return {row["scan_id"]: row["reason"] for row in told if row["status"] == "failed"}
+
+
+@cache
+def states_at(path: Path, mtime_ns: int) -> Counts | None:
+    """`count_states`, read once for as long as the table stays the same."""
+    return count_states(path)
+
+
+@cache
+def failures_at(path: Path, mtime_ns: int) -> dict[str, str]:
+    """`failures`, read once for as long as the table stays the same."""
+    return failures(path)
 
 
 @contextmanager
@@ -148,6 +167,41 @@ def tables_by_shard(folder: Path) -> dict[str, int]:
             }
     except FileNotFoundError:
         return {}
+
+
+@dataclass(frozen=True)
+class LastJob:
+    """What is known of the job that makes a table: its runs, and when it was last heard of.
+
+    `life` is in seconds since the epoch, and None where no job was started yet.
+    """
+
+    stage: str
+    shard: str
+    runs: list[dict[str, Any]]
+    life: float | None
+
+
+def last_job(stage: str, table: Path, log: Path, since_ns: int) -> LastJob:
+    """From its record and its log, if they are not older than what the table is made from."""
+    record = resources.record_of(table)
+    written = {path: _mtime_ns(path) for path in (record, log)}
+    signs = [mtime_ns for mtime_ns in written.values() if mtime_ns >= since_ns]
+    runs = resources.runs(record) if written[record] >= since_ns else []
+    return LastJob(stage, table.stem, runs, max(signs) / 1e9 if signs else None)
+
+
+def _mtime_ns(path: Path) -> int:
+    """Modification time; -1 where there is no such file."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return -1
+
+
+def seconds_of(utc: str) -> float:
+    """An ISO 8601 time in seconds since the epoch."""
+    return datetime.fromisoformat(utc).timestamp()
 
 
 def receipts(folder: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +11,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cohortvol.errors import BUG, TEMPORARY, USAGE
+from cohortvol.resources import INTERRUPTED
+from cohortvol.status.words import duration, moment
+
 BAR_CHARACTERS = 24
+MOST_SLOWEST = 3
+MOST_TROUBLE = 8
+EXITS = {
+    BUG: "a bug of ours",
+    USAGE: "cannot work as it is",
+    TEMPORARY: "stopped, to be run again",
+    INTERRUPTED: "interrupted",
+}
+"""What the exit codes of jobs mean; docs of the command line have the same."""
 
 
 def render_summary(summary: dict[str, Any], width: int = 100) -> str:
@@ -27,10 +41,20 @@ def render_summary(summary: dict[str, Any], width: int = 100) -> str:
     if not summary["assembled"]:
         blocks.append(_progress(summary["stages"]))
         blocks.append(Text("  " + _pace(summary)))
+    blocks += _resources(summary)
+    if summary["states"]["waiting"] and summary["slowest"]:
+        blocks += [Text(""), Text("Slowest shards:"), _slowest(summary["slowest"])]
+    if summary["trouble"]:
+        blocks += [Text(""), _heading(summary["trouble"]), trouble_table(summary["trouble"])]
     if summary["reasons"]:
         blocks += [Text(""), _reasons(summary["reasons"])]
     blocks += [Text(""), Text(_next_step(summary))]
-    return _text(blocks, width)
+    return as_text(blocks, width)
+
+
+def _heading(trouble: list[dict[str, Any]]) -> Text:
+    more = len(trouble) - MOST_TROUBLE
+    return Text("Shards to look at" + (f", and {more:,} more like these:" if more > 0 else ":"))
 
 
 def _progress(stages: dict[str, dict[str, int]]) -> Table:
@@ -52,22 +76,58 @@ def _pace(summary: dict[str, Any]) -> str:
     pace = f"{summary['scans_per_hour']:,} scans per hour"
     if summary["seconds_left"] is None:
         return f"{last}, then at {pace}"
-    return f"{pace}, about {_duration(summary['seconds_left'])} left"
+    return f"{pace}, about {duration(summary['seconds_left'])} left"
 
 
-def _duration(seconds: int) -> str:
-    if seconds < 90:
-        return f"{seconds} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours} h {rest} min" if hours < 48 else f"{hours / 24:.1f} days"
+def _resources(summary: dict[str, Any]) -> list[RenderableType]:
+    """GPU time, jobs in the queue; nothing of what is not known."""
+    lines = []
+    if summary["gpu_seconds"]:
+        share = summary["gpu_seconds_network"] / summary["gpu_seconds"]
+        held = duration(summary["gpu_seconds"])
+        lines.append(f"GPUs held for {held}, {share:.0%} of it in the network")
+    if summary["jobs"] is not None:
+        jobs = ", ".join(f"{n:,} {state}" for state, n in summary["jobs"].items())
+        lines.append(f"jobs on Slurm: {jobs}")
+    return [Text("  " + "; ".join(lines))] if lines else []
+
+
+def _slowest(shards: list[dict[str, Any]]) -> Table:
+    table = columns("shard", "s per scan>", "usual>", "segmented>", "host")
+    for row in shards[:MOST_SLOWEST]:
+        seconds, usual = row["seconds_per_scan"], row["seconds_per_scan_usual"]
+        segmented = f"{row['n_segmented']:,} of {row['n_scans']:,}"
+        table.add_row(row["shard"], f"{seconds:g}", f"{usual:g}", segmented, row["host"] or "")
+    return table
+
+
+def trouble_table(rows: list[dict[str, Any]]) -> Table:
+    table = columns("stage", "shard", "what is wrong", "log")
+    for row in rows[:MOST_TROUBLE]:
+        table.add_row(row["stage"], row["shard"], _problem(row), Text(row["log"], overflow="fold"))
+    return table
+
+
+def _problem(row: dict[str, Any]) -> str:
+    if row["problem"] == "failed scans":
+        return f"failed on {row['n_failed']:,} of {row['n_scans']:,} scans"
+    when = moment(datetime.fromisoformat(row["last_sign_utc"]))
+    if row["problem"] == "silent":
+        return f"not heard of since {when}: killed, or it hangs"
+    again = f", {row['n_runs']} runs" if row["n_runs"] > 1 else ""
+    return f"{EXITS.get(row['exit_code'], 'ended')} (exit {row['exit_code']}) {when}{again}"
+
+
+def columns(*names: str) -> Table:
+    """A table without lines; a column whose name ends in > is one of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left")
+    return table
 
 
 def _reasons(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("scans", "state", "reason", "what it means, and what to do"):
-        table.add_column(name, justify="right" if name == "scans" else "left")
+    table = columns("scans>", "state", "reason", "what it means, and what to do")
     for row in rows:
         meaning = f"{row['sentence']} {row['what_to_do']}".strip()
         table.add_row(f"{row['n_scans']:,}", row["state"], row["reason"], Text(meaning))
@@ -102,7 +162,7 @@ def render_explanation(explanation: dict[str, Any], width: int = 100) -> str:
         blocks += [Text(""), Text(meaning.strip())]
     if explanation["commands"]:
         blocks += [Text(""), Text("To run its shard again from there:")]
-    return _text(blocks, width) + "".join(f"  {line}\n" for line in explanation["commands"])
+    return as_text(blocks, width) + "".join(f"  {line}\n" for line in explanation["commands"])
 
 
 def _volumes(rows: list[dict[str, Any]]) -> Table:
@@ -133,7 +193,7 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _text(blocks: list[RenderableType], width: int) -> str:
+def as_text(blocks: list[RenderableType], width: int) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width, color_system=None, highlight=False).print(Group(*blocks))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

@@ -1,0 +1,140 @@
+"""What `resources.report` found, as text for a terminal; how a run ended, in a few lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cohortvol.errors import CohortvolError
+from cohortvol.status.render import as_text, columns, trouble_table
+from cohortvol.status.resources import BUSY_FRACTION, report
+from cohortvol.status.summary import summary
+from cohortvol.status.words import counted, digest, duration
+
+LOG_LINES = 4
+MOST_LOGS = 3
+
+
+def render_report(found: dict[str, Any], width: int = 100) -> str:
+    """A table of the stages, how busy the GPU was, and what to put into config and profile."""
+    model = f", model {found['model']}" if found["model"] else ""
+    blocks: list[RenderableType] = [
+        Text(f"{found['results']}{model}:", overflow="ignore", no_wrap=True)
+    ]
+    if not found["stages"]:
+        blocks.append(Text("no job has left a record yet; jobs of the workflow write them"))
+        return as_text(blocks, width)
+    blocks += [_stages(found["stages"]), Text(""), *map(Text, _facts(found))]
+    text = as_text(blocks, width)
+    return f"{text}\n{_suggestions(found)}"
+
+
+def _stages(stages: dict[str, dict[str, Any]]) -> Table:
+    table = columns(
+        "stage",
+        "jobs>",
+        "scans>",
+        "job>",
+        "longest>",
+        "start-up>",
+        "per scan>",
+        "cores>",
+        "memory>",
+    )
+    for stage, took in stages.items():
+        seconds = ("job_seconds_median", "job_seconds_longest", "startup_seconds_median")
+        times = [took[name] for name in (*seconds, "seconds_per_scan")]
+        table.add_row(
+            stage,
+            f"{took['jobs']:,}",
+            f"{took['scans']:,}",
+            *("-" if time is None else duration(time) for time in times),
+            f"{took['cores_busy']:.1f}",
+            f"{took['memory_mb'] / 1000:.1f} GB",
+        )
+    return table
+
+
+def _facts(found: dict[str, Any]) -> list[str]:
+    lines = []
+    if found["scan_seconds_median"] is not None:
+        middle, high = (duration(found[f"scan_seconds_{name}"]) for name in ("median", "p95"))
+        lines.append(f"A scan in segment: {middle} in the middle, 95 of 100 within {high}.")
+    share = found["network_fraction"]
+    if share is not None:
+        lines.append(f"Jobs of segment were in the network for {share:.0%} of their time.")
+    if found["gpu_seconds"]:
+        names = ", ".join(found["gpu_names"])
+        memory = (
+            f", {found['gpu_memory_mb'] / 1000:.1f} GB of it used" if found["gpu_memory_mb"] else ""
+        )
+        lines.append(f"GPU ({names}): held for {duration(found['gpu_seconds'])}{memory}.")
+        if share is not None and share < BUSY_FRACTION:
+            lines.append(
+                "The GPU waited for the host: give segment more cores, and segment.workers."
+            )
+    for stage, took in found["stages"].items():
+        if took["jobs_ended_early"] or took["jobs_without_end"]:
+            lines.append(
+                f"Of the jobs of {stage}, {took['jobs_ended_early']:,} ended early, "
+                f"{took['jobs_without_end']:,} without a word (killed, or still at work)."
+            )
+    return lines
+
+
+def _suggestions(found: dict[str, Any]) -> str:
+    """Lines to paste; they are not wrapped."""
+    wanted = found["suggested"]
+    lines = ["For the next cohort like this one:"]
+    if wanted["shard_size"] is not None:
+        lines += [
+            "  config/config.yaml, for jobs of segment of about 45 min:",
+            f"    shard_size: {wanted['shard_size']}",
+        ]
+    lines += ["  the profile, such as profiles/slurm/config.yaml:", "    set-resources:"]
+    for stage, asked in wanted["set_resources"].items():
+        lines.append(f"      {stage}:")
+        lines += [f"        {name}: {value} * attempt" for name, value in asked.items()]
+    return "\n".join(lines) + "\n"
+
+
+def closing_words(results: Path, model: str) -> str:
+    """How a run ended: one line on the cohort, one on its jobs, and the end of logs of failed jobs.
+
+    Empty where there is nothing to tell yet.
+    """
+    try:
+        found, took = summary(results, model), report(results, model)
+    except CohortvolError:
+        return ""
+    lines = [digest(found)]
+    if "segment" in took["stages"]:
+        segment = took["stages"]["segment"]
+        share = took["network_fraction"]
+        busy = "" if share is None else f", {share:.0%} of their time in the network"
+        lines.append(
+            f"{counted(segment['jobs'], 'job')} of segment: "
+            f"{segment['memory_mb'] / 1000:.1f} GB at most{busy}; "
+            f"`cohortvol resources --results {results}` says more"
+        )
+    text = "\n".join(lines) + "\n"
+    failed = [row for row in found["trouble"] if row["problem"] == "ended"]
+    if failed:
+        text += f"\n{as_text([trouble_table(failed)], 120)}"
+    for row in failed[:MOST_LOGS]:
+        text += (
+            "".join(f"\n{line}" for line in [f"End of {row['log']}:", *_end_of(row["log"])]) + "\n"
+        )
+    return text
+
+
+def _end_of(log: str) -> list[str]:
+    try:
+        lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [f"  {line}" for line in lines[-LOG_LINES:]]
