@@ -171,12 +171,15 @@ def keep_from_others() -> None:
     os.umask(os.umask(0o027) | 0o027)
 
 
+def is_world_readable(folder: Path) -> bool:
+    """Whether every user of the machine can look into an existing folder."""
+    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
+    return bool(folder.stat().st_mode & 0o004) and all(open_ways)
+
+
 def warn_if_world_readable(folder: Path) -> None:
     """Say so where every user of the machine can look into an existing folder."""
-    if not folder.is_dir():
-        return
-    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
-    if folder.stat().st_mode & 0o004 and all(open_ways):
+    if folder.is_dir() and is_world_readable(folder):
         log.warning(
             "%s: can be read by every user of this machine (SEC_WORLD_READABLE); "
             "`chmod o= %s` closes it",

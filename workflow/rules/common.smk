@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from snakemake.utils import update_config
+
 import cohortvol
 from cohortvol.cluster import cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
@@ -74,6 +76,17 @@ def with_typed_values(config, given):
     return {**config, **sections, **words}
 
 
+def config_files():
+    """Files of settings, of which the later wins: ours, then those of the command line.
+
+    They are read again, as Snakemake reads them by the rules of YAML 1.1, to which `no` is False
+    and `012` is ten.
+    """
+    given = workflow.config_settings
+    ours = [path for path in workflow.configfiles if path not in given.configfiles]
+    return [*map(Path, [] if given.replace_workflow_config else ours), *given.configfiles]
+
+
 def options(settings):
     """Settings as command-line options: ``{"min_slices": 8}`` is ``["--min-slices", "8"]``.
 
@@ -93,8 +106,12 @@ def options(settings):
 
 
 with told_without_traceback():
-    for path in workflow.configfiles:
-        check(read_yaml(Path(path)), source=path)
+    config = {}
+    for path in config_files():
+        settings = read_yaml(path)
+        check(settings, source=path)
+        update_config(config, settings)
+    update_config(config, workflow.config_settings.config)
     config = check(
         with_typed_values(config, workflow.config_settings.config), source="--config"
     )
