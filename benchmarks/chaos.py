@@ -37,7 +37,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "slurm"))
 import lab  # noqa: E402
 
 N_DIFFERENT = 24
-BOX_MM = 150.0
+BOX_MM = 90.0
 TABLES = ("volumes.parquet", "scans.parquet")
 DISK_MB = 400
 FULL_DISK_SECONDS = 12.0
