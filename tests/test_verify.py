@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from cohortvol import cli, tables
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import claim, commit_digests
+from cohortvol.verify import quick
 from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import effect_of, holds_no_results, remake_of
 from cohortvol.verify.quick import damaged_tables, remove_damaged
@@ -132,6 +134,7 @@ def test_a_label_map_goes_with_its_receipt_and_a_table_alone():
         (".in-use", True),
         ("segment/m/0000/.a.json.12-ab.tmp", True),
         ("segment/m/0000/a.started.json", True),
+        ("segment/m/0000.resources.json", True),
         ("segment/m/0000/a.json", False),
         ("report/index.html", False),
     ],
@@ -177,3 +180,14 @@ def test_a_damaged_table_is_removed_unless_it_is_a_dry_run_or_another_run_works(
     assert not path.exists()
     assert not (results / "manifest" / "index.tsv").exists()  # so that the manifest runs
     assert remove_damaged(results) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("reader", ["read_metadata", "ParquetFile"])
+def test_a_table_that_cannot_be_read_now_is_not_deleted(results, monkeypatch, reader, number):
+    def refuse(*_, **__):
+        raise OSError(number, "not now")
+
+    monkeypatch.setattr(quick.pq, reader, refuse)
+    assert remove_damaged(results) == []
+    assert (results / "ingest" / "0001.parquet").exists()

@@ -17,9 +17,10 @@ NO_RESULTS = (
     re.compile(r"\.in-use"),
     re.compile(r"(.*/)?\.[^/]*\.tmp"),
     re.compile(r"segment/[^/]+/[0-9]+/[^/]+\.started\.json"),
+    re.compile(r"(.*/)?[0-9]+\.resources\.json"),
 )
 """Files that hold no results, so that none of them can be damaged: logs, the lock, what a killed
-writer left behind, and the marks of scans at work."""
+writer left behind, the marks of scans at work, and what each job took."""
 
 
 @dataclass(frozen=True)

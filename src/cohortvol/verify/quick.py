@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from cohortvol.files import claim
 from cohortvol.verify.places import remake_of
 
 log = logging.getLogger(__name__)
+
+_NOT_OF_THE_TABLE = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
 
 _TABLES = (
     "*.parquet",
@@ -72,12 +77,8 @@ def _is_whole(path: str) -> bool:
     try:
         size = os.stat(path).st_size
         metadata = pq.read_metadata(path)
-    except FileNotFoundError:
-        return True
-    except PermissionError:
-        return True  # for the job that reads it to complain about
-    except (pa.ArrowException, OSError):
-        return False
+    except (pa.ArrowException, OSError) as error:
+        return _is_of_the_storage(error)
     ends = [4]
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -91,8 +92,14 @@ def _holds_its_checksums(path: str) -> bool:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
             for group in range(stored.num_row_groups):
                 stored.read_row_group(group)
-    except FileNotFoundError:
-        return True
-    except (pa.ArrowException, OSError):
-        return False
+    except (pa.ArrowException, OSError) as error:
+        return _is_of_the_storage(error)
     return True
+
+
+def _is_of_the_storage(error: Exception) -> bool:
+    """Whether a table may be sound although it could not be read: gone, another's, disk at fault.
+
+    The job that reads it is to complain; a table that nobody may read now is not deleted.
+    """
+    return isinstance(error, OSError) and error.errno in _NOT_OF_THE_TABLE
