@@ -274,6 +274,9 @@ def test_a_shard_gives_one_row_per_scan_in_order(tmp_path, caplog):
     assert table["detail"]["s2"] == "1 of 5760 voxels, 0.00017"
     assert table["image_sha256"].notna().to_dict() == {"s1": False, "s2": True, "s3": True}
     assert "0017: 2 quarantined, 1 ready" in caplog.text
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("s2: quarantined VOX_NONFINITE 1 of 5760") for line in lines) == 1
+    assert sum(line.startswith("s3: ready, ") and line.endswith(" s") for line in lines) == 1
 
 
 def test_the_same_shard_gives_the_same_bytes(tmp_path):

@@ -638,6 +638,7 @@ def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
     )
     assert len(tables.read_table(results.out, tables.VOLUMES)) == 3 * 6
     assert "0000: 3 measured, 0 failed" in caplog.text
+    assert len(re.findall(r"sub-\d: measured, \d+\.\d s$", caplog.text, re.M)) == 3
 
 
 def test_a_shard_segmented_with_another_model_is_refused(results, monkeypatch):

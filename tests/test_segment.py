@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -687,7 +688,9 @@ def test_the_log_has_a_line_for_every_scan_and_its_reason(shard, segmenter, monk
     with caplog.at_level("INFO"):
         run_shard(**shard.arguments())
     assert "0000: 6 scans to segment, 0 finished" in caplog.text
-    assert "s1: failed SEG_NONFINITE 3 of 9 logits" in caplog.text
+    for n in range(N_SCANS):
+        how = "failed SEG_NONFINITE 3 of 9 logits" if n == 1 else "segmented"
+        assert len(re.findall(rf" s{n}: {how}, \d+\.\d s$", caplog.text, re.M)) == 1
     assert "0000: 1 failed, 5 segmented" in caplog.text
     assert "s per scan, about 0 min left" in caplog.text
 

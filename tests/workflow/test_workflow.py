@@ -107,6 +107,12 @@ def test_the_slurm_profile_is_found_by_its_name_and_gives_segment_a_gpu(settings
     assert profile["set-resources"]["segment"]["gpu"] == 1
 
 
+def test_no_job_prints_its_log_which_names_scans_into_that_of_the_cluster():
+    """Every job loads the default profile; its output is Slurm's file, outside the results."""
+    profile = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+    assert "show-failed-logs" not in profile
+
+
 def test_what_holds_everywhere_is_in_the_default_profile_alone():
     profiles = {
         name: yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))

@@ -45,16 +45,17 @@ def render_summary(summary: dict[str, Any], width: int = 100) -> str:
     if summary["states"]["waiting"] and summary["slowest"]:
         blocks += [Text(""), Text("Slowest shards:"), _slowest(summary["slowest"])]
     if summary["trouble"]:
-        blocks += [Text(""), _heading(summary["trouble"]), trouble_table(summary["trouble"])]
+        blocks += [Text(""), Text(_heading(summary)), trouble_table(summary["trouble"])]
     if summary["reasons"]:
         blocks += [Text(""), _reasons(summary["reasons"])]
     blocks += [Text(""), Text(_next_step(summary))]
     return as_text(blocks, width)
 
 
-def _heading(trouble: list[dict[str, Any]]) -> Text:
-    more = len(trouble) - MOST_TROUBLE
-    return Text("Shards to look at" + (f", and {more:,} more like these:" if more > 0 else ":"))
+def _heading(summary: dict[str, Any]) -> str:
+    more = len(summary["trouble"]) - MOST_TROUBLE
+    others = f", and {more:,} more like these" if more > 0 else ""
+    return f"Shards to look at{others}; see {summary['results']}/logs/STAGE/SHARD.log:"
 
 
 def _progress(stages: dict[str, dict[str, int]]) -> Table:
@@ -73,7 +74,8 @@ def _pace(summary: dict[str, Any]) -> str:
     last = f"last scan segmented {summary['last_finished_utc']}"
     if summary["scans_per_hour"] is None:
         return last
-    pace = f"{summary['scans_per_hour']:,} scans per hour"
+    rate = summary["scans_per_hour"]
+    pace = f"{rate:,.0f} scans per hour" if rate >= 10 else f"{rate} scans per hour"
     if summary["seconds_left"] is None:
         return f"{last}, then at {pace}"
     return f"{pace}, about {duration(summary['seconds_left'])} left"
@@ -89,7 +91,7 @@ def _resources(summary: dict[str, Any]) -> list[RenderableType]:
     if summary["jobs"] is not None:
         jobs = ", ".join(f"{n:,} {state}" for state, n in summary["jobs"].items())
         lines.append(f"jobs on Slurm: {jobs}")
-    return [Text("  " + "; ".join(lines))] if lines else []
+    return [Text(f"  {line}") for line in lines]
 
 
 def _slowest(shards: list[dict[str, Any]]) -> Table:
@@ -102,9 +104,9 @@ def _slowest(shards: list[dict[str, Any]]) -> Table:
 
 
 def trouble_table(rows: list[dict[str, Any]]) -> Table:
-    table = columns("stage", "shard", "what is wrong", "log")
+    table = columns("stage", "shard", "what is wrong")
     for row in rows[:MOST_TROUBLE]:
-        table.add_row(row["stage"], row["shard"], _problem(row), Text(row["log"], overflow="fold"))
+        table.add_row(row["stage"], row["shard"], _problem(row))
     return table
 
 
