@@ -84,7 +84,10 @@ def config_files():
     """
     given = workflow.config_settings
     ours = [path for path in workflow.configfiles if path not in given.configfiles]
-    return [*map(Path, [] if given.replace_workflow_config else ours), *given.configfiles]
+    return [
+        *map(Path, [] if given.replace_workflow_config else ours),
+        *given.configfiles,
+    ]
 
 
 def options(settings):
