@@ -55,7 +55,7 @@ slurm-demo: $(READY)  ## the demo's scans through --profile slurm, on a real Slu
 	test -e $(DEMO)/volumes.parquet || $(MAKE) demo
 	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/snakemake --profile slurm --quiet rules --config \
 		manifest=$(DEMO)/source/manifest.csv results=$(SLURM_DEMO) bad_rows=quarantine shard_size=16 \
-		'segment={threads: $(CORES)}' \
+		'segment={threads: $(CORES), device: cpu}' \
 		'report={title: "Demo: 48 simulated scans", planted: $(DEMO)/source/planted.csv}'
 	@for table in volumes.parquet scans.parquet analyse/slopes.parquet analyse/analyse.json; do \
 		cmp $(DEMO)/$$table $(SLURM_DEMO)/$$table && echo "$$table: byte for byte as on one machine" \

@@ -111,7 +111,7 @@ def run(manifest: Path, results: Path, shard_size: int, *words: str) -> subproce
     return subprocess.Popen(
         [
             sys.executable, "-m", "snakemake", *words, "--config", f"manifest={manifest}",
-            f"results={results}", f"shard_size={shard_size}", "segment={threads: 1}",
+            f"results={results}", f"shard_size={shard_size}", "segment={threads: 1, device: cpu}",
         ],
         cwd=REPOSITORY, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=open(results.with_suffix(".log"), "ab"),

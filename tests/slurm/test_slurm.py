@@ -34,7 +34,7 @@ pytestmark = [
 def command(manifest, results, *words):
     return [
         sys.executable, "-m", "snakemake", *words, "--config", f"manifest={manifest}",
-        f"results={results}", f"shard_size={SHARD_SIZE}", "segment={threads: 1}",
+        f"results={results}", f"shard_size={SHARD_SIZE}", "segment={threads: 1, device: cpu}",
     ]  # fmt: skip
 
 
