@@ -14,7 +14,7 @@ export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo slurm-demo embedded-model test check format docs clean
+.PHONY: help install bundle demo slurm-demo embedded-model test check format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ format: $(READY)  ## put Python and Snakemake files into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+bundle: $(READY)  ## dist/bundle: wheels, models and workflow for a machine without internet
+	$(BIN)/cohortvol bundle --out dist/bundle
 
 docs: $(READY)  ## docs/tables.md from the schemas in the code
 	$(BIN)/python docs/tables.py
