@@ -7,6 +7,13 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+
+
+if config["container"]:
+
+    container: config["container"]
+
+
 include: "workflow/rules/manifest.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/segment.smk"
