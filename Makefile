@@ -8,12 +8,13 @@ SEED ?= 1
 CORES ?= 2
 DEMO := results/demo
 POPULATION := results/demo-population
+SLURM_DEMO := results/slurm-demo
 
 export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded-model test check format docs clean
+.PHONY: help install bundle demo slurm-demo slurm-test embedded-model test check format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,16 @@ demo: $(READY)  ## simulate 48 scans, some broken, run the whole workflow on the
 	@echo
 	@echo "Reports: $(DEMO)/report/index.html  $(POPULATION)/report/index.html"
 
+slurm-demo: $(READY)  ## the demo's scans through --profile slurm, on a real Slurm that this starts (Debian, root)
+	test -e $(DEMO)/volumes.parquet || $(MAKE) demo
+	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/snakemake --profile slurm --quiet rules --config \
+		manifest=$(DEMO)/source/manifest.csv results=$(SLURM_DEMO) bad_rows=quarantine shard_size=16 \
+		'segment={threads: $(CORES), device: cpu}' \
+		'report={title: "Demo: 48 simulated scans", planted: $(DEMO)/source/planted.csv}'
+	@for table in volumes.parquet scans.parquet analyse/slopes.parquet analyse/analyse.json; do \
+		cmp $(DEMO)/$$table $(SLURM_DEMO)/$$table && echo "$$table: byte for byte as on one machine" \
+		|| exit 1; done
+
 embedded-model: $(READY)  ## train the embedded model again: make embedded-model CHAOS=folder (hours)
 	@test -n "$(CHAOS)" || { echo "name the folder of labelled scans: make embedded-model CHAOS=..." >&2; exit 1; }
 	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs \
@@ -59,6 +70,9 @@ embedded-model: $(READY)  ## train the embedded model again: make embedded-model
 
 test: $(READY)  ## all tests, without network
 	$(BIN)/python -m pytest
+
+slurm-test: $(READY)  ## the tests that need a cluster, on a real Slurm that this starts (Debian, root)
+	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/python -m pytest tests/slurm
 
 check: $(READY)  ## what pre-commit and CI run beside the tests
 	$(BIN)/ruff check .
@@ -72,8 +86,11 @@ format: $(READY)  ## put Python and Snakemake files into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
+bundle: $(READY)  ## dist/bundle: wheels, models and workflow for a machine without internet
+	$(BIN)/cohortvol bundle --out dist/bundle
+
 docs: $(READY)  ## docs/tables.md from the schemas in the code
 	$(BIN)/python docs/tables.py
 
 clean:  ## remove the demo, caches and build leftovers; .venv and other results stay
-	rm -rf $(DEMO) $(POPULATION) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) $(POPULATION) $(SLURM_DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,13 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+
+
+if config["container"]:
+
+    container: config["container"]
+
+
 include: "workflow/rules/manifest.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/segment.smk"
@@ -21,4 +28,8 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
+        "<results>/report/files.sha256",
+        "<results>/analyse/files.sha256",
+        "<results>/files.sha256",
+        "<results>/manifest/index.tsv",
         shard_tables,

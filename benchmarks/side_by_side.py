@@ -341,7 +341,10 @@ def measured(command: list[str], environment: Mapping[str, str], log: Path) -> d
 
 
 class _Watch(threading.Thread):
-    """Looks twice a second at the memory of a process tree, and at the GPU if there is one."""
+    """Looks every two seconds at the memory of a process tree, and at the GPU if there is one.
+
+    Not more often: the kernel walks through all of its pages, and they wait meanwhile.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -353,7 +356,7 @@ class _Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self._ended.wait(0.5):
+        while not self._ended.wait(2.0):
             if self._smi:
                 self._gpu_percent.append(self._gpu())
             try:

@@ -4,13 +4,19 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from cohortvol.doctor.software import pins, required
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cohortvol"
 FOUNDATION = {
+    "cluster",
     "errors",
     "files",
     "keys",
@@ -26,6 +32,7 @@ FOUNDATION = {
     "overlap",
     "weights",
     "text_table",
+    "withdrawals",
     "resources",
 }
 STAGES = {
@@ -38,10 +45,13 @@ STAGES = {
     "analyse",
     "report",
     "status",
+    "verify",
     "derivatives",
     "simulate",
     "train",
     "check",
+    "doctor",
+    "bundle",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -177,7 +187,31 @@ def test_every_module_says_what_it_is_for():
 
 
 def test_environments_pin_what_the_tests_ran_in():
-    pins = dict(re.findall(r"^([^#\s]+?)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    pinned = pins((ROOT / "constraints.txt").read_text())
     for path in (ROOT / "envs").glob("*.yaml"):
         for name, version in re.findall(r"- ([\w-]+)==(\S+)$", path.read_text(), re.M):
-            assert pins[name] == version, f"{path.name}: {name}"
+            assert pinned[canonicalize_name(name)] == version, f"{path.name}: {name}"
+
+
+def test_every_dependency_is_pinned_as_it_is_asked_for_and_is_in_an_environment():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(line) for line in project["dependencies"]]
+    extra = [
+        Requirement(line) for lines in project["optional-dependencies"].values() for line in lines
+    ]
+    pinned = pins((ROOT / "constraints.txt").read_text())
+    for requirement in asked + extra:
+        version = pinned.get(canonicalize_name(requirement.name), "none")
+        assert requirement.specifier.contains(version, prereleases=True), requirement.name
+    texts = [path.read_text() for path in (ROOT / "envs").glob("*.yaml")]
+    installed = {canonicalize_name(name) for text in texts for name in re.findall(NAME, text)}
+    driver = {"snakemake", "jinja2"} - installed  # jobs start no workflow of their own
+    assert {canonicalize_name(requirement.name) for requirement in asked} - installed == driver
+
+
+NAME = re.compile(r"- ([\w-]+)==")
+
+
+def test_every_package_that_is_installed_for_cohortvol_is_pinned():
+    pinned = pins((ROOT / "constraints.txt").read_text())
+    assert {name for name, _ in required("cohortvol")} - set(pinned) == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from urllib.error import URLError
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 import published_fixture
-from cohortvol import catalogue, structures
+from cohortvol import catalogue, structures, weights
 from cohortvol.cli import run
 from cohortvol.errors import ModelError
 from cohortvol.measure import measure_scan, read_scan
@@ -138,7 +139,9 @@ def test_weights_from_before_release_2_5_are_refused(tmp_path, capsys):
     folder = published_fixture.weights_folder(tmp_path, "Dataset850_old", old)
     arguments = ["models", "import", str(folder), "--known", "total_mr_3mm"]
     assert run([*arguments, "--models-dir", str(tmp_path / "models")]) == 64
-    assert "before its release 2.5.0" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "before its release 2.5.0" in told
+    assert "(MOD_LABELMAP)" in told
     assert not (tmp_path / "models" / "total_mr_3mm").exists()
 
 
@@ -202,7 +205,7 @@ def test_a_known_model_is_imported_as_it_is(open_weights, tmp_path, capsys):
 
 
 def test_parts_that_are_not_there_are_all_named(open_weights, tmp_path):
-    with pytest.raises(ModelError, match="weights not found") as error:
+    with pytest.raises(ModelError, match=r"weights not found in .* \(MOD_MISSING\)") as error:
         locate(catalogue.find("total_mr"), [tmp_path])
     assert "Dataset850_" in str(error.value)
     assert "Dataset851_" in str(error.value)
@@ -215,6 +218,19 @@ def test_weights_under_licence_are_not_fetched_but_the_way_to_import_them_is_tol
     assert "models import FOLDER --known face_mr" in capsys.readouterr().err
     assert run(["models", "fetch", "total_mr_80", "--models-dir", str(tmp_path)]) == 64
     assert "925, 857, 855, 856 ask for a licence" in capsys.readouterr().err
+
+
+def test_without_internet_the_way_by_another_machine_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(weights, "urlopen", no_internet)
+    downloads = ["--downloads", str(tmp_path / "zips")]
+    assert run(["models", "fetch", "total_mr", "--models-dir", str(tmp_path), *downloads]) == 75
+    told = capsys.readouterr().err
+    assert "There: cohortvol models fetch total_mr\n" in told
+    assert f"copy its folder models/total_mr to {tmp_path}/total_mr" in told
+
+
+def no_internet(*_, **__):
+    raise URLError("Name or service not known")
 
 
 def test_the_list_shows_what_is_here_and_what_could_be(tmp_path, capsys):

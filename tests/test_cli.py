@@ -132,7 +132,7 @@ def test_a_missing_model_is_a_short_message_that_lists_what_there_is(tmp_path, c
 def stage_that_raises(monkeypatch, error):
     """Make `cohortvol assemble` raise this error."""
 
-    def run(results, model, decisions, **settings):
+    def run(*_, **__):
         raise error
 
     monkeypatch.setattr("cohortvol.assemble.run", run)

@@ -89,6 +89,8 @@ def test_a_mistake_names_the_setting_and_what_is_allowed(given, message):
         config.check(given, source="config/config.yaml")
     assert str(raised.value).startswith("config/config.yaml: ")
     assert message in str(raised.value)
+    unknown = message.startswith("unknown setting")
+    assert str(raised.value).endswith(" (CFG_UNKNOWN_KEY)" if unknown else " (CFG_INVALID)")
     assert raised.value.exit_code == USAGE
 
 
@@ -108,6 +110,9 @@ def test_a_setting_that_stands_twice_is_refused_with_its_line(tmp_path):
     path = write(tmp_path, "shard_size: 8\nmodel: a\nshard_size: 64\n")
     with pytest.raises(ConfigError, match="line 3 setting 'shard_size' stands here a second time"):
         config.load(path)
+    nested = write(tmp_path, "ingest:\n  min_slices: 8\n  min_slices: 9\n")
+    with pytest.raises(ConfigError, match=r"line 3 setting 'min_slices'.*\(CFG_DUPLICATE_KEY\)$"):
+        config.load(nested)
 
 
 def test_yaml_is_read_by_its_current_version(tmp_path):
@@ -116,6 +121,14 @@ def test_yaml_is_read_by_its_current_version(tmp_path):
     assert checked["sex_codes"] == {"no": "F", "123": "M"}
     assert checked["report"]["title"] == "1:30"
     assert checked["shard_size"] == 12
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [ran]", "!!python/name:os.mkdir"])
+def test_a_tag_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="line 1 could not determine a constructor"):
+        config.load(write(tmp_path, f"model: {tag}\n"))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a\n- b", "\tx: 1"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import pickle
 import shutil
+import stat
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,7 +30,7 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.networks import Source, build, import_nnunet, load_part
+from cohortvol.networks import Source, build, import_nnunet, load_part, nnunet
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -100,7 +103,7 @@ def test_names_can_be_translated_and_are_checked_against_what_is_expected(traine
     )
     assert card.labels[3] == "kidney_right"
     for wrong in ({3: "pancreas"}, {1: "spleen", 2: "liver"}):
-        with pytest.raises(ModelError, match="labels expected"):
+        with pytest.raises(ModelError, match=r"labels expected \(MOD_LABELMAP\)"):
             imported(trained, tmp_path / "b", expected_labels={**expected, **wrong})
         assert not (tmp_path / "b").exists()
 
@@ -147,7 +150,7 @@ def broken_weights(kind: str) -> dict:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("not finite", "NaN or infinite"),
+        ("not finite", r"NaN or infinite values \(MOD_CORRUPT\)"),
         ("missing", "weights missing"),
         ("unknown", "weights unknown"),
         ("has shape", "has shape"),
@@ -164,7 +167,7 @@ def test_weights_that_do_not_fit_leave_no_model_folder(trained, tmp_path, kind, 
 def test_a_truncated_checkpoint_is_a_damaged_one(trained, tmp_path):
     path = trained / CHECKPOINT
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match=r"damaged checkpoint \(MOD_CORRUPT\)"):
         imported(trained, tmp_path / "bad", folds=["0"])
 
 
@@ -240,11 +243,74 @@ def test_datasets_that_do_not_make_a_label_map_of_one_image_are_refused(change, 
         build(nnunet_fixture.PLANS, "3d_fullres", {**nnunet_fixture.DATASET, **change})
 
 
-def test_a_zip_with_a_path_out_of_its_folder_is_refused(tmp_path):
+def member(name: str, mode: int = 0o644) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("x")
+    info.filename = name  # as it is: the constructor would put a backslash right
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "unsafe",
+    [
+        member("../plans.json"),
+        member("model/../../plans.json"),
+        member("/elsewhere/plans.json"),
+        member("a\\b/plans.json"),
+        member("model/plans.json", stat.S_IFLNK | 0o777),
+        member("model/fold_0/checkpoint_final.pth", stat.S_IFLNK | 0o777),
+    ],
+    ids=lambda info: info.filename,
+)
+def test_a_zip_that_reaches_out_of_its_folder_is_refused(tmp_path, unsafe):
     archive = tmp_path / "slip.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("../plans.json", "{}")
+        file.writestr(unsafe, "/etc/passwd")
     with pytest.raises(ModelError, match="unsafe member"):
+        imported(archive, tmp_path / "models" / "bad")
+    assert {path.name for path in tmp_path.rglob("*")} == {"slip.zip", "models"}
+
+
+def zipped(trained: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(trained.rglob("*.*")):
+            file.write(path, path.relative_to(trained.parent))
+    return archive
+
+
+def test_a_zip_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
+    trained, tmp_path, monkeypatch
+):
+    archive = zipped(trained, tmp_path / "bomb.zip")
+    monkeypatch.setattr(nnunet, "MAX_UNZIPPED_BYTES", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(ModelError, match="more than 1000 bytes when unzipped"):
+        imported(archive, tmp_path / "bad")
+
+
+def test_a_member_is_never_longer_than_the_zip_says(tmp_path):
+    with pytest.raises(ModelError, match="larger than the zip says"):
+        nnunet._copy_at_most(io.BytesIO(bytes(100)), io.BytesIO(), 99, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_zip_that_came_damaged_is_told_so(trained, tmp_path, share):
+    archive = zipped(trained, tmp_path / "damaged.zip")
+    content = bytearray(archive.read_bytes())
+    content[int(share * len(content))] ^= 0xFF
+    archive.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged zip \(MOD_CORRUPT\)"):
+        imported(archive, tmp_path / "bad")
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="neither a folder nor a zip"):
+        imported(archive, tmp_path / "bad")
+
+
+def test_a_tar_is_not_unpacked(trained, tmp_path):
+    archive = tmp_path / "model.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(trained / "plans.json", "plans.json")
+    with pytest.raises(ModelError, match="neither a folder nor a zip"):
         imported(archive, tmp_path / "bad")
 
 
@@ -259,7 +325,7 @@ def test_verify_names_the_file_that_changed(card):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"fold_1\.safetensors: sha256"):
+    with pytest.raises(ModelError, match=r"\(MOD_CHECKSUM\)\n.*fold_1\.safetensors: sha256"):
         verify(card)
     path.unlink()
     with pytest.raises(ModelError, match=r"fold_1\.safetensors: cannot be read"):
@@ -271,15 +337,21 @@ def test_weights_on_disk_that_are_not_finite_are_refused_at_load(card):
     weights = load_file(path)
     next(iter(weights.values())).view(-1)[0] = float("inf")
     save_file(weights, path)
-    with pytest.raises(ModelError, match=r"fold_0\.safetensors.*NaN or infinite"):
+    with pytest.raises(ModelError, match=r"fold_0\.safetensors.*NaN or infinite.*\(MOD_CORRUPT\)"):
         load_part(card, card.parts[0])
 
 
 def test_truncated_weights_are_refused_at_load(card):
     path = card.folder / "parts/main/fold_0.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"fold_0\.safetensors"):
+    with pytest.raises(ModelError, match=r"fold_0\.safetensors: damaged weights \(MOD_CORRUPT\)"):
         load_part(card, card.parts[0])
+
+
+def test_a_card_with_labels_that_the_network_has_not_is_refused_at_load(card):
+    part = dataclasses.replace(card.parts[0], labels={**card.parts[0].labels, 7: "pancreas"})
+    with pytest.raises(ModelError, match=r"labels \[7\], dataset.json has not \(MOD_LABELMAP\)"):
+        load_part(card, part)
 
 
 def test_a_missing_model_is_answered_with_the_ones_there_are(card):
@@ -289,8 +361,18 @@ def test_a_missing_model_is_answered_with_the_ones_there_are(card):
     assert list_models(models) == ["tiny"]
     with pytest.raises(ModelError, match="did you mean 'tiny'"):
         find_model("tinny", models)
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match=r"\(MOD_MISSING\); .*nowhere holds no model"):
         find_model("tiny", models / "nowhere")
+
+
+def test_a_known_model_that_is_missing_comes_with_the_command_that_gets_it(tmp_path):
+    with pytest.raises(ModelError, match="MOD_MISSING") as error:
+        find_model("total_mr", tmp_path)
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert f"cohortvol models fetch total_mr --models-dir {tmp_path}" in lines
+    assert "bundle with it: cohortvol bundle --out DIR --model total_mr" in lines
+    with pytest.raises(ModelError, match="import FOLDER --known face_mr --models-dir"):
+        find_model("face_mr", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import nnunet_fixture
 from cohortvol import measure
 from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.files import sha256_of
-from cohortvol.networks import Source, import_nnunet
+from cohortvol.networks import Source, devices, import_nnunet
 from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter, run_shard, worker
 from cohortvol.segment.body import body_box
@@ -331,15 +331,45 @@ def test_a_device_that_is_not_there_is_named(model):
     with pytest.raises(ConfigError, match="use auto, cpu"):
         Segmenter.load(model, device="abacus")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
+        with pytest.raises(ConfigError, match=r"torch sees 0 GPUs \(ENV_CUDA\)"):
             Segmenter.load(model, device="cuda")
+
+
+NO_DRIVER, DRIVER = Path("/nowhere"), Path(__file__)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device works here")
+@pytest.mark.parametrize(
+    ("driver", "cuda", "why"),
+    [
+        (DRIVER, None, "was built without CUDA"),
+        (NO_DRIVER, "12.8", "this node has no NVIDIA driver"),
+        (DRIVER, "12.8", "does not see it"),
+    ],
+)
+def test_a_job_does_not_leave_the_gpu_it_was_given_idle(model, monkeypatch, driver, cuda, why):
+    monkeypatch.setattr(devices, "DRIVER", driver)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    Segmenter.load(model)
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    with pytest.raises(ConfigError, match=rf"\(ENV_CUDA\): .*{why}"):
+        Segmenter.load(model)
+    assert Segmenter.load(model, device="cpu").device.type == "cpu"
+
+
+def test_a_cluster_of_tests_may_give_away_gpus_that_are_none(model, monkeypatch):
+    monkeypatch.setattr(devices, "DRIVER", NO_DRIVER)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    assert Segmenter.load(model).device.type == "cpu"
 
 
 def test_a_network_that_says_something_else_is_caught_before_any_scan(model, tmp_path):
     card = json.loads((model / "card.json").read_text())
     card["parts"][0]["canary"]["0"][1][0] += 1.0
     folder = with_card(model, tmp_path / "sick", parts=card["parts"])
-    with pytest.raises(TemporaryError, match="other logits on cpu than when it was imported"):
+    with pytest.raises(TemporaryError, match=r"on cpu than when it was imported \(ENV_CANARY\)"):
         Segmenter.load(folder, device="cpu")
 
 
@@ -810,3 +840,18 @@ def test_told_to_stop_it_finishes_the_scan_in_hand_and_exits_75(shard, undisturb
     after = shard.receipts()
     assert {scan_id: after[scan_id] for scan_id in before} == before
     assert shard.label_maps() == undisturbed.label_maps()
+
+
+def test_a_second_job_on_the_same_shard_waits_and_finds_it_finished(
+    shard, undisturbed, monkeypatch, caplog
+):
+    monkeypatch.setattr("cohortvol.segment.worker.LOOK_AGAIN_SECONDS", 0.1)
+    process = shard.start()
+    wait_for(shard.receipts, process)
+    assert run_shard(**shard.arguments(), device="cpu") == {"segmented": N_SCANS}
+    assert "0000: process" in caplog.text
+    assert "is working on this shard; waiting for it" in caplog.text
+    assert process.wait(timeout=60) == 0
+    assert shard.label_maps() == undisturbed.label_maps()
+    assert all(json.loads(text)["attempts"] == 1 for text in shard.receipts().values())
+    process.stderr.close()

@@ -81,7 +81,7 @@ def test_a_cut_download_goes_on_where_it_stopped(release, tmp_path):
 
 
 def test_bytes_other_than_the_ones_named_are_refused_and_removed(release, tmp_path):
-    with pytest.raises(ModelError, match="expected 0000"):
+    with pytest.raises(ModelError, match=r"\(MOD_CHECKSUM\)\n.*\n  expected 0000"):
         fetch(release.url, tmp_path, sha256="0" * 64)
     assert not list(tmp_path.glob("*.zip"))
     path = fetch(release.url, tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohortvol.segment.zoom import nearest, zoom
+from cohortvol.segment.zoom import linear, nearest, zoom, zoomed_shape
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -14,6 +14,19 @@ def test_the_nearest_label_is_that_of_scipys_zoom_of_order_0(seed):
     labels = rng.integers(0, 50, small).astype(np.uint8)
     expected = ndimage.zoom(labels, large / small, mode="nearest", order=0)
     np.testing.assert_array_equal(nearest(labels, tuple(large)), expected)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_linear_zoom_is_scipys_bit_for_bit(seed):
+    rng = np.random.default_rng(seed)
+    small, large = rng.integers(1, 50, 3), rng.integers(1, 70, 3)
+    large[seed % 3] = small[seed % 3] if seed % 2 else large[seed % 3]
+    data = (1000 * rng.standard_normal(small)).astype((np.float64, np.float32)[seed % 2])
+    factors = (large / small).astype(np.float32)
+    expected = ndimage.zoom(data, factors, mode="nearest", order=1)
+    found = linear(data, zoomed_shape(data.shape, factors))
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_network_is_told_the_nominal_spacing():

@@ -98,7 +98,8 @@ class _Other:
                 f"{folder}: nothing was measured with {model!r}{did_you_mean(model, there)}\n"
                 f"  Run the workflow with model={model} results={results} on the same manifest."
             )
-        shards = read_table(results / "manifest" / "shards.parquet", SHARDS)
+        columns = {name: SHARDS[name] for name in ("scan_id", "shard")}
+        shards = read_table(results / "manifest" / "shards.parquet", columns)
         self._shard_of = dict(zip(shards["scan_id"], shards["shard"], strict=True))
         self._tables = lru_cache(maxsize=4)(self._read)
 

@@ -110,7 +110,10 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
         for key, _ in node.value:
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"setting {key.value!r} stands here a second time", key.start_mark
+                    None,
+                    None,
+                    f"setting {key.value!r} stands here a second time (CFG_DUPLICATE_KEY)",
+                    key.start_mark,
                 )
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
@@ -164,9 +167,13 @@ def _explain(error: ValidationError) -> Iterator[str]:
                 full = f"{place}.{name}" if place else name
                 elsewhere = _home_of(name)
                 hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, known)
-                yield f"unknown setting {full!r}{hint}"
+                yield f"unknown setting {full!r}{hint} (CFG_UNKNOWN_KEY)"
         return
-    yield f"{place} is {error.instance!r}; it must be {error.schema['description']}"
+    yield _not_allowed(place, error.instance, error.schema)
+
+
+def _not_allowed(place: str, value: Any, schema: Mapping[str, Any]) -> str:
+    return f"{place} is {value!r}; it must be {schema['description']} (CFG_INVALID)"
 
 
 def _home_of(name: str) -> str | None:
@@ -186,4 +193,4 @@ def _reversed_ranges(filled: dict[str, Any], part: dict[str, Any], at: str = "")
         if "properties" in setting:
             yield from _reversed_ranges(value, setting, f"{name}.")
         elif setting.get("$ref") == "#/$defs/range" and value[0] >= value[1]:
-            yield f"{at}{name} is {value!r}; it must be {setting['description']}"
+            yield _not_allowed(f"{at}{name}", value, setting)

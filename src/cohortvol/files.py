@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -137,6 +137,20 @@ def commit_json(final: Path, value: Any) -> str:
     return commit_text(final, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+DIGESTS = "files.sha256"
+"""List that a stage commits last: sha256 and name of what it wrote, for `sha256sum -c`."""
+
+
+def commit_digests(folder: Path, files: Iterable[Path], last: str) -> None:
+    """Write `DIGESTS` in `folder` for these files, in order of their names relative to it.
+
+    The file named `last` in the folder ends the list, so that one cut short is seen to be.
+    """
+    names = sorted({os.path.relpath(path, folder) for path in files} - {last})
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in (*names, last)]
+    commit_text(folder / DIGESTS, "".join(lines))
+
+
 def check_writable(folder: Path) -> None:
     """Raise unless `folder` can be written, or made where it is missing; nothing is left behind.
 
@@ -157,12 +171,15 @@ def keep_from_others() -> None:
     os.umask(os.umask(0o027) | 0o027)
 
 
+def is_world_readable(folder: Path) -> bool:
+    """Whether every user of the machine can look into an existing folder."""
+    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
+    return bool(folder.stat().st_mode & 0o004) and all(open_ways)
+
+
 def warn_if_world_readable(folder: Path) -> None:
     """Say so where every user of the machine can look into an existing folder."""
-    if not folder.is_dir():
-        return
-    open_ways = [place.stat().st_mode & 0o001 for place in folder.resolve().parents]
-    if folder.stat().st_mode & 0o004 and all(open_ways):
+    if folder.is_dir() and is_world_readable(folder):
         log.warning(
             "%s: can be read by every user of this machine (SEC_WORLD_READABLE); "
             "`chmod o= %s` closes it",

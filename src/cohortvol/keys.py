@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
@@ -69,6 +70,10 @@ class Keys:
         """``v_`` and 16 hex digits; the same for visits of the same name."""
         return self._key("v", session_id)
 
+    def key_of(self, kind: str, text: str) -> str:
+        """The key of an id, which is not remembered; `kind` is s, p or v."""
+        return key_of(self._salt, kind, text)
+
     def link(self, scan_key: str, image: str) -> str:
         """Path of a link below ``private`` that stands for the image; `save` makes it."""
         ends = [end for end in (".nii", ".nii.gz") if image.lower().endswith(end)]
@@ -91,11 +96,7 @@ class Keys:
         """
         _make_private(self._private)
         ids = {**read_map(self._private.parent), **self._ids}
-        text = io.StringIO(newline="")
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["kind", "key", "id"])
-        rows.writerows([_KINDS[key[0]], key, ids[key]] for key in sorted(ids))
-        content = text.getvalue().encode()
+        content = map_bytes(ids)
         commit(self._private / IDS, lambda stream: stream.write(content), mode=0o600)
         _make_private(self._private / IMAGES)
         for link, image in self._images.items():
@@ -159,6 +160,15 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
     return Keys(results, salt)
 
 
+def map_bytes(ids: Mapping[str, str]) -> bytes:
+    """The map of key to id as ``ids.csv`` holds it."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["kind", "key", "id"])
+    rows.writerows([_KINDS[key[0]], key, ids[key]] for key in sorted(ids))
+    return text.getvalue().encode()
+
+
 def read_map(results: Path) -> dict[str, str]:
     """Key to id, as far as the map of a results folder goes; empty if there is none.
 
@@ -175,6 +185,15 @@ def read_map(results: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def forget(results: Path, keys: Iterable[str]) -> None:
+    """Take keys out of the map of a results folder."""
+    ids, gone = read_map(results), set(keys)
+    kept = {key: text for key, text in ids.items() if key not in gone}
+    if len(kept) < len(ids):
+        content = map_bytes(kept)
+        commit(results / PRIVATE / IDS, lambda stream: stream.write(content), mode=0o600)
 
 
 def keys_of_scans(results: Path) -> dict[str, str]:

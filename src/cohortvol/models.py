@@ -303,9 +303,29 @@ def find_model(name: str, models_dir: Path = Path("models")) -> Path:
     known = list_models(models_dir)
     hint = did_you_mean(name, known) if known else f"; {models_dir} holds no model"
     raise ModelError(
-        f"no model {name!r} in {models_dir}{hint}\n"
+        f"no model {name!r} in {models_dir} (MOD_MISSING){hint}\n"
         "  `model:` in the config is the name of a folder there, or the path of a model folder.\n"
-        "  Make one from a trained nnU-Net with `cohortvol models import`."
+        f"  {_how_to_get(name, models_dir)}"
+    )
+
+
+def _how_to_get(name: str, models_dir: Path) -> str:
+    """The command that makes a model folder, with the way round for a machine without internet."""
+    from cohortvol import catalogue  # which imports this module
+
+    known = catalogue.load().get(name)
+    if known is None:
+        return "Make one from a trained nnU-Net with `cohortvol models import`."
+    if not all(part.url for part in known.parts):
+        return (
+            f"Its weights ask for a licence ({known.source}). With your own copy:\n"
+            f"  cohortvol models import FOLDER --known {name} --models-dir {models_dir}"
+        )
+    return (
+        "On a machine with internet:\n"
+        f"  cohortvol models fetch {name} --models-dir {models_dir}\n"
+        f"  Without internet here, run it elsewhere and copy the folder to {models_dir / name}, or "
+        f"bring a\n  bundle with it: cohortvol bundle --out DIR --model {name}"
     )
 
 
@@ -335,7 +355,7 @@ def verify(card: Card) -> None:
                 wrong.append(f"{path}: sha256 {found[:16]}..., the card says {expected[:16]}...")
     if wrong:
         raise ModelError(
-            f"model {card.id}: its files are not the ones its card names\n"
+            f"model {card.id}: its files are not the ones its card names (MOD_CHECKSUM)\n"
             + "\n".join(f"  {line}" for line in wrong)
             + "\n  Copy the model folder again, or import it again."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ MANIFEST = {
 SHARDS = {
     "scan_id": Column(text, "row key"),
     "shard": Column(text, "shard it was put in, for good"),
+    "subject_id": Column(text, "person of the scan, or its key, also after it left the manifest"),
 }
 
 SHARD = {
@@ -325,20 +327,20 @@ def write_arrow(path: Path, table: pa.Table) -> str:
 
     A table with the paths of images, which may hold names, is for its owner alone.
     """
-    whole_chunks = table.combine_chunks()  # chunk borders would show in the bytes
+    mode = 0o600 if "image" in table.column_names else 0o666
+    return commit(path, lambda stream: _encode(table, stream), mode)
 
-    def write(stream: Any) -> None:
-        pq.write_table(
-            whole_chunks,
-            stream,
-            compression="zstd",
-            row_group_size=ROW_GROUP,
-            write_page_checksum=True,
-            use_dictionary=True,
-            store_schema=False,
-        )
 
-    return commit(path, write, 0o600 if "image" in table.column_names else 0o666)
+def _encode(table: pa.Table, stream: Any) -> None:
+    pq.write_table(
+        table.combine_chunks(),  # chunk borders would show in the bytes
+        stream,
+        compression="zstd",
+        row_group_size=ROW_GROUP,
+        write_page_checksum=True,
+        use_dictionary=True,
+        store_schema=False,
+    )
 
 
 def read_table(
@@ -385,6 +387,31 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
         wrong = [field.name for field in table.schema if field.type != columns[field.name].type]
         if wrong:
             raise TableError(f"{path}: columns of another type: {', '.join(wrong)}")
+    return table
+
+
+def read_as_written(path: Path, columns: dict[str, Column]) -> pa.Table:
+    """`read_arrow`, and a check of the bytes that no page checksum covers.
+
+    Equal tables give equal bytes, so the rows written once more must give the same file. Of a
+    file that another version of pyarrow wrote, the checksums and counts are all that is checked.
+
+    Raises
+    ------
+    TableError
+        As `read_arrow`, or if the file is not the one that these rows are written as.
+    """
+    table = read_arrow(path, columns)
+    with pq.ParquetFile(path) as stored:
+        writer = str(stored.metadata.created_by)
+    if writer != f"parquet-cpp-arrow version {pa.cpp_version}":
+        if not re.fullmatch(r"parquet-cpp-arrow version \d+(\.\d+)*(-SNAPSHOT)?", writer):
+            raise TableError(f"{path}: damaged table (no known program wrote it)")
+        return table
+    stream = pa.BufferOutputStream()
+    _encode(table.cast(pa.schema([(name, columns[name].type) for name in columns])), stream)
+    if stream.getvalue().to_pybytes() != path.read_bytes():
+        raise TableError(f"{path}: damaged table (its bytes are not those its rows are written as)")
     return table
 
 

@@ -61,7 +61,7 @@ def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
         open_to_all = all(part.url for part in model.parts)
         fetched = f", or `cohortvol models fetch {model.id}`" if open_to_all else ""
         raise ModelError(
-            f"model {model.id}: weights not found in {looked}\n"
+            f"model {model.id}: weights not found in {looked} (MOD_MISSING)\n"
             + "\n".join(missing)
             + f"\n  Name the folders or zips that hold them{fetched}."
         )
@@ -130,7 +130,8 @@ def _check(path: Path, expected: str | None, url: str) -> str:
     if expected is not None and found != expected.lower():
         path.unlink()
         raise ModelError(
-            f"{url}\n  sha256 {found}\n  expected {expected.lower()}\n"
+            f"{url}: not the file expected (MOD_CHECKSUM)\n  sha256 {found}\n"
+            f"  expected {expected.lower()}\n"
             "  The file was removed. Fetch it again; if that does not help, ask who published it."
         )
     return found
@@ -169,5 +170,5 @@ def _cut(url: str, here: int, why: object) -> TemporaryError:
     return TemporaryError(
         f"{url}: the connection broke after {here} bytes ({why})\n"
         "  Run the same command again, it goes on from there. Without internet on this machine,\n"
-        "  fetch the file elsewhere and `cohortvol models import` it."
+        "  run it on one that has."
     )

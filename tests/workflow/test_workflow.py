@@ -146,9 +146,22 @@ def test_a_model_that_is_not_what_its_card_says_stops_the_run_before_any_job(set
     ended = snakemake(settings)
     assert ended.returncode == 64
     assert last_lines(ended)[0] == (
-        "cohortvol: model tiny: its files are not the ones its card names"
+        "cohortvol: model tiny: its files are not the ones its card names (MOD_CHECKSUM)"
     )
     assert not (settings["results"] / "manifest").exists()
+
+
+def test_the_run_reads_settings_by_the_rules_of_yaml_1_2(settings, tmp_path):
+    site, more = tmp_path / "site.yaml", tmp_path / "more.yaml"
+    site.write_text("sex_codes: {no: F, 1: M}\nshard_size: 012\nage_range_years: [1, 99]\n")
+    more.write_text("age_range_years: [2, 98]\n")
+    ended = snakemake(settings, "--dry-run", "--printshellcmds", "--configfile", site, more)
+    assert ended.returncode == 0, ended.stderr
+    planned = ended.stdout + ended.stderr
+    assert "--shard-size 12 " in planned
+    assert "--age-range-years 2 98" in planned
+    assert '"no": "F"' in planned
+    assert '"False"' not in planned
 
 
 def test_a_results_folder_in_use_is_left_alone(settings):

@@ -5,6 +5,7 @@ rule analyse:
         scans="<results>/scans.parquet",
     output:
         "<results>/analyse/analyse.json",
+        "<results>/analyse/files.sha256",
         multiext("<results>/analyse/slopes", ".parquet", ".csv"),
     log:
         "<logs>/analyse/analyse.log",

@@ -12,6 +12,7 @@ rule assemble:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
         settings="<results>/assemble.json",
+        digests="<results>/files.sha256",
     log:
         "<logs>/assemble/assemble.log",
     localrule: True
@@ -27,6 +28,7 @@ rule assemble:
             }
         ),
         decisions=options({"decisions": config["decisions"]}),
+        unknown=["--skip-unknown"] if config["withdrawals"] else [],
         version=cohortvol.__version__,
     shell:
         """
@@ -35,5 +37,6 @@ rule assemble:
             --model {params.model:q} \
             {params.settings:q} \
             {params.decisions:q} \
+            {params.unknown:q} \
             2>{log:q}
         """

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from snakemake.utils import update_config
+
 import cohortvol
+from cohortvol.cluster import cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.files import (
@@ -73,6 +76,20 @@ def with_typed_values(config, given):
     return {**config, **sections, **words}
 
 
+def config_files():
+    """Files of settings, of which the later wins: ours, then those of the command line.
+
+    They are read again, as Snakemake reads them by the rules of YAML 1.1, to which `no` is False
+    and `012` is ten.
+    """
+    given = workflow.config_settings
+    ours = [path for path in workflow.configfiles if path not in given.configfiles]
+    return [
+        *map(Path, [] if given.replace_workflow_config else ours),
+        *given.configfiles,
+    ]
+
+
 def options(settings):
     """Settings as command-line options: ``{"min_slices": 8}`` is ``["--min-slices", "8"]``.
 
@@ -92,8 +109,12 @@ def options(settings):
 
 
 with told_without_traceback():
-    for path in workflow.configfiles:
-        check(read_yaml(Path(path)), source=path)
+    config = {}
+    for path in config_files():
+        settings = read_yaml(path)
+        check(settings, source=path)
+        update_config(config, settings)
+    update_config(config, workflow.config_settings.config)
     config = check(
         with_typed_values(config, workflow.config_settings.config), source="--config"
     )
@@ -101,6 +122,7 @@ with told_without_traceback():
         check_exists(config["manifest"], setting="manifest")
         for setting, path in (
             ("decisions", config["decisions"]),
+            ("withdrawals", config["withdrawals"]),
             ("measure.plausible_ml", config["measure"]["plausible_ml"]),
             ("report.planted", config["report"]["planted"]),
         ):
@@ -149,10 +171,27 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
+def slurm_name():
+    """Name of this run's jobs in Slurm, or None where it submits none."""
+    return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
+
+
+onsuccess:
+    forget(Path(config["results"]))
+
+
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        if left := cancel_left_over(Path(config["results"])):
+            print(
+                f"cohortvol: {left} Slurm jobs of a run that was killed here were cancelled; "
+                "scans that they finished are kept",
+                file=sys.stderr,
+            )
+        if RUN_NAME := slurm_name():
+            remember(Path(config["results"]), RUN_NAME)
         warn_if_world_readable(Path(config["results"]))
         verify(MODEL)
         check_manifest()
@@ -191,6 +230,7 @@ def check_manifest():
         choice=Choice(**config["bids"]),
         hash_ids=config["hash_ids"],
         salt_file=config["salt_file"] and Path(config["salt_file"]),
+        withdrawals=config["withdrawals"] and Path(config["withdrawals"]),
     )["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
         from cohortvol.ingest import check_decoders
@@ -232,8 +272,21 @@ def results_folder(wildcards):
     return config["results"]
 
 
+@cache
+def without_damaged_tables():
+    """Remove tables that were cut short or overwritten, once, in the process that plans the run.
+
+    A dry run says which; the other ways to look at the graph say nothing.
+    """
+    if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
+        from cohortvol.verify.quick import remove_damaged
+
+        remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+
+
 def shards():
     """Every shard that holds a scan, from the index that the manifest stage wrote."""
+    without_damaged_tables()
     with checkpoints.manifest.get().output.index.open() as index:
         next(index)
         return [line.split("\t")[0] for line in index]
@@ -293,4 +346,5 @@ def shard_tables(wildcards):
         *segment_tables(wildcards),
         *measure_tables(wildcards),
         *preview_tables(wildcards),
+        *agreement_tables(wildcards),
     ]

@@ -3,6 +3,7 @@
 checkpoint manifest:
     input:
         manifest_files(),
+        withdrawals=config["withdrawals"] or [],
     output:
         scans=update("<results>/manifest/scans.parquet"),
         shards=update("<results>/manifest/shards.parquet"),
@@ -23,6 +24,7 @@ checkpoint manifest:
         bids=json.dumps(config["bids"]),
         ids="--hash-ids" if config["hash_ids"] else "--plain-ids",
         salt=options({"salt_file": config["salt_file"]}),
+        withdrawals=options({"withdrawals": config["withdrawals"]}),
     shell:
         """
         exec cohortvol manifest \
@@ -35,5 +37,6 @@ checkpoint manifest:
             --bids {params.bids:q} \
             {params.ids} \
             {params.salt:q} \
+            {params.withdrawals:q} \
             2>{log:q}
         """

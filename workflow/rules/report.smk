@@ -10,6 +10,7 @@ rule report:
     output:
         **CONTACT_SHEET,
         page="<results>/report/index.html",
+        digests="<results>/report/files.sha256",
     log:
         "<logs>/report/report.log",
     conda:

@@ -21,7 +21,7 @@ from cohortvol.analyse.inputs import read_scans, read_volumes
 from cohortvol.analyse.outputs import write
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
-from cohortvol.files import commit_json, sha256_of
+from cohortvol.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ FAMILIES = {
 def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any]:
     """Analyse a cohort and write every table of `outputs.SCHEMAS`, and ``analyse.json``.
 
-    Equal inputs and settings give equal files.
+    Equal inputs and settings give equal files. ``files.sha256``, written last, has their digests.
 
     Parameters
     ----------
@@ -101,6 +101,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "versions": _versions(),
     }
     commit_json(out / "analyse.json", record)
+    names = [f"{name}.{kind}" for name in tables for kind in ("parquet", "csv")]
+    commit_digests(out, [out / name for name in names], last="analyse.json")
     log.info(
         "%d scans, %d usable for trends, %d structures",
         counts["scans"],

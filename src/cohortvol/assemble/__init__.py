@@ -20,7 +20,7 @@ from cohortvol.assemble.following import follow, intake
 from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
 from cohortvol.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.errors import AccountingError, CohortvolError, TableError
-from cohortvol.files import commit_json
+from cohortvol.files import commit_digests, commit_json
 from cohortvol.tables import (
     AGREEMENT,
     COHORT_VOLUMES,
@@ -60,11 +60,14 @@ class Settings:
         See `outliers`.
     min_dice : float, optional
         Least overlap of two models; below, a structure is QC_DISAGREE. None compares nothing.
+    skip_unknown : bool
+        Pass over decisions on scans that the manifest does not have, in place of an error.
     """
 
     outlier_max_z: float = MAX_Z
     outlier_min_scans: int = MIN_SCANS
     min_dice: float | None = None
+    skip_unknown: bool = False
 
 
 def settings_of(results: Path) -> Settings:
@@ -82,7 +85,8 @@ def run(
     """Write ``volumes.parquet`` and ``scans.parquet`` of a results folder; print the accounts.
 
     With `settings.min_dice` also ``agreement.parquet``, of the shards that were compared with the
-    label maps of another model. ``assemble.json`` keeps the settings, for `settings_of`.
+    label maps of another model. ``assemble.json`` keeps the settings, for `settings_of`, and
+    ``files.sha256``, written last, the digests of all these.
 
     Parameters
     ----------
@@ -106,6 +110,9 @@ def run(
     write_arrow(results / "volumes.parquet", found.volumes)
     write_table(results / "scans.parquet", found.scans, SCANS)
     commit_json(results / SETTINGS, asdict(settings))
+    written = ["volumes.parquet", SETTINGS]
+    written += ["agreement.parquet"] if found.agreement is not None else []
+    commit_digests(results, [results / name for name in written], last="scans.parquet")
     print(accounts)
 
 
@@ -170,7 +177,7 @@ def cohort(
         volumes = flagged(volumes, agreement, settings.min_dice)
     light = to_pandas(volumes.select(_JUDGED))
     scans = final_states(scans, scan_verdicts(light))
-    decided = _decided(decisions, light, scans)
+    decided = _decided(decisions, light, scans, skip_unknown=settings.skip_unknown)
     scans = reviewed(scans, scan_verdicts(_looked_at(decided.volumes)), decided.of_scans)
     columns = decided.volumes.assign(qc_auto=light["qc"])
     volumes = _with_columns(volumes, columns[["qc", "qc_auto", "review", "review_line"]])
@@ -180,12 +187,19 @@ def cohort(
 _JUDGED = ["scan_id", "structure", "label", "status", "reason", "qc_flags", "qc"]
 
 
-def _decided(path: Path | None, volumes: pd.DataFrame, scans: pd.DataFrame) -> Decided:
+def _decided(
+    path: Path | None, volumes: pd.DataFrame, scans: pd.DataFrame, *, skip_unknown: bool
+) -> Decided:
     if path is None:
         nothing = pd.DataFrame({"review": [], "review_line": []}, dtype=object)
         return Decided(volumes.assign(review=None, review_line=None), nothing, [])
     done = (scans["state"] == "done").groupby(scans["scan_id"]).any()
-    return decide(path, read_decisions(path), volumes, done)
+    decisions = read_decisions(path)
+    unknown = ~decisions["scan_id"].isin(done.index)
+    if skip_unknown and unknown.any():
+        log.warning("%d decisions are on scans that the manifest does not have", unknown.sum())
+        decisions = decisions[~unknown]
+    return decide(path, decisions, volumes, done)
 
 
 def _looked_at(volumes: pd.DataFrame) -> pd.DataFrame:

@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from cohortvol.cli import models
+from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
+from cohortvol.cli.doctor import doctor
 from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
+from cohortvol.cli.verify import verify
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 LOOK = "What happened"
@@ -29,10 +32,13 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
+    app.command(rich_help_panel=LOOK)(verify)
     app.command(rich_help_panel=LOOK)(resources)
     app.command(rich_help_panel=LOOK)(agreement)
     app.command(rich_help_panel=LOOK)(bids_derivatives)
     app.command(rich_help_panel=LOOK)(review)
+    app.command(rich_help_panel=MAKE)(doctor)
+    app.command(rich_help_panel=MAKE)(bundle)
     app.command(rich_help_panel=MAKE)(check)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cohortvol.errors import ConfigError
+from cohortvol.errors import ConfigError, TemporaryError
 
 ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
 
@@ -104,7 +104,12 @@ def fetch_model(
         for url, checksum in zip(urls, checksums, strict=True):
             bar = progress.add_task(url.rsplit("/", 1)[-1], total=None)
             tell = partial(_tell, progress, bar)
-            zips.append(weights.fetch(url, downloads, checksum, tell))
+            try:
+                zips.append(weights.fetch(url, downloads, checksum, tell))
+            except TemporaryError as error:
+                error.add_note(f"There: cohortvol models fetch {known.id}")
+                error.add_note(f"Then copy its folder models/{known.id} to {models_dir / known.id}")
+                raise
     _echo(import_known(known, zips, models_dir / known.id))
 
 

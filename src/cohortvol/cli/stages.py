@@ -71,6 +71,13 @@ def manifest(
         Path | None,
         typer.Option(help="Salt of the keys; <results>/private/salt if not given, made once."),
     ] = None,
+    withdrawals: Annotated[
+        Path | None,
+        typer.Option(
+            help="List of subjects who withdrew: a table with subject_id, or an id per line. Their "
+            "rows and everything made of their scans is removed."
+        ),
+    ] = None,
 ) -> None:
     r"""Check the scans of a table or BIDS dataset, and put each into a shard for good.
 
@@ -97,6 +104,7 @@ def manifest(
         choice=Choice(**choice),
         hash_ids=hash_ids,
         salt_file=salt_file,
+        withdrawals=withdrawals,
     )
 
 
@@ -352,6 +360,14 @@ def assemble(
             "comparison is left out if not given.",
         ),
     ] = None,
+    skip_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unknown/--refuse-unknown",
+            help="Pass over decisions on scans that the manifest does not have, as after a "
+            "withdrawal, and say only how many.",
+        ),
+    ] = False,
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -360,7 +376,8 @@ def assemble(
     """
     from cohortvol.assemble import Settings, run
 
-    run(results, model, decisions, Settings(outlier_max_z, outlier_min_scans, min_dice))
+    settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown)
+    run(results, model, decisions, settings)
 
 
 def analyse(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_text, warn_if_world_readable
@@ -15,6 +18,7 @@ from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys
 from cohortvol.manifest.bids import read_bids
 from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.folder import from_folder, write_from_folder
+from cohortvol.manifest.removal import Withdrawn, forget_keys, keeping_time, remove_scans, theirs
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts
 from cohortvol.tables import (
@@ -24,8 +28,10 @@ from cohortvol.tables import (
     read_arrow,
     read_table,
     to_arrow,
+    write_arrow,
     write_table,
 )
+from cohortvol.withdrawals import read_withdrawals
 
 __all__ = [
     "Choice",
@@ -52,12 +58,14 @@ def run(
     choice: Choice | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,
+    withdrawals: Path | None = None,
 ) -> pd.DataFrame:
     """Read the user's table or BIDS dataset, and write everything below ``<results>/manifest``.
 
     ``scans.parquet``, ``index.tsv`` and ``shards.parquet``, which only grows, are written
     anew. The table of a shard is replaced only if its content changed, so that its
-    modification time says whether there is work.
+    modification time says whether there is work. What the folder holds of withdrawn subjects
+    is removed, also of those that left the manifest before.
 
     Parameters
     ----------
@@ -69,7 +77,7 @@ def run(
         Scans per shard, for scans that have none yet.
     bad_rows, sex_codes, age_range_years, choice
         As in `read_manifest`.
-    hash_ids, salt_file
+    hash_ids, salt_file, withdrawals
         As in `check`.
 
     Returns
@@ -84,30 +92,42 @@ def run(
     ConfigError
         See `check`.
     """
-    scans = check(
+    withdrawn = _withdrawn(withdrawals, manifest)
+    keys = _keys_for(results, salt_file, hash_ids=hash_ids)
+    scans = _read(
         manifest,
-        results,
+        keys,
         bad_rows=bad_rows,
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
-        hash_ids=hash_ids,
-        salt_file=salt_file,
+        withdrawn=withdrawn,
     )
     folder = results / "manifest"
+    previous = _previous_shards(folder)
+    leaving = theirs(withdrawn, keys, previous, _previous_scans(folder))
     usable = scans[scans["state"].isna()]
-    shards = assign_shards(usable["scan_id"].tolist(), _previous_shards(folder), shard_size)
+    shards = assign_shards(usable["scan_id"].tolist(), previous, shard_size)
     usable = usable.assign(
         shard=usable["scan_id"].map(shards.set_index("scan_id")["shard"])
     ).sort_values("scan_id")
     scans.loc[usable.index, "shard"] = usable["shard"]
+    subjects = usable.set_index("scan_id")["subject_id"]
+    shards["subject_id"] = shards["scan_id"].map(subjects).fillna(shards["subject_id"])
 
-    # The assignment goes first: a run killed after it has moved no scan.
+    # The assignment goes first: a run killed after it has moved no scan. What is withdrawn leaves
+    # it last: a run killed before that knows what there still is to remove.
     write_table(folder / "shards.parquet", shards, SHARDS)
-    sizes = _write_shard_tables(folder / "shards", usable)
+    sizes = _write_shard_tables(folder / "shards", usable, leaving.scans)
+    removed = remove_scans(results, leaving.shard_of, leaving.names)
+    if keys is not None and withdrawn.ids:
+        forget_keys(results, leaving.keys - set(scans["session_id"].dropna()))
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
+    if leaving.shard_of:
+        stay = ~shards["scan_id"].isin(leaving.shard_of)
+        write_table(folder / "shards.parquet", shards[stay], SHARDS)
     warn_if_world_readable(results)
     closed = scans["state"].value_counts()
     log.info(
@@ -117,6 +137,11 @@ def run(
         len(sizes),
         "".join(f", {closed.get(state, 0)} {state}" for state in ("skipped", "quarantined")),
     )
+    if withdrawals is not None:
+        print(
+            f"Withdrawals: {len(withdrawn.ids)} in the list, {len(withdrawn.found)} of them known "
+            f"here; {len(leaving.shard_of)} scans and {removed} files removed or rewritten"
+        )
     return scans
 
 
@@ -130,6 +155,7 @@ def check(
     choice: Choice | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,
+    withdrawals: Path | None = None,
 ) -> pd.DataFrame:
     """The manifest as `run` would write it, without shards.
 
@@ -146,6 +172,8 @@ def check(
         Put keys in place of scan, subject and session ids, and links in place of paths of images.
     salt_file : Path, optional
         Salt of the keys; ``<results>/private/salt`` if not given.
+    withdrawals : Path, optional
+        List of subjects to leave out, see `read_withdrawals`.
 
     Raises
     ------
@@ -153,26 +181,44 @@ def check(
         As `run`.
     ConfigError
         If the results stand under ids and keys are asked for, or the other way round; if the
-        salt is lost.
+        salt is lost; if the list of withdrawals cannot be used.
     """
-    keys = _keys(results, salt_file) if hash_ids else None
-    if keys is None and (results / PRIVATE / IDS).exists():
+    return _read(
+        manifest,
+        _keys_for(results, salt_file, hash_ids=hash_ids),
+        bad_rows=bad_rows,
+        sex_codes=sex_codes,
+        age_range_years=age_range_years,
+        choice=choice,
+        withdrawn=_withdrawn(withdrawals, manifest),
+    )
+
+
+def _read(manifest: Path, keys: Keys | None, **settings: Any) -> pd.DataFrame:
+    """The manifest; the keys that it needs are saved, also where it cannot be used."""
+    try:
+        return read_manifest(manifest, keys=keys, **settings)
+    finally:
+        if keys is not None:
+            keys.save()
+
+
+def _withdrawn(withdrawals: Path | None, manifest: Path) -> Withdrawn:
+    """Who is withdrawn. A list may leave out the ``sub-`` of a BIDS dataset."""
+    ids = read_withdrawals(withdrawals) if withdrawals is not None else frozenset()
+    return Withdrawn(ids, prefix="sub-" if manifest.is_dir() else "")
+
+
+def _keys_for(results: Path, salt_file: Path | None, *, hash_ids: bool) -> Keys | None:
+    """The keys of a results folder, or None where it has plain ids."""
+    if hash_ids:
+        return _keys(results, salt_file)
+    if (results / PRIVATE / IDS).exists():
         raise ConfigError(
             f"{results}: was made with hash_ids; without it ids would stand beside keys\n"
             "  Set `hash_ids: true`, or choose a new results folder."
         )
-    try:
-        return read_manifest(
-            manifest,
-            bad_rows=bad_rows,
-            sex_codes=sex_codes,
-            age_range_years=age_range_years,
-            choice=choice,
-            keys=keys,
-        )
-    finally:
-        if keys is not None:
-            keys.save()
+    return None
 
 
 def _keys(results: Path, salt_file: Path | None) -> Keys:
@@ -190,16 +236,39 @@ def _previous_shards(folder: Path) -> pd.DataFrame:
     """The assignment so far; where its file was lost, what the shard tables still know."""
     path = folder / "shards.parquet"
     if path.exists():
-        return read_table(path, SHARDS)
+        return _with_subjects(path)
     parts = [
         read_table(part, SHARD)[["scan_id"]].assign(shard=part.stem)
         for part in sorted((folder / "shards").glob("*.parquet"))
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(SHARDS))
+    known = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return known.reindex(columns=list(SHARDS))
 
 
-def _write_shard_tables(folder: Path, usable: pd.DataFrame) -> dict[str, int]:
-    """Write the table of each shard where it changed; number of scans per shard, in order."""
+def _with_subjects(path: Path) -> pd.DataFrame:
+    """The table SHARDS; of earlier commits, which did not write down whose scans they are, too."""
+    columns = {name: SHARDS[name] for name in ("scan_id", "shard")}
+    try:
+        return read_table(path, SHARDS)
+    except TableError:
+        return read_table(path, columns).reindex(columns=list(SHARDS))
+
+
+def _previous_scans(folder: Path) -> pd.DataFrame:
+    """``manifest/scans.parquet`` as it still is; empty where it is not there or damaged."""
+    try:
+        return read_table(folder / "scans.parquet", MANIFEST)
+    except TableError:
+        return pd.DataFrame(columns=list(MANIFEST))
+
+
+def _write_shard_tables(
+    folder: Path, usable: pd.DataFrame, leaving: Collection[str]
+) -> dict[str, int]:
+    """Write the table of each shard where it changed; number of scans per shard, in order.
+
+    A table that only loses scans that are `leaving` keeps its time: for the others nothing is new.
+    """
     facts = [file_facts(image) for image in usable["image"]]
     scans = usable.assign(
         n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
@@ -212,8 +281,11 @@ def _write_shard_tables(folder: Path, usable: pd.DataFrame) -> dict[str, int]:
     start = 0
     for shard, size in sizes.items():
         path = folder / f"{shard}.parquet"
-        if not _holds(path, whole.slice(start, size)):
-            write_table(path, scans.iloc[start : start + size], SHARD)
+        table = whole.slice(start, size)
+        if _holds(path, table, leaving):
+            keeping_time(path, partial(write_arrow, path, table))
+        elif not _holds(path, table):
+            write_arrow(path, table)
         start += size
     for path in folder.glob("*.parquet"):
         if path.stem not in sizes:
@@ -221,9 +293,13 @@ def _write_shard_tables(folder: Path, usable: pd.DataFrame) -> dict[str, int]:
     return sizes
 
 
-def _holds(path: Path, table: pa.Table) -> bool:
-    """Whether the file is sound and holds this table."""
+def _holds(path: Path, table: pa.Table, leaving: Collection[str] = ()) -> bool:
+    """Whether the file is sound and holds this table, and beside it scans that are leaving."""
     try:
-        return bool(read_arrow(path, SHARD).equals(table))
+        stored = read_arrow(path, SHARD)
     except TableError:
         return False
+    if not leaving:
+        return bool(stored.equals(table))
+    theirs = pc.is_in(stored["scan_id"], value_set=pa.array(sorted(leaving), pa.string()))
+    return bool(pc.any(theirs).as_py() and stored.filter(pc.invert(theirs)).equals(table))

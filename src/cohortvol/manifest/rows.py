@@ -18,6 +18,7 @@ from cohortvol.errors import ManifestError
 from cohortvol.keys import LONGEST_ID_BYTES, Keys
 from cohortvol.manifest import bids
 from cohortvol.manifest.bids_images import Choice
+from cohortvol.manifest.removal import Withdrawn
 from cohortvol.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
@@ -43,6 +44,7 @@ def read_manifest(
     age_range_years: Sequence[float] = (0.0, 120.0),
     choice: Choice | None = None,
     keys: Keys | None = None,
+    withdrawn: Withdrawn | None = None,
 ) -> pd.DataFrame:
     """Read the user's table of scans and check every row.
 
@@ -66,6 +68,9 @@ def read_manifest(
     keys : Keys, optional
         Put these in place of ids and of paths of images. Ids may then be any text, and no value
         of the manifest is repeated in a message or a table.
+    withdrawn : Withdrawn, optional
+        Leave out the rows of these subjects before anything is said of them; it learns which
+        scans those are.
 
     Returns
     -------
@@ -88,6 +93,8 @@ def read_manifest(
         check_columns(path, table.columns, REQUIRED)
     if not table.rows:
         raise ManifestError(f"{path}: holds no scans, only a header")
+    if withdrawn is not None:
+        table = withdrawn.without(table)
     rules = Rules(
         sex_codes=codes,
         age_low_years=float(age_range_years[0]),

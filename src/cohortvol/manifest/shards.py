@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from cohortvol.tables import SHARDS
-
 
 def assign_shards(scan_ids: Sequence[str], previous: pd.DataFrame, shard_size: int) -> pd.DataFrame:
     """Put every scan that has no shard yet into one; never move a scan that has.
@@ -44,9 +42,7 @@ def assign_shards(scan_ids: Sequence[str], previous: pd.DataFrame, shard_size: i
         known[scan_id] = f"{last:04d}"
         in_last += 1
         new.append((scan_id, known[scan_id]))
-    return pd.concat(
-        [previous[list(SHARDS)], pd.DataFrame(new, columns=list(SHARDS))], ignore_index=True
-    )
+    return pd.concat([previous, pd.DataFrame(new, columns=["scan_id", "shard"])], ignore_index=True)
 
 
 def file_facts(image: str | Path) -> tuple[int | None, int | None]:

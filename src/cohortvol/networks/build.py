@@ -237,7 +237,9 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelError if any weight is NaN or infinite."""
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise ModelError(f"weights {name} hold NaN or infinite values: a damaged training run")
+            raise ModelError(
+                f"weights {name} hold NaN or infinite values (MOD_CORRUPT): a damaged training run"
+            )
 
 
 def read_weights(path: Path, module: nn.Module) -> Weights:
@@ -251,7 +253,7 @@ def read_weights(path: Path, module: nn.Module) -> Weights:
     try:
         stored = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: damaged weights ({error})") from error
+        raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {error}") from error
     names = owner_of_each_name(module)
     own = {name: tensor for name, tensor in module.state_dict().items() if names[name] == name}
     try:
@@ -272,7 +274,7 @@ def load_part(card: Card, part: Part) -> LoadedPart:
     if strangers:
         raise ModelError(
             f"model {card.id}, part {part.name}: the card has labels {sorted(strangers)}, "
-            "dataset.json has not"
+            "dataset.json has not (MOD_LABELMAP)"
         )
     modules = []
     for fold in part.folds:

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -279,8 +280,8 @@ def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) 
     if found == {label: name for label, (name, _) in catalogue.label_map(OUTDATED).items()}:
         raise ModelError(
             "these are weights of TotalSegmentator MRI from before its release 2.5.0\n"
-            "  Their labels from 32 on mean other structures. Take the weights of 2.5.0 or later,\n"
-            "  or import them under a name of your own, with --id and --licence."
+            "  Their labels from 32 on mean other structures (MOD_LABELMAP). Take the weights of\n"
+            "  2.5.0 or later, or import them under a name of your own, with --id and --licence."
         )
     wrong = [
         f"{index}: {expected.get(index, 'nothing')} expected, {found.get(index, 'nothing')} found"
@@ -288,7 +289,7 @@ def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) 
         if expected.get(index) != found.get(index)
     ]
     raise ModelError(
-        "dataset.json does not have the labels expected\n"
+        "dataset.json does not have the labels expected (MOD_LABELMAP)\n"
         + "\n".join(f"  {line}" for line in wrong[:10])
     )
 
@@ -308,7 +309,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             "save its network_weights with nnU-Net again."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: damaged checkpoint ({type(error).__name__}: {error})") from error
+        raise ModelError(
+            f"{path}: damaged checkpoint (MOD_CORRUPT): {type(error).__name__}: {error}"
+        ) from error
     wanted = ("network_weights", "init_args", "trainer_name")
     missing = [key for key in wanted if not isinstance(content, dict) or key not in content]
     if missing:
@@ -392,6 +395,15 @@ def _find_trained(folder: Path) -> Path:
 
 def _unzip(source: Path, folder: Path) -> None:
     """Take plans, dataset and checkpoints out of a zip; nothing else, and no links."""
+    try:
+        _take_out(source, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ModelError(
+            f"{source}: damaged zip (MOD_CORRUPT): {error}\n  Download or copy it again."
+        ) from error
+
+
+def _take_out(source: Path, folder: Path) -> None:
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if _WANTED.search(member.filename)]
         if sum(member.file_size for member in members) > MAX_UNZIPPED_BYTES:
@@ -418,4 +430,4 @@ def _copy_at_most(packed: Any, unpacked: Any, size: int, source: Path) -> None:
 def _check_sha256(path: Path, expected: str) -> None:
     found = sha256_of(path)
     if found != expected.lower():
-        raise ModelError(f"{path}: sha256 {found}\n  expected {expected.lower()}")
+        raise ModelError(f"{path}: sha256 {found} (MOD_CHECKSUM)\n  expected {expected.lower()}")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.files import commit_bytes, commit_text, sha256_of
+from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
 from cohortvol.report import disclosure, forest, inputs, page, sheets, style, trends
 from cohortvol.report.flow import Flow, count_flow, flow_figure
 from cohortvol.report.inputs import Analysis
@@ -139,6 +139,7 @@ def run(
     }
     for name in tables:
         path = out / "tables" / f"{name}.csv"
+        written.add(path)
         if public:
             commit_text(path, csv_text(getattr(analysis, name)))
         else:
@@ -178,6 +179,8 @@ def run(
     )
     path = out / "index.html"
     commit_text(path, html)
+    private = [contact_sheet] if shown is not None and contact_sheet is not None else []
+    commit_digests(out, [*written, *private], last=path.name)
     log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
     return path
 
@@ -307,7 +310,7 @@ def _versions() -> dict[str, str]:
 
 def _check_only_ours(out: Path) -> None:
     """Refuse a folder in which other files lie, such as images of scans of an earlier report."""
-    ours = {out / name for name in ("figures", "tables", "index.html")}
+    ours = {out / name for name in ("figures", "tables", "index.html", DIGESTS)}
     allowed = re.compile(r".*\.(pdf|svg|png|csv|txt)")
     strange = [path for path in out.glob("*") if path not in ours]
     for folder, pattern in (("figures", _OURS), ("tables", _TABLES)):

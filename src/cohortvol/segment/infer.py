@@ -22,6 +22,7 @@ from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.networks.devices import why_no_gpu
 from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.segment.body import Box, body_box
 from cohortvol.segment.fast import FastPart
@@ -400,7 +401,8 @@ def _check_canary(loaded: LoadedPart, device: torch.device) -> None:
         if not apart <= allowed:
             raise TemporaryError(
                 f"part {loaded.part.name}, fold {fold}: the network gives other logits on {device} "
-                f"than when it was imported ({apart:.3g} apart, {allowed:.3g} allowed)\n"
+                f"than when it was imported (ENV_CANARY)\n"
+                f"  They are {apart:.3g} apart, {allowed:.3g} is allowed.\n"
                 "  The GPU, its driver or the memory is broken, or the weights were changed.\n"
                 "  Check `cohortvol models verify`; if it is the machine, run on another one."
             )
@@ -408,7 +410,15 @@ def _check_canary(loaded: LoadedPart, device: torch.device) -> None:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if why := why_no_gpu():
+            raise ConfigError(
+                f"this job was given a GPU that cannot be used (ENV_CUDA): {why}\n"
+                "  `cohortvol doctor` in such a job says more. Run it on another node, or set\n"
+                "  segment.device to cpu and ask for no GPU."
+            )
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -417,7 +427,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs\n"
+            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs (ENV_CUDA)\n"
             "  Check the driver with nvidia-smi, ask the cluster for a GPU, or use --device cpu."
         )
     return device

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__, reasons
-from cohortvol.files import commit_json
+from cohortvol.files import commit_json, digest_of
 
 if TYPE_CHECKING:
     from cohortvol.networks.softness import Ratios
@@ -155,29 +155,29 @@ class ShardFolder:
         """Write the receipt, which is the commit point, and take the start mark away."""
         work = claim.work
         segmented = outcome.state == "segmented"
-        commit_json(
-            self._receipt(work.scan_id),
-            {
-                "attempts": claim.attempts,
-                "detail": outcome.detail,
-                "host": platform.node(),
-                "image_sha256": work.image_sha256,
-                "label_map": self.label_map(work.scan_id).name if segmented else None,
-                "label_map_bytes": outcome.label_map_bytes,
-                "label_map_sha256": outcome.label_map_sha256,
-                "model": work.model,
-                "profile": work.profile,
-                "reason": outcome.reason,
-                "scan_id": work.scan_id,
-                "seconds": round(outcome.seconds, 3),
-                "seconds_network": _rounded(outcome.seconds_network),
-                "segmentation_key": work.segmentation_key,
-                "started_utc": claim.started_utc,
-                "state": outcome.state,
-                "versions": versions(),
-                **(outcome.softmax or {}),
-            },
-        )
+        receipt = {
+            "attempts": claim.attempts,
+            "detail": outcome.detail,
+            "host": platform.node(),
+            "image_sha256": work.image_sha256,
+            "label_map": self.label_map(work.scan_id).name if segmented else None,
+            "label_map_bytes": outcome.label_map_bytes,
+            "label_map_sha256": outcome.label_map_sha256,
+            "model": work.model,
+            "profile": work.profile,
+            "reason": outcome.reason,
+            "scan_id": work.scan_id,
+            "seconds": round(outcome.seconds, 3),
+            "seconds_network": _rounded(outcome.seconds_network),
+            "segmentation_key": work.segmentation_key,
+            "started_utc": claim.started_utc,
+            "state": outcome.state,
+            "versions": versions(),
+            **(outcome.softmax or {}),
+        }
+        # Of all else in it, so that `cohortvol verify` finds a receipt that was changed.
+        receipt["receipt_sha256"] = digest_of(receipt)
+        commit_json(self._receipt(work.scan_id), receipt)
         self._mark(work.scan_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:

@@ -210,33 +210,39 @@ def _cropped(slabs: Iterator[Slab], z_inside: slice, yx_inside: Sequence[slice])
 
 
 def label_of_greatest(logits: torch.Tensor) -> np.ndarray:
-    """Index of the greatest of (n_labels, ...) float16 logits; the first one where several tie.
+    """Index of the greatest of (n_labels, ...) finite float16 logits; the first where several tie.
 
     Returns
     -------
     (...) uint8 or uint16 array
-        What ``argmax`` over the first axis gives. Value and label are packed into one integer per
-        voxel, so that the search is a plain maximum, in pieces that fit the cache.
+        What ``argmax`` over the first axis gives.
+
+    Notes
+    -----
+    As float32 a float16 number leaves 13 bits at its end free. The label's rank from the end is
+    put there, so that the search is a plain maximum, in pieces that fit the cache. Below zero a
+    greater rank is not a greater number; voxels without a positive logit are searched once more.
     """
     n_labels = logits.shape[0]
     if logits.is_cuda:
         return logits.argmax(0).to(torch.uint8 if n_labels <= 256 else torch.int32).cpu().numpy()
-    bits = logits.numpy().reshape(n_labels, -1).view(np.int16)
-    labels = np.empty(bits.shape[1], np.uint8 if n_labels <= 256 else np.uint16)
-    for first in range(0, bits.shape[1], _PIECE):
-        piece = slice(first, first + _PIECE)
-        best = _key(bits[0, piece], 0)
-        for label in range(1, n_labels):
-            np.maximum(best, _key(bits[label, piece], label), out=best)
-        labels[piece] = 0xFFFF - (best & 0xFFFF)
+    flat = logits.reshape(n_labels, -1)
+    rank = np.arange(n_labels, dtype=np.int32)[::-1, np.newaxis]
+    labels = np.empty(flat.shape[1], np.uint8 if n_labels <= 256 else np.uint16)
+    size = max(_PIECE // n_labels, 1)
+    for first in range(0, len(labels), size):
+        piece = flat[:, first : first + size]
+        keys = piece.float().numpy()
+        keys.view(np.int32)[...] |= rank
+        best = np.maximum.reduce(keys, axis=0)
+        found = n_labels - 1 - (best.view(np.int32) & _FREE_BITS)
+        (unsure,) = np.nonzero(best < _SMALLEST)
+        found[unsure] = piece[:, unsure].numpy().argmax(0)
+        labels[first : first + size] = found
     return labels.reshape(logits.shape[1:])
 
 
-_PIECE = 8192
-
-
-def _key(half_bits: np.ndarray, label: int) -> np.ndarray:
-    """int32 that orders by float16 value, then by label, lower labels first; -0 equals 0."""
-    sign = half_bits >> 15
-    value = ((half_bits & 0x7FFF) ^ sign) - sign
-    return (value.astype(np.int32) << 16) | (0xFFFF - label)
+_PIECE = 2**19
+_FREE_BITS = 2**13 - 1
+_SMALLEST = 2.0**-24
+"""The least positive float16."""

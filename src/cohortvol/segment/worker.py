@@ -15,8 +15,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
-from cohortvol.files import commit, commit_text, make_folder
+from cohortvol.errors import (
+    CohortvolError,
+    InUseError,
+    ScanError,
+    TemporaryError,
+    log_unforeseen,
+)
+from cohortvol.files import IN_USE, commit, commit_text, lock, make_folder
 from cohortvol.models import (
     Card,
     choose_profile,
@@ -49,6 +55,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WRITE_BEHIND = 2
+LOOK_AGAIN_SECONDS = 2.0
 OUT_OF_MEMORY = {"RUN_GPU_OOM", "RUN_HOST_OOM"}
 LABEL_NAMES = "dseg.tsv"
 
@@ -129,13 +136,11 @@ def run_shard(
             _describe_device(job, segmenter.device)
         return segmenter
 
-    todo = [work for work in works if not shard.is_finished(work)]
-    with (
-        _stop_on_signals() as stop,
-        ShardProgress(folder.name, len(todo), len(works) - len(todo), job) as progress,
-    ):
-        _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
-    return _write_segment_table(shard, works, out)
+    with _stop_on_signals() as stop, _alone(folder, stop):
+        todo = [work for work in works if not shard.is_finished(work)]
+        with ShardProgress(folder.name, len(todo), len(works) - len(todo), job) as progress:
+            _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
+        return _write_segment_table(shard, works, out)
 
 
 def workers_for(device: torch.device) -> int:
@@ -200,6 +205,29 @@ def _stop_on_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(folder: Path, stop: _Stop) -> Iterator[None]:
+    """Hold a shard's folder, and wait as long as another job holds it.
+
+    There are two where the driver of a cluster was killed and its jobs went on. The second finds
+    the scans of the first finished.
+    """
+    told = False
+    while True:
+        try:
+            held = lock(folder / IN_USE, f"{folder.name}: {{owner}} is working on this shard")
+            break
+        except InUseError as error:
+            if stop:
+                raise TemporaryError(f"{error}\n  Run the same command again.") from error
+            if not told:
+                LOG.warning("%s; waiting for it", error)
+                told = True
+            time.sleep(LOOK_AGAIN_SECONDS)
+    with held:
+        yield
 
 
 class _Worker:

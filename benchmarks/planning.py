@@ -1,0 +1,111 @@
+"""Time and memory to plan a cohort, beside a workflow with a job for every scan and stage.
+
+    python benchmarks/planning.py --scans 8672 100000 --per-scan 8672
+
+Each figure is a dry run of Snakemake in a process of its own: before anything was ingested, and
+when all is done. The images need not exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STAGES = ("ingest", "segment/embedded-v1", "measure/embedded-v1", "measure/embedded-v1/previews")
+
+PER_SCAN = """
+SCANS = [f"s{{n:06d}}" for n in range({n})]
+rule all:
+    input: expand("measure/{{scan}}.parquet", scan=SCANS)
+rule ingest:
+    output: "ingest/{{scan}}.parquet"
+    shell: "true"
+rule segment:
+    input: "ingest/{{scan}}.parquet"
+    output: "segment/{{scan}}.parquet"
+    shell: "true"
+rule measure:
+    input: "segment/{{scan}}.parquet"
+    output: "measure/{{scan}}.parquet"
+    shell: "true"
+"""
+
+
+def main() -> None:
+    """Print one line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scans", type=int, nargs="*", default=[8672, 100_000])
+    parser.add_argument("--per-scan", type=int, nargs="*", default=[8672])
+    parser.add_argument("--out", type=Path, default=Path("results/planning"))
+    options = parser.parse_args()
+    for n in options.scans:
+        shutil.rmtree(options.out, ignore_errors=True)
+        options.out.mkdir(parents=True)
+        manifest = options.out / "manifest.csv"
+        rows = {"scan_id": [f"s{number:06d}" for number in range(n)], "age_years": 50, "sex": "F"}
+        pd.DataFrame(rows).assign(image="nowhere.nii.gz").to_csv(manifest, index=False)
+        results = options.out / "results"
+        tell(f"{n} scans, shards of 64: manifest", [
+            "cohortvol", "manifest", "--manifest", str(manifest), "--results", str(results)
+        ])  # fmt: skip
+        words = ["snakemake", "--profile", "slurm", "--quiet", "all", "--config",
+                 f"manifest={manifest}", f"results={results}"]  # fmt: skip
+        tell(f"{n} scans, shards of 64: dry run, nothing done", [*words, "-n"])
+        finish(results)
+        tell(f"{n} scans, shards of 64: dry run, all done", [*words, "-n"])
+    for n in options.per_scan:
+        folder = options.out / "per-scan"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "Snakefile").write_text(PER_SCAN.format(n=n))
+        tell(f"{n} scans, a job per scan and stage: dry run", [
+            "snakemake", "-n", "--quiet", "all", "--scheduler", "greedy",
+            "--snakefile", str(folder / "Snakefile"), "--directory", str(folder),
+        ])  # fmt: skip
+
+
+def finish(results: Path) -> None:
+    """Every file that the workflow makes, each newer than those it is made of."""
+    table = io.BytesIO()
+    pd.DataFrame({"scan_id": ["s000000"]}).to_parquet(table)
+    shards = [line.split("\t")[0] for line in (results / "manifest" / "index.tsv").open()][1:]
+    for stage in STAGES:
+        (results / stage).mkdir(parents=True, exist_ok=True)
+        for shard in shards:
+            (results / stage / f"{shard}.parquet").write_bytes(table.getvalue())
+    for name in ("volumes.parquet", "scans.parquet", "assemble.json", "analyse/analyse.json",
+                 "analyse/slopes.parquet", "analyse/slopes.csv", "contact_sheet.csv",
+                 "report/index.html"):  # fmt: skip
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).touch()
+
+
+def tell(what: str, words: list[str]) -> None:
+    """Run a command; print its wall time, processor time and greatest memory."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / words[0], *words[1:]], cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    said = process.stderr.read() if process.stderr else b""
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"{what}: {said.decode()[-3000:]}")
+    print(
+        f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of processor, "
+        f"{used.ru_maxrss / 1024:.0f} MB",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`cohortvol verify`: every file of a results folder, looked at; and a proof of removal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortvol.cli.stages import Results
+from cohortvol.errors import ConfigError
+
+SECONDS_BETWEEN_LINES = 60
+
+
+def verify(
+    results: Results,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte of label maps and converted images.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Delete what is damaged, so that the next run makes it."),
+    ] = False,
+    withdrawn: Annotated[
+        Path | None,
+        typer.Option(
+            help="List of withdrawn subjects (a table with subject_id or scan_id, or an id per "
+            "line): look for these ids in every byte, and for nothing else."
+        ),
+    ] = None,
+    salt_file: Annotated[
+        Path | None,
+        typer.Option(help="Salt of hashed ids, if it is not <results>/private/salt."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    r"""Find every file of a results folder that is damaged, missing or out of date.
+
+    Tables, receipts and pages are read in full and compared with each other; of label maps the
+    size is compared with the receipt, with --deep every byte. With --repair exactly those files
+    are deleted that the next `snakemake` must make again: a table alone, or a label map with its
+    receipt, so that only that scan is segmented again.
+
+    With --withdrawn it is the proof that people who withdrew are gone: their ids, and with
+    hash_ids their keys, are looked for in names, in bytes, in what is packed and in every column.
+
+    Ends with 0 when all is well, 3 when there are problems, repaired or not, or an id is found.
+
+    Example:
+    [dim]cohortvol verify --results results/mine --deep
+    cohortvol verify --results results/mine --deep --repair
+    cohortvol verify --results results/mine --withdrawn withdrawn.csv[/]
+    """
+    from cohortvol.verify import folder
+    from cohortvol.verify.render import render, render_search
+
+    if withdrawn is not None:
+        if deep or repair:
+            raise ConfigError("--withdrawn looks for ids alone: leave out --deep and --repair")
+        from cohortvol.verify.search import search
+
+        hits = search(results, withdrawn, salt_file)
+        typer.echo(json.dumps(hits, indent=1) if as_json else render_search(hits))
+        raise typer.Exit(hits["exit_code"])
+    found = folder.verify(results, deep=deep, salt_file=salt_file, told=_line_a_minute())
+    gone = folder.repair(results, found["problems"]) if repair else None
+    if as_json:
+        listed = {**found, "problems": [asdict(one) for one in found["problems"]]}
+        typer.echo(json.dumps(listed | ({} if gone is None else {"deleted": gone}), indent=1))
+    else:
+        typer.echo(render(found, gone))
+    raise typer.Exit(found["exit_code"])
+
+
+def _line_a_minute() -> Callable[[int, int], None]:
+    """Says how many shards have been looked at, where that takes long."""
+    said = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            typer.echo(f"{done:,} of {total:,} shards looked at", err=True)
+
+    return told

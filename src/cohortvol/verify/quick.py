@@ -1,0 +1,105 @@
+"""Damaged tables, found before a run is planned, so that it makes them again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cohortvol.errors import InUseError
+from cohortvol.files import claim
+from cohortvol.verify.places import remake_of
+
+log = logging.getLogger(__name__)
+
+_NOT_OF_THE_TABLE = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+
+_TABLES = (
+    "*.parquet",
+    "manifest/*.parquet",
+    "manifest/shards/*.parquet",
+    "ingest/*.parquet",
+    "segment/*/*.parquet",
+    "measure/*/*.parquet",
+    "measure/*/previews/*.parquet",
+    "agreement/*/*.parquet",
+)
+
+
+def damaged_tables(results: Path, *, every_page: bool = False) -> list[str]:
+    """Tables whose footer cannot be read, or whose pages do not fill the file before it.
+
+    With `every_page` also those with a page whose checksum does not hold.
+    """
+    whole = [_is_whole, _holds_its_checksums] if every_page else [_is_whole]
+    return [
+        os.path.relpath(path, results)
+        for path in _tables(results)
+        if not all(test(str(path)) for test in whole)
+    ]
+
+
+def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
+    """Delete `damaged_tables`, so that Snakemake plans to make them again; their paths.
+
+    Every page is read. With `dry_run` none is, and the tables are left; so they are while another
+    run is working in the folder.
+    """
+    found = damaged_tables(results, every_page=not dry_run) if results.is_dir() else []
+    if not found:
+        return []
+    for path in found:
+        after = "would be made again" if dry_run else "removed, and made again by this run"
+        log.warning("%s: a damaged table; %s", results / path, after)
+    if not dry_run:
+        try:
+            with claim(results):
+                for path in {gone for one in found for gone in remake_of(one)}:
+                    (results / path).unlink(missing_ok=True)
+        except InUseError:
+            return []
+    return found
+
+
+def _tables(results: Path) -> Iterator[Path]:
+    for pattern in _TABLES:
+        yield from sorted(path for path in results.glob(pattern) if path.name[0] != ".")
+
+
+def _is_whole(path: str) -> bool:
+    try:
+        size = os.stat(path).st_size
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        return _is_of_the_storage(error)
+    ends = [4]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            start = column.dictionary_page_offset or column.data_page_offset
+            ends.append(start + column.total_compressed_size)
+    return bool(max(ends) + metadata.serialized_size + 8 == size)
+
+
+def _holds_its_checksums(path: str) -> bool:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as stored:
+            for group in range(stored.num_row_groups):
+                stored.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        return _is_of_the_storage(error)
+    return True
+
+
+def _is_of_the_storage(error: Exception) -> bool:
+    """Whether a table may be sound although it could not be read: gone, another's, disk at fault.
+
+    The job that reads it is to complain; a table that nobody may read now is not deleted.
+    """
+    return isinstance(error, OSError) and error.errno in _NOT_OF_THE_TABLE

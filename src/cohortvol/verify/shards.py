@@ -1,0 +1,188 @@
+"""One shard through the stages: every table, image, label map and receipt of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cohortvol.keys import IMAGES, PRIVATE
+from cohortvol.tables import AGREEMENT, INGEST, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
+from cohortvol.verify.reading import Folder, receipt_is_whole
+
+Row = dict[str, Any]
+
+_AFTER_CHOICE = {"DCM_AMBIGUOUS_SERIES", "DCM_LOCALIZER", "DCM_DERIVED", "DCM_MOSAIC"}
+"""Reasons of DICOM scans of which ingest lists the series, though none was converted."""
+
+
+def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
+    """The shard's tables of manifest and ingest, and the images that ingest made of DICOM.
+
+    Returns
+    -------
+    pyarrow.Table or None
+        The table INGEST, if it is sound.
+    """
+    path = f"ingest/{shard}.parquet"
+    scans = folder.table(f"manifest/shards/{shard}.parquet", SHARD)
+    ingested = folder.table(path, INGEST)
+    if scans is not None and ingested is not None:
+        _same_scans(folder, path, ingested["scan_id"], scans["scan_id"], "the manifest")
+        _not_older(folder, path, f"manifest/shards/{shard}.parquet")
+    rows = [] if ingested is None else ingested.to_pylist()
+    if scans is not None:
+        _check_links(folder, scans, {row["scan_id"] for row in rows if row["state"] == "ready"})
+    own = Path("ingest", shard)
+    converted = [
+        row for row in rows if row["image"] and Path(row["image"]).parts[-3:-1] == own.parts
+    ]
+    for row in converted:
+        image = f"{own}/{row['scan_id']}.nii.gz"
+        folder.bytes_of(image, row["n_bytes"], row["image_sha256"])
+    series = f"ingest/series/{shard}.parquet"
+    of_dicom = any(row["volume"] is None for row in converted) or any(
+        row["reason"] in _AFTER_CHOICE for row in rows
+    )
+    if of_dicom or (folder.results / series).exists():
+        folder.table(series, SERIES)
+    return ingested
+
+
+def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
+    """With hashed ids, the links to images that ingest could read."""
+    for row in scans.to_pylist():
+        link = Path(row["image"])
+        if row["scan_id"] in ready and link.parts[-3:-1] == (PRIVATE, IMAGES):
+            path = f"{PRIVATE}/{IMAGES}/{link.name}"
+            if not os.path.lexists(folder.results / path):
+                folder.report(path, "missing", "is not there")
+
+
+def check_model(
+    folder: Folder, shard: str, model: str, ingested: pa.Table | None, *, must: Mapping[str, bool]
+) -> None:
+    """What one model made of a shard.
+
+    Parameters
+    ----------
+    must : mapping of str to bool
+        Whether the tables of ``segment``, ``measure``, ``previews`` and ``agreement`` must be
+        there; one that need not be is checked if it is.
+    """
+
+    def wanted(stage: str, path: str) -> bool:
+        return must[stage] or (folder.results / path).exists()
+
+    path = f"segment/{model}/{shard}.parquet"
+    segmented = folder.table(path, SEGMENT) if wanted("segment", path) else None
+    rows = [] if segmented is None else segmented.to_pylist()
+    if ingested is not None and segmented is not None:
+        ready = ingested.filter(pc.equal(ingested["state"], "ready"))
+        if _same_scans(folder, path, segmented["scan_id"], ready["scan_id"], "ingest"):
+            images = {row["scan_id"]: row["image_sha256"] for row in ready.to_pylist()}
+            changed = [row for row in rows if row["image_sha256"] != images[row["scan_id"]]]
+            if changed:
+                folder.report(
+                    path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
+                )
+        _not_older(folder, path, f"ingest/{shard}.parquet")
+    _check_receipts(folder, f"segment/{model}/{shard}", {row["scan_id"]: row for row in rows})
+
+    label_maps = [row["scan_id"] for row in rows if row["state"] == "segmented"]
+    out = f"measure/{model}/{shard}.parquet"
+    measured = folder.table(out, VOLUMES) if wanted("measure", out) else None
+    if measured is not None and segmented is not None:
+        _same_scans(folder, out, pc.unique(measured["scan_id"]), label_maps, "segment")
+        _not_older(folder, out, path)
+    if segmented is not None:
+        _check_label_names(folder, f"segment/{model}/{shard}", measured)
+
+    pictures = f"measure/{model}/previews/{shard}.parquet"
+    drawn = folder.table(pictures, PREVIEWS) if wanted("previews", pictures) else None
+    if drawn is not None and measured is not None:
+        sound = measured.filter(pc.not_equal(measured["status"], "failed"))
+        _same_scans(folder, pictures, drawn["scan_id"], pc.unique(sound["scan_id"]), "measure")
+
+    compared = f"agreement/{model}/{shard}.parquet"
+    if wanted("agreement", compared):
+        folder.table(compared, AGREEMENT)
+
+
+def _check_receipts(folder: Folder, place: str, rows: Mapping[str, Row]) -> None:
+    """Every receipt of a shard's folder, and every label map against its receipt."""
+    there = {path.name.removesuffix(".json") for path in (folder.results / place).glob("*.json")}
+    marks = {name for name in there if name.endswith(".started")}
+    for scan_id in sorted((there - marks) | set(rows)):
+        path = f"{place}/{scan_id}.json"
+        receipt = folder.json(path)
+        if receipt is None:
+            continue
+        if not receipt_is_whole(receipt) or receipt.get("scan_id") != scan_id:
+            folder.report(path, "damaged", "is not as it was written")
+            continue
+        if scan_id in rows and (named := _differences(rows[scan_id], receipt, place)):
+            what = f"is not what the receipt of {scan_id} says: {', '.join(named)}"
+            folder.report(f"{place}.parquet", "contradicts", what)
+        if receipt["state"] == "segmented":
+            label_map = f"{place}/{scan_id}_dseg.nii.gz"
+            folder.bytes_of(label_map, receipt["label_map_bytes"], receipt["label_map_sha256"])
+
+
+def _differences(row: Row, receipt: Row, place: str) -> list[str]:
+    """Columns in which a row of SEGMENT is not what segment writes of the receipt."""
+    said = {name: receipt.get(name) for name in SEGMENT}
+    said["cohortvol_version"] = receipt["versions"]["cohortvol"]
+    if said["label_map"] is not None:
+        said["label_map"] = f"{place}/{said['label_map']}"
+    return [name for name in SEGMENT if row[name] != said[name]]
+
+
+def _check_label_names(folder: Folder, place: str, measured: pa.Table | None) -> None:
+    """The names of the labels against the table of volumes, which holds all of them."""
+    path = f"{place}/dseg.tsv"
+    if not folder.is_there(path):
+        return
+    try:
+        lines = (folder.results / path).read_bytes().decode().split("\n")
+        header, *rows = [line.split("\t") for line in lines[:-1]]
+        names = {int(row[0]): row[1] for row in rows}
+        layers = [int(row[2]) for row in rows] if header == ["index", "name", "layer"] else []
+        sound = (
+            lines[-1] == ""
+            and header in (["index", "name"], ["index", "name", "layer"])
+            and all(len(row) == len(header) and row[0] == str(int(row[0])) for row in rows)
+            and [*names] == sorted(names)
+            and set(layers) == set(range(len(set(layers))))
+        )
+    except (ValueError, IndexError):
+        sound, names = False, {}
+    if sound and measured is not None and measured.num_rows:
+        labels = zip(measured["label"].to_pylist(), measured["structure"].to_pylist(), strict=True)
+        sound = names == {label: name for label, name in labels if label is not None}
+    if not sound:
+        folder.report(path, "damaged", "does not name the labels that were measured")
+
+
+def _same_scans(
+    folder: Folder, path: str, found: Iterable[Any], wanted: Iterable[Any], stage: str
+) -> bool:
+    """Whether a table holds the scans that the stage before it has; reports it if not."""
+    has, needs = ({str(scan_id) for scan_id in scans} for scans in (found, wanted))
+    if has == needs:
+        return True
+    lacks, more = len(needs - has), len(has - needs)
+    what = f"lacks {lacks} and has {more} other scans than {stage}"
+    folder.report(path, "out of date", what)
+    return False
+
+
+def _not_older(folder: Folder, path: str, source: str) -> None:
+    """Report a table that is older than what it was made of, as Snakemake sees it."""
+    ages = [(folder.results / name).stat().st_mtime_ns for name in (path, source)]
+    if ages[0] < ages[1]:
+        folder.report(path, "out of date", f"is older than {source}")

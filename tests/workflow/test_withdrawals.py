@@ -1,0 +1,181 @@
+"""People withdraw from a finished cohort: the real workflow removes them, and proves it."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import dicom_fixture
+from cohortvol.simulate import run as simulate
+from planted import found_in, written
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+MODEL = "embedded-v1"
+CANARY = re.compile(rb"CANARY[-A-Za-z0-9]*")
+STAY = ("stay-a", "stay-b", "stay-c")
+GONE = ("CANARYanna", "CANARYbert", "CANARYcleo")
+"""Anna has an image, Bert one of DICOM, and Cleo one that cannot be used."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def snakemake(manifest, results, *words, **settings):
+    given = {"manifest": manifest, "results": results, "shard_size": 3, **settings}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
+            *(f"{name}={value}" for name, value in given.items()),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout + done.stderr
+
+
+def search(results, withdrawn):
+    words = ("verify", "--results", results, "--withdrawn", withdrawn, "--json")
+    done = subprocess.run([BIN / "cohortvol", *words], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert done.returncode == found["exit_code"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, a manifest with everybody, one without those who leave, and the list of these."""
+    folder = tmp_path_factory.mktemp("source")
+    simulate.run(folder / "simulated", n=4, seed=5)
+    images = sorted((folder / "simulated" / "images").glob("*.nii.gz"))
+    broken = folder / "broken.nii.gz"
+    broken.write_bytes(images[0].read_bytes()[:2000])
+    series = dicom_fixture.write_series(folder / "series")
+    rows = [
+        ("stay-a_1", "stay-a", images[0]),
+        ("CANARYanna_1", "CANARYanna", images[1]),
+        ("stay-b_1", "stay-b", images[2]),
+        ("CANARYbert_1", "CANARYbert", series),
+        ("stay-c_1", "stay-c", images[3]),
+        ("CANARYcleo_1", "CANARYcleo", broken),
+    ]
+    write(folder / "everybody.csv", rows)
+    write(folder / "without.csv", [row for row in rows if row[1] in STAY])
+    (folder / "withdrawn.csv").write_text("\n".join(GONE))
+    return folder
+
+
+def write(path, rows):
+    with path.open("w", newline="") as stream:
+        out = csv.writer(stream)
+        out.writerow(["scan_id", "subject_id", "image", "age_years", "sex"])
+        out.writerows([scan, who, image, 50 + n, "F"] for n, (scan, who, image) in enumerate(rows))
+
+
+@pytest.fixture(scope="module")
+def everybody(folder, tmp_path_factory):
+    results = tmp_path_factory.mktemp("everybody") / "results"
+    snakemake(folder / "everybody.csv", results)
+    return results
+
+
+@pytest.fixture
+def given(folder, tmp_path):
+    """The manifests and the list, newer than every result."""
+    for name in ("everybody.csv", "without.csv", "withdrawn.csv"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def copy(everybody, tmp_path):
+    return shutil.copytree(everybody, tmp_path / "results", symlinks=True)
+
+
+def receipts(results):
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in results.glob("segment/*/*/*.json")
+    }
+
+
+def test_everything_of_the_withdrawn_goes_and_nobody_else_is_computed_again(given, copy, tmp_path):
+    assert search(copy, given / "withdrawn.csv")["hits"]
+    shutil.copytree(copy / "segment" / MODEL, copy / "segment" / "another-model")
+    shutil.copytree(copy / "measure" / MODEL, copy / "measure" / "another-model")
+    before = receipts(copy)
+    began = time.time()
+    # Snakemake remembers the settings of what it made itself, not of a copy.
+    words = ("--rerun-triggers", "mtime", "input")
+    told = snakemake(given / "everybody.csv", copy, *words, withdrawals=given / "withdrawn.csv")
+    assert "3 in the list, 3 of them known here; 3 scans" in told
+    assert "rule segment" not in told
+    assert "rule ingest" not in told
+    found = search(copy, given / "withdrawn.csv")
+    assert found["hits"] == {}
+    assert found["files"] > 60
+    assert not [path for path in written(copy, began) if found_in(CANARY, path)]
+    after = receipts(copy)
+    assert {name for name in before if "CANARY" in name} == set(before) - set(after)
+    assert all(after[name] == before[name] for name in after)
+    assert "Nothing to be done" in snakemake(
+        given / "everybody.csv", copy, *words, withdrawals=given / "withdrawn.csv"
+    )
+
+
+def test_the_tables_are_those_of_a_cohort_that_never_had_them(given, copy, tmp_path):
+    never = tmp_path / "never"
+    snakemake(given / "without.csv", never)
+    # The rows left the manifest as well, and before the list was given.
+    snakemake(given / "without.csv", copy)
+    snakemake(given / "without.csv", copy, withdrawals=given / "withdrawn.csv")
+    assert search(copy, given / "withdrawn.csv")["hits"] == {}
+    for name in ("volumes.parquet", "analyse/slopes.parquet", "report/figures/trends.svg"):
+        assert (copy / name).read_bytes() == (never / name).read_bytes(), name
+    tables = [pd.read_parquet(results / "scans.parquet") for results in (copy, never)]
+    places = ["shard", "label_map"]  # nobody who stays changes places
+    assert tables[0].drop(columns=places).equals(tables[1].drop(columns=places))
+
+
+def test_with_hashed_ids_ids_and_keys_go(folder, tmp_path):
+    results = tmp_path / "results"
+    snakemake(folder / "everybody.csv", results, hash_ids="true")
+    before = search(results, folder / "withdrawn.csv")
+    assert before["with_keys"]
+    assert {"private/ids.csv", "scans.parquet"} < set(before["hits"])
+    segmented = receipts(results)
+    given = {"hash_ids": "true", "withdrawals": folder / "withdrawn.csv"}
+    told = snakemake(folder / "everybody.csv", results, **given)
+    assert "rule segment" not in told
+    assert search(results, folder / "withdrawn.csv")["hits"] == {}
+    left = receipts(results)
+    assert len(left) == 3
+    assert left.items() <= segmented.items()
+    verified = subprocess.run(
+        [BIN / "cohortvol", "verify", "--deep", "--results", results],
+        capture_output=True,
+        text=True,
+    )
+    assert verified.returncode == 0, verified.stdout
+
+
+def test_decisions_on_them_and_bad_rows_of_theirs_stop_nothing(given, copy, tmp_path):
+    decisions = tmp_path / "decisions.csv"
+    head = "scan_id,structure,decision,reviewer,date,note"
+    rows = [f"{scan}_1,,exclude,ab,2026-11-20,x" for scan in ("CANARYanna", "stay-a")]
+    decisions.write_text("\n".join([head, *rows]))
+    text = (given / "everybody.csv").read_text().replace(",53,", ",CANARYage,")
+    (given / "bad.csv").write_text(text)
+    settings = {"withdrawals": given / "withdrawn.csv", "decisions": decisions}
+    told = snakemake(given / "bad.csv", copy, **settings)
+    assert "CANARY" not in (copy / "logs" / "assemble" / "assemble.log").read_text()
+    assert "CANARYage" not in told
+    assert search(copy, given / "withdrawn.csv")["hits"] == {}
+    scans = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
+    assert scans.loc["stay-a_1", "review"] == "exclude"
