@@ -1,12 +1,15 @@
 """Status: how far a cohort is, and what happened to one scan."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -514,6 +517,7 @@ def test_on_a_terminal_it_is_shown_in_place_and_stays_at_the_end(results):
         [*command, "--interval", "1"], env=environment, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 80, 0, 0))  # 12 lines
     screen = b""
     while b"Ctrl-C ends this" not in screen:
         screen += os.read(ours, 4096)

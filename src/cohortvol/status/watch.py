@@ -62,8 +62,9 @@ def watch(
 
 
 def _picture(found: dict[str, Any], width: int, interval_s: float) -> Text:
+    """The clock stands first, as the end is left out where the terminal is too low."""
     clock = f"{datetime.now().astimezone():%H:%M:%S}, every {interval_s:g} s; Ctrl-C ends this"
-    return Text(f"{render_summary(found, width)}\n{clock}", no_wrap=True, overflow="crop")
+    return Text(f"{clock}\n\n{render_summary(found, width)}", no_wrap=True, overflow="crop")
 
 
 def _print_line(found: dict[str, Any], form: str) -> None:
