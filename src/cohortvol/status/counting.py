@@ -24,7 +24,8 @@ from cohortvol.status.reading import (
 from cohortvol.status.trouble import failed_scans, has_many_failed, job_trouble
 
 STAGES = ("ingest", "segment", "measure")
-READERS = 4
+READERS = 2
+"""Threads that read tables; more take longer, where the storage is not slow."""
 
 
 @dataclass(frozen=True)
