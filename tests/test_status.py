@@ -263,6 +263,12 @@ def test_the_rate_reaches_back_only_as_far_as_all_scans_are_known():
     assert told["scans_per_hour"] == pytest.approx(0.9 * 3600, rel=0.03)
 
 
+def test_tables_that_are_younger_than_their_scans_tell_no_rate():
+    """As in a results folder that was copied."""
+    told = pace([finished("0", [10.0, 20.0])], 1000.0, now=1100.0)
+    assert (told["scans_per_hour"], told["seconds_left"]) == (None, None)
+
+
 def test_the_latest_tables_are_enough_for_the_rate(results, monkeypatch):
     monkeypatch.setattr("cohortvol.status.counting.TABLES_FOR_RATE", 1)
     del results.measure["0001"]

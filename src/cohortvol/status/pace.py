@@ -121,10 +121,10 @@ def pace(shards: list[Shard], since: float, now: float) -> dict[str, Any]:
 
 def _rate(ends: list[float], starts: list[float], since: float) -> float | None:
     """Scans per second since the last pause. A run counts from its start, not its first scan."""
-    if not ends:
-        return None
-    before = max(since, ends[-1] - RATE_WINDOW_SECONDS)
+    before = max(since, ends[-1] - RATE_WINDOW_SECONDS) if ends else since
     recent = ends[bisect_right(ends, before) :]
+    if not recent:  # none, or tables that were copied and are younger than what they tell
+        return None
     gaps = [later - end for end, later in pairwise(recent)]
     longest = max(PAUSE_SECONDS, PAUSE_SCANS * median(gaps)) if gaps else PAUSE_SECONDS
     pauses = [number for number, gap in enumerate(gaps) if gap > longest]
