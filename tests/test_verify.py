@@ -132,6 +132,7 @@ def test_a_label_map_goes_with_its_receipt_and_a_table_alone():
     [
         ("logs/ingest/0000.log", True),
         (".in-use", True),
+        ("segment/m/0000/.in-use", True),
         ("segment/m/0000/.a.json.12-ab.tmp", True),
         ("segment/m/0000/a.started.json", True),
         ("segment/m/0000.resources.json", True),

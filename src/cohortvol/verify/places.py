@@ -14,12 +14,12 @@ _RECEIPT = re.compile(r"(?P<scan>[^.]+)(_dseg\.nii\.gz|\.json)")
 
 NO_RESULTS = (
     re.compile(r"(.*/)?logs/.*"),
-    re.compile(r"\.in-use"),
+    re.compile(r"(.*/)?\.in-use"),
     re.compile(r"(.*/)?\.[^/]*\.tmp"),
     re.compile(r"segment/[^/]+/[0-9]+/[^/]+\.started\.json"),
     re.compile(r"(.*/)?[0-9]+\.resources\.json"),
 )
-"""Files that hold no results, so that none of them can be damaged: logs, the lock, what a killed
+"""Files that hold no results, so that none of them can be damaged: logs, locks, what a killed
 writer left behind, the marks of scans at work, and what each job took."""
 
 
