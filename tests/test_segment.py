@@ -441,7 +441,7 @@ def test_every_ready_scan_gets_a_label_map_a_receipt_and_a_row(undisturbed, imag
         "index\tname\n1\tliver\n2\tspleen\n3\tkidney_left\n"
     )
     assert not list(undisturbed.folder.glob("*.started.json"))
-    assert not list(undisturbed.folder.glob(".*"))
+    assert [path.name for path in undisturbed.folder.glob(".*")] == [".in-use"]
 
 
 @pytest.fixture

@@ -176,10 +176,6 @@ def slurm_name():
     return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
 
 
-onsuccess:
-    forget(Path(config["results"]))
-
-
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
     with told_without_traceback():
@@ -200,6 +196,7 @@ onstart:
 # At the end, in that process too. Logs name scans, so their ends are shown here and by no job:
 # what a job prints stands in the log of the cluster, outside the results folder.
 onsuccess:
+    forget(Path(config["results"]))
     tell_end()
 
 
