@@ -91,7 +91,7 @@ def _holds_its_checksums(path: str) -> bool:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
             for group in range(stored.num_row_groups):
-                stored.read_row_group(group)
+                stored.read_row_group(group, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         return _is_of_the_storage(error)
     return True

@@ -142,7 +142,7 @@ def _inflated(content: bytes, bits: int) -> bytes:
 
 def _columns(content: bytes) -> Iterator[tuple[bytes, bool]]:
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (pa.ArrowException, OSError):
         return
     yield str(table.schema.metadata).encode(), False
