@@ -14,8 +14,8 @@ import pytest
 from cohortvol.simulate import run as simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-N_SCANS = 12
-SHARD_SIZE = 6
+N_SCANS = 24
+SHARD_SIZE = 12
 RUN = re.compile(r"cohortvol_[0-9a-f-]{36}\n")
 TABLES = ("volumes.parquet", "scans.parquet", "analyse/slopes.parquet")
 
@@ -96,7 +96,7 @@ def local(manifest, tmp_path_factory):
 def test_whatever_is_killed_no_finished_scan_is_segmented_again(manifest, local, tmp_path):
     results = tmp_path / "results"
     driver = start(on_slurm(manifest, results))
-    wait_for(lambda: len(receipts(results)) >= N_SCANS // 3)
+    wait_for(lambda: len(receipts(results)) >= N_SCANS // 6)
     comments = wait_for(lambda: [comment for _, comment in jobs() if "segment" in comment])
     assert comments[0].startswith("rule_segment_wildcards_0")  # a shard, no scan
     os.killpg(driver.pid, signal.SIGKILL)
