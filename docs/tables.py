@@ -36,6 +36,8 @@ INTRODUCTIONS = {
     "agreement/<model>/<shard>": "Agreement of one shard; the columns of `agreement`.",
     "agreement": "Overlap with the label maps of another model or profile, where it was asked for.",
     "measure/<model>/previews/<shard>": "A small picture of each scan that was measured.",
+    "measure/<model>/kept/<shard>": "With `keep_label_maps: false`, volumes that stand in for "
+    "label maps: the columns of `volumes`, and these. Their pictures are in `previews/` beside it.",
     "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",
     "scans": "One row per row of the manifest, with the state each scan ended in.",
     "contact_sheet": "Which scan each tile of the report's contact sheets is: a CSV, "
@@ -68,6 +70,8 @@ def page() -> str:
         parts.append(f"\n## `{name}`\n\n{INTRODUCTIONS[name]}\n")
         if name in ("measure/<model>/<shard>", "agreement/<model>/<shard>"):
             continue
+        if columns is tables.KEPT:
+            columns = {name: columns[name] for name in columns if name not in tables.VOLUMES}
         parts.append("| column | type | meaning |\n|---|---|---|")
         parts += [
             f"| `{column}` | {TYPES[about.type]} | {about.meaning.replace('|', chr(92) + '|')} |"

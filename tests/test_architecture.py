@@ -19,6 +19,7 @@ FOUNDATION = {
     "cluster",
     "errors",
     "files",
+    "kept",
     "keys",
     "geometry",
     "intervals",

@@ -154,6 +154,31 @@ def test_a_cohort_without_fault_ends_with_0_and_has_an_estimate(tmp_path, capsys
     assert given == {"hours": 2.0, "basis": "7200 s a scan, as given"}
 
 
+def test_subjects_who_withdrew_are_not_read(tmp_path, capsys):
+    rows = [["stays", sound(tmp_path, "a.nii"), 50, "F", ""], ["left", "gone.nii", 50, "F", ""]]
+    manifest = write_manifest(tmp_path / "scans.csv", rows)
+    (tmp_path / "list.txt").write_text("left\n")
+    settings = tmp_path / "config.yaml"
+    settings.write_text(f"withdrawals: {tmp_path / 'list.txt'}\n")
+    assert cli.run(["check", str(manifest), "--config", str(settings), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+
+
+def test_label_maps_that_are_not_kept_take_space_for_one_shard(tmp_path, capsys):
+    images = [sound(tmp_path, f"{n}.nii") for n in "abc"]
+    rows = [[f"scan{n}", image, 50, "F", ""] for n, image in enumerate(images)]
+    manifest = write_manifest(tmp_path / "scans.csv", rows)
+    settings = tmp_path / "config.yaml"
+    settings.write_text("keep_label_maps: false\nshard_size: 2\n")
+    gb = []
+    for words in ([], ["--config", str(settings)]):
+        cli.run(["check", str(manifest), "--json", *words])
+        gb.append(json.loads(capsys.readouterr().out)["estimate"]["disk_gb"])
+    assert gb[1] == pytest.approx(gb[0] * 2 / 3)
+    cli.run(["check", str(manifest), "--config", str(settings)])
+    assert "for each shard at work; they are not kept" in capsys.readouterr().out
+
+
 def test_a_check_leaves_the_logging_of_ingest_as_it_was(tmp_path):
     manifest = write_manifest(tmp_path / "scans.csv", [["no", tmp_path / "no.nii", 50, "F", ""]])
     before = logging.getLogger("cohortvol.ingest").level

@@ -99,6 +99,11 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
     if done.empty:
         raise ConfigError(f"{results}: no scan is done, so there are no label maps to write")
     model = str(done["model"].iloc[0])
+    if (results / "measure" / model / "kept").is_dir():
+        raise ConfigError(
+            f"{results}: made with `keep_label_maps: false`, so there are no label maps to write\n"
+            "  Run with `keep_label_maps: true` first; it segments the scans again."
+        )
     segmentation = re.sub(r"[^0-9A-Za-z]", "", model)
     names = names_of(done, segmentation)
     _check_out(out, model)

@@ -56,7 +56,9 @@ _GRID = {
 
 _PROVENANCE = {
     "image_sha256": Column(text, "sha256 of the image file's bytes"),
-    "label_map": Column(text, "label map, relative to the results folder"),
+    "label_map": Column(
+        text, "label map, relative to the results folder; removed where label maps are not kept"
+    ),
     "label_map_sha256": Column(text, "sha256 of the label map file"),
     "model": Column(text, "segmentation model id"),
     "profile": Column(text, "inference profile of the model"),
@@ -252,6 +254,15 @@ _REVIEW = {
 
 COHORT_VOLUMES = {**VOLUMES, **_REVIEW}
 
+KEPT = {
+    **VOLUMES,
+    "label_map_sha256": Column(text, "sha256 of the label map that was measured and removed"),
+    "measuring_key": Column(
+        text, "hash of the settings of measure, its rules, and what they take from ingest"
+    ),
+    "has_picture": Column(flag, "a picture was made of it, too"),
+}
+
 SCANS = {
     "manifest_line": MANIFEST["manifest_line"],
     "scan_id": MANIFEST["scan_id"],
@@ -278,6 +289,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "agreement/<model>/<shard>": AGREEMENT,
     "agreement": AGREEMENT,
     "measure/<model>/previews/<shard>": PREVIEWS,
+    "measure/<model>/kept/<shard>": KEPT,
     "volumes": COHORT_VOLUMES,
     "scans": SCANS,
     "contact_sheet": CONTACT_SHEET,

@@ -20,6 +20,7 @@ from cohortvol.files import (
     keep_from_others,
     warn_if_world_readable,
 )
+from cohortvol.kept import measuring_settings
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
@@ -137,6 +138,8 @@ with told_without_traceback():
     SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
     # What the intervals around volumes depend on beside it.
     INTERVAL_KEY = digest_of(MODEL.volume_interval)[:16]
+    # What all rows of volumes depend on beside the labels: matters where these are not kept.
+    MEASURING_KEY = measuring_settings(config, INTERVAL_KEY)
 
 
 # Model to compare with, and where it was run.
@@ -144,6 +147,10 @@ OTHER = config["agreement"]["model"]
 OTHER_RESULTS = config["agreement"]["results"] or config["results"]
 if OTHER and "--lint" not in sys.argv:
     with told_without_traceback():
+        if not config["keep_label_maps"]:
+            raise ConfigError(
+                "agreement.model: label maps are compared, and keep_label_maps is false"
+            )
         check_exists(f"{OTHER_RESULTS}/measure/{OTHER}", setting="agreement.model")
 
 
@@ -279,6 +286,14 @@ def without_damaged_tables():
         from cohortvol.verify.quick import remove_damaged
 
         remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+
+
+def kept_options(wildcards):
+    """Where volumes stand in for the label maps of a shard, if these are not kept."""
+    if config["keep_label_maps"]:
+        return []
+    table = f"{config['results']}/measure/{MODEL.id}/kept/{wildcards.shard}.parquet"
+    return options({"kept": table, "measuring": MEASURING_KEY})
 
 
 def shards():

@@ -27,6 +27,7 @@ rule measure:
             }
         ),
         previews=lambda wildcards, output: options({"previews": output.get("previews")}),
+        kept=kept_options,
         version=cohortvol.__version__,
     shell:
         """
@@ -39,5 +40,6 @@ rule measure:
             {params.roi:q} \
             {params.thresholds:q} \
             {params.previews:q} \
+            {params.kept:q} \
             2>{log:q}
         """

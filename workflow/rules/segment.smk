@@ -27,6 +27,7 @@ rule segment:
                 "roi": config["roi"],
             }
         ),
+        kept=kept_options,
         device=config["segment"]["device"],
     shell:
         """
@@ -39,5 +40,6 @@ rule segment:
             --device {params.device:q} \
             --attempts-left {resources.attempts_left} \
             {params.choice:q} \
+            {params.kept:q} \
             2>{log:q}
         """

@@ -81,7 +81,8 @@ def _estimate(need: Needs) -> Text:
         f"  time on one GPU    {_duration(need.gpu.hours)}  ({need.gpu.basis})",
         f"  or on two cores    {_duration(need.two_cores.hours)}  ({need.two_cores.basis})",
         f"  memory             {need.memory_gb:.1f} GB for the largest scan, per worker",
-        f"  disk               at most {_size(need.disk_gb)} of label maps",
+        f"  disk               at most {_size(need.disk_gb)} of label maps"
+        + ("" if need.kept_for is None else " for each shard at work; they are not kept"),
     ]
     if need.converted_gb:
         lines.append(f"                     and {_size(need.converted_gb)} of images from DICOM")

@@ -58,8 +58,9 @@ class Seconds:
 class Needs:
     """What segmenting the usable scans will take.
 
-    `memory_gb` is for the scan that takes most; `disk_gb` is at most, with `converted_gb` of
-    images made from DICOM, which is known exactly.
+    `memory_gb` is for the scan that takes most; `disk_gb` is at most, of all label maps or of the
+    shard of `kept_for` scans that takes most, with `converted_gb` of images made from DICOM, which
+    is known exactly.
     """
 
     n_scans: int
@@ -69,6 +70,7 @@ class Needs:
     memory_gb: float
     disk_gb: float
     converted_gb: float
+    kept_for: int | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def needs(
     profile: Profile,
     seconds_per_scan: float | None = None,
     converted_bytes: int = 0,
+    kept_for: int | None = None,
 ) -> Needs:
     """Work, time, memory and disk for scans of these grids.
 
@@ -117,6 +120,8 @@ def needs(
         Measured on the user's own machine; replaces the estimates of time.
     converted_bytes : int
         Of images made from DICOM.
+    kept_for : int, optional
+        Scans of a shard, where label maps are removed once it is measured.
 
     Raises
     ------
@@ -132,6 +137,7 @@ def needs(
     )
     host_s = voxels * HOST_S_PER_VOXEL
     largest = float(voxels.max(initial=0))
+    stored = voxels.sum() if kept_for is None else largest * min(kept_for, len(usable))
     if seconds_per_scan is None:
         gpu_s = np.maximum(flop / GPU_FLOP_PER_S, host_s / GPU_WORKERS).sum()
         cpu_s = np.maximum(flop / CPU_FLOP_PER_S, host_s).sum()
@@ -146,7 +152,8 @@ def needs(
         gpu=gpu,
         two_cores=cpu,
         memory_gb=memory_gb(largest, networks),
-        disk_gb=float(voxels.sum() * LABEL_MAP_BYTES_PER_VOXEL * len(card.layers) / 1e9),
+        disk_gb=float(stored * LABEL_MAP_BYTES_PER_VOXEL * len(card.layers) / 1e9),
+        kept_for=kept_for,
         converted_gb=converted_bytes / 1e9,
     )
 

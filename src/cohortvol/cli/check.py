@@ -79,14 +79,17 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     import pandas as pd
 
     from cohortvol import assemble, ingest
-    from cohortvol.manifest import read_manifest
+    from cohortvol.manifest import Choice, read_manifest, who_withdrew
     from cohortvol.tables import INGEST, append_rows, to_arrow, to_pandas
 
+    withdrawals = settings["withdrawals"]
     rows = read_manifest(
         manifest,
         bad_rows="quarantine",
         sex_codes=settings["sex_codes"],
         age_range_years=settings["age_range_years"],
+        choice=Choice(**settings["bids"]),
+        withdrawn=who_withdrew(withdrawals and Path(withdrawals), manifest),
     )
     scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
     rules = ingest.Rules.from_config(settings["ingest"])
@@ -118,7 +121,9 @@ def _needs(
         folder = find_model(model or settings["model"], Path(settings["models_dir"]))
         card = restrict(load_card(folder), settings["roi"])
         profile = choose_profile(card, settings["segment"]["profile"])
-        return intake.needs(usable, card, profile, seconds_per_scan, converted_bytes), ""
+        kept_for = None if settings["keep_label_maps"] else settings["shard_size"]
+        need = intake.needs(usable, card, profile, seconds_per_scan, converted_bytes, kept_for)
+        return need, ""
     except ModelError as error:
         if model is not None:
             raise

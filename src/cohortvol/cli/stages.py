@@ -21,6 +21,16 @@ Roi = Annotated[
     list[str] | None,
     typer.Option(help="Structure wanted; repeat for several, all of the model's if none."),
 ]
+KeptTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table that stands in for label maps: measure writes it and removes the label maps "
+        "of which it has the volumes, segment does not make those again."
+    ),
+]
+Measuring = Annotated[
+    str, typer.Option(help="Stands for the settings of measure: other rows of --kept do not count.")
+]
 Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
 Scans = Annotated[Path, typer.Option(help="Table of scans, Parquet or CSV.")]
 
@@ -106,6 +116,12 @@ def manifest(
         salt_file=salt_file,
         withdrawals=withdrawals,
     )
+
+
+def _kept(table: Path | None, measuring: str) -> Any:
+    from cohortvol.kept import Kept
+
+    return None if table is None else Kept(table, measuring)
 
 
 def _from_json(option: str, text: str) -> Any:
@@ -239,6 +255,8 @@ def segment(
             "the other in a single thread. 1 on a CPU and 4 on a GPU if not given.",
         ),
     ] = None,
+    kept: KeptTable = None,
+    measuring: Measuring = "",
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
 
@@ -263,6 +281,7 @@ def segment(
             attempts_left=attempts_left,
             workers=workers,
             job=job,
+            kept=_kept(kept, measuring),
         )
 
 
@@ -301,6 +320,8 @@ def measure(
         Path | None,
         typer.Option(help="Table of small pictures to write, one of each scan; none if not given."),
     ] = None,
+    kept: KeptTable = None,
+    measuring: Measuring = "",
 ) -> None:
     r"""Measure the volume of every structure on the grid of its scan, and draw the scan.
 
@@ -330,6 +351,7 @@ def measure(
             min_largest_fraction=min_largest_fraction,
             swap_ratio=swap_ratio,
             previews=previews,
+            kept=_kept(kept, measuring),
             **given,
         )
 

@@ -41,6 +41,7 @@ __all__ = [
     "read_bids",
     "read_manifest",
     "run",
+    "who_withdrew",
     "write_from_folder",
 ]
 
@@ -92,7 +93,7 @@ def run(
     ConfigError
         See `check`.
     """
-    withdrawn = _withdrawn(withdrawals, manifest)
+    withdrawn = who_withdrew(withdrawals, manifest)
     keys = _keys_for(results, salt_file, hash_ids=hash_ids)
     scans = _read(
         manifest,
@@ -190,7 +191,7 @@ def check(
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
-        withdrawn=_withdrawn(withdrawals, manifest),
+        withdrawn=who_withdrew(withdrawals, manifest),
     )
 
 
@@ -203,7 +204,7 @@ def _read(manifest: Path, keys: Keys | None, **settings: Any) -> pd.DataFrame:
             keys.save()
 
 
-def _withdrawn(withdrawals: Path | None, manifest: Path) -> Withdrawn:
+def who_withdrew(withdrawals: Path | None, manifest: Path) -> Withdrawn:
     """Who is withdrawn. A list may leave out the ``sub-`` of a BIDS dataset."""
     ids = read_withdrawals(withdrawals) if withdrawals is not None else frozenset()
     return Withdrawn(ids, prefix="sub-" if manifest.is_dir() else "")

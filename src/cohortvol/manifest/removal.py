@@ -23,6 +23,7 @@ from cohortvol.keys import IMAGES, PRIVATE, Keys, forget
 from cohortvol.tables import (
     AGREEMENT,
     INGEST,
+    KEPT,
     PREVIEWS,
     SEGMENT,
     SERIES,
@@ -40,6 +41,8 @@ _TABLES: dict[str, dict[str, Column]] = {
     "segment/*": SEGMENT,
     "measure/*": VOLUMES,
     "measure/*/previews": PREVIEWS,
+    "measure/*/kept": KEPT,
+    "measure/*/kept/previews": PREVIEWS,
     "agreement/*": AGREEMENT,
 }
 

@@ -26,6 +26,7 @@ from cohortvol.errors import (
 from cohortvol.files import sha256_of
 from cohortvol.geometry import check_same_grid
 from cohortvol.intervals import Calibration, Softmax, softmax_by_label
+from cohortvol.kept import Kept, forget
 from cohortvol.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.measure.interval import COLUMNS, with_intervals
 from cohortvol.measure.preview import draw_preview
@@ -163,6 +164,7 @@ def run_shard(
     roi: Sequence[str] = (),
     plausible_ml: Path | None = None,
     previews: Path | None = None,
+    kept: Kept | None = None,
     **thresholds: Any,
 ) -> int:
     """Measure the segmented scans of one shard and write its tables.
@@ -183,6 +185,9 @@ def run_shard(
         Table of plausible volumes, in place of rows of the packaged one.
     previews : Path, optional
         Table of pictures to write: one small one for each scan that was measured.
+    kept : Kept, optional
+        Where rows and pictures are put away before the label maps are removed. Without it label
+        maps stay.
     **thresholds
         Passed to `measure_scan`.
 
@@ -210,11 +215,14 @@ def run_shard(
         results,
         calibrations,
         with_previews=previews is not None,
+        kept=kept,
         **thresholds,
     )
     write_table(out, volumes, VOLUMES)
     if previews is not None:
         write_table(previews, pictures, PREVIEWS)
+    if kept is None:
+        forget(out)
     n_failed = volumes.loc[volumes["status"] == "failed", "scan_id"].nunique()
     log.info("%s: %d measured, %d failed", out.stem, len(segmented) - n_failed, n_failed)
     return len(segmented)
@@ -228,12 +236,14 @@ def measure_shard(
     calibrations: Mapping[str, Calibration | None] | None = None,
     *,
     with_previews: bool = False,
+    kept: Kept | None = None,
     **thresholds: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the tables VOLUMES and PREVIEWS for these scans.
 
     A scan that fails is rows with a reason in the first, and none in the second. `calibrations`
-    holds what the model's intervals are worth in each profile.
+    holds what the model's intervals are worth in each profile. With `kept` the rows are put away
+    and the label maps of scans that did not fail are removed.
     """
     joined = segmented.merge(
         ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max"]],
@@ -242,7 +252,12 @@ def measure_shard(
         validate="1:1",
     )
     tables, pictures = [], []
-    for scan in joined.sort_values("scan_id").to_dict("records"):
+    scans = joined.sort_values("scan_id").to_dict("records")
+    for scan in scans:
+        if kept is not None and kept.label_map_sha256(scan) == scan["label_map_sha256"]:
+            tables.append(kept.rows(scan["scan_id"]))
+            pictures += kept.pictures(scan["scan_id"]) if with_previews else []
+            continue
         start = time.perf_counter()
         calibration = (calibrations or {}).get(scan["profile"])
         rows, picture = _measured_and_drawn(
@@ -255,7 +270,26 @@ def measure_shard(
         state = "failed" if rows["status"].eq("failed").all() else "measured"
         log.info("%s: %s, %.1f s", scan["scan_id"], state, time.perf_counter() - start)
     volumes = pd.concat(tables, ignore_index=True) if tables else append_rows([], VOLUMES)
-    return volumes.reindex(columns=list(VOLUMES)), append_rows(pictures, PREVIEWS)
+    volumes = volumes.reindex(columns=list(VOLUMES))
+    drawn = append_rows(pictures, PREVIEWS)
+    if kept is not None:
+        _without_label_maps(scans, volumes, drawn, results, kept)
+    return volumes, drawn
+
+
+def _without_label_maps(
+    scans: Sequence[Mapping[str, Any]],
+    volumes: pd.DataFrame,
+    pictures: pd.DataFrame,
+    results: Path,
+    kept: Kept,
+) -> None:
+    """Put rows and pictures away, and only then remove what they were made of."""
+    failed = set(volumes.loc[volumes["status"] == "failed", "scan_id"])
+    measured = [scan for scan in scans if scan["scan_id"] not in failed]
+    kept.commit(measured, volumes, pictures)
+    for scan in measured:
+        (results / scan["label_map"]).unlink(missing_ok=True)
 
 
 def _measured_and_drawn(

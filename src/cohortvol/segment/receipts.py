@@ -31,6 +31,7 @@ class Work:
     """What a receipt must match to stand: the scan, its bytes, and the key of the model.
 
     With `keeps_softmax` the receipt must hold the sums of the softmax as well; without, it may.
+    `measured_sha256` is of the label map that was measured and need not be there any more.
     """
 
     scan_id: str
@@ -40,6 +41,7 @@ class Work:
     profile: str
     segmentation_key: str
     keeps_softmax: bool = False
+    measured_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ class ShardFolder:
             return False
         try:
             size = self.label_map(work.scan_id).stat().st_size
+        except FileNotFoundError:
+            known = receipt.get("label_map_sha256")
+            return known is not None and known == work.measured_sha256
         except OSError:
             return False
         return size == receipt.get("label_map_bytes")

@@ -23,6 +23,7 @@ from cohortvol.errors import (
     log_unforeseen,
 )
 from cohortvol.files import IN_USE, commit, commit_text, lock, make_folder
+from cohortvol.kept import Kept
 from cohortvol.models import (
     Card,
     choose_profile,
@@ -72,6 +73,7 @@ def run_shard(
     attempts_left: int = 0,
     workers: int | None = None,
     job: Job | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -104,6 +106,8 @@ def run_shard(
         in this thread alone. `workers_for` the device if not given.
     job : Job, optional
         Where to count what the scans take.
+    kept : Kept, optional
+        Rows of scans that were measured and whose label map need not be there.
 
     Returns
     -------
@@ -120,7 +124,7 @@ def run_shard(
     """
     folder, out = Path(folder), Path(out)
     card = restrict(load_card(Path(model)), roi)
-    works = _works(Path(ingest), card, profile)
+    works = _works(Path(ingest), card, profile, kept)
     verify(card)
     shard = ShardFolder(make_folder(folder))
     shard.sweep()
@@ -430,22 +434,23 @@ def _outcome_of(error: Exception, scan_id: str, seconds: float) -> Outcome:
     return Outcome("failed", "BUG_UNEXPECTED", log_unforeseen(LOG, scan_id, error), seconds)
 
 
-def _works(ingest: Path, card: Card, profile: str | None) -> list[Work]:
+def _works(ingest: Path, card: Card, profile: str | None, kept: Kept | None) -> list[Work]:
     table = read_table(ingest, INGEST)
     ready = table[table["state"] == "ready"].sort_values("scan_id")
     chosen = choose_profile(card, profile)
     key = segmentation_key(card, chosen.name)
     return [
         Work(
-            scan_id=row.scan_id,
-            image=Path(row.image),
-            image_sha256=row.image_sha256,
+            scan_id=row["scan_id"],
+            image=Path(row["image"]),
+            image_sha256=row["image_sha256"],
             model=card.id,
             profile=chosen.name,
             segmentation_key=key,
             keeps_softmax=chosen.keeps_softmax,
+            measured_sha256=kept.label_map_sha256(row) if kept is not None else None,
         )
-        for row in ready.itertuples()
+        for row in ready.to_dict("records")
     ]
 
 

@@ -58,7 +58,8 @@ def remake_of(path: str) -> list[str]:
     """Files to delete so that the next run makes the one at `path` again, and no more than needed.
 
     A table is enough. A label map lies beside no table of its own, so that its receipt and the
-    table of its shard go; a file that a stage lists in ``files.sha256`` goes with that list.
+    table of its shard go. The same table goes with rows that stand for label maps not kept. A file
+    that a stage lists in ``files.sha256`` goes with that list.
     """
     parts = PurePosixPath(path).parts
     match parts:
@@ -70,6 +71,8 @@ def remake_of(path: str) -> list[str]:
             return [path, f"ingest/{name}"]
         case ("ingest", shard, _):
             return [path, f"ingest/{shard}.parquet"]
+        case ("measure", model, "kept", *_, name):
+            return [path, f"segment/{model}/{name}", f"measure/{model}/{name}"]
         case ("segment", model, shard, name):
             of_scan = [f"segment/{model}/{shard}/{other}" for other in _same_scan(name)]
             return [*of_scan, f"segment/{model}/{shard}.parquet"]
@@ -95,6 +98,8 @@ def effect_of(path: str) -> str:
             return "made again from the receipts; nothing is segmented"
         case ("segment", *_):
             return "this scan is segmented again"
+        case ("measure", _, "kept", *_):
+            return "scans of the shard whose label map was not kept are segmented again"
         case ("measure" | "agreement", *_):
             return f"the shard is {'measured' if path[0] == 'm' else 'compared'} again"
         case ("analyse" | "report" as stage, *_):

@@ -29,6 +29,8 @@ _TABLES = (
     "segment/*/*.parquet",
     "measure/*/*.parquet",
     "measure/*/previews/*.parquet",
+    "measure/*/kept/*.parquet",
+    "measure/*/kept/previews/*.parquet",
     "agreement/*/*.parquet",
 )
 

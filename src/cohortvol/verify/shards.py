@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.keys import IMAGES, PRIVATE
-from cohortvol.tables import AGREEMENT, INGEST, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
+from cohortvol.tables import AGREEMENT, INGEST, KEPT, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
 from cohortvol.verify.reading import Folder, receipt_is_whole
 
 Row = dict[str, Any]
@@ -91,7 +91,8 @@ def check_model(
                     path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
                 )
         _not_older(folder, path, f"ingest/{shard}.parquet")
-    _check_receipts(folder, f"segment/{model}/{shard}", {row["scan_id"]: row for row in rows})
+    of_scan = {row["scan_id"]: row for row in rows}
+    _check_receipts(folder, f"segment/{model}/{shard}", of_scan, _kept(folder, model, shard))
 
     label_maps = [row["scan_id"] for row in rows if row["state"] == "segmented"]
     out = f"measure/{model}/{shard}.parquet"
@@ -113,7 +114,23 @@ def check_model(
         folder.table(compared, AGREEMENT)
 
 
-def _check_receipts(folder: Folder, place: str, rows: Mapping[str, Row]) -> None:
+def _kept(folder: Folder, model: str, shard: str) -> dict[str, str]:
+    """Digest of the label map of each scan for which its rows stand in, if it was not kept."""
+    place = f"measure/{model}/kept"
+    pictures = f"{place}/previews/{shard}.parquet"
+    if (folder.results / pictures).exists():
+        folder.table(pictures, PREVIEWS)
+    path = f"{place}/{shard}.parquet"
+    table = folder.table(path, KEPT) if (folder.results / path).exists() else None
+    if table is None:
+        return {}
+    columns = [table[name].to_pylist() for name in ("scan_id", "label_map_sha256")]
+    return dict(zip(*columns, strict=True))
+
+
+def _check_receipts(
+    folder: Folder, place: str, rows: Mapping[str, Row], kept: Mapping[str, str]
+) -> None:
     """Every receipt of a shard's folder, and every label map against its receipt."""
     there = {path.name.removesuffix(".json") for path in (folder.results / place).glob("*.json")}
     marks = {name for name in there if name.endswith(".started")}
@@ -129,8 +146,9 @@ def _check_receipts(folder: Folder, place: str, rows: Mapping[str, Row]) -> None
             what = f"is not what the receipt of {scan_id} says: {', '.join(named)}"
             folder.report(f"{place}.parquet", "contradicts", what)
         if receipt["state"] == "segmented":
-            label_map = f"{place}/{scan_id}_dseg.nii.gz"
-            folder.bytes_of(label_map, receipt["label_map_bytes"], receipt["label_map_sha256"])
+            label_map, sha256 = f"{place}/{scan_id}_dseg.nii.gz", receipt["label_map_sha256"]
+            if kept.get(scan_id) != sha256 or (folder.results / label_map).exists():
+                folder.bytes_of(label_map, receipt["label_map_bytes"], sha256)
 
 
 def _differences(row: Row, receipt: Row, place: str) -> list[str]:
