@@ -23,7 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -234,7 +234,7 @@ class Chaos:
     def _fill_disk(self) -> bool:
         ballast = self.disk / "ballast"
         free = shutil.disk_usage(self.disk).free
-        with open(ballast, "wb") as stream:
+        with open(ballast, "wb") as stream, suppress(OSError):  # a worker may be quicker
             os.posix_fallocate(stream.fileno(), 0, max(free - 4096, 1))
         time.sleep(FULL_DISK_SECONDS)
         ballast.unlink()

@@ -45,6 +45,7 @@ STAGES = {
     "assemble",
     "analyse",
     "report",
+    "plan",
     "status",
     "verify",
     "derivatives",

@@ -240,15 +240,19 @@ def test_a_run_ends_with_the_accounts_and_the_logs_of_failed_jobs(results):
     log = results.folder / "logs" / "measure" / "0001.log"
     log.parent.mkdir(parents=True)
     log.write_text("one\ntwo\nthree\nfour\nthis is a bug\n")
-    text = status.closing_words(results.folder, MODEL)
+    text = status.closing_words(results.folder, MODEL, since=0.0)
     assert text.startswith("cohort results: 2 of 9 done")
+    assert "No scan was segmented in this run" not in text
+    assert "No scan was segmented in this run" in status.closing_words(
+        results.folder, MODEL, since=time.time()
+    )
     assert "1 job of segment: 6.1 GB at most, 75% of their time in the network" in text
     assert "a bug of ours (exit 70)" in text
     assert text.endswith("  two\n  three\n  four\n  this is a bug\n")
 
 
 def test_a_run_that_has_no_results_yet_ends_without_words(tmp_path):
-    assert status.closing_words(tmp_path, MODEL) == ""
+    assert status.closing_words(tmp_path, MODEL, since=0.0) == ""
 
 
 def test_the_report_takes_no_pandas_and_no_torch(results):

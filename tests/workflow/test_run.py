@@ -174,7 +174,8 @@ def test_a_new_title_draws_the_report_and_segments_nothing(source, copy):
     # Snakemake remembers the settings of what it made itself, not of a copy.
     snakemake(source / "manifest.csv", copy, "--forcerun", "report")
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")}
-    snakemake(source / "manifest.csv", copy, 'report={"title": "Another title"}')
+    done = snakemake(source / "manifest.csv", copy, 'report={"title": "Another title"}')
+    assert "No scan was segmented in this run" in done.stderr
     assert "Another title" in (copy / "report" / "index.html").read_text()
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.parquet")} == before
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -183,8 +184,19 @@ def slurm_name():
     return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
 
 
+if workflow.is_main_process and workflow.dryrun:
+    print(
+        f"cohortvol: `cohortvol plan --manifest {config['manifest']} --results "
+        f"{config['results']} --model {config['model']}` says which scans a run keeps, reads and "
+        "segments again",
+        file=sys.stderr,
+    )
+
+
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
+    global STARTED
+    STARTED = time.time()
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
         if left := cancel_left_over(Path(config["results"])):
@@ -215,7 +227,7 @@ def tell_end():
     """How far the cohort came, what its jobs took, and why some failed."""
     from cohortvol.status import closing_words
 
-    sys.stderr.write(closing_words(Path(config["results"]), MODEL.id))
+    sys.stderr.write(closing_words(Path(config["results"]), MODEL.id, STARTED))
 
 
 def check_manifest():

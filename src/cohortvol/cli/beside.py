@@ -14,6 +14,7 @@ from cohortvol.cli import models
 from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
+from cohortvol.cli.plan import plan
 from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
 from cohortvol.cli.verify import verify
@@ -30,6 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
+    app.command(rich_help_panel=LOOK)(plan)
     app.command(rich_help_panel=LOOK)(status)
     app.command(rich_help_panel=LOOK)(explain)
     app.command(rich_help_panel=LOOK)(verify)

@@ -37,6 +37,7 @@ __all__ = [
     "Choice",
     "assign_shards",
     "check",
+    "file_facts",
     "from_folder",
     "read_bids",
     "read_manifest",

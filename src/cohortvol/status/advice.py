@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cohortvol.errors import CohortvolError
+from cohortvol.status.reading import seconds_of
 from cohortvol.status.render import as_text, columns, trouble_table
 from cohortvol.status.resources import BUSY_FRACTION, report
 from cohortvol.status.summary import summary
@@ -102,10 +103,19 @@ def _suggestions(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def closing_words(results: Path, model: str) -> str:
+def closing_words(results: Path, model: str, since: float) -> str:
     """How a run ended: one line on the cohort, one on its jobs, and the end of logs of failed jobs.
 
     Empty where there is nothing to tell yet.
+
+    Parameters
+    ----------
+    results : Path
+        Results folder.
+    model : str
+        Model id.
+    since : float
+        When the run began, seconds since the epoch.
     """
     try:
         found, took = summary(results, model), report(results, model)
@@ -121,6 +131,9 @@ def closing_words(results: Path, model: str) -> str:
             f"{segment['memory_mb'] / 1000:.1f} GB at most{busy}; "
             f"`cohortvol resources --results {results}` says more"
         )
+        last = took["last_segmented_utc"]
+        if last is None or seconds_of(last) < since:
+            lines.append("No scan was segmented in this run: what was there before stands.")
     text = "\n".join(lines) + "\n"
     failed = [row for row in found["trouble"] if row["problem"] == "ended"]
     if failed:

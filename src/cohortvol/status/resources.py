@@ -41,6 +41,7 @@ def report(results: Path, model: str | None = None) -> dict[str, Any]:
         ``stages``, for ingest, segment and measure what `_stage` says, of all jobs on record;
         ``scan_seconds_median`` and ``scan_seconds_p95`` of a scan in segment;
         ``network_fraction``, time in the network / time of the jobs of segment;
+        ``last_segmented_utc``, start of the last job that segmented a scan, ISO 8601;
         ``gpu_seconds``, ``gpu_names`` and ``gpu_memory_mb``, null or empty where no job had a GPU;
         ``suggested``, see `_suggested`. Null is what no job told.
 
@@ -72,6 +73,9 @@ def report(results: Path, model: str | None = None) -> dict[str, Any]:
         "stages": stages,
         **_scan_seconds(places, shards),
         "network_fraction": _network_fraction(segment),
+        "last_segmented_utc": max(
+            (run["started_utc"] for run in segment if run["n_scans"]), default=None
+        ),
         "gpu_seconds": round(sum(run["seconds"] for run in on_gpu), 1) if on_gpu else None,
         "gpu_names": sorted({run["gpu_name"] for run in on_gpu if run["gpu_name"]}),
         "gpu_memory_mb": max((run["gpu_memory_mb"] or 0 for run in on_gpu), default=0) or None,
