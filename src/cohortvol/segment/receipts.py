@@ -147,10 +147,16 @@ class ShardFolder:
         """End a scan that was started too often without an end."""
         mark = _read(self._mark(work.scan_id)) or {}
         starts = int(mark.get("starts", 0))
-        outcome = Outcome("failed", "RUN_CRASHED", f"{starts} starts without an end")
+        reason = "RUN_TIMEOUT" if mark.get("hung") else "RUN_CRASHED"
+        outcome = Outcome("failed", reason, f"{starts} starts without an end")
         attempts, started_utc = int(mark.get("attempts", starts)), str(mark.get("started_utc"))
         self.finish(Claim(work, starts, attempts, started_utc), outcome)
         return outcome
+
+    def note_hang(self, claim: Claim) -> None:
+        """Write into the mark of a start that nothing moved any more."""
+        mark = _read(self._mark(claim.work.scan_id)) or {}
+        commit_json(self._mark(claim.work.scan_id), {**mark, "hung": True})
 
     def give_back(self, claim: Claim) -> None:
         """Forget a start that ended through no fault of the scan."""

@@ -44,6 +44,7 @@ from cohortvol.segment.receipts import (
     Work,
     state_of,
 )
+from cohortvol.segment.watchdog import LEAST_SECONDS, Watchdog
 from cohortvol.tables import INGEST, SEGMENT, append_rows, read_table, write_table
 
 if TYPE_CHECKING:
@@ -258,6 +259,8 @@ class _Worker:
         self._threads = ExitStack()
         self._second_try: set[str] = set()
         self._too_large: list[str] = []
+        self._in_flight: dict[str, Claim] = {}
+        self._watchdog = Watchdog(self._note_hang, self._least_seconds)
 
     @cached_property
     def _segmenter(self) -> Segmenter:
@@ -283,7 +286,7 @@ class _Worker:
     def run(self, works: list[Work]) -> None:
         """Bring every scan to a receipt, or raise TemporaryError."""
         self._todo.extend(sorted(works, key=self._shard.starts))  # those that crashed come last
-        with self._threads:
+        with self._watchdog, self._threads:
             try:
                 while self._read_ahead() and not self._stop:
                     self._wait_for_writes(WRITE_BEHIND - 1)
@@ -328,6 +331,8 @@ class _Worker:
             if self._stop or len(self._ahead) > self._workers:  # stopped while the model loaded
                 break
             claim = self._shard.claim(self._todo.popleft())
+            self._in_flight[claim.work.scan_id] = claim
+            self._watchdog.moved()
             read = self._reader.submit(_read_and_prepare, claim.work, segmenter)
             self._ahead.append((claim, read))
         return bool(self._ahead)
@@ -355,7 +360,7 @@ class _Worker:
             self._second_try.add(work.scan_id)
             self._todo.append(work)
         elif outcome.reason in OUT_OF_MEMORY and self._attempts_left:
-            self._shard.give_back(claim)
+            self._give_back(claim)
             self._too_large.append(work.scan_id)
         else:
             self._end(claim, outcome)
@@ -390,6 +395,8 @@ class _Worker:
     def _end(self, claim: Claim, outcome: Outcome) -> None:
         with self._storage_errors(claim):
             self._shard.finish(claim, outcome)
+        self._in_flight.pop(claim.work.scan_id, None)
+        self._watchdog.moved(outcome.seconds)
         self._progress.finished(claim.work.scan_id, outcome)
 
     @contextmanager
@@ -398,7 +405,7 @@ class _Worker:
         try:
             yield
         except (CohortvolError, OSError) as error:
-            self._shard.give_back(claim)
+            self._give_back(claim)
             if isinstance(error, CohortvolError):
                 raise
             raise TemporaryError(
@@ -415,7 +422,19 @@ class _Worker:
         while self._ahead:
             claim, read = self._ahead.popleft()
             read.cancel()
-            self._shard.give_back(claim)
+            self._give_back(claim)
+
+    def _give_back(self, claim: Claim) -> None:
+        self._in_flight.pop(claim.work.scan_id, None)
+        self._shard.give_back(claim)
+
+    def _least_seconds(self) -> float:
+        loaded = "_segmenter" in self.__dict__
+        return LEAST_SECONDS["cuda" if loaded and self._segmenter.device.type == "cuda" else "cpu"]
+
+    def _note_hang(self) -> None:
+        for claim in list(self._in_flight.values()):
+            self._shard.note_hang(claim)
 
 
 def _read_and_prepare(work: Work, segmenter: Segmenter) -> tuple[Prepared, float]:
