@@ -434,6 +434,8 @@ def test_every_ready_scan_gets_a_label_map_a_receipt_and_a_row(undisturbed, imag
         assert row["image_sha256"] == sha256_of(images[scan_id])
         assert row["attempts"] == 1
         assert 0 < row["seconds_network"] <= row["seconds"]
+        receipt = json.loads(undisturbed.receipts()[scan_id])
+        assert receipt["numerics"] == {"device": "cpu", "threads": torch.get_num_threads()}
         label_map = nib.load(path)
         np.testing.assert_allclose(label_map.affine, AFFINE, atol=1e-5)
         assert label_map.shape == scan(0).shape
@@ -597,6 +599,7 @@ class FaultySegmenter:
     def __init__(self, segmenter, faults):
         self.segmenter, self.faults, self.calls = segmenter, dict(faults), 0
         self.dtype, self.device = segmenter.dtype, segmenter.device
+        self.numerics = segmenter.numerics
 
     def prepare(self, data, affine):
         return self.segmenter.prepare(data, affine)

@@ -192,6 +192,21 @@ class Segmenter:
         """Type to read grey values in; where fractions are cut off, every bit counts."""
         return np.float64 if self.profile.truncate else np.float32
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What labels may hang on in their last digits, for the receipt."""
+        found: dict[str, Any] = {"device": self.device.type, "threads": torch.get_num_threads()}
+        if self.device.type == "cuda":
+            found |= {
+                "autocast": str(torch.get_autocast_dtype("cuda")).removeprefix("torch."),
+                "cuda": torch.version.cuda,
+                "cudnn_deterministic": torch.backends.cudnn.deterministic,
+                "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+                "gpu_name": torch.cuda.get_device_name(self.device),
+                "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+            }
+        return found
+
     def segment(self, data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
         """Label map of one scan, on its own grid.
 

@@ -66,6 +66,7 @@ class Outcome:
     label_map_sha256: str | None = None
     label_map_bytes: int | None = None
     softmax: Ratios | None = None
+    numerics: dict[str, Any] | None = None
 
 
 def state_of(reason: str) -> str:
@@ -175,6 +176,7 @@ class ShardFolder:
             "label_map_bytes": outcome.label_map_bytes,
             "label_map_sha256": outcome.label_map_sha256,
             "model": work.model,
+            "numerics": outcome.numerics,
             "profile": work.profile,
             "reason": outcome.reason,
             "scan_id": work.scan_id,

@@ -389,6 +389,7 @@ class _Worker:
                 label_map_sha256=sha256,
                 label_map_bytes=len(content),
                 softmax=predicted.softmax,
+                numerics=self._segmenter.numerics,
             ),
         )
 
