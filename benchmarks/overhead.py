@@ -32,7 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     manifest = small_scans(options.out / "source", options.scans)
     results = options.out / "results"
-    words = ("--profile", "slurm", "--jobs", str(options.jobs))
+    polls = ("--seconds-between-status-checks", "3")
+    words = ("--profile", "slurm", "--jobs", str(options.jobs), *polls)
     if run(manifest, results, options.shard_size, *words).wait():
         sys.exit(f"the run failed; see {results.with_suffix('.log')}")
     wall_s = walls()
