@@ -19,6 +19,7 @@ FOUNDATION = {
     "cluster",
     "errors",
     "files",
+    "storage",
     "keys",
     "geometry",
     "intervals",
