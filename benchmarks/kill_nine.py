@@ -153,8 +153,9 @@ class Loop:
             self._compare(results)
             self.found.temporary_files_left += len([*results.rglob(".*.tmp")])
             self.found.rounds += 1
+            self.found.seconds = round(time.monotonic() - began, 1)
+            print(f"so far: {self.found.line()}", file=sys.stderr, flush=True)
             shutil.rmtree(results)
-        self.found.seconds = round(time.monotonic() - began, 1)
         return self.found
 
     def _killed_once(self, results: Path, known: dict[str, str]) -> bool:
