@@ -171,7 +171,9 @@ class Loop:
             ended, said = _run(partial(self._work, results), self.log, kill_after_s=seconds)
         if ended != -signal.SIGKILL:
             if ended != 0:
-                self._fault("lost", results, f"ended with {ended}: {self.log.read_text()[-2000:]}")
+                self._fault(
+                    "differing", results, f"ended with {ended}: {self.log.read_text()[-2000:]}"
+                )
             return True
         self.found.kills += 1
         self.found.inside_writes += aimed

@@ -307,9 +307,11 @@ def test_a_table_is_the_old_one_or_the_new_one(tmp_path):
     tables.write_table(before / "t.parquet", old, tables.SEGMENT)
     after = After(tmp_path, action, tree_of(before))
     result = (tmp_path / "recorded" / "t.parquet").read_bytes()
-    for _, how, left in after:
-        scans = list(tables.read_as_written(left / "t.parquet", tables.SEGMENT)["scan_id"])
-        assert [str(scan) for scan in scans] in (["a"], ["a", "b"]), how
-        action(left)
-        assert (left / "t.parquet").read_bytes() == result, how
+    for moment, how, left in after:
+        assert (left / "t.parquet").read_bytes() in (tree_of(before)["t.parquet"], result), how
+        if not moment.call.startswith(("write", "half")):  # nothing but a temporary file differs
+            action(left)
+            assert (left / "t.parquet").read_bytes() == result, how
+    for whole, scans in ((before, ["a"]), (tmp_path / "recorded", ["a", "b"])):
+        assert list(tables.read_table(whole / "t.parquet", tables.SEGMENT)["scan_id"]) == scans
     assert sum(call.startswith("half written") for call in after.calls()) > 3

@@ -1,4 +1,4 @@
-"""Disks that are full, that fail, that may not be written: what is finished stays, the run pauses."""
+"""Disks that are full, that fail, that may not be written: the run pauses, nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+import nifti_files
 from cohortvol import ingest, storage, tables, weights
 from cohortvol.errors import OutputError, ScanError, TableError, TemporaryError
 from cohortvol.files import (
@@ -246,7 +247,7 @@ def test_a_shard_goes_on_where_a_small_disk_was_made_larger(tmp_path, works):
 
 def test_a_disk_that_fills_while_images_are_made_is_no_fault_of_the_scans(tmp_path):
     voxels = np.random.default_rng(0).integers(0, 30_000, (24, 24, 12, 2)).astype(np.int16)
-    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 3, 1])), tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image(voxels, nifti_files.AFFINE), tmp_path / "a.nii.gz")
     rows = [{"scan_id": f"s{n}", "image": str(tmp_path / "a.nii.gz")} for n in range(3)]
     listed, out = tmp_path / "shards" / "0000.parquet", tmp_path / "ingest" / "0000.parquet"
     tables.write_table(listed, tables.append_rows(rows, tables.SHARD), tables.SHARD)
@@ -422,7 +423,8 @@ def test_where_the_images_are_gone_no_scan_is_blamed(tmp_path, works, monkeypatc
     failing = Failing(real, errno.EIO, of=lambda path: path.name in ("s03.nii.gz", "s04.nii.gz"))
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", lambda path: failing(path))
-        patched.setattr(os, "scandir", Failing(os.scandir, errno.EIO))
+        gone = Failing(os.scandir, errno.EIO, of=lambda path: Path(path) == works[0].image.parent)
+        patched.setattr(os, "scandir", gone)
         with pytest.raises(TemporaryError, match="storage of the images"):
             segment(shard.folder, works, Threshold())
     assert_paused(shard, works, after=1)
@@ -535,6 +537,19 @@ def test_a_clock_that_is_wrong_deletes_no_file_that_is_being_written(
     monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
     sweep(tmp_path)
     assert names(tmp_path) == [".a.json.1-ab.tmp"]
+
+
+@pytest.mark.parametrize("times", [4, 5])
+def test_a_folder_that_cannot_be_listed_now_is_waited_for(tmp_path, monkeypatch, times):
+    shard = ShardFolder(tmp_path)
+    failing = Failing(os.scandir, errno.EIO, times)
+    monkeypatch.setattr(os, "scandir", failing)
+    if times == 4:
+        shard.sweep()
+    else:
+        with pytest.raises(TemporaryError, match="the storage is at fault"):
+            shard.sweep()
+    assert failing.failed == times
 
 
 def test_a_folder_without_temporary_files_is_swept_without_a_write(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def sweep(folder: Path) -> None:
     Their age is told by the clock that dated them, the file server's, as that of this machine may
     be ahead of it and would make an old file of one that is being written.
     """
-    left = sorted(path for path in folder.glob(".*.tmp") if path.is_file())
+    left = of_ours(folder, lambda: [path for path in folder.glob(".*.tmp") if path.is_file()])
     if not left:
         return
     now = of_ours(folder, lambda: now_s(folder))

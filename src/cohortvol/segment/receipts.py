@@ -187,7 +187,7 @@ class ShardFolder:
     def sweep(self) -> None:
         """Remove what killed writers left: temporary files, and marks of scans that had ended."""
         sweep(self.folder)
-        for path in self.folder.glob("*.started.json"):
+        for path in of_ours(self.folder, lambda: [*self.folder.glob(f"*{_MARK}")]):
             mark, receipt = read_object(path), self.receipt(path.name.removesuffix(_MARK))
             if mark and receipt and mark.get("started_utc") == receipt.get("started_utc"):
                 path.unlink(missing_ok=True)

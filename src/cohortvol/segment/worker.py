@@ -323,7 +323,8 @@ class _Worker:
             segmenter = self._segmenter
             if self._stop or len(self._ahead) > self._workers:  # stopped while the model loaded
                 break
-            claim = self._shard.claim(self._todo.popleft())
+            with self._storage_errors():
+                claim = self._shard.claim(self._todo.popleft())
             read = self._reader.submit(_read_and_prepare, claim.work, segmenter)
             self._ahead.append((claim, read))
         return bool(self._ahead)
@@ -391,13 +392,16 @@ class _Worker:
 
     @contextmanager
     def _storage_errors(
-        self, claim: Claim, errors: tuple[type[Exception], ...] = (CohortvolError, OSError)
+        self,
+        claim: Claim | None = None,
+        errors: tuple[type[Exception], ...] = (CohortvolError, OSError),
     ) -> Iterator[None]:
         """The disk is at fault, not the scan: its start does not count, the run pauses."""
         try:
             yield
         except errors as error:
-            self._shard.give_back(claim)
+            if claim is not None:
+                self._shard.give_back(claim)
             if isinstance(error, TemporaryError):
                 raise
             raise TemporaryError(
