@@ -135,7 +135,8 @@ class Loop:
         shutil.copytree(self.start, self.calm)
         began = time.monotonic()
         counted = _in_child(partial(_count_calls, self._work, self.calm), self.log)
-        self.found.seconds_calm = round(time.monotonic() - began, 2)
+        self.pace_s = time.monotonic() - began
+        self.found.seconds_calm = round(self.pace_s, 2)
         self.found.writing_calls_calm = int(counted.split()[-1])
 
     def run(self, kills: int) -> Found:
@@ -161,15 +162,17 @@ class Loop:
     def _killed_once(self, results: Path, known: dict[str, str]) -> bool:
         """Start the work and kill it; True if it came to its end before."""
         left = 1.05 - 0.3 * len(known) / self.n_scans  # the tables are still to be made
-        aimed = self.random.random() < 0.5
+        aimed, began = self.random.random() < 0.5, time.monotonic()
         if aimed:
             calls = max(2, round(left * self.found.writing_calls_calm))
             action = partial(_die_inside, self.random.randrange(calls), self._work, results)
             ended, said = _run(action, self.log)
         else:
-            seconds = self.random.uniform(0, left * self.found.seconds_calm)
+            seconds = self.random.uniform(0, left * self.pace_s)
             ended, said = _run(partial(self._work, results), self.log, kill_after_s=seconds)
         if ended != -signal.SIGKILL:
+            # A machine with other work is faster at one time than at another.
+            self.pace_s += ((time.monotonic() - began) / left - self.pace_s) / 2
             if ended != 0:
                 self._fault(
                     "differing", results, f"ended with {ended}: {self.log.read_text()[-2000:]}"
