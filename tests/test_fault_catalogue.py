@@ -34,6 +34,7 @@ NUMBERS = {
     "DICOM": range(60, 81),
     "identity and clinical table": range(90, 108),
     "persons and outputs": range(110, 120),
+    "storage": range(150, 163),
     "models and configuration": range(170, 181),
     "plausibility": range(190, 194),
 }
