@@ -20,6 +20,7 @@ FOUNDATION = {
     "errors",
     "files",
     "kept",
+    "storage",
     "keys",
     "geometry",
     "intervals",

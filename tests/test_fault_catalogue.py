@@ -35,6 +35,7 @@ NUMBERS = {
     "identity and clinical table": range(90, 108),
     "persons and outputs": range(110, 120),
     "running on a cluster": range(130, 144),
+    "storage": range(150, 163),
     "models and configuration": range(170, 181),
     "plausibility": range(190, 194),
 }

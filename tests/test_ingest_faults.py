@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dicom_fixture
-from cohortvol import ingest, reasons
+from cohortvol import ingest, reasons, storage
 from cohortvol.errors import ScanError
 from cohortvol.ingest import Rules, check_scan, source
 from cohortvol.tables import SHARD, append_rows, write_table
@@ -152,7 +152,7 @@ def test_a_failing_disk_is_tried_five_times(tmp_path, monkeypatch, failures):
             raise OSError(errno.ESTALE, "stale")
         return read(*args)
 
-    monkeypatch.setattr(source, "_WAITS_S", (0, 0, 0, 0))
+    monkeypatch.setattr(storage, "WAITS_S", (0, 0, 0, 0))
     monkeypatch.setattr(source, "_read_once", fail_at_first)
     if failures < 5:
         assert check_scan(path)

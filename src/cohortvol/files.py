@@ -12,13 +12,14 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from cohortvol.errors import InUseError, OutputError, TemporaryError
+from cohortvol.errors import InUseError, OutputError
+from cohortvol.storage import explained, now_s, of_ours, patiently
 
 try:
     inflate: Any = importlib.import_module("isal.isal_zlib")
@@ -30,49 +31,48 @@ log = logging.getLogger(__name__)
 IN_USE = ".in-use"
 """File in a results folder that the run working there holds a lock on."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise TemporaryError(
-                f"{path}: no space left to write it ({error.strerror})\n"
-                "  Nothing finished was lost. Free space or raise the quota, then run again."
-            ) from error
-        if error.errno in _REFUSED:
-            raise OutputError(
-                f"{path}: cannot be written ({error.strerror})\n"
-                "  Choose another output folder with `results:` in the config, or make this "
-                "one writable."
-            ) from error
-        raise
-
-
 def make_folder(path: Path) -> Path:
-    """Create a folder with its parents, or say why that cannot be."""
-    with _explained(path):
-        path.mkdir(parents=True, exist_ok=True)
+    """Create a folder with its parents, on the disk for good, or say why that cannot be."""
+    with explained(path):
+        patiently(lambda: _make_folder(path))
     return path
+
+
+def _make_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        with suppress(PermissionError):  # of a folder of others that may be entered, not listed
+            sync_folder(place.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Force the names in a folder to the disk: those it got, and those it lost."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> str:
     """Write `final` through `write` so that a reader sees the old file or the whole new one.
 
     A temporary name with a leading dot in the same folder, fsync, rename, fsync of the
-    folder. Whatever kills the process, `final` is never half written.
+    folder. Whatever kills the process or the machine, `final` is never half written, and when
+    this returns it is on the disk.
 
     Parameters
     ----------
     final : Path
         The file to make or replace; its folder is created.
     write : callable
-        Called with the open binary file.
+        Called with the open binary file; once more, with an empty one, where the storage fails.
     mode : int
         Permissions of the file, less what the process's umask takes away.
 
@@ -86,40 +86,81 @@ def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> 
     OutputError
         If the folder refuses the file.
     TemporaryError
-        If the disk or the quota is full; a file already at `final` is untouched.
+        If the disk or the quota is full, or the storage fails five times; a file already at
+        `final` is untouched.
     """
-    with _temporary(final, write, mode) as temporary:
-        digest = sha256_of(temporary)
-        os.replace(temporary, final)
-    return digest
+    return _commit(final, write, mode, os.replace)
 
 
 def commit_once(final: Path, content: bytes, mode: int = 0o600) -> None:
     """`commit` for a file that is not there yet; a file that is there is left alone."""
-    with _temporary(final, lambda stream: stream.write(content), mode) as temporary:
+
+    def give_name(temporary: Path, name: Path) -> None:
         with suppress(FileExistsError):
-            os.link(temporary, final)
+            os.link(temporary, name)
+
+    _commit(final, lambda stream: stream.write(content), mode, give_name)
 
 
-@contextmanager
-def _temporary(final: Path, write: Callable[[BinaryIO], Any], mode: int) -> Iterator[Path]:
-    """A synced file beside `final`, to be given its name; what the caller did is synced after."""
+def _commit(
+    final: Path,
+    write: Callable[[BinaryIO], Any],
+    mode: int,
+    give_name: Callable[[Path, Path], None],
+) -> str:
     make_folder(final.parent)
-    temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        with _explained(final):
+
+    def attempt() -> str:
+        temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        try:
             with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            yield temporary
-            folder = os.open(final.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+            digest = sha256_of(temporary)
+            give_name(temporary, final)
+            sync_folder(final.parent)
+            return digest
+        finally:
+            with suppress(OSError):  # what was the matter with the file is the error to tell
+                temporary.unlink(missing_ok=True)
+
+    with explained(final):
+        return patiently(attempt)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there, before anything that is done next gets to the disk."""
+    with explained(path):
+        patiently(lambda: _remove(path))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(path.parent)
+
+
+STALE_AFTER_S = 3600.0
+"""Age at which a temporary file is nobody's any more, s; writers take seconds."""
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed writers left in a folder, once they are old.
+
+    Their age is told by the clock that dated them, the file server's, as that of this machine may
+    be ahead of it and would make an old file of one that is being written.
+    """
+    left = of_ours(folder, lambda: [path for path in folder.glob(".*.tmp") if path.is_file()])
+    if not left:
+        return
+    now = of_ours(folder, lambda: now_s(folder))
+    for path in left:
+        with suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > STALE_AFTER_S:
+                path.unlink()
 
 
 def commit_bytes(final: Path, content: bytes) -> str:
@@ -161,7 +202,7 @@ def check_writable(folder: Path) -> None:
     """
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     probe = nearest / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    with _explained(folder):
+    with explained(folder):
         probe.touch()
         probe.unlink()
 
@@ -221,7 +262,7 @@ def lock(path: Path, refusal: str) -> IO[str]:
     InUseError
         If another process holds it.
     """
-    with _explained(path):
+    with explained(path):
         stream = open(path, "a+", encoding="utf-8")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,6 +278,28 @@ def lock(path: Path, refusal: str) -> IO[str]:
     stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     stream.flush()
     return stream
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object that `commit_json` wrote; None where there is none that is whole.
+
+    Raises
+    ------
+    TemporaryError
+        If the storage fails, so that nobody can tell whether it is there.
+    OutputError
+        If this account may not read it.
+    """
+    try:
+        value = json.loads(of_ours(path, path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except PermissionError as error:
+        raise OutputError(
+            f"{path}: may not be read by this account\n"
+            "  Run as the account that made the results, or have it made readable."
+        ) from error
+    return value if isinstance(value, dict) else None
 
 
 def sha256_of(path: Path) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
 from cohortvol.files import commit
+from cohortvol.storage import of_ours
 
 ROW_GROUP = 122_880
 
@@ -375,16 +376,23 @@ def read_table(
     ------
     TableError
         If the file is missing, damaged, or has other columns.
+    TemporaryError
+        If the storage fails.
     """
     return to_pandas(read_arrow(path, columns, of_any_type=of_any_type))
 
 
 def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = False) -> pa.Table:
     """`read_table`, left in Arrow."""
-    try:
+
+    def read() -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as stored:
-            table = stored.read(columns=list(columns))
+            found = stored.read(columns=list(columns))
             _check_counts(stored.metadata)
+        return found
+
+    try:
+        table = of_ours(path, read)
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
     except PermissionError as error:

@@ -30,7 +30,8 @@ def places() -> list[Path]:
     named = {name: os.environ.get(name) for name in (
         "COHORTVOL_WEIGHTS", "TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR", "MRSEG_WEIGHTS_PATH"
     )}  # fmt: skip
-    home = Path(named["TOTALSEG_HOME_DIR"] or Path.home() / ".totalsegmentator")
+    # Not Path.home(), which fails for an account without a home.
+    home = Path(named["TOTALSEG_HOME_DIR"] or os.path.expanduser("~/.totalsegmentator"))
     wanted = [
         named["COHORTVOL_WEIGHTS"],
         named["TOTALSEG_WEIGHTS_PATH"],

@@ -199,6 +199,7 @@ onstart:
     STARTED = time.time()
     with told_without_traceback():
         HELD = claim(Path(config["results"]))
+        check_storage()
         if left := cancel_left_over(Path(config["results"])):
             print(
                 f"cohortvol: {left} Slurm jobs of a run that was killed here were cancelled; "
@@ -228,6 +229,13 @@ def tell_end():
     from cohortvol.status import closing_words
 
     sys.stderr.write(closing_words(Path(config["results"]), MODEL.id, STARTED))
+
+
+def check_storage():
+    """Refuse a file system on which a run that is interrupted could leave half a file."""
+    from cohortvol.storage import self_test
+
+    self_test(Path(config["results"]), with_hard_links=config["hash_ids"])
 
 
 def check_manifest():

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import BinaryIO
 
 from cohortvol import __version__
 from cohortvol.bundle import licences, wheels
@@ -123,8 +124,12 @@ def _put(source: Path, final: Path) -> None:
     """Copy a file where it is not there yet, whole."""
     if final.is_file() and sha256_of(final) == sha256_of(source):
         return
-    with open(source, "rb") as stream:
-        commit(final, lambda copy: shutil.copyfileobj(stream, copy, 2**20))
+
+    def write(copy: BinaryIO) -> None:
+        with open(source, "rb") as stream:
+            shutil.copyfileobj(stream, copy, 2**20)
+
+    commit(final, write)
 
 
 def _put_model(card: Card, folder: Path) -> None:

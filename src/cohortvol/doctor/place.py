@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
-from cohortvol.doctor.storage import place_for_trials
 from cohortvol.files import is_world_readable
+from cohortvol.storage import place_for_trials
 
 APART_S = 2.0
 """Difference of clocks, s, below the resolution of some file systems."""

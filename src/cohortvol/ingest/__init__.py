@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import reasons
-from cohortvol.errors import ScanError, TemporaryError, log_unforeseen
+from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.files import commit_bytes, make_folder
 from cohortvol.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
 from cohortvol.ingest.grid import check_grid, describe_grid
@@ -66,7 +66,7 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     InstallationError
         If there is DICOM and no decoder for some of its kinds.
     TemporaryError
-        If memory runs out.
+        If memory runs out, the disk is full, or the storage fails.
     """
     limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
@@ -227,6 +227,8 @@ def _row(
     except ScanError as error:
         state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)
+    except (OutputError, TemporaryError):
+        raise  # no scan is to blame where nothing can be written or read
     except MemoryError as error:
         raise TemporaryError(
             f"{scan_id}: not enough memory to check the image\n"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from cohortvol.errors import ScanError
 from cohortvol.files import inflate
-
-T = TypeVar("T")
+from cohortvol.storage import of_scan
 
 HEAD_BYTES = 544
 """First bytes that hold a whole NIfTI-1 or NIfTI-2 header."""
@@ -28,8 +24,6 @@ _FIRST_BYTES = 1 << 16  # hold the head also when packed
 _PACKED_CHUNK = 1 << 18
 _UNPACKED_CHUNK = 1 << 22
 _MAX_EXTRA = 1 << 26  # bytes after the last voxel that are still read, to reach the checksum
-_RETRIED = {errno.EIO, errno.ESTALE}
-_WAITS_S = (0.1, 0.3, 1.0, 2.0)
 
 _SIZEOF_HDR = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 _OTHER_FORMATS = {
@@ -88,33 +82,17 @@ def read_source(
     ------
     ScanError
         ``SRC_...``, ``IO_READ_ERROR``, or what `content_size` raised.
+    TemporaryError
+        If the storage fails, and not for this file alone.
     """
-    check_place(path, allow_roots)
-    if path.is_dir():
-        raise ScanError("SRC_UNSUPPORTED_FORMAT", "a folder")
-    return patiently(lambda: _read_once(path, content_size))
 
+    def read() -> Source:
+        check_place(path, allow_roots)
+        if path.is_dir():
+            raise ScanError("SRC_UNSUPPORTED_FORMAT", "a folder")
+        return _read_once(path, content_size)
 
-def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns, tried again while the storage fails as a network one does at times.
-
-    Raises
-    ------
-    ScanError
-        ``IO_READ_ERROR`` after the last attempt.
-    """
-    for wait_s in _WAITS_S:
-        try:
-            return read()
-        except OSError as error:
-            if error.errno not in _RETRIED:
-                raise
-            time.sleep(wait_s)
-    try:
-        return read()
-    except OSError as error:
-        attempts = len(_WAITS_S) + 1
-        raise ScanError("IO_READ_ERROR", f"{error.strerror}, {attempts} attempts") from error
+    return of_scan(path, read)
 
 
 def check_place(path: Path, allow_roots: tuple[str, ...]) -> None:

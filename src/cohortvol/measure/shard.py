@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import time
@@ -33,6 +32,7 @@ from cohortvol.measure.preview import draw_preview
 from cohortvol.measure.quality import judge, pair_sums
 from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.models import load_card, restrict, truncates
+from cohortvol.storage import is_fault, patiently
 from cohortvol.structures import plausible_ml_with
 from cohortvol.tables import (
     INGEST,
@@ -48,8 +48,6 @@ log = logging.getLogger(__name__)
 
 MIN_GREY_LEVELS = 100
 """Whole grey levels that a scan must have where a profile cuts the fractions off."""
-
-_STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 @dataclass(frozen=True)
@@ -328,10 +326,8 @@ def _measured_or_failed(
 ) -> tuple[Scan | None, pd.DataFrame]:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
-        _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
-        _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
+        voxels = patiently(lambda: _read_unchanged(scan, label_map, image, len(layers)))
         codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
-        voxels = read_scan(label_map, image, len(layers))
         rows = measure_scan(
             voxels,
             layers,
@@ -350,7 +346,7 @@ def _measured_or_failed(
     except UnknownLabelError as error:
         reason, shown = "BUG_RANGE", str(error)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
+        if isinstance(error, OSError) and is_fault(error):
             raise TemporaryError(
                 f"{scan['scan_id']}: the storage is at fault ({error.strerror})"
             ) from error
@@ -364,6 +360,13 @@ def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:
     """Whether cutting the fractions off leaves too little of the scan for the network."""
     levels = scan["intensity_max"] - scan["intensity_min"]
     return bool(truncates(scan["profile"]) and levels < MIN_GREY_LEVELS)
+
+
+def _read_unchanged(scan: Mapping[str, Any], label_map: Path, image: Path, n_layers: int) -> Scan:
+    """The two files that belong together, of which neither has changed since."""
+    _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
+    _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
+    return read_scan(label_map, image, n_layers)
 
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ import numpy as np
 
 from cohortvol.errors import ScanError
 from cohortvol.files import inflate
+from cohortvol.storage import of_scan
 
 _GZIP = b"\x1f\x8b"
-_AGAIN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
-_READ_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ def read_image(path: Path, sha256: str, dtype: type[np.floating[Any]] = np.float
     ------
     ScanError
         ``SRC_MISSING``, ``SRC_PERMISSION``, ``SRC_CHANGED`` or ``IO_READ_ERROR``.
+    TemporaryError
+        If the storage fails, and not for this file alone.
     """
     content = _read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
@@ -54,19 +53,14 @@ def read_image(path: Path, sha256: str, dtype: type[np.floating[Any]] = np.float
 
 
 def _read_bytes(path: Path) -> bytes:
-    for attempt in range(1, _READ_ATTEMPTS + 1):
-        try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise ScanError("SRC_MISSING", "") from error
-        except PermissionError as error:
-            raise ScanError("SRC_PERMISSION", "") from error
-        except OSError as error:
-            # A network file system that was away for a moment answers the next time.
-            if error.errno not in _AGAIN or attempt == _READ_ATTEMPTS:
-                raise ScanError("IO_READ_ERROR", f"errno {error.errno}") from error
-            time.sleep(0.5 * 2**attempt)
-    raise AssertionError("unreachable")
+    try:
+        return of_scan(path, path.read_bytes)
+    except FileNotFoundError as error:
+        raise ScanError("SRC_MISSING", "") from error
+    except PermissionError as error:
+        raise ScanError("SRC_PERMISSION", "") from error
+    except OSError as error:
+        raise ScanError("IO_READ_ERROR", f"errno {error.errno}") from error
 
 
 def _gunzip(content: bytes) -> bytes:

@@ -6,9 +6,8 @@ there is ``<scan_id>.started.json``, which counts starts that came to no end.
 
 from __future__ import annotations
 
-import json
 import platform
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__, reasons
-from cohortvol.files import commit_json, digest_of
+from cohortvol.files import commit_json, digest_of, read_object, remove, sweep
+from cohortvol.storage import of_ours
 
 if TYPE_CHECKING:
     from cohortvol.networks.softness import Ratios
 
 STARTS_BEFORE_GIVING_UP = 3
-STALE_AFTER_SECONDS = 3600.0
+_MARK = ".started.json"
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class ShardFolder:
         return self.folder / f"{scan_id}.json"
 
     def _mark(self, scan_id: str) -> Path:
-        return self.folder / f"{scan_id}.started.json"
+        return self.folder / f"{scan_id}{_MARK}"
 
     def receipt(self, scan_id: str) -> dict[str, Any] | None:
         """The receipt of a scan, or None where there is none that parses."""
-        return _read(self._receipt(scan_id))
+        return read_object(self._receipt(scan_id))
 
     def is_finished(self, work: Work) -> bool:
         """True where the receipt stands, so that the scan is not segmented again.
@@ -109,24 +109,24 @@ class ShardFolder:
             return False
         if work.keeps_softmax and receipt.get("softmax_labels") is None:
             return False
+        path = self.label_map(work.scan_id)
         try:
-            size = self.label_map(work.scan_id).stat().st_size
+            size = of_ours(path, path.stat).st_size
         except FileNotFoundError:
             known = receipt.get("label_map_sha256")
             return known is not None and known == work.measured_sha256
-        except OSError:
-            return False
         return size == receipt.get("label_map_bytes")
 
     def starts(self, work: Work) -> int:
         """Starts of this work that came to no end: a crash, or a kill from outside."""
-        mark = _read(self._mark(work.scan_id))
+        mark = read_object(self._mark(work.scan_id))
         return int(mark["starts"]) if mark is not None and _matches(mark, work) else 0
 
     def claim(self, work: Work) -> Claim:
         """Mark a scan as started. An older receipt of it no longer stands and goes away."""
         starts = self.starts(work) + 1
-        earlier = _read(self._mark(work.scan_id)) if starts > 1 else self.receipt(work.scan_id)
+        before = self._mark(work.scan_id) if starts > 1 else self._receipt(work.scan_id)
+        earlier = read_object(before)
         attempts = 1
         if earlier is not None and _matches(earlier, work):
             attempts += int(earlier.get("attempts", 0))
@@ -141,12 +141,13 @@ class ShardFolder:
                 "starts": starts,
             },
         )
-        self._receipt(work.scan_id).unlink(missing_ok=True)
+        # For good: an older receipt must not outlive the label map that it speaks of.
+        remove(self._receipt(work.scan_id))
         return claim
 
     def give_up(self, work: Work) -> Outcome:
         """End a scan that was started too often without an end."""
-        mark = _read(self._mark(work.scan_id)) or {}
+        mark = read_object(self._mark(work.scan_id)) or {}
         starts = int(mark.get("starts", 0))
         reason = "RUN_TIMEOUT" if mark.get("hung") else "RUN_CRASHED"
         outcome = Outcome("failed", reason, f"{starts} starts without an end")
@@ -156,12 +157,13 @@ class ShardFolder:
 
     def note_hang(self, claim: Claim) -> None:
         """Write into the mark of a start that nothing moved any more."""
-        mark = _read(self._mark(claim.work.scan_id)) or {}
+        mark = read_object(self._mark(claim.work.scan_id)) or {}
         commit_json(self._mark(claim.work.scan_id), {**mark, "hung": True})
 
     def give_back(self, claim: Claim) -> None:
-        """Forget a start that ended through no fault of the scan."""
-        self._mark(claim.work.scan_id).unlink(missing_ok=True)
+        """Forget a start that ended through no fault of the scan; it counts if that fails too."""
+        with suppress(OSError):
+            self._mark(claim.work.scan_id).unlink(missing_ok=True)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """Write the receipt, which is the commit point, and take the start mark away."""
@@ -194,13 +196,12 @@ class ShardFolder:
         self._mark(work.scan_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed writers left behind, once it is too old to be anyone's."""
-        for path in self.folder.glob(".*.tmp"):
-            try:
-                if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
+        """Remove what killed writers left: temporary files, and marks of scans that had ended."""
+        sweep(self.folder)
+        for path in of_ours(self.folder, lambda: [*self.folder.glob(f"*{_MARK}")]):
+            mark, receipt = read_object(path), self.receipt(path.name.removesuffix(_MARK))
+            if mark and receipt and mark.get("started_utc") == receipt.get("started_utc"):
+                path.unlink(missing_ok=True)
 
 
 @cache
@@ -219,14 +220,6 @@ def _matches(record: dict[str, Any], work: Work) -> bool:
         work.image_sha256,
         work.segmentation_key,
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -128,7 +128,6 @@ def run_shard(
     works = _works(Path(ingest), card, profile, kept)
     verify(card)
     shard = ShardFolder(make_folder(folder))
-    shard.sweep()
     _write_label_names(folder / LABEL_NAMES, card)
 
     def load_segmenter() -> Segmenter:
@@ -142,6 +141,7 @@ def run_shard(
         return segmenter
 
     with _stop_on_signals() as stop, _alone(folder, stop):
+        shard.sweep()
         todo = [work for work in works if not shard.is_finished(work)]
         with ShardProgress(folder.name, len(todo), len(works) - len(todo), job) as progress:
             _Worker(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)
@@ -330,7 +330,8 @@ class _Worker:
             segmenter = self._segmenter
             if self._stop or len(self._ahead) > self._workers:  # stopped while the model loaded
                 break
-            claim = self._shard.claim(self._todo.popleft())
+            with self._storage_errors():
+                claim = self._shard.claim(self._todo.popleft())
             self._in_flight[claim.work.scan_id] = claim
             self._watchdog.moved()
             read = self._reader.submit(_read_and_prepare, claim.work, segmenter)
@@ -341,7 +342,8 @@ class _Worker:
         """Segment one scan and hand it to the writer."""
         start = time.perf_counter()
         try:
-            prepared, seconds = read.result()
+            with self._storage_errors(claim, (TemporaryError,)):
+                prepared, seconds = read.result()
             start = time.perf_counter()
             predicted = self._segmenter.predict(prepared)
         except TemporaryError:
@@ -401,13 +403,18 @@ class _Worker:
         self._progress.finished(claim.work.scan_id, outcome)
 
     @contextmanager
-    def _storage_errors(self, claim: Claim) -> Iterator[None]:
+    def _storage_errors(
+        self,
+        claim: Claim | None = None,
+        errors: tuple[type[Exception], ...] = (CohortvolError, OSError),
+    ) -> Iterator[None]:
         """The disk is at fault, not the scan: its start does not count, the run pauses."""
         try:
             yield
-        except (CohortvolError, OSError) as error:
-            self._give_back(claim)
-            if isinstance(error, CohortvolError):
+        except errors as error:
+            if claim is not None:
+                self._give_back(claim)
+            if isinstance(error, TemporaryError):
                 raise
             raise TemporaryError(
                 f"{self._shard.folder}: cannot be written ({error})\n"

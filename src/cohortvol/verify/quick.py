@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import InUseError
 from cohortvol.files import claim
+from cohortvol.storage import FAULTS
 from cohortvol.verify.places import remake_of
 
 log = logging.getLogger(__name__)
 
-_NOT_OF_THE_TABLE = {
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
-}  # fmt: skip
+_NOT_OF_THE_TABLE = FAULTS | {errno.ENOENT, errno.EACCES, errno.EPERM}
 
 _TABLES = (
     "*.parquet",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -11,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cohortvol.errors import TableError, TemporaryError
+from cohortvol.errors import TableError
 from cohortvol.files import digest_of, sha256_of
 from cohortvol.tables import Column, read_as_written
 from cohortvol.verify.places import DIGESTS, Problem, problem
 
-_STORAGE_FAULTS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
@@ -62,8 +60,6 @@ class Folder:
             cause = error.__cause__
             if isinstance(cause, PermissionError):
                 raise
-            if isinstance(cause, OSError) and cause.errno in _STORAGE_FAULTS:
-                raise TemporaryError(f"{path}: the storage is at fault ({cause})") from error
             words = str(error).partition(": ")[2].removesuffix("; delete it and run again")
             kind = "damaged" if words.startswith("damaged") else "out of date"
             self.report(path, kind, words.removeprefix("damaged table ").strip("()"))

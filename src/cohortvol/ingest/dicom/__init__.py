@@ -17,6 +17,7 @@ from cohortvol.ingest.dicom.headers import covariates
 from cohortvol.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.ingest.rules import Rules
 from cohortvol.nifti import nifti_gz
+from cohortvol.storage import patiently
 
 __all__ = ["check_decoders", "dixon_named", "is_dicom", "to_nifti"]
 
@@ -25,12 +26,16 @@ _MAGIC_AT = 128
 
 def is_dicom(path: Path) -> bool:
     """Whether a path is a folder, or a file that begins as DICOM does."""
-    if not path.is_file():  # opening a pipe would wait for ever
-        return path.is_dir()
-    try:
+
+    def begins_as_dicom() -> bool:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return path.is_dir()
         with open(path, "rb") as stream:
             return stream.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
-    except OSError:
+
+    try:
+        return patiently(begins_as_dicom)
+    except OSError:  # whoever reads all of it is to complain
         return False
 
 

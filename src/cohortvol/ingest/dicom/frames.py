@@ -28,7 +28,8 @@ from pydicom.uid import (
 
 from cohortvol.errors import ScanError
 from cohortvol.ingest.rules import Rules
-from cohortvol.ingest.source import check_place, patiently
+from cohortvol.ingest.source import check_place
+from cohortvol.storage import is_fault, of_scan
 
 # What pydicom would say of a value that is not as it should be holds the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -191,7 +192,7 @@ def read_frames(source: Path, rules: Rules) -> tuple[list[Frame], list[str]]:
     frames: list[Frame] = []
     seen: set[bytes] = set()
     codes: set[str] = set()
-    for path in [source] if source.is_file() else _files(source):
+    for path in of_scan(source, lambda: _files(source)):
         content = _content(path, rules)
         header = _header(content)
         if header is None:
@@ -212,17 +213,21 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file that may be an image, in the order of their names."""
+def _files(source: Path) -> list[Path]:
+    """A file, or every one of a folder that may be an image, in the order of their names."""
+    if source.is_file():
+        return [source]
+    found = []
 
     def refuse(error: OSError) -> None:  # a folder left out would be slices left out
+        if is_fault(error):
+            raise error
         raise ScanError("SRC_PERMISSION", "a folder that may not be read") from error
 
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    for place, folders, names in os.walk(source, onerror=refuse):
         folders.sort()
-        for name in sorted(names):
-            if not _BESIDE_IMAGES.search(name):
-                yield Path(place) / name
+        found += [Path(place) / name for name in sorted(names) if not _BESIDE_IMAGES.search(name)]
+    return found
 
 
 def _content(path: Path, rules: Rules) -> bytes:
@@ -232,7 +237,7 @@ def _content(path: Path, rules: Rules) -> bytes:
     if n_bytes > most:
         raise ScanError("IMG_TOO_LARGE", f"a file of {n_bytes} bytes, over {most}")
     try:
-        return patiently(path.read_bytes)
+        return of_scan(path, path.read_bytes)
     except PermissionError:
         raise ScanError("SRC_PERMISSION") from None
     except FileNotFoundError:
