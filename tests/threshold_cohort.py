@@ -92,16 +92,25 @@ def write_model(folder: Path, weights: str = "a", notes: str = "") -> None:
     (folder / "card.json").write_text(json.dumps(card))
 
 
+NOT_SEGMENTED = (3, 11)
+"""Contents of a scan on which the model fails."""
+
+
+def slices_of(content: int) -> int:
+    """Slices of the scan of this content."""
+    return 8 + content % 2
+
+
 @cache
 def image_bytes(content: int) -> bytes:
-    """A sound scan of 8 or 9 slices; every `content` gives another one, 3 one nobody can segment.
+    """A sound scan; every `content` gives another one.
 
     The voxels are 5.5 mm wide, so that the scan is just wide enough for ingest.
     """
-    noise = np.random.default_rng(content).normal(size=(8, 9, 8 + content % 2))
+    noise = np.random.default_rng(content).normal(size=(9, 10, slices_of(content)))
     voxels = noise.cumsum(0).cumsum(1)
     voxels = np.clip((voxels - voxels.min()) / np.ptp(voxels) * 900, 0, 900).astype(np.int16)
-    if content % 8 == 3:
+    if content in NOT_SEGMENTED:
         voxels.flat[0] = NOT_FOR_THE_NETWORK
     image = nib.Nifti1Image(voxels, np.diag([5.5, 5.5, 5.5, 1.0]))
     image.set_qform(image.affine, 1)
