@@ -28,6 +28,7 @@ import cohortvol
 from cohortvol.errors import CohortvolError
 from cohortvol.files import claim
 from cohortvol.models import load_card, segmentation_key, verify
+from cohortvol.verify.clock import bring_to_present
 from cohortvol.verify.quick import remove_damaged
 from threshold_cohort import Settings, Source, Stages
 
@@ -80,6 +81,7 @@ class MakeLike:
         self.results = results
         self.records: dict[Path, Record] = {}
         self.unfinished: set[Path] = set()
+        self.at_work = False
 
     def forget(self) -> None:
         """``rm -r .snakemake``."""
@@ -127,12 +129,12 @@ class _Run:
     def go(self, order: random.Random, end_of_killed_job: Callable[[], bool]) -> Outcome:
         outcome = Outcome()
         remove_damaged(self.results)
+        bring_to_present(self.results)
         plan = self._plan()
         if not plan:
             return outcome
-        with claim(self.results):
-            card = load_card(self.stages.model)
-            verify(card)
+        with claim(self.results), self._at_work():
+            verify(load_card(self.stages.model))
             self.stages.check()
             while plan:
                 ready = [
@@ -150,6 +152,14 @@ class _Run:
                 else:
                     plan = [other for other in plan if not self._depends(other, job)]
         return outcome
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self.kept.at_work = True
+        try:
+            yield
+        finally:
+            self.kept.at_work = False
 
     def _depends(self, job: Job, on: Job) -> bool:
         """Whether a job can do nothing without another: the table of the same shard, or all."""
@@ -289,7 +299,11 @@ class _Run:
             "",
             (stages.source.manifest, stages.source.withdrawals),
             (folder / "scans.parquet", folder / "shards.parquet", folder / "index.tsv"),
-            _params(stages.settings.shard_size),
+            _params(
+                stages.settings.shard_size,
+                _checksum(stages.source.manifest),
+                _checksum(stages.source.withdrawals),
+            ),
             stages.manifest,
             updates=True,
         )

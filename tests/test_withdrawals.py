@@ -82,6 +82,13 @@ def test_rows_of_a_withdrawn_subject_leave_every_table_of_the_manifest(tmp_path,
     assert search(results, list_of(tmp_path, "scan_id\na-1\na-2\nanna\n"))["hits"] == {}
 
 
+def test_the_first_run_may_have_a_list_already(tmp_path):
+    scans = manifest.run(
+        cohort(tmp_path, ROWS), tmp_path / "results", withdrawals=list_of(tmp_path, "anna\n")
+    )
+    assert scans["scan_id"].tolist() == ["b-1", "c-1"]
+
+
 def test_a_subject_that_left_the_manifest_long_ago_is_found(tmp_path):
     results = tmp_path / "results"
     manifest.run(cohort(tmp_path, ROWS), results)

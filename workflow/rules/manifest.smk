@@ -1,5 +1,6 @@
 # Which scans exist, and which shard each is in. A shard keeps its scans when others are added. Of a
-# BIDS dataset the tables of the whole are inputs, and a digest of all that is read of it is a param.
+# BIDS dataset the tables of the whole are inputs. A digest of all that is read is a param: a table
+# that was replaced by one with an older date is noticed.
 checkpoint manifest:
     input:
         manifest_files(),
@@ -16,6 +17,7 @@ checkpoint manifest:
     params:
         manifest=manifest_path,
         content=manifest_digest,
+        withdrawn=withdrawals_digest,
         results=results_folder,
         shard_size=config["shard_size"],
         bad_rows=config["bad_rows"],

@@ -21,7 +21,7 @@ _NOT_OF_THE_TABLE = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 
-_TABLES = (
+TABLES = (
     "*.parquet",
     "manifest/*.parquet",
     "manifest/shards/*.parquet",
@@ -69,7 +69,7 @@ def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
 
 
 def _tables(results: Path) -> Iterator[Path]:
-    for pattern in _TABLES:
+    for pattern in TABLES:
         yield from sorted(path for path in results.glob(pattern) if path.name[0] != ".")
 
 
