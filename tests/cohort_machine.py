@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -260,7 +259,7 @@ class CohortMachine(RuleBasedStateMachine):
         assert self.source.snapshot() == inputs, "I11: an input was written"
         after = self._receipts()
         lost = sorted(key for key in kept if after.get(key) != before[key])
-        assert lost == [], "I1, I6: finished scans were lost or segmented again"
+        assert lost == [], f"I1, I6: finished scans were lost or segmented again: {lost}"
         disturbed = disk is not None and disk.happened and not harmless
         if done is None or not done.good:
             disturbed = disturbed or self._of_tomorrow()
@@ -271,7 +270,7 @@ class CohortMachine(RuleBasedStateMachine):
             return
         if not disturbed:
             new = [key for key, receipt in after.items() if before.get(key) != receipt]
-            assert predictions == len(new), "I6: scans were segmented in vain"
+            assert predictions == len(new), f"I6: {predictions} predictions for receipts {new}"
         self._check_finished()
 
     def _cut_off(
@@ -291,7 +290,7 @@ class CohortMachine(RuleBasedStateMachine):
                 )
         except Killed:
             done = None
-        self._tell("killed" if done is None else "good" if done.good else "failed")
+        self.told["killed" if done is None else "good" if done.good else "failed"] += 1
         return done, ThresholdSegmenter.predictions - predictions
 
     def _unknown_stages(self) -> set[str]:
@@ -316,14 +315,15 @@ class CohortMachine(RuleBasedStateMachine):
         for name, content in self._fresh().items():
             found = (self.results / name).read_bytes()
             assert found == content, f"I4: {name} is not that of an undisturbed run"
-        assert [str(one) for one in self._problems()] == [], "not whole"
+        problems = [str(one) for one in self._problems()]
+        assert problems == [], f"not whole: {problems}"
         here = self._times()
         again = self.snakemake.run(self.source, self.settings)
-        assert again.ran == [], "I5: a second run has work"
+        assert again.ran == [], f"I5: a second run has work: {again.ran}"
         assert self._times() == here, "I5: a second run writes"
         if self.source.withdrawn:
             hits = search(self.results, self.source.withdrawals)["hits"]
-            assert hits == {}, "withdrawn subjects are still there"
+            assert hits == {}, f"withdrawn subjects are still there: {hits}"
         self.settled, self.forgot, self.kills = True, False, 0
         self.due.clear()
         self.tried = [self.settings]
@@ -334,11 +334,12 @@ class CohortMachine(RuleBasedStateMachine):
         here = self.source.here()
         ids = Counter(row.scan_id for row in here)
         expected = [(row.scan_id, self._state(row, ids[row.scan_id])) for row in here]
-        assert list(zip(scans["scan_id"], scans["state"], strict=True)) == expected
+        found = list(zip(scans["scan_id"], scans["state"], strict=True))
+        assert found == expected, f"I9, I10: {found} in place of {expected}"
         volumes = pd.read_parquet(self.results / "volumes.parquet")
         assert not volumes.duplicated(["scan_id", "structure"]).any(), "I2: counted twice"
         done = {scan_id for scan_id, state in expected if state == "done"}
-        assert set(volumes["scan_id"]) == done
+        assert set(volumes["scan_id"]) == done, "I9: volumes of other scans than those done"
 
     def _state(self, row: Row, n_rows: int) -> str:
         kind, content = self.images[row.image]
@@ -513,7 +514,3 @@ class CohortMachine(RuleBasedStateMachine):
         if path.exists():
             os.utime(path, ns=(time_ns, time_ns))
         return names[at % len(names)]
-
-    def _tell(self, what: str) -> None:
-        event(what)
-        self.told[what] += 1
