@@ -69,6 +69,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 positions = st.integers(0, 99)
 contents = st.integers(0, 15)
+calls = st.integers(1, 60) | st.integers(1, 250)
 
 
 class CohortMachine(RuleBasedStateMachine):
@@ -218,12 +219,12 @@ class CohortMachine(RuleBasedStateMachine):
     def run(self, seed: int) -> None:
         self._run(seed)
 
-    @rule(seed=positions, at=st.integers(1, 250))
+    @rule(seed=positions, at=calls)
     def run_and_be_killed(self, seed: int, at: int) -> None:
         disk = Disk(at)
         self._run(seed, disk)
 
-    @rule(seed=positions, at=st.integers(1, 250))
+    @rule(seed=positions, at=calls)
     def run_and_lose_a_job(self, seed: int, at: int) -> None:
         """The job is killed, as for want of memory; the run goes on."""
         disk = Disk(at)
@@ -233,7 +234,7 @@ class CohortMachine(RuleBasedStateMachine):
     def run_on_a_full_disk(self, seed: int, bytes_left: int) -> None:
         self._run(seed, Disk(bytes_left=bytes_left))
 
-    @rule(seed=positions, at=st.integers(1, 250))
+    @rule(seed=positions, at=calls)
     def run_twice_at_once(self, seed: int, at: int) -> None:
         """I8: the second driver is told to wait, or finds nothing to do."""
         disk = Disk(at, happens=lambda: None)

@@ -29,7 +29,7 @@ from cohortvol.errors import CohortvolError
 from cohortvol.files import claim
 from cohortvol.models import load_card, segmentation_key, verify
 from cohortvol.verify.clock import bring_to_present
-from cohortvol.verify.quick import remove_damaged
+from cohortvol.verify.quick import remove_damaged, remove_unfinished
 from threshold_cohort import Settings, Source, Stages
 
 RETRIES = {"segment": 2}
@@ -129,6 +129,7 @@ class _Run:
     def go(self, order: random.Random, end_of_killed_job: Callable[[], bool]) -> Outcome:
         outcome = Outcome()
         remove_damaged(self.results)
+        remove_unfinished(self.results, self._marked)
         bring_to_present(self.results)
         plan = self._plan()
         if not plan:
@@ -152,6 +153,9 @@ class _Run:
                 else:
                     plan = [other for other in plan if not self._depends(other, job)]
         return outcome
+
+    def _marked(self, tables: list[str]) -> set[str]:
+        return {name for name in tables if self.results / name in self.kept.unfinished}
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

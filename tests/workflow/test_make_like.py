@@ -1,5 +1,6 @@
 """The stand-in for Snakemake beside Snakemake: the same jobs, the same tables, step by step."""
 
+import base64
 import copy
 import os
 import re
@@ -128,6 +129,12 @@ class Pair:
             path = sorted(results.glob(pattern))[0]
             path.write_bytes(path.read_bytes()[:-100])
 
+    def kill_the_job_of(self, table: Path) -> None:
+        """As if it had been killed after it wrote its table, and before that was remembered."""
+        marks = self.places[0] / ".snakemake" / "incomplete"
+        (marks / base64.b64encode(bytes(table)).decode()).touch()
+        self.make_like.unfinished.add(table)
+
     def forget(self) -> None:
         shutil.rmtree(self.places[0] / ".snakemake")
         self.make_like.forget()
@@ -202,6 +209,7 @@ def test_rows_come_and_go_and_the_memory_is_lost(pair):
     pair.run()
     pair.forget()
     assert pair.run() == []
+    pair.kill_the_job_of(RESULTS / "ingest" / "0001.parquet")
     pair.source.withdrawn.append("person-1")
     pair.run()
     pair.settings = replace(pair.settings, outlier_max_z=4.0)

@@ -276,18 +276,31 @@ def results_folder(wildcards):
     return config["results"]
 
 
+def unfinished_of(tables):
+    """Those of some tables that Snakemake has marked as begun and not ended."""
+    results = config["results"]
+    marked = workflow.persistence._filter_incomplete_keys(
+        f"{results}/{table}" for table in tables
+    )
+    return {table for table in tables if f"{results}/{table}" in marked}
+
+
 @cache
 def without_damaged_tables():
-    """Remove tables that were cut short or overwritten, once, in the process that plans the run.
+    """Remove tables that were cut short, overwritten or left by a killed job, once, where a run is
+    planned.
 
     A dry run says which; the other ways to look at the graph say nothing. Files of the future get
     times of the past, so that what is made of them is newer.
     """
     if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
         from cohortvol.verify.clock import bring_to_present
-        from cohortvol.verify.quick import remove_damaged
+        from cohortvol.verify.quick import remove_damaged, remove_unfinished
 
         remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+        remove_unfinished(
+            Path(config["results"]), unfinished_of, dry_run=workflow.dryrun
+        )
         if not workflow.dryrun:
             bring_to_present(Path(config["results"]))
 
