@@ -45,7 +45,7 @@ class Job:
     outputs: tuple[Path, ...]
     params: frozenset[str]
     run: Callable[[], Any] = field(compare=False)
-    updates: bool = False
+    updated: tuple[Path, ...] = ()
     waits_for_checkpoint: bool = False
 
     @property
@@ -176,11 +176,8 @@ class _Run:
         for _ in range(1 + RETRIES.get(job.rule, 0)):
             outcome.ran.append(job.name)
             self.kept.unfinished |= set(job.outputs)
-            backups = {}
-            if job.updates:
-                backups = {path: path.read_bytes() for path in job.outputs if path.exists()}
-            else:
-                self._remove(job.outputs)
+            backups = {path: path.read_bytes() for path in job.updated if path.exists()}
+            self._remove(path for path in job.outputs if path not in job.updated)
             try:
                 with _child(end_of_killed_job):
                     job.run()
@@ -309,7 +306,7 @@ class _Run:
                 _checksum(stages.source.withdrawals),
             ),
             stages.manifest,
-            updates=True,
+            updated=(folder / "scans.parquet", folder / "shards.parquet"),
         )
 
     def _of_shard(self, shard: str) -> Iterator[Job]:

@@ -1,6 +1,7 @@
 # Which scans exist, and which shard each is in. A shard keeps its scans when others are added. Of a
 # BIDS dataset the tables of the whole are inputs. A digest of all that is read is a param: a table
-# that was replaced by one with an older date is noticed.
+# that was replaced by one with an older date is noticed. The index is no update(): Snakemake takes
+# such outputs for made when a job has failed, and the index that is gone has the job run again.
 checkpoint manifest:
     input:
         manifest_files(),
@@ -8,7 +9,7 @@ checkpoint manifest:
     output:
         scans=update("<results>/manifest/scans.parquet"),
         shards=update("<results>/manifest/shards.parquet"),
-        index=update("<results>/manifest/index.tsv"),
+        index="<results>/manifest/index.tsv",
     log:
         "<logs>/manifest/manifest.log",
     localrule: True
