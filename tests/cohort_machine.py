@@ -436,9 +436,16 @@ class CohortMachine(RuleBasedStateMachine):
         return bool((scans["reason"] == "RUN_CRASHED").any())
 
     def _problems(self) -> list[Any]:
-        """What `verify --deep` finds; there are no pages, as no run gets that far."""
+        """What `verify --deep` finds: of no pages, as no run gets that far, and of this model.
+
+        Tables of a model that is not run any more are out of date when scans come and go.
+        """
+        others = tuple(
+            f"{stage}/{model}" for stage in ("segment", "measure") for model in CHOICES["model"]
+            if model != self.settings.model
+        )  # fmt: skip
         found = verify(self.results, deep=True)["problems"]
-        return [one for one in found if not one.path.startswith(("analyse/", "report/"))]
+        return [one for one in found if not one.path.startswith(("analyse/", "report/", *others))]
 
     def _files_of_results(self) -> list[str]:
         """Files that `verify` looks at: not those of scans that left, and of other models."""
