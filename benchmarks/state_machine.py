@@ -1,7 +1,7 @@
 """A cohort on which everything happens in any order, for as many examples as wanted.
 
-The state machine of ``tests/test_state_machine.py``, run for longer: scans that come, go, change and
-break, settings that change, damaged files, full disks, kills at any call that changes a file, a
+The state machine of ``tests/test_state_machine.py``, run for longer: scans come, go, change and
+break, settings change; damaged files, full disks, kills at any call that changes a file, a
 second driver, a clock that jumps, withdrawals. ``tests/cohort_machine.py`` lists what must hold.
 
     python benchmarks/state_machine.py --examples 1000
@@ -53,7 +53,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=16, help="steps of an example at most")
+    parser.add_argument("--steps", type=int, default=10, help="steps of an example at most")
     parser.add_argument("--seed", type=int, help="other examples; always the same if not given")
     parser.add_argument("--shrink", action="store_true", help="make what fails short; takes long")
     return parser.parse_args()

@@ -17,7 +17,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from cohortvol.verify.places import holds_no_results
 from cohortvol.verify.quick import damaged_tables
 from cohortvol.verify.search import search
 from file_faults import Disk
-from make_like import Killed, MakeLike, Outcome
+from make_like import STAGES, Killed, MakeLike, Outcome
 from threshold_cohort import (
     NOT_SEGMENTED,
     TOO_SHORT,
@@ -67,9 +67,19 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "workers": (0, 1),
 }
 
+USER = (
+    "add a scan", "remove a scan", "repeat a row", "rename a scan", "correct an age",
+    "withdraw a subject", "consent again", "touch the manifest", "change an image",
+    "break an image", "touch an image",
+)  # fmt: skip
+"""What the user does. Snakemake does not look at images: after a change of one the next run is to
+read the manifest again, ``--forcerun manifest``, as the documentation says."""
+
 positions = st.integers(0, 99)
 contents = st.integers(0, 15)
-calls = st.integers(1, 60) | st.integers(1, 250)
+calls = st.integers(1, 25) | st.integers(1, 60)
+stages = st.sampled_from(STAGES)
+changes = st.tuples(st.sampled_from((*USER, *sorted(CHOICES))), positions, contents)
 
 
 class CohortMachine(RuleBasedStateMachine):
@@ -86,6 +96,7 @@ class CohortMachine(RuleBasedStateMachine):
         self.settings = Settings()
         self.snakemake = MakeLike(self.results)
         self.images: dict[str, tuple[str, int]] = {}
+        self.names: defaultdict[str, set[str]] = defaultdict(set)
         self.n_images = 0
         self.due: set[str] = set()
         self.settled = False
@@ -99,98 +110,82 @@ class CohortMachine(RuleBasedStateMachine):
 
     # What the user does.
 
-    @initialize(sound=st.lists(contents, min_size=3, max_size=5))
-    def begin(self, sound: list[int]) -> None:
+    @initialize(sound=st.lists(contents, min_size=3, max_size=5), ran=st.booleans())
+    def begin(self, sound: list[int], ran: bool) -> None:
         for content in sound:
             self._new_row(content)
         self.source.write()
+        if ran:
+            self._run(0)
 
-    @precondition(lambda self: len(self.source.rows) < MOST_ROWS)
-    @rule(content=contents)
-    def add_scan(self, content: int) -> None:
-        self._new_row(content)
-        self._edited()
+    @rule(change=changes)
+    def user_does(self, change: tuple[str, int, int]) -> None:
+        self._change(change)
 
-    @precondition(lambda self: len(self.source.rows) > 1)
-    @rule(at=positions)
-    def remove_scan(self, at: int) -> None:
-        self.source.rows.remove(self._row(at))
-        self._edited()
+    def _change(self, change: tuple[str, int, int]) -> None:
+        what, at, content = change
+        if what in CHOICES:
+            self._change_setting(what)
+        else:
+            self._change_inputs(what, at, content)
 
-    @rule(at=positions, content=contents)
-    def change_image(self, at: int, content: int) -> None:
-        self._image(self._row(at).image, "sound", content)
-        self._images_changed()
-
-    @rule(at=positions, how=st.sampled_from(["cut", "empty", "missing"]))
-    def break_image(self, at: int, how: str) -> None:
-        name = self._row(at).image
-        self._image(name, how, self.images[name][1])
-        self._images_changed()
-
-    @rule(at=positions)
-    def touch_image(self, at: int) -> None:
-        name = self._row(at).image
-        if self.source.image(name).exists():
-            self.source.touch(name)
-        self._images_changed()
-
-    @rule(at=positions, age_years=st.integers(20, 80))
-    def correct_age(self, at: int, age_years: int) -> None:
-        self._row(at).age_years = age_years
-        self._edited()
-
-    @precondition(lambda self: len(self.source.rows) < MOST_ROWS)
-    @rule(at=positions)
-    def repeat_row(self, at: int) -> None:
-        self.source.rows.append(replace(self._row(at)))
-        self._edited()
-
-    @rule(at=positions)
-    def rename_scan(self, at: int) -> None:
-        self.n_images += 1
-        self._row(at).scan_id = f"scan-{self.n_images:04d}"
-        self._edited()
-
-    @rule()
-    def touch_manifest(self) -> None:
-        self.source.manifest.touch()
-
-    @precondition(lambda self: len({row.subject_id for row in self.source.here()}) > 1)
-    @rule(at=positions)
-    def withdraw(self, at: int) -> None:
+    def _change_inputs(self, what: str, at: int, content: int) -> None:
+        """One of `USER`, with the row that `at` points to."""
         here = self.source.here()
-        self.source.withdrawn.append(here[at % len(here)].subject_id)
-        self._edited()
+        few, row = len(self.source.rows) < MOST_ROWS, self._row(at)
+        match what:
+            case "add a scan" if few:
+                self._new_row(content)
+            case "remove a scan" if len(self.source.rows) > 1:
+                self.source.rows.remove(row)
+            case "repeat a row" if few:
+                self.source.rows.append(replace(row))
+            case "rename a scan":
+                self.n_images += 1
+                row.scan_id = f"scan-{self.n_images:04d}"
+                self._remember(row)
+            case "correct an age":
+                row.age_years = 20 + content
+            case "withdraw a subject" if len({one.subject_id for one in here}) > 1:
+                self.source.withdrawn.append(here[at % len(here)].subject_id)
+            case "consent again" if self.source.withdrawn:
+                self.source.withdrawn.pop()
+            case "touch the manifest":
+                self.source.manifest.touch()
+                return
+            case "change an image":
+                self._image(row.image, "sound", content)
+                self.due.add("manifest")
+            case "break an image":
+                kind = ("cut", "empty", "missing")[content % 3]
+                self._image(row.image, kind, self.images[row.image][1])
+                self.due.add("manifest")
+            case "touch an image" if self.source.image(row.image).exists():
+                self.source.touch(row.image)
+                self.due.add("manifest")
+            case _:
+                return
+        self.source.write()
+        self.settled = False
 
-    @precondition(lambda self: self.source.withdrawn)
-    @rule()
-    def consent_again(self) -> None:
-        self.source.withdrawn.pop()
-        self._edited()
-
-    @rule(name=st.sampled_from(sorted(CHOICES)))
-    def change_setting(self, name: str) -> None:
+    def _change_setting(self, name: str) -> None:
         before = self.settings
         values = CHOICES[name]
         other = values[1 - values.index(getattr(before, name))]
         self.settings = replace(before, **{name: other})
-        self.settled = self.settled and self.settings.matters == before.matters
-        self.settled = self.settled and name != "workers"
+        self.settled = self.settled and name in ("notes", "shard_size")
 
     # What chance does.
 
-    @rule()
-    def delete_snakemake(self) -> None:
-        """What Snakemake remembers goes; the settings that it does not know are the user's."""
-        self.snakemake.forget()
-        self.forgot = True
-
-    @rule(days=st.sampled_from([-1, 1]))
-    def set_clock(self, days: int) -> None:
-        """The clock moves: all files seem older or newer. Dates of images are never compared."""
+    @rule(days=st.sampled_from([-1, 0, 1]))
+    def clock_jumps_or_memory_goes(self, days: int) -> None:
+        """All files seem older or newer, but for images, of which dates are not compared. With 0,
+        ``.snakemake`` is deleted; settings that Snakemake does not know then are the user's."""
+        if days == 0:
+            self.snakemake.forget()
+            self.forgot = True
         files = [self.source.manifest, self.source.withdrawals, *self.results.rglob("*")]
-        for path in files:
+        for path in files if days else []:
             if path.is_file():
                 time_ns = path.stat().st_mtime_ns - days * DAY_NS
                 os.utime(path, ns=(time_ns, time_ns))
@@ -220,33 +215,41 @@ class CohortMachine(RuleBasedStateMachine):
     def run(self, seed: int) -> None:
         self._run(seed)
 
-    @rule(seed=positions, at=calls)
-    def run_and_be_killed(self, seed: int, at: int) -> None:
-        disk = Disk(at)
-        self._run(seed, disk)
+    @rule(change=changes, seed=positions, stage=stages, at=calls)
+    def run_and_be_killed(
+        self, change: tuple[str, int, int], seed: int, stage: str, at: int
+    ) -> None:
+        self._change(change)
+        self._run(seed, Disk(at, stage))
 
-    @rule(seed=positions, at=calls)
-    def run_and_lose_a_job(self, seed: int, at: int) -> None:
+    @rule(change=changes, seed=positions, stage=stages, at=calls)
+    def run_and_lose_a_job(
+        self, change: tuple[str, int, int], seed: int, stage: str, at: int
+    ) -> None:
         """The job is killed, as for want of memory; the run goes on."""
-        disk = Disk(at)
+        disk = Disk(at, stage)
+        self._change(change)
         self._run(seed, disk, end_of_killed_job=disk.revive)
 
-    @rule(seed=positions, bytes_left=st.integers(0, 60_000))
-    def run_on_a_full_disk(self, seed: int, bytes_left: int) -> None:
+    @rule(change=changes, seed=positions, bytes_left=st.integers(0, 60_000))
+    def run_on_a_full_disk(self, change: tuple[str, int, int], seed: int, bytes_left: int) -> None:
+        self._change(change)
         self._run(seed, Disk(bytes_left=bytes_left))
 
-    @rule(seed=positions, at=calls)
-    def run_twice_at_once(self, seed: int, at: int) -> None:
+    @rule(change=changes, seed=positions, stage=stages, at=calls)
+    def run_twice_at_once(
+        self, change: tuple[str, int, int], seed: int, stage: str, at: int
+    ) -> None:
         """I8: the second driver is told to wait, or finds nothing to do."""
-        disk = Disk(at, happens=lambda: None)
 
         def second() -> None:
             at_work = self.snakemake.at_work
             with contextlib.suppress(InUseError):
-                assert not self.snakemake.run(self.source, self.settings).ran or not at_work
+                again = self.snakemake.run(self.source, self.settings)
+                assert not again.ran or not at_work, f"I8: two at work: {again.ran}"
 
-        disk.happens = second
-        self._run(seed, disk, harmless=True)
+        self._change(change)
+        self._run(seed, Disk(at, stage, happens=second), harmless=True)
 
     def _run(
         self, seed: int, disk: Disk | None = None, *, harmless: bool = False, **options: Any
@@ -288,6 +291,7 @@ class CohortMachine(RuleBasedStateMachine):
                     self.settings,
                     forced=forced,
                     order=random.Random(seed),  # noqa: S311
+                    starts=disk.job_starts,
                     **options,
                 )
         except Killed:
@@ -324,7 +328,9 @@ class CohortMachine(RuleBasedStateMachine):
         assert again.ran == [], f"I5: a second run has work: {again.ran}"
         assert self._times() == here, "I5: a second run writes"
         if self.source.withdrawn:
-            hits = search(self.results, self.source.withdrawals)["hits"]
+            names = self.folder / "names.txt"
+            names.write_text("\n".join(self._names_of_withdrawn()))
+            hits = search(self.results, names)["hits"]
             assert hits == {}, f"withdrawn subjects are still there: {hits}"
         self.settled, self.forgot, self.kills = True, False, 0
         self.due.clear()
@@ -482,6 +488,11 @@ class CohortMachine(RuleBasedStateMachine):
             if path.is_file() and path.name != ".in-use"
         }
 
+    def _names_of_withdrawn(self) -> list[str]:
+        """Subjects who withdrew, and the names that scans of theirs ever had."""
+        gone = self.source.withdrawn
+        return [*gone, *(name for who in gone for name in sorted(self.names[who]))]
+
     # Doing.
 
     def _row(self, at: int) -> Row:
@@ -490,10 +501,13 @@ class CohortMachine(RuleBasedStateMachine):
     def _new_row(self, content: int) -> None:
         self.n_images += 1
         name = f"scan-{self.n_images:04d}"
-        self._image(f"{name}.nii.gz", "sound", content)
-        self.source.rows.append(
-            Row(name, f"person-{self.n_images:04d}", f"{name}.nii.gz", 30 + self.n_images)
-        )
+        row = Row(name, f"person-{self.n_images:04d}", f"{name}.nii.gz", 30 + self.n_images)
+        self.source.rows.append(row)
+        self._image(row.image, "sound", content)
+        self._remember(row)
+
+    def _remember(self, row: Row) -> None:
+        self.names[row.subject_id].add(row.scan_id)
 
     def _image(self, name: str, kind: str, content: int) -> None:
         whole = image_bytes(content)
@@ -502,15 +516,6 @@ class CohortMachine(RuleBasedStateMachine):
             self.source.image(name).unlink(missing_ok=True)
         else:
             self.source.write_image(name, {"cut": whole[:TOO_SHORT], "empty": b""}.get(kind, whole))
-
-    def _edited(self) -> None:
-        self.source.write()
-        self.settled = False
-
-    def _images_changed(self) -> None:
-        """Snakemake does not look at images: the manifest is to be read again, as the docs say."""
-        self.due.add("manifest")
-        self.settled = False
 
     def _damaged_one(self, at: int, way: str, names: list[str]) -> str:
         path = self.results / names[at % len(names)]

@@ -23,6 +23,8 @@ class Disk:
     ----------
     at : int
         Number of the call before which it happens; none if 0.
+    stage : str, optional
+        Rule of the job with whose start the count begins; that of the whole run if not given.
     happens : callable
         What; `kill` if not given.
     bytes_left : int, optional
@@ -32,14 +34,21 @@ class Disk:
     def __init__(
         self,
         at: int = 0,
+        stage: str | None = None,
         happens: Callable[[], Any] | None = None,
         bytes_left: int | None = None,
     ) -> None:
         self.calls = 0
+        self.stage = stage
         self.at, self.happens = at, happens or self.kill
         self.bytes_left = bytes_left
         self.happened = False
         self._dead = False
+
+    def job_starts(self, rule: str) -> None:
+        """Told of each job, see `stage`."""
+        if rule == self.stage:
+            self.stage = None
 
     def kill(self) -> None:
         """From here on this process does nothing to a file any more."""
@@ -63,9 +72,9 @@ class Disk:
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
             if self._dead:
                 raise Killed
+            self.calls += self.stage is None
             if self.calls >= self.at > 0 and not self.happened:
                 self.happened = True
                 self.happens()

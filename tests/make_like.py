@@ -32,6 +32,7 @@ from cohortvol.verify.clock import bring_to_present
 from cohortvol.verify.quick import remove_damaged, remove_unfinished
 from threshold_cohort import Settings, Source, Stages
 
+STAGES = ("manifest", "ingest", "segment", "measure", "assemble")
 RETRIES = {"segment": 2}
 
 
@@ -96,6 +97,7 @@ class MakeLike:
         forced: Iterable[str] = (),
         order: random.Random | None = None,
         end_of_killed_job: Callable[[], bool] = lambda: False,
+        starts: Callable[[str], None] = lambda rule: None,
     ) -> Outcome:
         """``snakemake``, with ``--forcerun`` for some rules.
 
@@ -109,6 +111,8 @@ class MakeLike:
             Order in which jobs that could run at once do.
         end_of_killed_job : callable
             Asked where a job was killed: whether this process lives on.
+        starts : callable
+            Told the rule of each job that starts.
 
         Raises
         ------
@@ -116,7 +120,8 @@ class MakeLike:
             If another run is in the folder.
         """
         run = _Run(self, Stages(source, settings, self.results), frozenset(forced))
-        return run.go(order or random.Random(0), end_of_killed_job)  # noqa: S311
+        run.starts, run.end_of_killed_job = starts, end_of_killed_job
+        return run.go(order or random.Random(0))  # noqa: S311
 
 
 class _Run:
@@ -126,7 +131,10 @@ class _Run:
         self.finished: set[str] = set()
         self.incomplete = set(kept.unfinished)
 
-    def go(self, order: random.Random, end_of_killed_job: Callable[[], bool]) -> Outcome:
+    starts: Callable[[str], None]
+    end_of_killed_job: Callable[[], bool]
+
+    def go(self, order: random.Random) -> Outcome:
         outcome = Outcome()
         remove_damaged(self.results)
         remove_unfinished(self.results, self._marked)
@@ -146,7 +154,7 @@ class _Run:
                 ]
                 job = order.choice(ready)
                 plan.remove(job)
-                if self._do(job, outcome, end_of_killed_job):
+                if self._do(job, outcome):
                     self.finished.add(job.name)
                     if job.rule == "manifest":
                         plan = self._plan()
@@ -167,19 +175,19 @@ class _Run:
 
     def _depends(self, job: Job, on: Job) -> bool:
         """Whether a job can do nothing without another: the table of the same shard, or all."""
-        order = ("manifest", "ingest", "segment", "measure", "assemble")
-        behind = order.index(job.rule) > order.index(on.rule)
+        behind = STAGES.index(job.rule) > STAGES.index(on.rule)
         return behind and (not job.shard or not on.shard or job.shard == on.shard)
 
-    def _do(self, job: Job, outcome: Outcome, end_of_killed_job: Callable[[], bool]) -> bool:
+    def _do(self, job: Job, outcome: Outcome) -> bool:
         """Run a job, again if it may be; whether it ended well."""
         for _ in range(1 + RETRIES.get(job.rule, 0)):
             outcome.ran.append(job.name)
+            self.starts(job.rule)
             self.kept.unfinished |= set(job.outputs)
             backups = {path: path.read_bytes() for path in job.updated if path.exists()}
             self._remove(path for path in job.outputs if path not in job.updated)
             try:
-                with _child(end_of_killed_job):
+                with _child(self.end_of_killed_job):
                     job.run()
             except (CohortvolError, KilledJobError) as error:
                 outcome.failed[job.name] = str(error)

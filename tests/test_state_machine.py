@@ -10,7 +10,7 @@ from cohort_machine import CohortMachine
 TestCohort = CohortMachine.TestCase
 TestCohort.settings = settings(
     max_examples=20,
-    stateful_step_count=12,
+    stateful_step_count=10,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
