@@ -305,7 +305,8 @@ class CohortMachine(RuleBasedStateMachine):
             return set()
         of_stage: dict[str, Callable[[Settings], Any]] = {
             "ingest": lambda settings: settings.min_slices,
-            "measure": lambda settings: (settings.min_largest_fraction, settings.weights),
+            "segment": lambda settings: (settings.model, settings.weights, settings.profile),
+            "measure": lambda settings: settings.min_largest_fraction,
             "assemble": lambda settings: settings.matters,
         }
         return {name for name, of in of_stage.items() if len(set(map(of, self.tried))) > 1}
