@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from cohortvol.files import claim, commit_digests
 from cohortvol.verify import quick
 from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import effect_of, holds_no_results, remake_of
-from cohortvol.verify.quick import damaged_tables, remove_damaged
+from cohortvol.verify.quick import damaged_tables, remove_damaged, remove_unfinished
 from results_folder import MODEL, ResultsFolder
 
 
@@ -181,6 +182,39 @@ def test_a_damaged_table_is_removed_unless_it_is_a_dry_run_or_another_run_works(
     assert not path.exists()
     assert not (results / "manifest" / "index.tsv").exists()  # so that the manifest runs
     assert remove_damaged(results) == []
+
+
+def test_tables_of_killed_jobs_are_removed_but_those_of_the_cohort_and_its_manifest(results):
+    asked = []
+
+    def all_of_them(found):
+        asked.extend(found)
+        return found
+
+    with claim(results):
+        assert remove_unfinished(results, all_of_them) == []
+    assert remove_unfinished(results, all_of_them, dry_run=True) == asked[: len(asked) // 2]
+    path = f"measure/{MODEL}/0001.parquet"
+    assert path in asked
+    assert all(name.partition("/")[0] in ("ingest", "segment", "measure") for name in asked)
+    assert remove_unfinished(results, lambda found: {path}) == [path]
+    assert not (results / path).exists()
+    assert (results / f"measure/{MODEL}/0000.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_reported"),
+    [({}, False), ({"n_bytes": 11}, True), ({"mtime_ns": 2 * 10**18}, True)],
+)
+def test_a_newer_list_of_a_shard_says_nothing_and_a_changed_image_does(results, seen, is_reported):
+    path = "ingest/0001.parquet"
+    ingested = tables.read_table(results / path, tables.INGEST).assign(n_bytes=10)
+    tables.write_table(results / path, ingested, tables.INGEST)
+    listed = ingested[["scan_id", "image"]].assign(**{"n_bytes": 10, "mtime_ns": 10**18} | seen)
+    tables.write_table(results / "manifest/shards/0001.parquet", listed, tables.SHARD)
+    os.utime(results / path, ns=(15 * 10**17, 15 * 10**17))
+    found = [one.what for one in verify(results)["problems"] if one.path == path]
+    assert found == (["4 images were changed since"] if is_reported else [])
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])

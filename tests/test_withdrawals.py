@@ -82,6 +82,13 @@ def test_rows_of_a_withdrawn_subject_leave_every_table_of_the_manifest(tmp_path,
     assert search(results, list_of(tmp_path, "scan_id\na-1\na-2\nanna\n"))["hits"] == {}
 
 
+def test_the_first_run_may_have_a_list_already(tmp_path):
+    scans = manifest.run(
+        cohort(tmp_path, ROWS), tmp_path / "results", withdrawals=list_of(tmp_path, "anna\n")
+    )
+    assert scans["scan_id"].tolist() == ["b-1", "c-1"]
+
+
 def test_a_subject_that_left_the_manifest_long_ago_is_found(tmp_path):
     results = tmp_path / "results"
     manifest.run(cohort(tmp_path, ROWS), results)
@@ -128,8 +135,22 @@ def test_a_shard_that_also_gets_a_new_scan_has_work(tmp_path):
     tables.write_table(ingested, rows, tables.INGEST)
     grown = cohort(tmp_path, [*ROWS, ("d-1", "dora")])
     manifest.run(grown, results, withdrawals=list_of(tmp_path, "anna\n"))
-    shard = results / "manifest" / "shards" / "0000.parquet"
-    assert shard.stat().st_mtime_ns > ingested.stat().st_mtime_ns
+    assert not ingested.exists()
+
+
+def test_a_subject_who_consents_again_is_read_again(tmp_path):
+    results = tmp_path / "results"
+    listed = results / "manifest" / "shards" / "0000.parquet"
+    manifest.run(cohort(tmp_path, ROWS), results)
+    before = listed.read_bytes()
+    ingested = results / "ingest" / "0000.parquet"
+    rows = tables.append_rows([ingest_row(scan_id) for scan_id, _ in ROWS], tables.INGEST)
+    tables.write_table(ingested, rows, tables.INGEST)
+    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
+    assert ingested.exists()
+    manifest.run(cohort(tmp_path, ROWS), results)
+    assert listed.read_bytes() == before  # Snakemake sees nothing new in it
+    assert not ingested.exists()
 
 
 def test_a_bad_row_of_a_withdrawn_subject_is_no_complaint(tmp_path):

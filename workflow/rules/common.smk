@@ -19,6 +19,7 @@ from cohortvol.files import (
     claim,
     digest_of,
     keep_from_others,
+    sha256_of,
     warn_if_world_readable,
 )
 from cohortvol.kept import measuring_settings
@@ -276,8 +277,14 @@ def manifest_path(wildcards):
 
 
 def manifest_digest(wildcards):
-    """Equal for equal rows of a BIDS dataset, in which a new image changes no table."""
-    return bids_digest() if Path(config["manifest"]).is_dir() else None
+    """Equal for equal rows, whatever the date of the table, or in a BIDS dataset of the images."""
+    path = Path(config["manifest"])
+    return bids_digest() if path.is_dir() else sha256_of(path)
+
+
+def withdrawals_digest(wildcards):
+    """Equal for equal lists of who withdrew, whatever their dates."""
+    return sha256_of(Path(config["withdrawals"])) if config["withdrawals"] else None
 
 
 @cache
@@ -296,16 +303,33 @@ def results_folder(wildcards):
     return config["results"]
 
 
+def unfinished_of(tables):
+    """Those of some tables that Snakemake has marked as begun and not ended."""
+    results = config["results"]
+    marked = workflow.persistence._filter_incomplete_keys(
+        f"{results}/{table}" for table in tables
+    )
+    return {table for table in tables if f"{results}/{table}" in marked}
+
+
 @cache
 def without_damaged_tables():
-    """Remove tables that were cut short or overwritten, once, in the process that plans the run.
+    """Remove tables that were cut short, overwritten or left by a killed job, once, where a run is
+    planned.
 
-    A dry run says which; the other ways to look at the graph say nothing.
+    A dry run says which; the other ways to look at the graph say nothing. Files of the future get
+    times of the past, so that what is made of them is newer.
     """
     if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
-        from cohortvol.verify.quick import remove_damaged
+        from cohortvol.verify.clock import bring_to_present
+        from cohortvol.verify.quick import remove_damaged, remove_unfinished
 
         remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
+        remove_unfinished(
+            Path(config["results"]), unfinished_of, dry_run=workflow.dryrun
+        )
+        if not workflow.dryrun:
+            bring_to_present(Path(config["results"]))
 
 
 def kept_options(wildcards):

@@ -1,5 +1,7 @@
 # Which scans exist, and which shard each is in. A shard keeps its scans when others are added. Of a
-# BIDS dataset the tables of the whole are inputs, and a digest of all that is read of it is a param.
+# BIDS dataset the tables of the whole are inputs. A digest of all that is read is a param: a table
+# that was replaced by one with an older date is noticed. The index is no update(): Snakemake takes
+# such outputs for made when a job has failed, and the index that is gone has the job run again.
 checkpoint manifest:
     input:
         manifest_files(),
@@ -7,7 +9,7 @@ checkpoint manifest:
     output:
         scans=update("<results>/manifest/scans.parquet"),
         shards=update("<results>/manifest/shards.parquet"),
-        index=update("<results>/manifest/index.tsv"),
+        index="<results>/manifest/index.tsv",
     log:
         "<logs>/manifest/manifest.log",
     localrule: True
@@ -16,6 +18,7 @@ checkpoint manifest:
     params:
         manifest=manifest_path,
         content=manifest_digest,
+        withdrawn=withdrawals_digest,
         results=results_folder,
         shard_size=config["shard_size"],
         bad_rows=config["bad_rows"],

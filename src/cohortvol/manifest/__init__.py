@@ -287,6 +287,8 @@ def _write_shard_tables(
         if _holds(path, table, leaving):
             keeping_time(path, partial(write_arrow, path, table))
         elif not _holds(path, table):
+            # Snakemake may remember this very list, of before a scan was withdrawn and came back.
+            (folder.parents[1] / "ingest" / path.name).unlink(missing_ok=True)
             write_arrow(path, table)
         start += size
     for path in folder.glob("*.parquet"):

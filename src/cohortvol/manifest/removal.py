@@ -147,7 +147,7 @@ def theirs(
     subjects = places["subject_id"].fillna(places["scan_id"])
     named = zip(places["scan_id"], subjects, strict=True)
     which = [scan in scans or known.knows({normal(scan), normal(who)}) for scan, who in named]
-    rows = places[which]
+    rows = places.loc[which]
     if keys is not None:
         withdrawn.found |= {id_of[key].removeprefix(withdrawn.prefix) for key in known.found}
         withdrawn.found &= withdrawn.ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _NOT_OF_THE_TABLE = FAULTS | {errno.ENOENT, errno.EACCES, errno.EPERM}
 
-_TABLES = (
+TABLES = (
     "*.parquet",
     "manifest/*.parquet",
     "manifest/shards/*.parquet",
@@ -54,23 +54,47 @@ def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
     run is working in the folder.
     """
     found = damaged_tables(results, every_page=not dry_run) if results.is_dir() else []
-    if not found:
-        return []
-    for path in found:
-        after = "would be made again" if dry_run else "removed, and made again by this run"
-        log.warning("%s: a damaged table; %s", results / path, after)
-    if not dry_run:
+    return _remove(results, found, "a damaged table", dry_run=dry_run)
+
+
+def remove_unfinished(
+    results: Path, is_unfinished: Callable[[list[str]], Container[str]], *, dry_run: bool = False
+) -> list[str]:
+    """Delete tables of shards that a killed run left unfinished; their paths. See `remove_damaged`.
+
+    Such a table is whole, but may have been made with other settings than those that Snakemake
+    remembers of it. Of jobs behind a checkpoint, Snakemake itself does not look for this.
+
+    Parameters
+    ----------
+    results : Path
+        Results folder.
+    is_unfinished : callable
+        Given tables relative to the folder, those whose job was started and not ended.
+    """
+    tables = [os.path.relpath(path, results) for path in _tables(results)]
+    of_shards = [name for name in tables if os.sep in name and not name.startswith("manifest")]
+    marked = is_unfinished(of_shards) if of_shards else ()
+    found = [name for name in of_shards if name in marked]
+    return _remove(results, found, "a table of a job that was killed", dry_run=dry_run)
+
+
+def _remove(results: Path, found: list[str], what: str, *, dry_run: bool) -> list[str]:
+    if found and not dry_run:
         try:
             with claim(results):
                 for path in {gone for one in found for gone in remake_of(one)}:
                     (results / path).unlink(missing_ok=True)
         except InUseError:
             return []
+    after = "would be made again" if dry_run else "removed, and made again by this run"
+    for path in found:
+        log.warning("%s: %s; %s", results / path, what, after)
     return found
 
 
 def _tables(results: Path) -> Iterator[Path]:
-    for pattern in _TABLES:
+    for pattern in TABLES:
         yield from sorted(path for path in results.glob(pattern) if path.name[0] != ".")
 
 

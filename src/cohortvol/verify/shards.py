@@ -33,8 +33,9 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     ingested = folder.table(path, INGEST)
     if scans is not None and ingested is not None:
         _same_scans(folder, path, ingested["scan_id"], scans["scan_id"], "the manifest")
-        _not_older(folder, path, f"manifest/shards/{shard}.parquet")
     rows = [] if ingested is None else ingested.to_pylist()
+    if scans is not None and ingested is not None:
+        _check_images_read(folder, path, rows, {row["scan_id"]: row for row in scans.to_pylist()})
     if scans is not None:
         _check_links(folder, scans, {row["scan_id"] for row in rows if row["state"] == "ready"})
     own = Path("ingest", shard)
@@ -51,6 +52,25 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     if of_dicom or (folder.results / series).exists():
         folder.table(series, SERIES)
     return ingested
+
+
+def _check_images_read(
+    folder: Folder, path: str, rows: Iterable[Row], listed: Mapping[str, Row]
+) -> None:
+    """Report a table of ingest that is older than images that the manifest stage saw since.
+
+    A table of the manifest stage may be newer by itself: scans that came and went, or a table that
+    was made again, leave one with the same rows, of which Snakemake makes nothing again.
+    """
+    read_ns = (folder.results / path).stat().st_mtime_ns
+    changed = 0
+    for row in rows:
+        seen = listed.get(row["scan_id"], {"image": None})
+        if seen["image"] == row["image"] and seen["mtime_ns"] is not None:
+            other_size = row["n_bytes"] is not None and seen["n_bytes"] != row["n_bytes"]
+            changed += other_size or seen["mtime_ns"] > read_ns
+    if changed:
+        folder.report(path, "out of date", f"{changed} images were changed since")
 
 
 def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:

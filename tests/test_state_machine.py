@@ -1,0 +1,43 @@
+"""A cohort on which everything happens in any order ends as if nothing had happened.
+
+More examples: ``python benchmarks/state_machine.py --examples 1000``.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from cohort_machine import CohortMachine
+
+TestCohort = CohortMachine.TestCase
+TestCohort.settings = settings(
+    max_examples=25,
+    stateful_step_count=10,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+NEW_WEIGHTS, FEWER_PIECES = ("weights", 0, 0), ("min_largest_fraction", 0, 0)
+
+
+@pytest.fixture
+def cohort():
+    """Three scans that have been through a run."""
+    machine = CohortMachine()
+    machine.begin(sound=[10, 13, 6], ran=True)
+    yield machine
+    machine.teardown()
+
+
+@pytest.mark.parametrize("at", range(10, 24, 2))
+def test_a_worker_killed_while_it_replaces_labels_leaves_no_receipt_of_others(cohort, at):
+    cohort.run_and_be_killed(change=NEW_WEIGHTS, seed=1, stage="segment", at=at)
+    assert not cohort.settled
+    cohort.run(seed=1)
+
+
+@pytest.mark.parametrize("at", range(2, 12, 2))
+def test_a_killed_job_with_other_settings_leaves_nothing_for_the_old_ones(cohort, at):
+    cohort.run_and_be_killed(change=FEWER_PIECES, seed=1, stage="measure", at=at)
+    cohort.user_does(change=FEWER_PIECES)
+    cohort.run(seed=1)

@@ -1,0 +1,300 @@
+"""A cohort of tiny scans and a model that is a threshold, for tests of what a run does to files.
+
+The model stands in for the network alone: reading, claims, receipts and writing are the worker's.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import nibabel as nib
+import numpy as np
+
+from cohortvol import assemble, ingest, manifest, measure, segment
+from cohortvol.errors import ScanError
+from cohortvol.files import sha256_of
+from cohortvol.models import load_card
+
+LABELS = {1: "liver", 2: "spleen"}
+THRESHOLDS = {"a": (300.0, 600.0), "b": (350.0, 700.0)}
+"""Grey values from which on a voxel is liver, and spleen, by version of the weights."""
+
+NOT_FOR_THE_NETWORK = 999.0
+"""Grey value in the first voxel of a scan on which the model fails."""
+
+
+class ThresholdSegmenter:
+    """What `cohortvol.segment.infer.Segmenter` is to the worker, without a network."""
+
+    device = SimpleNamespace(type="cpu")
+    dtype = np.float32
+    predictions = 0
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self._thresholds = thresholds
+
+    @classmethod
+    def load(cls, folder: Path, profile: str | None = None, **_: Any) -> ThresholdSegmenter:
+        weights = json.loads((folder / "parts/threshold/fold_0.safetensors").read_text())
+        shift = 40.0 if profile == "ts218" else 0.0
+        return cls([value + shift for value in weights["thresholds"]])
+
+    def prepare(self, data: np.ndarray, affine: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(data=data, affine=affine)
+
+    def predict(self, prepared: SimpleNamespace) -> SimpleNamespace:
+        type(self).predictions += 1
+        if prepared.data.flat[0] == NOT_FOR_THE_NETWORK:
+            raise ScanError("SEG_NONFINITE", "1 of 1 patches")
+        return SimpleNamespace(prepared=prepared, seconds_network=0.0, softmax=None)
+
+    def finish(self, predicted: SimpleNamespace) -> np.ndarray:
+        return np.digitize(predicted.prepared.data, self._thresholds).astype(np.uint8)
+
+
+@contextmanager
+def threshold_in_place_of_the_network() -> Iterator[None]:
+    """The worker loads the threshold while this is entered."""
+    with mock.patch("cohortvol.segment.infer.Segmenter", ThresholdSegmenter):
+        yield
+
+
+def write_model(folder: Path, weights: str = "a", notes: str = "") -> None:
+    """A model folder as `models import` makes them; `notes` are a word on the card alone."""
+    part = folder / "parts" / "threshold"
+    part.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"thresholds": THRESHOLDS[weights]})
+    for name in ("fold_0.safetensors", "plans.json", "dataset.json"):
+        (part / name).write_text(content)
+    names = [path.relative_to(folder).as_posix() for path in sorted(part.iterdir())]
+    card = {
+        "id": folder.name, "title": "Threshold", "licence": "CC0-1.0", "source": "test",
+        "citation": "none", "orientation": "RAS", "default_profile": "nnunet",
+        "profiles": ["nnunet", "ts218"], "spacing_mm": [5.0, 5.0, 5.0],
+        "labels": LABELS, "notes": [notes],
+        "parts": [{
+            "name": "threshold", "configuration": "3d_fullres", "trainer": "none", "folds": ["0"],
+            "labels": LABELS, "files": {name: sha256_of(folder / name) for name in names},
+        }],
+    }  # fmt: skip
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+NOT_SEGMENTED = (3, 11)
+"""Contents of a scan on which the model fails."""
+
+
+def slices_of(content: int) -> int:
+    """Slices of the scan of this content."""
+    return 8 + content % 2
+
+
+@cache
+def image_bytes(content: int) -> bytes:
+    """A sound scan; every `content` gives another one.
+
+    The voxels are 5.5 mm wide, so that the scan is just wide enough for ingest.
+    """
+    noise = np.random.default_rng(content).normal(size=(9, 10, slices_of(content)))
+    voxels = noise.cumsum(0).cumsum(1)
+    voxels = np.clip((voxels - voxels.min()) / np.ptp(voxels) * 900, 0, 900).astype(np.int16)
+    if content in NOT_SEGMENTED:
+        voxels.flat[0] = NOT_FOR_THE_NETWORK
+    image = nib.Nifti1Image(voxels, np.diag([5.5, 5.5, 5.5, 1.0]))
+    image.set_qform(image.affine, 1)
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+TOO_SHORT = 200
+"""Bytes of a scan that was cut."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the config of a run says; the last three change no result."""
+
+    model: str = "threshold"
+    weights: str = "a"
+    profile: str | None = None
+    min_slices: int = 8
+    min_largest_fraction: float = 0.9
+    outlier_max_z: float = 5.0
+    notes: str = ""
+    shard_size: int = 3
+    workers: int = 0
+
+    @property
+    def matters(self) -> tuple[Any, ...]:
+        return (
+            self.model, self.weights, self.profile, self.min_slices, self.min_largest_fraction,
+            self.outlier_max_z,
+        )  # fmt: skip
+
+
+@dataclass
+class Row:
+    """A row of the manifest."""
+
+    scan_id: str
+    subject_id: str
+    image: str
+    age_years: int
+
+
+@dataclass
+class Source:
+    """What the user has: a manifest, images, models, and a list of those who withdrew."""
+
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "scans.csv"
+
+    @property
+    def withdrawals(self) -> Path:
+        return self.folder / "withdrawn.txt"
+
+    def image(self, name: str) -> Path:
+        return self.folder / "images" / name
+
+    def write(self) -> None:
+        """The manifest and the list, each only where it changed."""
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["scan_id", "subject_id", "image", "age_years", "sex"])
+        rows.writerows(
+            [row.scan_id, row.subject_id, f"images/{row.image}", row.age_years, "F"]
+            for row in self.rows
+        )
+        _write_changed(self.manifest, text.getvalue().encode())
+        _write_changed(self.withdrawals, "".join(f"{name}\n" for name in self.withdrawn).encode())
+
+    def write_image(self, name: str, content: bytes) -> None:
+        """An image, with a date that no image before it had, as clocks with steps may give."""
+        path = self.image(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self._date(path)
+
+    def touch(self, name: str) -> None:
+        self._date(self.image(name))
+
+    def _date(self, path: Path) -> None:
+        self._dates = getattr(self, "_dates", 1_700_000_000) + 1
+        os.utime(path, (self._dates, self._dates))
+
+    def model(self, settings: Settings) -> Path:
+        """The model folder that the settings name, with the weights that they name."""
+        folder = self.folder / "models" / settings.model
+        wanted = (settings.weights, settings.notes)
+        if self.__dict__.setdefault("_models", {}).get(settings.model) != wanted:
+            write_model(folder, *wanted)
+            self.__dict__["_models"][settings.model] = wanted
+        return folder
+
+    def here(self) -> list[Row]:
+        """The rows of those who did not withdraw."""
+        return [row for row in self.rows if row.subject_id not in self.withdrawn]
+
+    def snapshot(self) -> dict[str, tuple[bytes, int]]:
+        """Bytes and time of every file."""
+        return {
+            str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+def _write_changed(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
+
+
+class Stages:
+    """Each stage as the rule of the same name runs it, for one source and one results folder."""
+
+    def __init__(self, source: Source, settings: Settings, results: Path) -> None:
+        self.source, self.settings, self.results = source, settings, results
+        self.model = source.model(settings)
+
+    def check(self) -> None:
+        manifest.check(
+            self.source.manifest,
+            self.results,
+            bad_rows="quarantine",
+            withdrawals=self.source.withdrawals,
+        )
+
+    def manifest(self) -> None:
+        manifest.run(
+            self.source.manifest,
+            self.results,
+            shard_size=self.settings.shard_size,
+            bad_rows="quarantine",
+            withdrawals=self.source.withdrawals,
+        )
+
+    def ingest(self, shard: str) -> None:
+        ingest.run(
+            self.results / f"manifest/shards/{shard}.parquet",
+            self.results / f"ingest/{shard}.parquet",
+            ingest.Rules(min_slices=self.settings.min_slices),
+        )
+
+    def segment(self, shard: str) -> None:
+        place = self.results / "segment" / self.settings.model
+        segment.run_shard(
+            self.results / f"ingest/{shard}.parquet",
+            self.model,
+            place / shard,
+            place / f"{shard}.parquet",
+            profile=self.settings.profile,
+            workers=self.settings.workers,
+        )
+
+    def measure(self, shard: str) -> None:
+        measure.run_shard(
+            self.results / f"segment/{self.settings.model}/{shard}.parquet",
+            self.results / f"ingest/{shard}.parquet",
+            self.model,
+            self.results,
+            self.results / f"measure/{self.settings.model}/{shard}.parquet",
+            min_largest_fraction=self.settings.min_largest_fraction,
+        )
+
+    def assemble(self) -> None:
+        assemble.run(
+            self.results,
+            load_card(self.model).id,
+            settings=assemble.Settings(
+                outlier_max_z=self.settings.outlier_max_z, skip_unknown=True
+            ),
+        )
+
+    def shards(self) -> list[str]:
+        lines = (self.results / "manifest/index.tsv").read_text().splitlines()
+        return [line.partition("\t")[0] for line in lines[1:]]
+
+    def all(self) -> None:
+        """Every stage once, in order."""
+        self.manifest()
+        for shard in self.shards():
+            self.ingest(shard)
+            self.segment(shard)
+            self.measure(shard)
+        self.assemble()
