@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import nibabel as nib
@@ -40,6 +40,7 @@ class ThresholdSegmenter:
 
     device = SimpleNamespace(type="cpu")
     dtype = np.float32
+    numerics: ClassVar[dict[str, str]] = {"device": "none"}
     predictions = 0
 
     def __init__(self, thresholds: Sequence[float]) -> None:
