@@ -181,6 +181,7 @@ def remove_scans(results: Path, shard_of: Mapping[str, str], names: Collection[s
     )
     gone = [path for path in _files_of(results, shards) if _scan_of(path) in shard_of]
     gone += [results / name for name in _OF_ALL if (results / name).exists()]
+    gone += set(results.rglob(".*.tmp")) - set(gone)  # of tables whose writer was killed
     for path in gone:
         path.unlink()
     return n_files + len(gone) + _without_lines(results / "logs", names)
