@@ -164,8 +164,8 @@ def _index(path: Path) -> dict[str, int] | None:
 def _models(folder: Folder, scans: pa.Table | None) -> dict[str, dict[str, bool]]:
     """Models of the folder, each with the tables that every shard must have of it.
 
-    A model that the cohort tables do not speak of may have been left half way, on purpose; they speak
-    of none where no scan was usable.
+    A model that the cohort tables do not speak of may have been left half way, on purpose. Where
+    no scan was usable they speak of none.
     """
     there = {
         stage: {path.name for path in (folder.results / stage).glob("*/")}
