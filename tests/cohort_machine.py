@@ -333,7 +333,7 @@ class CohortMachine(RuleBasedStateMachine):
             names.write_text("\n".join(self._names_of_withdrawn()))
             hits = search(self.results, names)["hits"]
             assert hits == {}, f"withdrawn subjects are still there: {hits}"
-        self.settled, self.forgot, self.kills = True, False, 0
+        self.settled, self.kills = True, 0
         self.due.clear()
         self.damaged.clear()
         self.tried = [self.settings]
