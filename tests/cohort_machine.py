@@ -277,7 +277,7 @@ class CohortMachine(RuleBasedStateMachine):
             self._check_what_is_left()
             return
         if not disturbed:
-            new = [key for key, receipt in after.items() if before.get(key) != receipt]
+            new = [key for key, (said, _) in after.items() if before.get(key, ("", ""))[0] != said]
             assert predictions == len(new), f"I6: {predictions} predictions for receipts {new}"
         self._check_finished()
 
