@@ -120,7 +120,9 @@ def _solved(
 
     found: list[Fit | EstimateError] = []
     for s in range(structures):
-        if weak[s]:
+        if counts[s] <= terms:
+            found.append(EstimateError("ANA_TOO_FEW", f"{counts[s]} rows for {terms} terms"))
+        elif weak[s]:
             mask = given[:, s]
             whose = None if subjects is None else subjects[mask]
             found.append(_alone(design[mask], responses[mask, s], whose, names))

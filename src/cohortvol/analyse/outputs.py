@@ -11,7 +11,11 @@ from cohortvol.tables import Column, csv_text, real, text, to_arrow, to_pandas, 
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")
-_MODEL = Column(text, "M1: ln(volume) on age x sex; M2: with ln(height) and ln(BMI) besides")
+_MODEL = Column(
+    text,
+    "M1: ln(volume) on age x sex; M2: with ln(height), ln(BMI), site, scanner, sequence and "
+    "contrast besides, as far as they are known and differ",
+)
 _USED = Column(whole, "scans used")
 _DROPPED = Column(whole, "scans of this sex in the scans table that are not used")
 _P = "null where it cannot be estimated"
@@ -30,10 +34,15 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "p_value": Column(real, f"two-sided p of the % slope; {_P}; 0 below about 1e-308"),
         "log10_p": Column(real, "base-10 logarithm of p_value, which does not underflow"),
         "q_value": Column(real, "Benjamini-Hochberg over all slopes of the model"),
+        "q_value_by": Column(real, "the same by Benjamini-Yekutieli, for any dependence"),
         "n_used": _USED,
         "n_dropped": _DROPPED,
         "mean_volume_ml": Column(real, "arithmetic mean of the volumes used, mL"),
         "se_kind": Column(text, "HC3, or cluster where a subject has several scans"),
+        "adjusted_for": Column(text, "covariates beside age and sex; null if none"),
+        "slope_without_sex_pct_per_decade": Column(
+            real, "of sex all: the % slope of the same model without a term of sex, to compare"
+        ),
         "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
     },
     "analyse/interactions": {
@@ -47,6 +56,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "p_value": Column(real, f"two-sided p of age x sex; {_P}"),
         "log10_p": Column(real, "base-10 logarithm of p_value"),
         "q_value": Column(real, "Benjamini-Hochberg over all interactions of the model"),
+        "q_value_by": Column(real, "the same by Benjamini-Yekutieli, for any dependence"),
         "n_used": Column(whole, "scans of both sexes used; 0 where one sex has no slope"),
         "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
     },

@@ -17,10 +17,12 @@ from cohortvol.analyse import cohort as cohort_of
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
+from cohortvol.analyse.groups import models_of
 from cohortvol.analyse.inputs import read_scans, read_volumes
 from cohortvol.analyse.outputs import write
 from cohortvol.analyse.settings import Settings, checked
-from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
+from cohortvol.analyse.slopes import trends
+from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
