@@ -235,3 +235,33 @@ def _cluster_meat(q: np.ndarray, residuals: np.ndarray, starts: np.ndarray) -> n
         scores = np.add.reduceat(q * left[:, None], starts, axis=0)
         meat.append(scores.T @ scores)
     return np.stack(meat)
+
+
+def fit_weighted(design: np.ndarray, response: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients of one response under many sets of weights, such as bootstrap counts.
+
+    Parameters
+    ----------
+    design : (n, terms) float array
+        Of full rank.
+    response : (n,) float array
+    weights : (n, draws) array, 0 or more
+
+    Returns
+    -------
+    (draws, terms) float array
+        NaN where the weighted rows do not tell the terms apart.
+    """
+    q, r, length = orthonormal(design)
+    n, terms = q.shape
+    a = _symmetric(_accumulated(q, weights), terms)
+    right = np.zeros((terms, weights.shape[1]))
+    for rows in _blocks(n):
+        right += q[rows].T @ (weights[rows] * response[rows, None])
+    eigenvalues = np.linalg.eigvalsh(a)
+    weak = eigenvalues[:, 0] <= LEAST_EIGENVALUE * eigenvalues[:, -1]
+    a[weak] = np.eye(terms)
+    solved = np.linalg.solve(a, right.T[:, :, None])[:, :, 0]
+    coefficients: np.ndarray = solve_triangular(r * length, solved.T).T
+    coefficients[weak] = np.nan
+    return coefficients
