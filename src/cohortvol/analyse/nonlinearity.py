@@ -139,17 +139,12 @@ def label_average(slopes: pd.DataFrame, bends: set[tuple[str, str]]) -> pd.DataF
     if slopes.empty:
         return slopes
     structures = {structure for structure, _ in bends}
-    notes = [
-        joined_notes(note or "", AVERAGE)
-        if (structure, sex) in bends or (sex == ALL and structure in structures)
-        else note
-        for structure, sex, note in zip(
-            slopes["structure"],
-            slopes["sex"],
-            slopes["note"].where(slopes["note"].notna(), None),
-            strict=True,
-        )
-    ]
+    cells = slopes[["structure", "sex", "note", "p_value"]].itertuples(index=False)
+    notes = []
+    for structure, sex, note, p_value in cells:
+        hides = (structure, sex) in bends or (sex == ALL and structure in structures)
+        own = note if isinstance(note, str) else ""
+        notes.append(joined_notes(own, AVERAGE if hides and pd.notna(p_value) else ""))
     return slopes.assign(note=pd.Series(notes, index=slopes.index, dtype=object))
 
 
