@@ -68,6 +68,11 @@ class Cohort:
         return mask
 
     @property
+    def knows_sex(self) -> bool:
+        """Whether anyone's sex is given; without, all are analysed together."""
+        return bool(self.scans["sex"].notna().any())
+
+    @property
     def counted(self) -> np.ndarray:
         """(scans,) of bool: done, and not excluded by the QC of the whole scan."""
         mask: np.ndarray = (
@@ -77,8 +82,10 @@ class Cohort:
 
     @property
     def in_trends(self) -> np.ndarray:
-        """(scans,) of bool: counted, with known age and sex."""
-        known = self.scans["age_years"].notna() & self.scans["sex"].notna()
+        """(scans,) of bool: counted, with known age, and known sex where any is known."""
+        known = self.scans["age_years"].notna()
+        if self.knows_sex:
+            known &= self.scans["sex"].notna()
         mask: np.ndarray = self.counted & known.to_numpy(dtype=bool)
         return mask
 
@@ -141,7 +148,7 @@ def build(
     volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
     reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
     for holds, why in (  # the last that holds wins: scan before structure, state before all
-        (scans["sex"].isna(), SEX_MISSING),
+        (scans["sex"].isna() & scans["sex"].notna().any(), SEX_MISSING),
         (scans["age_years"].isna(), AGE_MISSING),
         (scans["qc"] == "exclude", SCAN_QC),
         (excluded_by_review(scans), SCAN_REVIEW),
@@ -187,7 +194,7 @@ def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
-    for name in ("reason", "qc", "qc_auto", "subject_id"):
+    for name in ("sex", "reason", "qc", "qc_auto", "subject_id"):
         if name not in scans:
             scans[name] = None
     for name in ("height_cm", "weight_kg"):

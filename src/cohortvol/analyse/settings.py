@@ -28,6 +28,12 @@ class Settings:
     """Counts of people from 1 to one less than this are not printed in Table 1."""
     top_levels: int = 8
     """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
+    min_n_per_level: int = 20
+    """Scans that a site, scanner, sequence or contrast needs for a term of its own in M2."""
+    bootstrap_draws: int = 500
+    """Draws of subjects behind the interval of the age of a peak."""
+    seed: int = 1
+    """Of the random draws."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:
@@ -43,7 +49,14 @@ def checked(settings: dict[str, Any]) -> Settings:
         if name not in known:
             raise ConfigError(f"analyse: unknown setting {name!r}{did_you_mean(name, known)}")
     chosen = Settings(**settings)
-    for name, least in (("min_n_per_sex", 1), ("min_n_fit", 3), ("suppress_below", 0)):
+    for name, least in (
+        ("min_n_per_sex", 1),
+        ("min_n_fit", 3),
+        ("suppress_below", 0),
+        ("min_n_per_level", 2),
+        ("bootstrap_draws", 100),
+        ("seed", 0),
+    ):
         if getattr(chosen, name) < least:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"
