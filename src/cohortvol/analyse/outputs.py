@@ -7,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.files import commit_text
-from cohortvol.tables import Column, csv_text, real, text, to_arrow, to_pandas, whole, write_table
+from cohortvol.tables import (
+    Column,
+    csv_text,
+    flag,
+    real,
+    text,
+    to_arrow,
+    to_pandas,
+    whole,
+    write_table,
+)
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")
@@ -101,6 +111,36 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         ),
         "reason": Column(text, "reason code, or why unusable; null where the step is a total"),
         "n": Column(whole, "scans"),
+    },
+    "analyse/centiles": {
+        "structure": _STRUCTURE,
+        "sex": Column(text, "F or M"),
+        "age_years": Column(
+            real, "age, years; 1st to 99th percentile of the ages used; null without centiles"
+        ),
+        **{
+            f"p{c}_ml": Column(real, f"centile {c} of the volume by LMS, mL")
+            for c in (5, 25, 50, 75, 95)
+        },
+        **{
+            f"quantile_p{c}_ml": Column(real, f"centile {c} by quantile regression, mL")
+            for c in (5, 25, 50, 75, 95)
+        },
+        "sparse": Column(flag, "fewer than 50 subjects within 2.5 years to either side"),
+        "n_used": Column(whole, "subjects, each with the usable scan at the lowest age"),
+        "note": Column(text, "why there are no centiles; null if nothing"),
+    },
+    "analyse/calibration": {
+        "structure": _STRUCTURE,
+        "sex": Column(text, "F or M"),
+        "method": Column(text, "lms or quantile"),
+        "age_low_years": Column(real, "least age of the band, a quarter of the subjects, years"),
+        "age_high_years": Column(real, "greatest age of the band, years"),
+        "centile": Column(whole, "centile as claimed, %"),
+        "observed_pct": Column(real, "subjects of the band below the centile, %"),
+        "difference_points": Column(real, "observed minus claimed, percentage points"),
+        "n_band": Column(whole, "subjects of the band"),
+        "n_used": Column(whole, "subjects that the centiles are fitted to"),
     },
 }
 """Every table of the analysis, by its place in a results folder."""

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cohortvol import __version__
 from cohortvol.analyse import cohort as cohort_of
+from cohortvol.analyse.centiles import centiles
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
@@ -79,6 +80,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "dropped": dropped(cohort),
         "table1": table1(cohort, chosen),
         "flow": flow(cohort),
+        **_beside(cohort, chosen),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
@@ -110,6 +112,15 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         counts["structures"],
     )
     return record
+
+
+def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+    """Centiles, and what tells how far the slopes can be trusted."""
+    curves_of_centiles, calibration = centiles(cohort, settings)
+    return {
+        "centiles": curves_of_centiles,
+        "calibration": calibration,
+    }
 
 
 def _counts(cohort: Cohort) -> dict[str, int]:

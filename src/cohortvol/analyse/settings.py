@@ -28,6 +28,16 @@ class Settings:
     """Counts of people from 1 to one less than this are not printed in Table 1."""
     top_levels: int = 8
     """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
+    min_n_centiles: int = 300
+    """Usable subjects per sex below which there are no centiles."""
+    min_n_rescanned: int = 200
+    """Subjects scanned at several ages below which slopes within people are not estimated."""
+    quantile_check: bool = True
+    """Fit every centile by quantile regression too, as a check on LMS."""
+    literature: str | None = None
+    """CSV of published volumes to compare with, besides those that come with cohortvol."""
+    agreement: str | None = None
+    """Table, or folder of tables, in which `agreement` compared two segmentation models."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:
@@ -43,7 +53,13 @@ def checked(settings: dict[str, Any]) -> Settings:
         if name not in known:
             raise ConfigError(f"analyse: unknown setting {name!r}{did_you_mean(name, known)}")
     chosen = Settings(**settings)
-    for name, least in (("min_n_per_sex", 1), ("min_n_fit", 3), ("suppress_below", 0)):
+    for name, least in (
+        ("min_n_per_sex", 1),
+        ("min_n_fit", 3),
+        ("suppress_below", 0),
+        ("min_n_centiles", 50),
+        ("min_n_rescanned", 20),
+    ):
         if getattr(chosen, name) < least:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"
