@@ -1,4 +1,4 @@
-"""Golden values of `golden.csv`, and the data of three published studies they were computed from."""
+"""Golden values of `golden.csv`, and the data of three published studies behind some of them."""
 
 from __future__ import annotations
 

@@ -55,6 +55,8 @@ class Cohort:
     """Volumes that people accepted against automatic QC and that are used."""
     rows_without_scan: int
     """Rows of the volumes table whose scan_id the scans table does not have."""
+    segmentation_model: str | None = None
+    """Whose volumes these are; None where the volumes table does not say."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
@@ -150,7 +152,9 @@ def build(
         reason[holds.to_numpy(dtype=bool)] = why
     used = reason[row, column[found]] == USABLE
     accepted = int((used & accepted_by_review(volumes[found]).to_numpy(dtype=bool)).sum())
-    return Cohort(scans, structures, volume_ml, reason, accepted, int((~known_anyhow).sum()))
+    strangers = int((~known_anyhow).sum())
+    model = next(iter(volumes["model"].dropna()), None) if "model" in volumes else None
+    return Cohort(scans, structures, volume_ml, reason, accepted, strangers, model)
 
 
 def excluded_by_review(rows: pd.DataFrame) -> pd.Series:

@@ -7,6 +7,15 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
 
+LEAST = {
+    "min_n_per_sex": 1,
+    "min_n_fit": 3,
+    "suppress_below": 0,
+    "min_n_centiles": 50,
+    "min_n_rescanned": 20,
+}
+"""Settings that are counts, with the least that makes sense."""
+
 
 @dataclass(frozen=True)
 class Settings:
