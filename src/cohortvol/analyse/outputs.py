@@ -142,6 +142,55 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_band": Column(whole, "subjects of the band"),
         "n_used": Column(whole, "subjects that the centiles are fitted to"),
     },
+    "analyse/within_between": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "model": _MODEL,
+        **{
+            f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
+            for name, what in (
+                ("between", "slope between people of different mean ages"),
+                ("within", "slope within people as they age"),
+            )
+            for end, limit in (
+                ("", "(null where not estimated)"),
+                ("_ci_low", "at its lower 95 % limit"),
+                ("_ci_high", "at its upper 95 % limit"),
+            )
+        },
+        "difference_p_value": Column(real, "two-sided p of within against between"),
+        "icc": Column(real, "share of the variance, given age, that lies between people"),
+        "n_used": _USED,
+        "n_subjects": Column(whole, "subjects of these scans"),
+        "n_rescanned": Column(whole, "subjects scanned at two ages or more"),
+        "years_between_median": Column(real, "median of their first to last age, years"),
+        "note": Column(text, "why there is no estimate; null if nothing"),
+    },
+    "analyse/sensitivity": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "analysis": Column(
+            text,
+            "complete, ipw, tobit, huber, without_outliers, bsa_ratio, site_fixed or "
+            "site_harmonised",
+        ),
+        "model": _MODEL,
+        "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
+        "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
+        "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
+        "n_used": Column(whole, "scans used, those that are lower bounds included"),
+        "n_censored": Column(whole, "of these, cut volumes taken for lower bounds"),
+        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+    },
+    "analyse/missingness": {
+        "structure": _STRUCTURE,
+        "variable": Column(text, "age_years, sex or height_cm"),
+        "level": Column(text, "F or M, a third of the cohort, or not known"),
+        "n_scans": Column(whole, "scans done, not excluded as a whole, with age and sex"),
+        "n_unusable": Column(whole, "of these, without a usable volume; null where suppressed"),
+        "unusable_pct": Column(real, "their share, %"),
+        "note": Column(text, "that a small count is not shown; null if nothing"),
+    },
 }
 """Every table of the analysis, by its place in a results folder."""
 

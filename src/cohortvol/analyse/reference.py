@@ -1,4 +1,4 @@
-"""A reference model: centiles of one cohort in a small file, and the scores of other scans in it."""
+"""A reference model: centiles of one cohort as a small file, and scores of other scans in it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FORMAT = "cohortvol reference 1"
 METHOD = (
     "z = ((volume / M)**L - 1) / (L S), or ln(volume / M) / S at L = 0; ln M (mL) and ln S are an "
     "intercept and a natural cubic spline of age in years, linear outside the first and last knot, "
-    "in truncated-power form: age; then for each knot k but the last two "
-    "((age-k)+^3 - (age-k[-2])+^3 (k[-1]-k)/(k[-1]-k[-2]) + (age-k[-1])+^3 (k[-2]-k)/(k[-1]-k[-2])) "
+    "in truncated-power form: age; then for each knot k but the last two ((age-k)+^3 "
+    "- (age-k[-2])+^3 (k[-1]-k)/(k[-1]-k[-2]) + (age-k[-1])+^3 (k[-2]-k)/(k[-1]-k[-2])) "
     "/ (k[-1]-k[0])^2"
 )
 SAMPLE = "one scan per subject, that at the lowest age; volumes cut by the field of view left out"

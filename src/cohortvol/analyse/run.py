@@ -20,6 +20,9 @@ from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
 from cohortvol.analyse.inputs import read_scans, read_volumes
 from cohortvol.analyse.outputs import write
+from cohortvol.analyse.repeats import within_between
+from cohortvol.analyse.selection import missingness
+from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
 from cohortvol.files import commit_digests, commit_json, sha256_of
@@ -120,6 +123,9 @@ def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
     return {
         "centiles": curves_of_centiles,
         "calibration": calibration,
+        "within_between": within_between(cohort, settings),
+        "sensitivity": sensitivity(cohort, settings),
+        "missingness": missingness(cohort, settings),
     }
 
 
