@@ -55,11 +55,20 @@ class Cohort:
     """Volumes that people accepted against automatic QC and that are used."""
     rows_without_scan: int
     """Rows of the volumes table whose scan_id the scans table does not have."""
+    segmentation_model: str | None
+    """Whose volumes these are; None where the volumes table does not say."""
+    doubted: np.ndarray
+    """(scans, structures) of bool: QC excludes this volume, whatever else its reason says."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
         mask: np.ndarray = self.reason[:, structure] == USABLE
         return mask
+
+    def lower_bound(self, structure: int) -> np.ndarray:
+        """(scans,) of bool: left out as the field of view cuts it, and for nothing else."""
+        mask: np.ndarray = (self.reason[:, structure] == CUT) & ~self.doubted[:, structure]
+        return mask & (self.volume_ml[:, structure] > 0)
 
     @property
     def has_size(self) -> np.ndarray:
@@ -144,9 +153,11 @@ def build(
     shape = (len(scans), len(structures))
     volume_ml = np.full(shape, np.nan)
     reason = np.full(shape, NOT_MEASURED, dtype=object)
+    doubted = np.zeros(shape, dtype=bool)
     row = np.asarray(done)[place[found]]
     volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
     reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
+    doubted[row, column[found]] = (volumes["qc"] == "exclude").to_numpy(dtype=bool)[found]
     for holds, why in (  # the last that holds wins: scan before structure, state before all
         (scans["sex"].isna() & scans["sex"].notna().any(), SEX_MISSING),
         (scans["age_years"].isna(), AGE_MISSING),
@@ -157,7 +168,9 @@ def build(
         reason[holds.to_numpy(dtype=bool)] = why
     used = reason[row, column[found]] == USABLE
     accepted = int((used & accepted_by_review(volumes[found]).to_numpy(dtype=bool)).sum())
-    return Cohort(scans, structures, volume_ml, reason, accepted, int((~known_anyhow).sum()))
+    strangers = int((~known_anyhow).sum())
+    model = next(iter(volumes["model"].dropna()), None) if "model" in volumes else None
+    return Cohort(scans, structures, volume_ml, reason, accepted, strangers, model, doubted)
 
 
 def excluded_by_review(rows: pd.DataFrame) -> pd.Series:

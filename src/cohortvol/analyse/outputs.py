@@ -7,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.files import commit_text
-from cohortvol.tables import Column, csv_text, real, text, to_arrow, to_pandas, whole, write_table
+from cohortvol.tables import (
+    Column,
+    csv_text,
+    flag,
+    real,
+    text,
+    to_arrow,
+    to_pandas,
+    whole,
+    write_table,
+)
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")
@@ -230,6 +240,85 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "p5_ml": Column(real, "5th percentile, mL"),
         "p95_ml": Column(real, "95th percentile, mL"),
         "note": Column(text, "why the cell is empty; null if it is not"),
+    },
+    "analyse/centiles": {
+        "structure": _STRUCTURE,
+        "sex": Column(text, "F or M"),
+        "age_years": Column(
+            real, "age, years; 1st to 99th percentile of the ages used; null without centiles"
+        ),
+        **{
+            f"p{c}_ml": Column(real, f"centile {c} of the volume by LMS, mL")
+            for c in (5, 25, 50, 75, 95)
+        },
+        **{
+            f"quantile_p{c}_ml": Column(real, f"centile {c} by quantile regression, mL")
+            for c in (5, 25, 50, 75, 95)
+        },
+        "sparse": Column(flag, "fewer than 50 subjects within 2.5 years to either side"),
+        "n_used": Column(whole, "subjects, each with the usable scan at the lowest age"),
+        "note": Column(text, "why there are no centiles; null if nothing"),
+    },
+    "analyse/calibration": {
+        "structure": _STRUCTURE,
+        "sex": Column(text, "F or M"),
+        "method": Column(text, "lms or quantile"),
+        "age_low_years": Column(real, "least age of the band, a quarter of the subjects, years"),
+        "age_high_years": Column(real, "greatest age of the band, years"),
+        "centile": Column(whole, "centile as claimed, %"),
+        "observed_pct": Column(real, "subjects of the band below the centile, %"),
+        "difference_points": Column(real, "observed minus claimed, percentage points"),
+        "n_band": Column(whole, "subjects of the band"),
+        "n_used": Column(whole, "subjects that the centiles are fitted to"),
+    },
+    "analyse/within_between": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "model": _MODEL,
+        **{
+            f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
+            for name, what in (
+                ("between", "slope between people of different mean ages"),
+                ("within", "slope within people as they age"),
+            )
+            for end, limit in (
+                ("", "(null where not estimated)"),
+                ("_ci_low", "at its lower 95 % limit"),
+                ("_ci_high", "at its upper 95 % limit"),
+            )
+        },
+        "difference_p_value": Column(real, "two-sided p of within against between"),
+        "icc": Column(real, "share of the variance, given age, that lies between people"),
+        "n_used": _USED,
+        "n_subjects": Column(whole, "subjects of these scans"),
+        "n_rescanned": Column(whole, "subjects scanned at two ages or more"),
+        "years_between_median": Column(real, "median of their first to last age, years"),
+        "note": Column(text, "why there is no estimate; null if nothing"),
+    },
+    "analyse/sensitivity": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "analysis": Column(
+            text,
+            "complete, ipw, tobit, huber, without_outliers, bsa_ratio, site_fixed or "
+            "site_harmonised",
+        ),
+        "model": _MODEL,
+        "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
+        "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
+        "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
+        "n_used": Column(whole, "scans used, those that are lower bounds included"),
+        "n_censored": Column(whole, "of these, cut volumes taken for lower bounds"),
+        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+    },
+    "analyse/missingness": {
+        "structure": _STRUCTURE,
+        "variable": Column(text, "age_years, sex or height_cm"),
+        "level": Column(text, "F or M, a third of the cohort, or not known"),
+        "n_scans": Column(whole, "scans done, not excluded as a whole, with age and sex"),
+        "n_unusable": Column(whole, "of these, without a usable volume; null where suppressed"),
+        "unusable_pct": Column(real, "their share, %"),
+        "note": Column(text, "that a small count is not shown; null if nothing"),
     },
 }
 """Every table of the analysis, by its place in a results folder."""

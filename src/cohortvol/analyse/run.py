@@ -17,6 +17,7 @@ from cohortvol.analyse import cohort as cohort_of
 from cohortvol.analyse import nonlinearity as bends
 from cohortvol.analyse.bands import age_bands, quartiles
 from cohortvol.analyse.body_size import body_size
+from cohortvol.analyse.centiles import centiles
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
@@ -25,6 +26,9 @@ from cohortvol.analyse.diagnostics import diagnostics
 from cohortvol.analyse.groups import models_of
 from cohortvol.analyse.inputs import read_scans, read_volumes
 from cohortvol.analyse.outputs import write
+from cohortvol.analyse.repeats import within_between
+from cohortvol.analyse.selection import missingness
+from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.slopes import trends
 from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years
@@ -100,6 +104,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "influence": influence,
         "quartiles": quartiles(cohort, chosen),
         "age_bands": age_bands(cohort, chosen),
+        **_beside(cohort, chosen),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
@@ -132,6 +137,18 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         counts["structures"],
     )
     return record
+
+
+def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+    """Centiles, and what tells how far the slopes can be trusted."""
+    curves_of_centiles, calibration = centiles(cohort, settings)
+    return {
+        "centiles": curves_of_centiles,
+        "calibration": calibration,
+        "within_between": within_between(cohort, settings),
+        "sensitivity": sensitivity(cohort, settings),
+        "missingness": missingness(cohort, settings),
+    }
 
 
 def _counts(cohort: Cohort) -> dict[str, int]:

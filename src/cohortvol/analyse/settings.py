@@ -7,6 +7,15 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
 
+LEAST = {
+    "min_n_per_sex": 1,
+    "min_n_fit": 3,
+    "suppress_below": 0,
+    "min_n_centiles": 50,
+    "min_n_rescanned": 20,
+}
+"""Settings that are counts, with the least that makes sense."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +43,16 @@ class Settings:
     """Draws of subjects behind the interval of the age of a peak."""
     seed: int = 1
     """Of the random draws."""
+    min_n_centiles: int = 300
+    """Usable subjects per sex below which there are no centiles."""
+    min_n_rescanned: int = 200
+    """Subjects scanned at several ages below which slopes within people are not estimated."""
+    quantile_check: bool = True
+    """Fit every centile by quantile regression too, as a check on LMS."""
+    literature: str | None = None
+    """CSV of published volumes to compare with, besides those that come with cohortvol."""
+    agreement: str | None = None
+    """Table, or folder of tables, in which `agreement` compared two segmentation models."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:
@@ -56,6 +75,8 @@ def checked(settings: dict[str, Any]) -> Settings:
         ("min_n_per_level", 2),
         ("bootstrap_draws", 100),
         ("seed", 0),
+        ("min_n_centiles", 50),
+        ("min_n_rescanned", 20),
     ):
         if getattr(chosen, name) < least:
             raise ConfigError(
