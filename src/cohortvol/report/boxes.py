@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import panels, style
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page, Shape
 
 GROUPS = ("all", "F", "M")
-_SHAPE = Shape(panel_mm=33.0, head_mm=11.5, foot_mm=9.0)
+_SHAPE = Shape(panel_mm=33.0, head_mm=8.5, foot_mm=9.0)
 _FACE = {"all": "#d7dadd", "F": "#f5cdb0", "M": "#b0d4e8"}
 
 
@@ -53,10 +52,8 @@ def _draw(panel: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
     labels = [ranges.get(quartile, "") for quartile in (1, 2, 3, 4)]
     panel.set_xticks([1, 2, 3, 4], labels, size=style.SMALL_PT)
     panel.set(xlim=(0.5, 4.5))
-    high = panel.get_ylim()[1]
     panel.set_ylim(bottom=0)
-    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_formatter(lambda value, _: style.number(value, 0 if high >= 5 else 1))
+    style.number_ticks(panel.yaxis, 5)
 
 
 def _box(panel: Axes, row: dict[str, Any], place: float, width: float) -> None:
@@ -104,5 +101,6 @@ def _correlations(
         if row.empty or pd.isna(row["spearman_rho"].iloc[0]):
             continue
         star = "*" if row["p_bonferroni"].iloc[0] < 0.05 else ""
-        parts.append(f"{style.SEX_WORD[sex]} {style.number(row['spearman_rho'].iloc[0], 2)}{star}")
-    return [(f"Spearman ρ: {', '.join(parts)}", style.INK)] if parts else []
+        word = style.SEX_WORD[sex].lower()
+        parts.append(f"{word} {style.number(row['spearman_rho'].iloc[0], 2)}{star}")
+    return [(f"ρ {', '.join(parts)}", style.INK)] if parts else []

@@ -10,14 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import panels, style
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page, Shape
 
 CENTILES = (5, 25, 50, 75, 95)
-_SHAPE = Shape(panel_mm=30.0, head_mm=8.5, foot_mm=8.0, top_mm=5.5, columns=4, gutter_mm=9.5)
+_SHAPE = Shape(panel_mm=30.0, head_mm=8.5, foot_mm=8.0, columns=4, gutter_mm=9.5)
 _SPARSE = "#9aa0a6"
 
 
@@ -50,11 +49,13 @@ def _limits(panel: Axes, rows: pd.DataFrame) -> None:
     """The same for both sexes, so that the two can be compared."""
     values = rows[[f"p{c}_ml" for c in CENTILES]].to_numpy(float)
     ages = rows["age_years"].to_numpy(float)
-    high = float(np.nanmax(values))
-    panel.set(xlim=(ages.min() - 1, ages.max() + 7), ylim=(0, high * 1.06))
-    panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_formatter(lambda value, _: style.number(value, 0 if high >= 5 else 1))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    margin = 0.08 * (high - low)
+    panel.set(
+        xlim=(5 * np.floor(ages.min() / 5), ages.max() + 7), ylim=(max(0, low - margin), high + margin)
+    )
+    style.number_ticks(panel.xaxis, 4, integer=True)
+    style.number_ticks(panel.yaxis, 4)
 
 
 def _draw(panel: Axes, rows: pd.DataFrame, sex: str) -> None:

@@ -21,7 +21,8 @@ from cohortvol.report.systems import by_system
 
 DIVERGING, SEQUENTIAL = "PuOr_r", "Greys"
 """Told apart by people who do not see red or green; the numbers stand in the cells besides."""
-_CELL_MM, _HEAD_MM, _FOOT_MM, _GAP_MM = 12.4, 17.0, 9.0, 2.0
+_NAME_MM, _HEAD_MM, _FOOT_MM, _GAP_MM = 32.0, 13.0, 9.0, 2.0
+_WIDEST_CELL_MM = 15.0
 _MOST_ROWS = 52
 _SLOPE = "slope_pct_per_decade"
 _SMALLEST_LOG10_Q = 10.0
@@ -48,11 +49,14 @@ def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
     if not structures or not blocks:
         return
     limits = [block.limit() for block in blocks]
-    widths = [_CELL_MM * len(block.columns) for block in blocks]
+    n_columns = sum(len(block.columns) for block in blocks)
+    free = style.DOUBLE_COLUMN_MM - _NAME_MM - _GAP_MM * len(blocks)
+    cell = min(free / n_columns, _WIDEST_CELL_MM)
+    widths = [cell * len(block.columns) for block in blocks]
     table = _table(blocks, structures)
     for part in rows.pages_of_groups(by_system(structures), _MOST_ROWS):
         figure, axes = rows.page(
-            part, widths, row_mm=4.3, head_mm=_HEAD_MM, foot_mm=_FOOT_MM, name_mm=32.0,
+            part, widths, row_mm=4.3, head_mm=_HEAD_MM, foot_mm=_FOOT_MM, name_mm=_NAME_MM,
             gap_mm=_GAP_MM,
         )  # fmt: skip
         for axis, block, limit in zip(axes, blocks, limits, strict=True):
@@ -86,7 +90,7 @@ def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
         model = max(between["model"])
         here = between[between["model"] == model]
         cells = _cells(here, "difference_pct_per_decade", "q_value", level)
-        yield _Block("Men to\nwomen", [(f"{model}, %", cells)])
+        yield _Block("Men against\nwomen, %", [(model, cells)])
 
 
 def _cells(
@@ -107,7 +111,7 @@ def _draw(axis: Axes, block: _Block, part: rows.Rows, limit: float) -> None:
         axis.spines[side].set_visible(False)
     middle = (len(block.columns) - 1) / 2
     head: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "annotation_clip": False}
-    axis.annotate(block.title, (middle, -0.5), (0, 14), weight="bold", size=style.LABEL_PT,
+    axis.annotate(block.title, (middle, -0.5), (0, 12.5), weight="bold", size=style.LABEL_PT,
                   va="bottom", **head)  # fmt: skip
     for place, (words, cells) in enumerate(block.columns):
         axis.annotate(words, (place, -0.5), (0, 4), size=style.SMALL_PT, **head)

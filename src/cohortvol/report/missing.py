@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import rows, style
 from cohortvol.report.inputs import Analysis
@@ -34,7 +33,7 @@ def missing_pages(analysis: Analysis) -> Iterator[Page]:
             axis.set_xlim(-0.02 * highest, highest)
             axis.set_xlabel("Without a usable volume, %", labelpad=2)
             axis.set_title(VARIABLES[variable], weight="bold", pad=5)
-            axis.xaxis.set_major_locator(MaxNLocator(5))
+            style.number_ticks(axis.xaxis, 5)
             axis.grid(axis="x", color="#d5dade", linewidth=0.4)
             axis.set_axisbelow(True)
             here = table[(table["variable"] == variable) & table["structure"].isin(part.places)]

@@ -41,7 +41,7 @@ class Shape:
     panel_mm: float = 35.0
     head_mm: float = 11.5
     foot_mm: float = 8.0
-    top_mm: float = 5.5
+    top_mm: float = 7.0
     columns: int = 3
     gutter_mm: float = 12.5
     left_mm: float = 12.0
@@ -113,14 +113,23 @@ def key(figure: Figure, entries: Sequence[Line2D | Any]) -> None:
         handles=list(entries),
         loc="upper left",
         bbox_to_anchor=(_KEY_MM / style.DOUBLE_COLUMN_MM, 1 - 1.2 / height),
-        ncols=len(entries),
+        ncols=_columns([entry.get_label() for entry in entries]),
         frameon=False,
         borderaxespad=0,
         borderpad=0,
         handlelength=2.6,
         columnspacing=1.6,
         handletextpad=0.6,
+        labelspacing=0.35,
     )
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Entries in one line of a key: all, or half of them where all are wider than the page."""
+    handle_mm = 8.5  # line, gaps to its text and to the next entry
+    width = sum(style.text_width_mm(label, style.LABEL_PT) + handle_mm for label in labels)
+    fits = width <= style.DOUBLE_COLUMN_MM - _KEY_MM - _RIGHT_MM
+    return len(labels) if fits else -(-len(labels) // 2)
 
 
 def draw_people(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import rows, style
 from cohortvol.report.inputs import Analysis
@@ -43,10 +42,7 @@ def repeat_pages(analysis: Analysis) -> Iterator[Page]:
 def _draw(axis: Axes, table: pd.DataFrame, places: dict[str, int], colour: str) -> None:
     axis.axvline(0, color=style.INK, linewidth=0.5, zorder=1)
     axis.set_xlabel("% per decade (95% CI)", labelpad=2)
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(
-        lambda value, _: style.number(value, 0 if value == round(value) else 1)
-    )
+    style.number_ticks(axis.xaxis, 5)
     for row in table.to_dict("records"):
         for kind, offset in zip(_KINDS, (-0.18, 0.18), strict=True):
             value, low, high = (

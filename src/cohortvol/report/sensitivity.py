@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import panels, style
 from cohortvol.report.inputs import Analysis
@@ -95,7 +94,4 @@ def _draw(
                        linestyle=":", color=style.SEX_COLOUR[sex], zorder=2)  # fmt: skip
     low, high = panel.get_xlim()
     panel.set_xlim(min(low, -0.5), max(high, 0.5))
-    panel.xaxis.set_major_locator(MaxNLocator(5))
-    panel.xaxis.set_major_formatter(
-        lambda value, _: style.number(value, 0 if value == round(value) else 1)
-    )
+    style.number_ticks(panel.xaxis, 5)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import disclosure, panels, style
 from cohortvol.report.inputs import Analysis
@@ -120,10 +119,7 @@ def _reach(values: pd.Series, *, public: bool) -> float:
 
 def _ticks(panel: Axes) -> None:
     for axis in (panel.xaxis, panel.yaxis):
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(
-            lambda value, _: style.number(value, 0 if value == round(value) else 1)
-        )
+        style.number_ticks(axis, 4)
 
 
 def _head(panel: Axes, stem: str, kind: str, rows: pd.DataFrame, sexes: list[str]) -> None:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import disclosure, panels, style
 from cohortvol.report.inputs import Analysis
@@ -22,6 +21,8 @@ MODEL, SPLINE = "M1", "spline"
 
 _SHAPE = Shape()
 _SHOWN_QUANTILES, _PUBLIC_QUANTILES = (0.003, 0.997), (0.02, 0.98)
+_BOX_YEARS = 4.0
+"""Width of the box of a reference that names one age."""
 _REFERENCE_SEX = {"all": style.INK, "F": style.SEX_DARK["F"], "M": style.SEX_DARK["M"]}
 
 
@@ -96,48 +97,42 @@ def _draw_panel(
     shown = [_draw_reference(panel, row) for row in published.to_dict("records")]
     for sex in ("F", "M", "all"):
         _draw_fit(panel, fit[fit["sex"] == sex].sort_values("age_years"), sex)
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_formatter(lambda value, _: style.number(value, 0 if high >= 5 else 1))
+    style.number_ticks(panel.xaxis, 5, integer=True)
+    style.number_ticks(panel.yaxis, 5)
     data = pd.concat([drawn, fit.assign(kind="fit"), pd.DataFrame(shown)], ignore_index=True)
     columns = ["structure", "kind", "sex", "model", "age_years", "volume_ml", "n"]
     columns += ["volume_ml_ci_low", "volume_ml_ci_high"]
-    columns += ["age_to_years", "sd_ml", "evidence", "source"] if shown else []
+    columns += ["sd_ml", "evidence", "source"] if shown else []
     return data.reindex(columns=columns), hexagons
 
 
 def _draw_reference(panel: Axes, row: dict[str, Any]) -> dict[str, Any]:
-    """Mean and one SD to either side of it, over the ages of the reference or at its age."""
+    """A box from one SD below the mean to one above, over the ages of the reference."""
     mean, sd = float(row["reference_mean_ml"]), float(row["reference_sd_ml"])
     at, start, end = (float(row[f"reference_age_{age}_years"]) for age in ("ref", "low", "high"))
+    if np.isfinite(at):
+        start, end = at - _BOX_YEARS / 2, at + _BOX_YEARS / 2
+    at = (start + end) / 2
     colour = _REFERENCE_SEX[row["sex"]]
     verified = row["evidence"] == "VERIFIED"
-    line: dict[str, Any] = {"linestyle": "-" if verified else (0, (1.5, 1.2)), "linewidth": 0.6}
-    if np.isfinite(start) and np.isfinite(end):
-        panel.add_patch(
-            Rectangle((start, mean - sd), end - start, 2 * sd, facecolor=colour, alpha=0.07, zorder=2)
-        )
-        outline = Rectangle((start, mean - sd), end - start, 2 * sd, fill=False, edgecolor=colour)
-        outline.set(zorder=2.5, **line)
-        panel.add_patch(outline)
-    if not np.isfinite(at):
-        at = (start + end) / 2
-    panel.plot([at, at], [mean - sd, mean + sd], color=colour, zorder=2.6, **line)
+    box: dict[str, Any] = {"xy": (start, mean - sd), "width": end - start, "height": 2 * sd}
+    line: dict[str, Any] = {"linestyle": "-" if verified else (0, (2, 1.2)), "linewidth": 0.6}
+    panel.add_patch(Rectangle(**box, facecolor=colour, alpha=0.16, linewidth=0, zorder=2))
+    panel.add_patch(Rectangle(**box, fill=False, edgecolor=colour, zorder=2.5, **line))
     panel.plot(
         at,
         mean,
         marker="D",
-        markersize=2.6,
-        markeredgewidth=0.6,
+        markersize=2.8,
+        markeredgewidth=0.7,
         markeredgecolor=colour,
         markerfacecolor=colour if verified else "white",
-        zorder=2.7,
+        zorder=7,
     )
     return {
         "kind": "published",
         "sex": row["sex"],
-        "age_years": start if np.isfinite(start) else at,
-        "age_to_years": end if np.isfinite(end) else at,
+        "age_years": at,
         "volume_ml": mean,
         "sd_ml": sd,
         "n": row["reference_n"],
