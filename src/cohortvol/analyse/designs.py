@@ -61,10 +61,8 @@ class Lump:
         """What the reader must know of it; empty if nothing."""
         if not self.pooled or len(self.own) + len(self.pooled) < 2:
             return ""
-        if not self.own:
-            return f"not adjusted for {self.factor}: no level has {least} scans"
         if not self.varies:
-            return f"not adjusted for {self.factor}: only one level has {least} scans"
+            return f"not adjusted for {self.factor}: fewer than two levels have {least} scans"
         return f"{self.factor}: {len(self.pooled)} levels pooled (fewer than {least} scans)"
 
 
