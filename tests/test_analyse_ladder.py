@@ -311,7 +311,9 @@ def test_age_bands_are_of_ten_years_and_hide_small_cells(tmp_path):
     last = row(bands, structure="liver", sex="all", age_from_years=90.0)
     assert pd.isna(last["n"]) and pd.isna(last["median_ml"])
     assert last["note"] == "<5 scans"
-    assert (bands["n"].dropna() != 0).all() or (bands.loc[bands["n"] == 0, "note"] == "no scans").all()
+    assert (bands["n"].dropna() != 0).all() or (
+        bands.loc[bands["n"] == 0, "note"] == "no scans"
+    ).all()
 
 
 def one_structure(n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -344,9 +346,9 @@ def test_a_table_without_sex_is_analysed_as_one(tmp_path, n):
         assert pooled["note"].startswith("ANA_TOO_FEW: 8 usable")
         return
     data = volumes.merge(scans, on="scan_id")
-    theirs = sm.OLS(
-        np.log(data["volume_ml"]), sm.add_constant(data["age_years"] / 10)
-    ).fit(cov_type="HC3", use_t=True)
+    theirs = sm.OLS(np.log(data["volume_ml"]), sm.add_constant(data["age_years"] / 10)).fit(
+        cov_type="HC3", use_t=True
+    )
     assert pooled["slope_pct_per_decade"] == pytest.approx(100 * np.expm1(theirs.params.iloc[1]))
     assert pooled["p_value"] == pytest.approx(theirs.pvalues.iloc[1], rel=1e-6)
     assert "sex is not known: no term of sex" in pooled["note"]

@@ -194,8 +194,10 @@ def _no_common_ages(factor: Factor, lump: Lump, rows: np.ndarray, decades: np.nd
     for members, level in groups:
         inside = np.isin(codes, members)
         here, others = decades[inside], decades[~inside]
-        if len(here) and len(others) and not (
-            here.min() <= others.max() and others.min() <= here.max()
+        if (
+            len(here)
+            and len(others)
+            and not (here.min() <= others.max() and others.min() <= here.max())
         ):
             apart.append(f"{factor.name}={level}")
     return f"no common ages with the other levels: {', '.join(apart)}" if apart else ""

@@ -40,7 +40,9 @@ class Splines:
             masks = {sex: self._mask(s, sex) for sex in groups}
             self.trouble[s] = {sex: part(cohort, s, masks[sex], least).trouble for sex in groups}
             self.sexes[s] = tuple(sex for sex in groups if not self.trouble[s][sex])
-        able = {s: () if not cohort.knows_sex else sexes for s, sexes in self.sexes.items() if sexes}
+        able = {
+            s: () if not cohort.knows_sex else sexes for s, sexes in self.sexes.items() if sexes
+        }
         if len(self.knots) == len(KNOT_PERCENTILES) and (np.diff(self.knots) > 0).all():
             self.fits = fit_structures(
                 cohort,

@@ -211,7 +211,7 @@ def _draw_interval(plot: Axes, row: Mapping[str, Any], y: float, colour: str, li
 
 
 def _key(figure: Figure, rows: pd.DataFrame, height: float, *, planted: bool, level: float) -> None:
-    words = {"M1": "M1: unadjusted for body size", "M2": "M2: adjusted for height and BMI"}
+    words = {"M1": "M1: unadjusted", "M2": "M2: adjusted, see the caption"}
     dot: dict[str, Any] = {"marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3.0}
     entries = [
         Line2D(
