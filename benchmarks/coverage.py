@@ -1,6 +1,6 @@
-"""How often 95 % intervals hold the truth, and how many discoveries are false, over simulated cohorts.
+"""How often 95 % intervals hold the truth, and how many discoveries are false.
 
-Ages, sexes and which scans each structure lacks are drawn once; volumes are drawn anew for every
+Over simulated cohorts. Ages, sexes and which scans each structure lacks are drawn once; volumes are drawn anew for every
 cohort, with noise that grows with age and differs between the sexes. Every cohort is fitted by the
 core of `analyse` (M1, HC3). Exit code 1 if a gate is not passed.
 """

@@ -309,7 +309,8 @@ def test_age_bands_are_of_ten_years_and_hide_small_cells(tmp_path):
     assert forties["median_ml"] == pytest.approx(values.median())
     assert forties["p95_ml"] == pytest.approx(values.quantile(0.95))
     last = row(bands, structure="liver", sex="all", age_from_years=90.0)
-    assert pd.isna(last["n"]) and pd.isna(last["median_ml"])
+    assert pd.isna(last["n"])
+    assert pd.isna(last["median_ml"])
     assert last["note"] == "<5 scans"
     assert (bands["n"].dropna() != 0).all() or (
         bands.loc[bands["n"] == 0, "note"] == "no scans"
@@ -330,7 +331,8 @@ def test_one_structure_65_rows_and_no_height_is_a_cohort(tmp_path):
     assert found["body_size"].empty
     assert found["nonlinearity"]["p_value"].isna().all()
     assert found["nonlinearity"]["note"].str.contains("ANA_TOO_FEW").all()
-    assert found["peaks"].empty and found["slopes_at_age"].empty
+    assert found["peaks"].empty
+    assert found["slopes_at_age"].empty
     assert found["diagnostics"]["max_leverage"].notna().all()
     assert found["quartiles"]["n"].sum() == 2 * 65
 

@@ -163,6 +163,7 @@ def build(
             continue
         notes.append(_no_common_ages(factor, lump, rows, decades))
         codes = factor.codes[rows]
+        groups: list[tuple[tuple[int, ...], str]]
         groups = [((code,), factor.levels[code]) for code in lump.own]
         groups += [(lump.pooled, "pooled levels")] if lump.pooled else []
         for members, level in groups[1:]:  # the commonest is what the others are compared with

@@ -1,4 +1,4 @@
-"""What may be wrong with a model: leverage, influence, uneven noise, columns that lean on others."""
+"""What may be wrong with a model: leverage, influence, uneven noise, collinear columns."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _by_sex(
     }
     if fitted is None:
         return slopes, difference
-    terms = {sex: ("age",) for sex in sexes}
+    terms: dict[str, tuple[str, ...]] = dict.fromkeys(sexes, ("age",))
     if len(sexes) == 2:
         terms["M"] = ("age", "age x male")
     for sex in sexes:
