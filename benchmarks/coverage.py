@@ -1,8 +1,10 @@
 """How often 95 % intervals hold the truth, and how many discoveries are false.
 
-Over simulated cohorts. Ages, sexes and which scans each structure lacks are drawn once; volumes are drawn anew for every
-cohort, with noise that grows with age and differs between the sexes. Every cohort is fitted by the
-core of `analyse` (M1, HC3). Exit code 1 if a gate is not passed.
+Over simulated cohorts. Ages, sexes and which scans each structure lacks are drawn once; volumes
+are drawn anew for every cohort, with noise that grows with age and differs between the sexes. Every
+cohort is fitted by the core of `analyse` (M1, HC3). False discoveries of correlated structures come
+in clusters, so that their share needs more cohorts than coverage does; its standard error is
+printed. Exit code 1 if a gate is not passed.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ def discoveries(
         "Benjamini-Hochberg": false_discovery_rate,
         "Benjamini-Yekutieli": false_discovery_rate_of_any_dependence,
     }
-    false = dict.fromkeys(rules, 0.0)
+    false: dict[str, list[float]] = {name: [] for name in rules}
     power = 0.0
     for _ in range(cohorts):
         shared = random.standard_normal((people.n, 1))
@@ -128,17 +130,21 @@ def discoveries(
         p_values = 2 * stats.t.sf(np.abs(estimate[0] / se[0]), freedom)
         for name, rule in rules.items():
             found = rule(p_values) < FDR
-            false[name] += (found & null).sum() / max(found.sum(), 1)
+            false[name].append((found & null).sum() / max(found.sum(), 1))
             if name == "Benjamini-Hochberg":
                 power += found[~null].mean()
-    told = ", ".join(f"{name} {share / cohorts:.4f}" for name, share in false.items())
+    told = ", ".join(
+        f"{name} {np.mean(shares):.4f} ± {np.std(shares) / np.sqrt(cohorts):.4f}"
+        for name, shares in false.items()
+    )
     print(f"false discoveries at correlation {correlation:g}: {told}; found {power / cohorts:.2f}")
-    return bool(false["Benjamini-Hochberg"] / cohorts <= MOST_FALSE)
+    return bool(np.mean(false["Benjamini-Hochberg"]) <= MOST_FALSE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cohorts", type=int, default=500)
+    parser.add_argument("--discoveries", type=int, default=2000, help="cohorts per correlation")
     parser.add_argument("--n", type=int, default=8672)
     parser.add_argument("--structures", type=int, default=80)
     parser.add_argument("--seed", type=int, default=1)
@@ -149,7 +155,7 @@ def main() -> None:
     passed = coverage(people, args.cohorts, random)
     print(f"{args.cohorts} cohorts in {time.process_time() - start:.0f} s of CPU")
     for correlation in (0.0, 0.5):
-        passed &= discoveries(people, args.cohorts, correlation, random)
+        passed &= discoveries(people, args.discoveries, correlation, random)
     print(f"{time.process_time() - start:.0f} s of CPU in all; gates", end=" ")
     print("passed" if passed else "NOT PASSED")
     sys.exit(not passed)
