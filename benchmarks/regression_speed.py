@@ -121,7 +121,8 @@ def main() -> None:
     slow = theirs(frame, volumes)
     reference = time.process_time() - start
     print(f"statsmodels  {reference:.2f} s of CPU, formula, missing='drop', HC3, one pass")
-    print(f"ratio        {reference / min(seconds):.0f} (of the worst pass {reference / max(seconds):.0f})")
+    ratio, least = reference / min(seconds), reference / max(seconds)
+    print(f"ratio        {ratio:.0f} (of the worst pass {least:.0f})")
     apart = max(float(np.abs(fast[model] / slow[model] - 1).max()) for model in FORMULAS)
     print(f"largest relative difference of slopes and errors {apart:.1e}")
 

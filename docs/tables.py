@@ -50,6 +50,15 @@ INTRODUCTIONS = {
     "analyse/dropped": "Who is not in the trends of a structure, and why.",
     "analyse/table1": "Who is in the cohort.",
     "analyse/flow": "From rows of the manifest to scans usable for trends.",
+    "analyse/nonlinearity": "Whether the change with age bends, per structure and sex.",
+    "analyse/slopes_at_age": "Change at 35, 50, 65 and 80 years, where the trend bends.",
+    "analyse/peaks": "Age at which a trend that bends is highest.",
+    "analyse/body_size": "How volumes go with height and BMI, and the slope unadjusted, adjusted "
+    "and as a ratio, on the same scans.",
+    "analyse/diagnostics": "What to look at before a slope is believed.",
+    "analyse/influence": "The scans that move each structure's model most. Holds scan ids.",
+    "analyse/quartiles": "Box plots by quartile of age, as published studies draw them.",
+    "analyse/age_bands": "Distribution of the volumes by age and sex.",
 }
 
 TYPES = {

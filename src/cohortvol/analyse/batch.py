@@ -131,9 +131,7 @@ def _solved(
                 EstimateError("ANA_LEVERAGE", "one scan alone determines a term of the model")
             )
         elif several[s] and clusters[s] <= terms:
-            found.append(
-                EstimateError("ANA_TOO_FEW", f"{clusters[s]} subjects for {terms} terms")
-            )
+            found.append(EstimateError("ANA_TOO_FEW", f"{clusters[s]} subjects for {terms} terms"))
         else:
             pull = unmixed @ inverse[s]
             n_used, kind, freedom, middle = int(counts[s]), "HC3", int(counts[s]) - terms, meat[s]

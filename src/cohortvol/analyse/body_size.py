@@ -58,7 +58,9 @@ def body_size(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     able = {s: pooled[s] for s in structures if not everyone[s].trouble}
     joint = {s: sexes for s in structures if (sexes := sexes_joint(parts[s]))}
 
-    def fits(sexes_of: dict[int, tuple[str, ...]], interaction: bool) -> dict[str, dict[int, Fitted]]:
+    def fits(
+        sexes_of: dict[int, tuple[str, ...]], interaction: bool
+    ) -> dict[str, dict[int, Fitted]]:
         def one(size: bool, divided_by: np.ndarray | None) -> dict[int, Fitted]:
             return fit_structures(
                 cohort,

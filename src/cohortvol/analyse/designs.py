@@ -61,10 +61,8 @@ class Lump:
         """What the reader must know of it; empty if nothing."""
         if not self.pooled or len(self.own) + len(self.pooled) < 2:
             return ""
-        if not self.own:
-            return f"not adjusted for {self.factor}: no level has {least} scans"
         if not self.varies:
-            return f"not adjusted for {self.factor}: only one level has {least} scans"
+            return f"not adjusted for {self.factor}: fewer than two levels have {least} scans"
         return f"{self.factor}: {len(self.pooled)} levels pooled (fewer than {least} scans)"
 
 
@@ -165,6 +163,7 @@ def build(
             continue
         notes.append(_no_common_ages(factor, lump, rows, decades))
         codes = factor.codes[rows]
+        groups: list[tuple[tuple[int, ...], str]]
         groups = [((code,), factor.levels[code]) for code in lump.own]
         groups += [(lump.pooled, "pooled levels")] if lump.pooled else []
         for members, level in groups[1:]:  # the commonest is what the others are compared with
@@ -196,8 +195,10 @@ def _no_common_ages(factor: Factor, lump: Lump, rows: np.ndarray, decades: np.nd
     for members, level in groups:
         inside = np.isin(codes, members)
         here, others = decades[inside], decades[~inside]
-        if len(here) and len(others) and not (
-            here.min() <= others.max() and others.min() <= here.max()
+        if (
+            len(here)
+            and len(others)
+            and not (here.min() <= others.max() and others.min() <= here.max())
         ):
             apart.append(f"{factor.name}={level}")
     return f"no common ages with the other levels: {', '.join(apart)}" if apart else ""

@@ -1,4 +1,4 @@
-"""What may be wrong with a model: leverage, influence, uneven noise, columns that lean on others."""
+"""What may be wrong with a model: leverage, influence, uneven noise, collinear columns."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
     return pd.DataFrame(rows), tops
 
 
-def _diagnosed(fitted: Fitted, fit: Fit, response: np.ndarray) -> tuple[dict[str, Any], pd.DataFrame]:
+def _diagnosed(
+    fitted: Fitted, fit: Fit, response: np.ndarray
+) -> tuple[dict[str, Any], pd.DataFrame]:
     columns, names = fitted.design.columns[fitted.given], fitted.design.names
     n, terms = columns.shape
     leverage = (orthonormal(columns, names)[0] ** 2).sum(axis=1)

@@ -120,7 +120,7 @@ def fit_structures(
         fits: list[Fit | EstimateError] = []
         for start in range(0, len(members), STRUCTURES_AT_ONCE):
             few = slice(start, start + STRUCTURES_AT_ONCE)
-            volume = cohort.volume_ml[np.ix_(rows, members[few])]
+            volume = cohort.volume_ml[rows][:, members[few]]
             volume = np.where(given[:, few], volume, np.nan)
             if divided_by is not None:
                 volume = volume / divided_by[rows, None]

@@ -12,7 +12,7 @@ from cohortvol.analyse.batch import fit_weighted
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.designs import SEXES, YEARS_PER_DECADE, Design, age_names
 from cohortvol.analyse.groups import LOG, Fitted, Model, fit_structures, ladder, rows_of
-from cohortvol.analyse.regression import contrast, natural_spline, natural_spline_slope, wald
+from cohortvol.analyse.regression import Fit, contrast, natural_spline, natural_spline_slope, wald
 from cohortvol.analyse.settings import Settings
 from cohortvol.analyse.slopes import AVERAGE, as_percent, joined_notes, part, with_q
 from cohortvol.analyse.trends import KNOT_PERCENTILES, knots_years
@@ -40,7 +40,9 @@ class Splines:
             masks = {sex: self._mask(s, sex) for sex in groups}
             self.trouble[s] = {sex: part(cohort, s, masks[sex], least).trouble for sex in groups}
             self.sexes[s] = tuple(sex for sex in groups if not self.trouble[s][sex])
-        able = {s: () if not cohort.knows_sex else sexes for s, sexes in self.sexes.items() if sexes}
+        able = {
+            s: () if not cohort.knows_sex else sexes for s, sexes in self.sexes.items() if sexes
+        }
         if len(self.knots) == len(KNOT_PERCENTILES) and (np.diff(self.knots) > 0).all():
             self.fits = fit_structures(
                 cohort,
@@ -150,21 +152,20 @@ def label_average(slopes: pd.DataFrame, bends: set[tuple[str, str]]) -> pd.DataF
 
 def _bent_curves(
     splines: Splines, bends: set[tuple[str, str]]
-) -> list[tuple[int, str, str, Fitted]]:
+) -> list[tuple[int, str, str, Fitted, Fit]]:
     """Place, structure, sex and fit of each curve that bends; of all, where sex is unknown."""
-    return [
-        (s, structure, sex, splines.fits[s])
-        for s, structure in enumerate(splines.cohort.structures)
-        for sex in (SEXES if splines.cohort.knows_sex else (ALL,))
-        if (structure, sex) in bends
-    ]
+    found = []
+    for s, structure in enumerate(splines.cohort.structures):
+        for sex in SEXES if splines.cohort.knows_sex else (ALL,):
+            if (structure, sex) in bends and isinstance(fit := splines.fits[s].fit, Fit):
+                found.append((s, structure, sex, splines.fits[s], fit))
+    return found
 
 
 def slopes_at_age(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame:
     """Slope of M3 at `AGES_YEARS` where the trend bends: ``analyse/slopes_at_age``."""
     rows: list[dict[str, Any]] = []
-    for s, structure, sex, fitted in _bent_curves(splines, bends):
-        assert not isinstance(fitted.fit, EstimateError)
+    for s, structure, sex, fitted, fit in _bent_curves(splines, bends):
         low, high = splines.ages_years(s, sex)
         steep = natural_spline_slope(splines.decades(np.array(AGES_YEARS)), splines.knots)
         weights = splines.terms(fitted.design, sex, steep)
@@ -172,7 +173,7 @@ def slopes_at_age(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame
             row: dict[str, Any] = {"structure": structure, "sex": sex, "age_years": age}
             row["n_used"] = splines.count(s, sex)
             if low <= age <= high:
-                percent, lower, upper = as_percent(contrast(fitted.fit, direction, LOG))
+                percent, lower, upper = as_percent(contrast(fit, direction, LOG))
                 row |= {
                     "slope_pct_per_decade": percent,
                     "slope_pct_per_decade_ci_low": lower,
@@ -192,7 +193,7 @@ def peaks(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     settings, drawn = splines.settings, {}
-    for s, structure, sex, fitted in _bent_curves(splines, bends):
+    for s, structure, sex, fitted, fit in _bent_curves(splines, bends):
         if s not in drawn:
             drawn[s] = _draws(splines, s, fitted)
         low, high = splines.ages_years(s, sex)
@@ -201,8 +202,7 @@ def peaks(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame:
         curve = splines.terms(
             fitted.design, sex, natural_spline(splines.decades(years), splines.knots)
         )
-        assert not isinstance(fitted.fit, EstimateError)
-        at = int(np.argmax(curve @ fitted.fit.coefficients[:, LOG]))
+        at = int(np.argmax(curve @ fit.coefficients[:, LOG]))
         usable = drawn[s][np.isfinite(drawn[s]).all(axis=1)]
         found = years[np.argmax(curve @ usable.T, axis=0)]
         row: dict[str, Any] = {

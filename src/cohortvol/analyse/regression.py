@@ -66,7 +66,7 @@ def orthonormal(
     _, singular, directions = np.linalg.svd(r)
     lost = singular <= RANK_TOLERANCE * singular[0]
     if lost.any():
-        involved = np.flatnonzero((np.abs(directions[lost]) > 1e-6).any(axis=0))
+        involved = np.flatnonzero((np.abs(directions[lost]) > 1e-6).any(axis=0)).tolist()
         told = ", ".join(names[i] if names else f"column {i + 1}" for i in involved)
         raise EstimateError("ANA_COLLINEAR", f"the terms of the model cannot be told apart: {told}")
     return q, r, length

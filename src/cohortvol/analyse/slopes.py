@@ -109,9 +109,7 @@ def joined_notes(*notes: str) -> str | None:
     return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
-def parts_of(
-    cohort: Cohort, structure: int, model: Model, settings: Settings
-) -> dict[str, Part]:
+def parts_of(cohort: Cohort, structure: int, model: Model, settings: Settings) -> dict[str, Part]:
     """`Part` of F and M."""
     return {
         sex: part(cohort, structure, rows_of(cohort, structure, model, (sex,)), settings.min_n_fit)
@@ -143,9 +141,7 @@ def _of_model(
     }
     able = {s: pooled_sexes[s] for s in structures if not everyone[s].trouble}
     pooled = fit_structures(cohort, model, able, settings, interaction=False)
-    without_sex = fit_structures(
-        cohort, model, able, settings, interaction=False, with_sex=False
-    )
+    without_sex = fit_structures(cohort, model, able, settings, interaction=False, with_sex=False)
     joint_sexes = {s: sexes for s in structures if (sexes := sexes_joint(parts[s]))}
     joint = fit_structures(cohort, model, joint_sexes, settings, interaction=True)
 
@@ -196,7 +192,7 @@ def _by_sex(
     }
     if fitted is None:
         return slopes, difference
-    terms = {sex: ("age",) for sex in sexes}
+    terms: dict[str, tuple[str, ...]] = dict.fromkeys(sexes, ("age",))
     if len(sexes) == 2:
         terms["M"] = ("age", "age x male")
     for sex in sexes:

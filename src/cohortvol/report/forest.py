@@ -268,7 +268,7 @@ def _key(
     planted: bool,
     level: float,
 ) -> None:
-    words = {"M1": "M1: unadjusted", "M2": "M2: adjusted for body size"}
+    words = {"M1": "M1: unadjusted", "M2": "M2: adjusted, see the caption"}
     dot: dict[str, Any] = {"marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3.0}
     entries = [
         Line2D(
