@@ -1,4 +1,4 @@
-"""Analyse: missing and cut volumes, outliers and sites, by simulations whose truth is -4 %/decade."""
+"""Analyse: missing and cut volumes, outliers, sites, by simulations whose truth is -4 %/decade."""
 
 from __future__ import annotations
 

@@ -14,11 +14,14 @@ import pandas as pd
 
 from cohortvol import __version__
 from cohortvol.analyse import cohort as cohort_of
+from cohortvol.analyse.asymmetry import asymmetry
 from cohortvol.analyse.centiles import centiles
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
 from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.literature import literature
+from cohortvol.analyse.measurement_error import tipping
 from cohortvol.analyse.outputs import write
 from cohortvol.analyse.repeats import within_between
 from cohortvol.analyse.selection import missingness
@@ -67,6 +70,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         If a setting is unknown, or several segmentation models await a choice.
     """
     chosen = checked(settings)
+    beside = {"literature": Path(chosen.literature)} if chosen.literature else {}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
@@ -83,12 +87,12 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "dropped": dropped(cohort),
         "table1": table1(cohort, chosen),
         "flow": flow(cohort),
-        **_beside(cohort, chosen),
+        **_beside(cohort, slopes, chosen),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
     record = {
-        "settings": asdict(chosen),
+        "settings": asdict(chosen) | {name: path.name for name, path in beside.items()},
         "models": list(models_of(cohort)),
         "families": FAMILIES,
         "spline": {
@@ -101,7 +105,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "sentences": sentences(cohort, slopes, chosen),
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}
-            for name, path in (("volumes", volumes), ("scans", scans))
+            for name, path in {"volumes": volumes, "scans": scans, **beside}.items()
         },
         "versions": _versions(),
     }
@@ -117,7 +121,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     return record
 
 
-def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
     """Centiles, and what tells how far the slopes can be trusted."""
     curves_of_centiles, calibration = centiles(cohort, settings)
     return {
@@ -126,6 +130,9 @@ def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
         "within_between": within_between(cohort, settings),
         "sensitivity": sensitivity(cohort, settings),
         "missingness": missingness(cohort, settings),
+        "literature": literature(cohort, settings),
+        "tipping": tipping(cohort, slopes),
+        "asymmetry": asymmetry(cohort, settings),
     }
 
 
