@@ -45,7 +45,7 @@ class Truth:
 
 
 def smoothed(years: np.ndarray, volume_ml: list[float], people: list[int]) -> np.ndarray:
-    """Centiles of single years, each of some thousand people, with their sampling noise taken out."""
+    """Centiles of single years of age, each of some thousand people, without sampling noise."""
     knots = np.unique([years[0], *np.arange(26, years[-1] - 3, 8), years[-1]])
     basis = np.column_stack([np.ones(len(years)), natural_spline(years, knots)])
     root = np.sqrt(people)[:, None]

@@ -48,6 +48,14 @@ INTRODUCTIONS = {
     "analyse/dropped": "Who is not in the trends of a structure, and why.",
     "analyse/table1": "Who is in the cohort.",
     "analyse/flow": "From rows of the manifest to scans usable for trends.",
+    "analyse/centiles": "Centile curves by age and sex, by LMS and by quantile regression.",
+    "analyse/calibration": "How many subjects lie below each centile, by age band.",
+    "analyse/within_between": "Slopes within people and between them, where people were rescanned.",
+    "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
+    "analyse/missingness": "Who has no usable volume of a structure.",
+    "analyse/literature": "The slopes beside published values, one row each.",
+    "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
+    "analyse/asymmetry": "Left against right of paired structures.",
 }
 
 TYPES = {

@@ -11,6 +11,7 @@ import pytest
 from analyse_fixture import analysed, made_up, record, row
 from cohortvol.analyse import cohort as cohort_of
 from cohortvol.analyse.asymmetry import asymmetry, pairs
+from cohortvol.analyse.joint import problems
 from cohortvol.analyse.literature import literature, references
 from cohortvol.analyse.measurement_error import published_dice, tipping, volume_ratios
 from cohortvol.analyse.settings import Settings
@@ -323,3 +324,12 @@ def test_a_path_of_literature_is_not_written_into_the_results(tmp_path):
     written = record(tmp_path)
     assert written["settings"]["literature"] == "mine.csv"
     assert set(written["inputs"]) == {"volumes", "scans", "literature"}
+
+
+def test_where_no_sex_is_known_all_have_one_slope_and_no_term_of_sex():
+    _, scans = made_up(200)
+    scans = scans.assign(sex=None, subject=np.arange(200))
+    log_volume = 7 - 0.05 * (scans["age_years"].to_numpy() - 50) / 10
+    found, why = problems(scans, log_volume, np.empty((200, 0)), 50.0, 10)
+    assert [problem.design.shape for problem in found] == [(200, 2)]
+    assert set(why) == {"F", "M"}

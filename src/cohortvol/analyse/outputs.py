@@ -145,7 +145,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/within_between": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": _MODEL,
+        "model": Column(
+            text, "M1: age and sex; M2: with ln(height) and ln(BMI), means of a person"
+        ),
         **{
             f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
             for name, what in (
@@ -174,7 +176,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             "complete, ipw, tobit, huber, without_outliers, bsa_ratio, site_fixed or "
             "site_harmonised",
         ),
-        "model": _MODEL,
+        "model": Column(text, "M1: age x sex; M2: with ln(height) and ln(BMI), without site"),
         "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
         "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
         "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
