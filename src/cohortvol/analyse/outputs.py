@@ -145,9 +145,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/within_between": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": Column(
-            text, "M1: age and sex; M2: with ln(height) and ln(BMI), means of a person"
-        ),
+        "model": Column(text, "M1: age and sex; M2: with ln(height) and ln(BMI) of the person"),
         **{
             f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
             for name, what in (
