@@ -59,6 +59,14 @@ INTRODUCTIONS = {
     "analyse/influence": "The scans that move each structure's model most. Holds scan ids.",
     "analyse/quartiles": "Box plots by quartile of age, as published studies draw them.",
     "analyse/age_bands": "Distribution of the volumes by age and sex.",
+    "analyse/centiles": "Centile curves by age and sex, by LMS and by quantile regression.",
+    "analyse/calibration": "How many subjects lie below each centile, by age band.",
+    "analyse/within_between": "Slopes within people and between them, where people were rescanned.",
+    "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
+    "analyse/missingness": "Who has no usable volume of a structure.",
+    "analyse/literature": "The slopes beside published values, one row each.",
+    "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
+    "analyse/asymmetry": "Left against right of paired structures.",
 }
 
 TYPES = {

@@ -81,7 +81,7 @@ def problems(
     found: list[Problem] = []
     counts = {one: int((sex == one).sum()) for one in SEXES}
     present = [one for one in SEXES if counts[one] >= 2] or [one for one in SEXES if counts[one]]
-    keep = np.isin(sex, present)
+    keep = np.isin(sex, present) if present else np.ones(len(sex), dtype=bool)  # no sex is known
     notes["all"] = trouble(keep)
     if not notes["all"]:
         design = _design(ages, sex, keep, extra, center, interaction=False)

@@ -274,7 +274,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/within_between": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": _MODEL,
+        "model": Column(text, "M1: age and sex; M2: with ln(height) and ln(BMI) of the person"),
         **{
             f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
             for name, what in (
@@ -303,7 +303,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             "complete, ipw, tobit, huber, without_outliers, bsa_ratio, site_fixed or "
             "site_harmonised",
         ),
-        "model": _MODEL,
+        "model": Column(text, "M1: age x sex; M2: with ln(height) and ln(BMI), without site"),
         "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
         "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
         "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
@@ -319,6 +319,77 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_unusable": Column(whole, "of these, without a usable volume; null where suppressed"),
         "unusable_pct": Column(real, "their share, %"),
         "note": Column(text, "that a small count is not shown; null if nothing"),
+    },
+    "analyse/literature": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "model": Column(text, "M1: ln(volume) on age x sex, over the ages of the reference"),
+        "slope_pct_per_decade": Column(real, "slope here, % per decade"),
+        "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
+        "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
+        "slope_ml_per_decade": Column(real, "slope here, mL per decade"),
+        "slope_ml_per_decade_ci_low": Column(real, "lower 95 % limit, mL per decade"),
+        "slope_ml_per_decade_ci_high": Column(real, "upper 95 % limit, mL per decade"),
+        "n_used": Column(whole, "scans here, of the ages of the reference"),
+        "reference_age_ref_years": Column(real, "age of the reference's level, years"),
+        "reference_age_low_years": Column(real, "least age of its slope, years; null: not named"),
+        "reference_age_high_years": Column(real, "greatest age of its slope, years"),
+        "reference_mean_ml": Column(real, "mean or median published, mL"),
+        "reference_sd_ml": Column(real, "standard deviation published, mL"),
+        "reference_slope_ml_per_decade": Column(real, "slope published, mL per decade"),
+        "reference_slope_pct_per_decade": Column(real, "slope published, % per decade"),
+        "reference_direction": Column(text, "increase, decrease, none or peak, as published"),
+        "reference_n": Column(whole, "people of the reference"),
+        "modality": Column(text, "how the reference was measured"),
+        "evidence": Column(
+            text, "VERIFIED: its text was seen; DERIVED: computed from such; UNVERIFIED: recalled"
+        ),
+        "source": Column(text, "where the reference was published"),
+        "plotted": Column(flag, "false where UNVERIFIED: such values are not drawn"),
+        "verdict": Column(
+            text,
+            "sign agrees, CI overlaps reference, conflict or no reference; null without a slope",
+        ),
+        "note": Column(text, "why there is no slope, or how to read it; null if nothing"),
+    },
+    "analyse/tipping": {
+        "structure": _STRUCTURE,
+        "sex": _SEX,
+        "model": _MODEL,
+        "slope_pct_per_decade": Column(real, "slope as in slopes, % per decade"),
+        "bias_pct_per_decade": Column(
+            real,
+            "drift of measured over true volume that cancels the slope, % per decade",
+        ),
+        "bias_ci_pct_per_decade": Column(
+            real, "least such drift at which the interval holds 0, % per decade; 0 if it does now"
+        ),
+        "bias_over_ages_pct": Column(
+            real, "bias_pct_per_decade added up from the 5th to the 95th percentile of age, %"
+        ),
+        "dice": Column(real, "lowest mean Dice that the model's publisher gives on MRI"),
+        "test_set": Column(text, "on which images"),
+        "ratio_low": Column(real, "least measured over true volume at that Dice, D / (2 - D)"),
+        "ratio_high": Column(real, "greatest measured over true volume at that Dice"),
+        "within_dice": Column(flag, "the drift over the ages lies between these two"),
+        "note": Column(text, "why something is null; null if nothing"),
+    },
+    "analyse/asymmetry": {
+        "pair": Column(text, "structure without _left or _right"),
+        "sex": _SEX,
+        "asymmetry_mean_pct": Column(real, "mean of 200 (L - R) / (L + R), %"),
+        "slope_points_per_decade": Column(real, "its change per decade of age, points"),
+        "slope_points_per_decade_ci_low": Column(real, "lower 95 % limit, points per decade"),
+        "slope_points_per_decade_ci_high": Column(real, "upper 95 % limit, points per decade"),
+        "p_value": Column(real, f"two-sided p of that slope; {_P}"),
+        "q_value": Column(real, "Benjamini-Hochberg over all rows of this table"),
+        "bias_ml": Column(real, "mean of left minus right, mL"),
+        "bias_ml_ci_low": Column(real, "lower 95 % limit of that mean, mL"),
+        "bias_ml_ci_high": Column(real, "upper 95 % limit of that mean, mL"),
+        "limit_low_ml": Column(real, "lower limit of agreement, mean - 1.96 SD, mL"),
+        "limit_high_ml": Column(real, "upper limit of agreement, mean + 1.96 SD, mL"),
+        "n_used": Column(whole, "subjects of whom both sides are usable"),
+        "note": Column(text, "why there is no slope; null if nothing"),
     },
 }
 """Every table of the analysis, by its place in a results folder."""

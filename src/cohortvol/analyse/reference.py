@@ -187,6 +187,7 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
             reason[rows[~inside]] = f"{OUTSIDE_AGES}: {low:.1f} to {high:.1f} years"
             rows = rows[inside]
             z[rows] = _lms(model).z(ages[rows], cohort.volume_ml[rows, index])
+        reason[(reason == cohort_of.USABLE) & np.isnan(z)] = cohort_of.SEX_MISSING
         pieces.append(
             pd.DataFrame(
                 {

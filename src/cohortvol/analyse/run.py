@@ -15,6 +15,7 @@ import pandas as pd
 from cohortvol import __version__
 from cohortvol.analyse import cohort as cohort_of
 from cohortvol.analyse import nonlinearity as bends
+from cohortvol.analyse.asymmetry import asymmetry
 from cohortvol.analyse.bands import age_bands, quartiles
 from cohortvol.analyse.body_size import body_size
 from cohortvol.analyse.centiles import centiles
@@ -25,6 +26,8 @@ from cohortvol.analyse.designs import FACTORS, factors_of
 from cohortvol.analyse.diagnostics import diagnostics
 from cohortvol.analyse.groups import models_of
 from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.literature import literature
+from cohortvol.analyse.measurement_error import tipping
 from cohortvol.analyse.outputs import write
 from cohortvol.analyse.repeats import within_between
 from cohortvol.analyse.selection import missingness
@@ -75,6 +78,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         If a setting is unknown, or several segmentation models await a choice.
     """
     chosen = checked(settings)
+    beside = {"literature": Path(chosen.literature)} if chosen.literature else {}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
@@ -104,12 +108,12 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "influence": influence,
         "quartiles": quartiles(cohort, chosen),
         "age_bands": age_bands(cohort, chosen),
-        **_beside(cohort, chosen),
+        **_beside(cohort, slopes, chosen),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
     record = {
-        "settings": asdict(chosen),
+        "settings": asdict(chosen) | {name: path.name for name, path in beside.items()},
         "models": list(models_of(cohort)),
         "covariates": covariates(cohort, slopes),
         "families": FAMILIES,
@@ -123,7 +127,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "sentences": sentences(cohort, slopes, chosen),
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}
-            for name, path in (("volumes", volumes), ("scans", scans))
+            for name, path in {"volumes": volumes, "scans": scans, **beside}.items()
         },
         "versions": _versions(),
     }
@@ -139,7 +143,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     return record
 
 
-def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
     """Centiles, and what tells how far the slopes can be trusted."""
     curves_of_centiles, calibration = centiles(cohort, settings)
     return {
@@ -148,6 +152,9 @@ def _beside(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
         "within_between": within_between(cohort, settings),
         "sensitivity": sensitivity(cohort, settings),
         "missingness": missingness(cohort, settings),
+        "literature": literature(cohort, settings),
+        "tipping": tipping(cohort, slopes),
+        "asymmetry": asymmetry(cohort, settings),
     }
 
 

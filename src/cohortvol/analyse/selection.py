@@ -31,7 +31,8 @@ def inverse_probability_weights(
 ) -> np.ndarray:
     """One over the chance that a scan is usable, by a logistic model; their mean is about 1.
 
-    The model has age, age squared, sex, age x sex, and ln(height) and ln(BMI) where known.
+    The model has age, age squared, sex, and ln(height) and ln(BMI) where known, and the products
+    of age with the last three.
 
     Parameters
     ----------
@@ -61,11 +62,12 @@ def inverse_probability_weights(
         raise EstimateError(
             "ANA_TOO_FEW", f"{LEAST_MISSING} scans that are not usable are needed to weight by"
         )
-    columns = [scans["age_years"].to_numpy(dtype=float)]
-    columns.append((columns[0] - columns[0].mean()) ** 2)
-    male = (scans["sex"] == "M").to_numpy(dtype=float)
-    columns += [male, (columns[0] - columns[0].mean()) * male]
-    table = np.column_stack([*columns, size_columns(scans, with_size)])
+    ages = scans["age_years"].to_numpy(dtype=float)
+    ages = (ages - ages.mean())[:, None]
+    male = (scans[["sex"]] == "M").to_numpy(dtype=float)
+    size = size_columns(scans, with_size)
+    size = size - size.mean(axis=0)
+    table = np.column_stack([ages, ages**2, male, ages * male, size, ages * size])
     spread = table.std(axis=0)
     table = (table[:, spread > 0] - table[:, spread > 0].mean(axis=0)) / spread[spread > 0]
     design = np.column_stack([np.ones(len(table)), table])

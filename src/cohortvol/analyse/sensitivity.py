@@ -198,7 +198,11 @@ def _least_squares(problem: Problem, data: Data) -> Estimated:
 
 def _tobit(problem: Problem, data: Data) -> Estimated:
     subjects = data.scans["subject"].to_numpy()
-    if np.linalg.matrix_rank(problem.design) < problem.design.shape[1]:
+    terms = problem.design.shape[1]
+    whole = problem.design[~data.censored]
+    if len(whole) < 2 * terms:
+        raise EstimateError("ANA_TOO_FEW", f"{len(whole)} volumes are not cut")
+    if np.linalg.matrix_rank(whole) < terms:
         raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
     fitted, _, _ = censored_regression(problem.design, data.log_volume, data.censored, subjects)
     return Estimated(fitted.coefficients[:-1], fitted.covariance[:-1, :-1])

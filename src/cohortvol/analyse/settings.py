@@ -51,8 +51,6 @@ class Settings:
     """Fit every centile by quantile regression too, as a check on LMS."""
     literature: str | None = None
     """CSV of published volumes to compare with, besides those that come with cohortvol."""
-    agreement: str | None = None
-    """Table, or folder of tables, in which `agreement` compared two segmentation models."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:

@@ -429,6 +429,18 @@ def analyse(
     segmentation_model: Annotated[
         str | None, typer.Option(help="Model to analyse, where the table holds several.")
     ] = None,
+    min_n_centiles: Annotated[
+        int, typer.Option(min=50, help="Subjects per sex below which there are no centiles.")
+    ] = 300,
+    min_n_rescanned: Annotated[
+        int, typer.Option(min=20, help="Subjects scanned twice that slopes within people need.")
+    ] = 200,
+    quantile_check: Annotated[
+        bool, typer.Option(help="Fit centiles by quantile regression too, as a check.")
+    ] = True,
+    literature: Annotated[
+        Path | None, typer.Option(help="CSV of published volumes to compare with, besides ours.")
+    ] = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
@@ -453,6 +465,10 @@ def analyse(
         bootstrap_draws=bootstrap_draws,
         seed=seed,
         segmentation_model=segmentation_model,
+        min_n_centiles=min_n_centiles,
+        min_n_rescanned=min_n_rescanned,
+        quantile_check=quantile_check,
+        literature=None if literature is None else str(literature),
     )
 
 
