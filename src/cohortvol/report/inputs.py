@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,58 @@ ANALYSE_COLUMNS = {
     "table1": ["variable", "level", "group", "value", "n"],
     "flow": ["step", "reason", "n"],
 }
+ANALYSE_OPTIONAL = {"slopes": ["adjusted_for"], "interactions": ["note"]}
+"""Columns of these tables that an analysis of an earlier version lacks."""
+
+
+def _ends(name: str) -> list[str]:
+    """An estimate and the two limits of its interval."""
+    return [name, f"{name}_ci_low", f"{name}_ci_high"]
+
+
+BESIDE_COLUMNS = {
+    "nonlinearity": ["structure", "sex", "p_value", "log10_p", "q_value", "n_used"],
+    "slopes_at_age": ["structure", "sex", "age_years", *_PCT, "n_used"],
+    "peaks": ["structure", "sex", *_ends("peak_age_years"), "n_used"],
+    "quartiles": [
+        *["structure", "sex", "quartile", "age_above_years", "age_to_years", "n", "median_ml"],
+        *["q25_ml", "q75_ml", "whisker_low_ml", "whisker_high_ml", "n_implausible"],
+    ],
+    "age_bands": [
+        *["structure", "sex", "age_from_years", "age_below_years", "n"],
+        *["median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"],
+    ],
+    "centiles": [
+        *["structure", "sex", "age_years", *[f"p{c}_ml" for c in (5, 25, 50, 75, 95)]],
+        *["sparse", "n_used", "note"],
+    ],
+    "calibration": ["structure", "sex", "method", "centile", "difference_points"],
+    "within_between": [
+        *["structure", "sex", "model", *_ends("between_pct_per_decade")],
+        *[*_ends("within_pct_per_decade"), "difference_p_value"],
+        *["n_used", "n_subjects", "n_rescanned", "years_between_median", "note"],
+    ],
+    "sensitivity": ["structure", "sex", "analysis", "model", *_PCT, "n_used", "n_censored", "note"],
+    "missingness": ["structure", "variable", "level", "n_scans", "n_unusable", "unusable_pct"],
+    "literature": [
+        *["structure", "sex", "model", *_PCT, *_ML, "n_used"],
+        *["reference_age_ref_years", "reference_age_low_years", "reference_age_high_years"],
+        *["reference_mean_ml", "reference_sd_ml", "reference_slope_ml_per_decade"],
+        *["reference_slope_pct_per_decade", "reference_direction", "reference_n"],
+        *["modality", "evidence", "source", "plotted", "verdict", "note"],
+    ],
+    "tipping": [
+        *["structure", "sex", "model", "slope_pct_per_decade", "bias_pct_per_decade"],
+        *["bias_ci_pct_per_decade", "bias_over_ages_pct", "dice", "ratio_low", "ratio_high"],
+        *["within_dice", "note"],
+    ],
+    "asymmetry": [
+        *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
+        *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
+    ],
+}
+"""Tables that an analysis may lack: what is drawn from them is then left out."""
+
 VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
 SCAN_COLUMNS = ["scan_id", "state", "reason", "age_years", "sex"]
 PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
@@ -71,11 +124,24 @@ class Analysis:
     table1: pd.DataFrame
     flow: pd.DataFrame
     record: dict[str, Any]
+    beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Tables of `BESIDE_COLUMNS`; one that is not there counts as empty."""
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of `BESIDE_COLUMNS`, without rows where `analyse` wrote none."""
+        found = self.beside.get(name)
+        return pd.DataFrame(columns=BESIDE_COLUMNS[name]) if found is None else found
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings `analyse` ran with."""
         return dict(self.record.get("settings", {}))
+
+    @property
+    def sexes(self) -> list[str]:
+        """The sexes that are shown apart; only ``all`` where no sex is known."""
+        known = set(self.slopes["sex"])
+        return ["all"] if "all" in known and not known & {"F", "M"} else ["F", "M"]
 
     @property
     def sentences(self) -> list[str]:
@@ -119,12 +185,17 @@ def read_columns(
 def read_analysis(folder: Path) -> Analysis:
     """All tables of an analyse folder, checked for the columns the report needs."""
     tables = {
-        name: read_columns(folder / f"{name}.parquet", columns)
+        name: read_columns(folder / f"{name}.parquet", columns, ANALYSE_OPTIONAL.get(name))
         for name, columns in ANALYSE_COLUMNS.items()
+    }
+    beside = {
+        name: read_columns(folder / f"{name}.parquet", columns)
+        for name, columns in BESIDE_COLUMNS.items()
+        if (folder / f"{name}.parquet").is_file()
     }
     record = folder / "analyse.json"
     try:
-        return Analysis(**tables, record=json.loads(record.read_text()))
+        return Analysis(**tables, record=json.loads(record.read_text()), beside=beside)
     except FileNotFoundError as error:
         raise TableError(f"{record}: no such file; has `analyse` run?") from error
     except ValueError as error:
@@ -137,7 +208,7 @@ def read_scans(path: Path) -> pd.DataFrame:
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
-    """Volumes that are drawn against age: structure, sex, age_years, volume_ml.
+    """Volumes that are drawn against age: scan_id, structure, sex, age_years, volume_ml.
 
     The same rows as `analyse` uses: finished scans of known age and sex, structures found,
     not excluded by QC, and not cut by the field of view unless `keep_cut`.
@@ -154,7 +225,7 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
         usable, on="scan_id", validate="m:1"
     )
-    return points[["structure", "sex", "age_years", "volume_ml"]]
+    return points[["scan_id", "structure", "sex", "age_years", "volume_ml"]]
 
 
 def read_verdicts(volumes: Path) -> pd.DataFrame:

@@ -281,9 +281,13 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         )
     elif small.any():
         notice = "Some slopes rest on too few scans to be more than descriptive."
+    adjusted = analysis.record.get("covariates", {}).get("adjusted_for", [])
     return {
         "flow": flow,
         "count": style.count,
+        "adjusted_for": " and ".join(
+            part for part in (", ".join(adjusted[:-1]), *adjusted[-1:]) if part
+        ),
         "models": models,
         "fdr": f"{settings.get('fdr', 0.05):g}",
         "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
@@ -292,7 +296,7 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         "small_notice": notice,
         "small_sentence": f"{notice} Descriptive only." if notice else "",
         "size_sentence": ""
-        if "M2" in models
+        if "height" in adjusted
         else "Height and weight are not known: nothing is adjusted for body size.",
         "fixed_sentence": "Cross-sectional: people of different ages, not people growing older.",
     }
