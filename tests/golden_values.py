@@ -20,11 +20,11 @@ def golden(check: str, statistic: str, fit: str | None = None) -> pd.DataFrame:
     return rows
 
 
-def assert_agrees(found, rows: pd.DataFrame) -> None:
+def assert_agrees(found, rows: pd.DataFrame, rounding: float = 0.05) -> None:
     """Relative error within the digits of the golden table, which are rounded to 0.1."""
     error = np.abs(np.asarray(found) / rows["value"].to_numpy(dtype=float) - 1)
     digits = -np.log10(np.maximum(error, 1e-16))
-    needed = rows["min_digits"].str.split().str[0].astype(float).to_numpy() - 0.05
+    needed = rows["min_digits"].str.split().str[0].astype(float).to_numpy() - rounding
     assert (digits >= needed).all(), dict(zip(rows["term"], digits, strict=True))
 
 
