@@ -395,3 +395,30 @@ def test_few_different_ages_have_a_slope_but_no_bend(tmp_path):
     found = analysed(tmp_path, volumes, scans)
     assert found["slopes"]["p_value"].notna().all()
     assert found["nonlinearity"]["note"].str.contains("too few different ages").all()
+
+
+def test_each_side_keeps_its_own_slope(tmp_path):
+    volumes, scans = made_up(1000)
+    sides = {"liver": "kidney_left", "adrenal_gland_left": "kidney_right"}
+    volumes = volumes[volumes["structure"].isin(sides)]
+    volumes = volumes.assign(structure=volumes["structure"].map(sides))
+    slopes = analysed(tmp_path, volumes, scans)["slopes"]
+    left, right = (row(slopes, structure=s, sex="M", model="M2") for s in sides.values())
+    assert left["slope_pct_per_decade_ci_high"] < -3
+    assert right["slope_pct_per_decade_ci_low"] > 0
+
+
+def test_volumes_cut_more_often_in_the_old_do_not_bend_the_slope(tmp_path):
+    volumes, scans = made_up(2000)
+    random = np.random.default_rng(9)
+    age = volumes["scan_id"].map(scans.set_index("scan_id")["age_years"])
+    cut = random.random(len(volumes)) < (age - 20) / 140
+    share = np.where(cut, random.uniform(0.5, 0.95, len(volumes)), 1.0)
+    volumes = volumes.assign(
+        volume_ml=volumes["volume_ml"] * share, status=np.where(cut, "cut", "ok")
+    )
+    left_out = analysed(tmp_path / "out", volumes, scans)["slopes"]
+    as_they_are = analysed(tmp_path / "in", volumes, scans, exclude_cut=False)["slopes"]
+    key = {"structure": "stomach", "sex": "all", "model": "M2"}
+    assert row(left_out, **key)["slope_pct_per_decade"] == pytest.approx(0, abs=1)
+    assert row(as_they_are, **key)["slope_pct_per_decade_ci_high"] < -1

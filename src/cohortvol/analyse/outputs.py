@@ -216,7 +216,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "sex": _SEX,
         "quartile": Column(whole, "1 to 4: quartile of age, the same for all rows"),
         "age_above_years": Column(real, "ages above this, years; null in the first quartile"),
-        "age_to_years": Column(real, "ages to this, it included; null in the last quartile"),
+        "age_to_years": Column(real, "ages to this, itself included, years; null in the last"),
         "n": Column(whole, "scans; null where they are too few to tell"),
         "median_ml": Column(real, "median volume, mL"),
         "q25_ml": Column(real, "25th percentile, mL"),
