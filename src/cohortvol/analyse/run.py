@@ -28,6 +28,7 @@ from cohortvol.analyse.selection import missingness
 from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
+from cohortvol.analyse.two_models import two_models
 from cohortvol.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         If a setting is unknown, or several segmentation models await a choice.
     """
     chosen = checked(settings)
-    beside = {"literature": Path(chosen.literature)} if chosen.literature else {}
+    given = {"literature": chosen.literature, "agreement": chosen.agreement}
+    beside = {name: Path(path) for name, path in given.items() if path}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
@@ -133,6 +135,7 @@ def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[st
         "literature": literature(cohort, settings),
         "tipping": tipping(cohort, slopes),
         "asymmetry": asymmetry(cohort, settings),
+        "two_models": two_models(cohort, settings),
     }
 
 
