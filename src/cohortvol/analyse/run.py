@@ -37,6 +37,7 @@ FAMILIES = {
     "slopes": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
     "interactions": "Benjamini-Hochberg over all structures of one model",
     "correlations": "Bonferroni over all structures of one stratum (all, F or M)",
+    "asymmetry": "Benjamini-Hochberg over all pairs and sexes (all, F, M)",
 }
 
 
