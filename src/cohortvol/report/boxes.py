@@ -90,9 +90,7 @@ def _range(above: float, to: float) -> str:
     return f"over {above:g}" if pd.isna(to) else f"to {to:g}"
 
 
-def _correlations(
-    analysis: Analysis, structure: str, groups: list[str]
-) -> list[tuple[str, str]]:
+def _correlations(analysis: Analysis, structure: str, groups: list[str]) -> list[tuple[str, str]]:
     """Spearman correlation per group, an asterisk where Bonferroni's p is below 0.05."""
     table = analysis.correlations[analysis.correlations["structure"] == structure]
     parts = []

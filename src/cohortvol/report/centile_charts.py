@@ -52,7 +52,8 @@ def _limits(panel: Axes, rows: pd.DataFrame) -> None:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = 0.08 * (high - low)
     panel.set(
-        xlim=(5 * np.floor(ages.min() / 5), ages.max() + 7), ylim=(max(0, low - margin), high + margin)
+        xlim=(5 * np.floor(ages.min() / 5), ages.max() + 7),
+        ylim=(max(0, low - margin), high + margin),
     )
     style.number_ticks(panel.xaxis, 4, integer=True)
     style.number_ticks(panel.yaxis, 4)

@@ -296,9 +296,17 @@ def _key(
         for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
             if (published["evidence"] == evidence).any():
                 entries.append(
-                    Line2D([], [], color=style.INK, linestyle="", marker="D", markersize=2.9,
-                           markeredgewidth=0.6, markerfacecolor=face,
-                           label=f"published, {evidence.lower()}")  # fmt: skip
+                    Line2D(
+                        [],
+                        [],
+                        color=style.INK,
+                        linestyle="",
+                        marker="D",
+                        markersize=2.9,
+                        markeredgewidth=0.6,
+                        markerfacecolor=face,
+                        label=f"published, {evidence.lower()}",
+                    )  # fmt: skip
                 )
         entries.append(Line2D([], [], linestyle="", label=marks))
     figure.legend(

@@ -38,7 +38,9 @@ class _Block:
 
     def limit(self) -> float:
         """Value of the deepest colour: the 95th percentile, so that one outlier is not all."""
-        values = [abs(v) for _, cells in self.columns for v, _ in cells.values() if math.isfinite(v)]
+        values = [
+            abs(v) for _, cells in self.columns for v, _ in cells.values() if math.isfinite(v)
+        ]
         return max(float(np.quantile(values, 0.95)), 1e-9) if values else 1.0
 
 
@@ -71,7 +73,10 @@ def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
     groups = ["all", *sexes] if sexes != ["all"] else sexes
     known = analysis.correlations
     columns = [
-        (style.SEX_WORD[sex], _cells(known[known["sex"] == sex], "spearman_rho", "p_bonferroni", 0.05))
+        (
+            style.SEX_WORD[sex],
+            _cells(known[known["sex"] == sex], "spearman_rho", "p_bonferroni", 0.05),
+        )
         for sex in groups
     ]
     yield _Block("Spearman ρ\nwith age", columns)
@@ -119,8 +124,9 @@ def _draw(axis: Axes, block: _Block, part: rows.Rows, limit: float) -> None:
             value, found = cells.get(name, (math.nan, False))
             face = _colour(block, value, limit)
             axis.add_patch(
-                Rectangle((place - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white",
-                          linewidth=0.6)  # fmt: skip
+                Rectangle(
+                    (place - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=0.6
+                )  # fmt: skip
             )
             axis.text(
                 place,

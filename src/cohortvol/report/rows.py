@@ -26,9 +26,7 @@ class Rows:
         return {n: i for i, n in enumerate(self.names) if i not in self.headings}
 
 
-def pages_of_groups(
-    groups: Sequence[tuple[str, Sequence[str]]], most: int
-) -> Iterator[Rows]:
+def pages_of_groups(groups: Sequence[tuple[str, Sequence[str]]], most: int) -> Iterator[Rows]:
     """Groups under their headings, at most `most` rows a page; a group may go on overleaf."""
     names: list[str] = []
     headings: set[int] = set()

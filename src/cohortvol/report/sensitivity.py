@@ -68,9 +68,7 @@ def _words(way: tuple[str, str]) -> str:
     return WORDS.get(way, f"{way[0].replace('_', ' ')}, {way[1]}")
 
 
-def _draw(
-    panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: list[str]
-) -> None:
+def _draw(panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: list[str]) -> None:
     panel.set_ylim(len(ways) - 0.4, -0.6)
     panel.spines["left"].set_visible(False)
     panel.tick_params(axis="y", length=0)

@@ -36,9 +36,7 @@ def pairs(points: pd.DataFrame, stem: str) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def side_pages(
-    analysis: Analysis, points: pd.DataFrame, *, public: bool = False
-) -> Iterator[Page]:
+def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False) -> Iterator[Page]:
     """Pages of two panels per pair; none without pairs."""
     table = analysis.table("asymmetry").dropna(subset=["asymmetry_mean_pct"])
     stems = list(dict.fromkeys(table["pair"]))
@@ -137,7 +135,8 @@ def _head(panel: Axes, stem: str, kind: str, rows: pd.DataFrame, sexes: list[str
         if group in rows.index:
             row = rows.loc[group]
             bias, low, high = (
-                style.significant(row[name], 3) for name in ("bias_ml", "limit_low_ml", "limit_high_ml")
+                style.significant(row[name], 3)
+                for name in ("bias_ml", "limit_low_ml", "limit_high_ml")
             )
             lines = [
                 (f"mean {bias} mL, n = {style.count(row['n_used'])}", style.INK),
