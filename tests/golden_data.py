@@ -1,28 +1,11 @@
-"""Golden values of `golden.csv`, and the data of three published studies behind some of them."""
+"""The data of three published studies behind some of the values of `golden.csv`."""
 
 from __future__ import annotations
 
 from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-GOLDEN = pd.read_csv(Path(__file__).parent / "golden.csv", dtype={"min_digits": str})
-
-
-def golden(check: str, statistic: str, fit: str | None = None) -> pd.DataFrame:
-    rows = GOLDEN[(GOLDEN["check"] == check) & (GOLDEN["statistic"] == statistic)]
-    return rows if fit is None else rows[rows["fit"] == fit]
-
-
-def assert_agrees(found, rows: pd.DataFrame) -> None:
-    """Relative error within the digits of the golden table, which are rounded to 0.1."""
-    assert len(rows)
-    error = np.abs(np.asarray(found) / rows["value"].to_numpy(dtype=float) - 1)
-    digits = -np.log10(np.maximum(error, 1e-16))
-    needed = rows["min_digits"].str.split().str[0].astype(float).to_numpy() - 0.05
-    assert (digits >= needed).all(), dict(zip(rows["term"], digits, strict=True))
 
 
 def tobin() -> pd.DataFrame:

@@ -14,7 +14,7 @@ from cohortvol.analyse.centiles import one_scan_each, subjects_near
 from cohortvol.analyse.lms import fit_lms, volume_at, z_of
 from cohortvol.analyse.quantiles import quantile_regression
 from cohortvol.errors import EstimateError
-from golden_data import GOLDEN, assert_agrees, golden
+from golden_values import GOLDEN, assert_agrees, golden
 
 AGES = np.array([25.0, 40.0, 55.0, 70.0, 85.0])
 

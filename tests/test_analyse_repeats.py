@@ -10,7 +10,8 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from analyse_fixture import analysed, made_up, row
 from cohortvol.analyse.repeats import random_intercept
 from cohortvol.errors import EstimateError
-from golden_data import assert_agrees, golden, orthodont, sleepstudy
+from golden_data import orthodont, sleepstudy
+from golden_values import assert_agrees, golden
 
 
 def test_random_intercept_agrees_with_nlme():

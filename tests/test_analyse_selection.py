@@ -20,7 +20,8 @@ from cohortvol.analyse.selection import (
 from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
-from golden_data import assert_agrees, golden, tobin
+from golden_data import tobin
+from golden_values import assert_agrees, golden
 
 N = 20_000
 SETTINGS = Settings()
@@ -247,7 +248,7 @@ def sited(shift=0.3, spread=1.0, n=1500):
 
 def test_a_site_that_measures_more_bends_the_slope_unless_sites_are_in_the_model():
     found = sensitivity_of(*sited())
-    for analysis, near in (("complete", False), ("site_fixed", True), ("site_harmonised", True)):
+    for analysis, near in (("size_only", False), ("complete", True), ("site_harmonised", True)):
         one = row(found, structure="liver", sex="F", analysis=analysis, model="M2")
         assert (abs(one["slope_pct_per_decade"] + 3) < 1) == near, analysis
 
@@ -271,7 +272,7 @@ def test_small_sites_are_left_out_and_counted():
     volumes, scans = made_up(300)
     scans["site"] = np.where(np.arange(300) < 19, "small", np.where(np.arange(300) < 150, "A", "B"))
     found = sensitivity_of(volumes, scans)
-    one = row(found, structure="liver", sex="all", analysis="site_fixed", model="M2")
+    one = row(found, structure="liver", sex="all", analysis="site_harmonised", model="M2")
     assert (one["note"], one["n_used"]) == ("1 sites with fewer than 20 scans left out", 281)
 
 

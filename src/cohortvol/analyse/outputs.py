@@ -300,8 +300,8 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "sex": _SEX,
         "analysis": Column(
             text,
-            "complete, ipw, tobit, huber, without_outliers, bsa_ratio, site_fixed or "
-            "site_harmonised",
+            "complete, ipw, tobit, huber, without_outliers, bsa_ratio, size_only (no fixed effects "
+            "of how the scan was made) or site_harmonised",
         ),
         "model": Column(text, "M1: age x sex; M2: with ln(height) and ln(BMI), without site"),
         "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
@@ -355,7 +355,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/tipping": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": _MODEL,
+        "model": Column(text, "M1, or M1 + size: with ln(height) and ln(BMI) besides"),
         "slope_pct_per_decade": Column(real, "slope as in slopes, % per decade"),
         "bias_pct_per_decade": Column(
             real,

@@ -21,6 +21,9 @@ MOST_OF_ONE = 1 - 1e-9
 """Largest share of the variance that may lie between people."""
 
 
+WITH_SIZE = "M1 + size"
+
+
 @dataclass(frozen=True)
 class RandomIntercept:
     """y = X b + u(subject) + e, fitted by restricted maximum likelihood."""
@@ -130,24 +133,24 @@ def within_between(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Slopes of ln(volume) with age within people and between them, where people were rescanned.
 
     Age is split into a person's mean and the distance from it, each with a slope of its own, in
-    a model with a random intercept per person. M2 has ln(height) and ln(BMI) besides, each as
-    the person's mean.
+    a model with a random intercept per person. The second model has ln(height) and ln(BMI) besides,
+    each as the person's mean; neither has fixed effects of how a scan was made.
 
     Returns
     -------
     pandas.DataFrame
         ``analyse/within_between`` as `outputs.SCHEMAS` has it.
     """
-    models = ("M1", "M2") if cohort.has_size.any() else ("M1",)
+    models = ("M1", WITH_SIZE) if cohort.has_size.any() else ("M1",)
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         for model in models:
-            usable = cohort.usable(index) & (cohort.has_size if model == "M2" else True)
+            usable = cohort.usable(index) & (cohort.has_size if model == WITH_SIZE else True)
             for sex in ("all", "F", "M"):
                 key = {"structure": structure, "sex": sex, "model": model}
                 mask = usable & cohort.of_sex(sex)
                 data = cohort.scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
-                rows.append({**key, **_of_one(data, model == "M2", settings)})
+                rows.append({**key, **_of_one(data, model == WITH_SIZE, settings)})
     return pd.DataFrame(rows)
 
 

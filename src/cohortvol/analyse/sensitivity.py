@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.joint import Estimated, Problem, problems, size_columns
+from cohortvol.analyse.designs import build
+from cohortvol.analyse.groups import Model, ladder
+from cohortvol.analyse.joint import Estimated, Problem, problems
 from cohortvol.analyse.regression import count_subjects, fit
-from cohortvol.analyse.robust import comparable_sites, harmonised, huber, outliers, site_columns
+from cohortvol.analyse.robust import comparable_sites, harmonised, huber, outliers
 from cohortvol.analyse.selection import censored_regression, inverse_probability_weights
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
@@ -45,35 +47,39 @@ class Data:
 
 
 Estimator = Callable[[Problem, Data], Estimated]
+Prepare = Callable[[Cohort, int, Model, Settings], Data]
 
 
 def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Slopes of every structure by every analysis: ``analyse/sensitivity``.
 
-    ``complete`` is the main analysis. The others are ``ipw`` (scans weighted by one over the
-    chance of being usable, so the slope of the whole cohort, without size in the model), ``tobit``
-    (cut volumes as lower bounds), ``huber``, ``without_outliers``, ``bsa_ratio`` (volume over body
-    surface), ``site_fixed`` and ``site_harmonised``.
+    ``complete`` is the main analysis, M1 and, where there is anything to adjust for, M2. The
+    others are ``ipw`` (scans weighted by one over the chance of being usable, so the slope of the
+    whole cohort), ``tobit`` (cut volumes as lower bounds), ``huber``, ``without_outliers``,
+    ``bsa_ratio`` (volume over body surface), ``size_only`` (without the fixed effects of how the
+    scan was made) and ``site_harmonised`` (in place of those effects).
     """
-    full = "M2" if cohort.has_size.any() else "M1"
+    simple, *more = ladder(cohort)
+    full = more[0] if more else simple
+    without = replace(full, factors=())
+    plan: list[tuple[str, Model, Prepare, Estimator]] = [
+        *(("complete", model, _complete, _least_squares) for model in (simple, *more)),
+        ("ipw", simple, _weighted, _least_squares),
+        ("tobit", full, _with_cut, _tobit),
+        ("huber", full, _complete, _huber),
+        ("without_outliers", full, _without_outliers, _least_squares),
+    ]
+    if full.size:
+        plan.append(("bsa_ratio", simple, _over_surface, _least_squares))
+    if full.factors:
+        plan.append(("size_only", without, _complete, _least_squares))
+    plan.append(("site_harmonised", without, _harmonised, _least_squares))
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
-        for analysis, model, prepare, estimate in (
-            ("complete", "M1", _complete, _least_squares),
-            ("complete", "M2", _complete, _least_squares),
-            ("ipw", "M1", _weighted, _least_squares),
-            ("tobit", full, _with_cut, _tobit),
-            ("huber", full, _complete, _huber),
-            ("without_outliers", full, _without_outliers, _least_squares),
-            ("bsa_ratio", "M1", _over_surface, _least_squares),
-            ("site_fixed", full, _with_sites, _least_squares),
-            ("site_harmonised", full, _harmonised, _least_squares),
-        ):
-            if full == "M1" and (model == "M2" or analysis == "bsa_ratio"):
-                continue  # no size is known
-            key = {"structure": structure, "analysis": analysis, "model": model}
+        for analysis, model, prepare, estimate in plan:
+            key = {"structure": structure, "analysis": analysis, "model": model.name}
             try:
-                data = prepare(cohort, index, model == "M2", settings)
+                data = prepare(cohort, index, model, settings)
             except EstimateError as error:
                 rows += [{**key, "sex": sex, "note": str(error)} for sex in GROUPS]
                 continue
@@ -101,48 +107,59 @@ def _slopes(data: Data, estimate: Estimator, settings: Settings) -> list[dict[st
     return [{"sex": sex, **rows[sex]} for sex in GROUPS if sex in rows]
 
 
-def _data(cohort: Cohort, index: int, mask: np.ndarray, with_size: bool) -> Data:
+def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: Settings) -> Data:
+    """The scans of a mask, with what the model has beside age and sex."""
+    if model.size:
+        mask = mask & cohort.has_size
+    if not mask.any():
+        raise EstimateError(
+            "ANA_TOO_FEW", f"0 usable subjects, at least {settings.min_n_fit} needed"
+        )
     scans = cohort.scans[mask]
     n = len(scans)
-    return Data(
-        scans,
-        np.log(cohort.volume_ml[mask, index]),
-        size_columns(scans, with_size),
-        np.ones(n),
-        np.zeros(n, dtype=bool),
+    design = build(
+        cohort,
+        np.flatnonzero(mask),
+        center=settings.age_center,
+        sexes=(),
+        interaction=False,
+        size=model.size,
+        factors=model.factors,
+        lumps=tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors),
+        least=settings.min_n_per_level,
     )
+    log_volume = np.log(cohort.volume_ml[mask, index])
+    return Data(scans, log_volume, design.columns[:, 2:], np.ones(n), np.zeros(n, dtype=bool))
 
 
-def _complete(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
-    mask = cohort.usable(index)
-    return _data(cohort, index, mask & cohort.has_size if with_size else mask, with_size)
+def _complete(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
+    return _data(cohort, index, cohort.usable(index), model, settings)
 
 
-def _weighted(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
+def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     """Usable scans, weighted to stand for all scans in the trends of which size is known."""
     sized = bool(cohort.has_size.any())
     known = cohort.in_trends & (cohort.has_size if sized else True)
     usable = cohort.usable(index)
     weights = inverse_probability_weights(cohort.scans[known], usable[known], sized)
-    data = _data(cohort, index, known & usable, with_size)
+    data = _data(cohort, index, known & usable, model, settings)
     kept = weights[usable[known]]
     note = f"largest weight {kept.max():.1f} times the mean" if kept.max() > 10 else ""
     return Data(data.scans, data.log_volume, data.extra, kept, data.censored, note)
 
 
-def _with_cut(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
+def _with_cut(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     bound = cohort.lower_bound(index)
     if not bound.any():
         raise EstimateError("ANA_TOO_FEW", "no volume is left out as cut")
     mask = cohort.usable(index) | bound
-    if with_size:
-        mask = mask & cohort.has_size
-    data = _data(cohort, index, mask, with_size)
-    return Data(data.scans, data.log_volume, data.extra, data.weights, bound[mask])
+    data = _data(cohort, index, mask, model, settings)
+    censored = bound[mask & cohort.has_size if model.size else mask]
+    return Data(data.scans, data.log_volume, data.extra, data.weights, censored)
 
 
-def _without_outliers(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
-    data = _complete(cohort, index, with_size, settings)
+def _without_outliers(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
+    data = _complete(cohort, index, model, settings)
     flagged = np.zeros(len(data.scans), dtype=bool)
     found, _ = problems(data.scans, data.log_volume, data.extra, settings.age_center, 1)
     if found:
@@ -151,39 +168,29 @@ def _without_outliers(cohort: Cohort, index: int, with_size: bool, settings: Set
     return data.take(~flagged, f"{int(flagged.sum())} outliers left out")
 
 
-def _over_surface(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
+def _over_surface(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     """Volume over body surface (Mosteller 1987, square root of cm x kg / 3600)."""
-    data = _data(cohort, index, cohort.usable(index) & cohort.has_size, with_size)
+    data = _data(cohort, index, cohort.usable(index) & cohort.has_size, model, settings)
     surface = np.sqrt(data.scans["height_cm"] * data.scans["weight_kg"] / 3600).to_numpy(float)
     log_ratio = data.log_volume - np.log(surface)
     return Data(data.scans, log_ratio, data.extra, data.weights, data.censored)
 
 
-def _sites(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> tuple[Data, str]:
-    """Scans of comparable sites, and the column that tells sites apart."""
+def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
+    """Scans of comparable sites, their volumes moved to a common mean and spread."""
     named = [name for name in ("site", "scanner") if name in cohort.scans]
     named = [name for name in named if cohort.scans[name].notna().any()]
     if not named:
         raise EstimateError("ANA_SITES", "neither site nor scanner is given")
-    data = _complete(cohort, index, with_size, settings)
+    data = _complete(cohort, index, model, settings)
     ages = data.scans["age_years"].to_numpy(dtype=float)
     keep, note = comparable_sites(data.scans[named[0]], ages)
     by = "" if named[0] == "site" else "by scanner"
-    return data.take(keep, "; ".join(part for part in (by, note) if part)), named[0]
-
-
-def _with_sites(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
-    data, name = _sites(cohort, index, with_size, settings)
-    extra = np.column_stack([data.extra, site_columns(data.scans[name])])
-    return Data(data.scans, data.log_volume, extra, data.weights, data.censored, data.note)
-
-
-def _harmonised(cohort: Cohort, index: int, with_size: bool, settings: Settings) -> Data:
-    data, name = _sites(cohort, index, with_size, settings)
+    data = data.take(keep, "; ".join(part for part in (by, note) if part))
     found, _ = problems(data.scans, data.log_volume, data.extra, settings.age_center, 1)
     if not found or not found[-1].keep.all():
         raise EstimateError("ANA_SITES", "age or volume is the same for all of a sex")
-    moved = harmonised(found[-1].design, data.log_volume, data.scans[name])
+    moved = harmonised(found[-1].design, data.log_volume, data.scans[named[0]])
     return Data(data.scans, moved, data.extra, data.weights, data.censored, data.note)
 
 
