@@ -50,7 +50,7 @@ from cohortvol import assemble, files, ingest, manifest, measure  # noqa: E402
 from cohortvol.errors import CohortvolError  # noqa: E402
 from cohortvol.files import make_folder, sha256_of  # noqa: E402
 from cohortvol.networks import Source, import_nnunet  # noqa: E402
-from cohortvol.segment import Segmenter, run_shard, worker  # noqa: E402
+from cohortvol.segment import Segmenter, pipeline, run_shard  # noqa: E402
 from cohortvol.segment.receipts import ShardFolder  # noqa: E402
 from cohortvol.tables import (  # noqa: E402  # noqa: E402
     COHORT_VOLUMES,
@@ -266,7 +266,7 @@ class Loop:
 
     def _work(self, results: Path) -> None:
         """What the workflow does: a stage runs where its table is missing."""
-        worker.STARTS_BEFORE_GIVING_UP = 10**9  # type: ignore[misc]
+        pipeline.STARTS_BEFORE_GIVING_UP = 10**9  # type: ignore[misc]
         for shard in _shards(results):
             ingested = results / "ingest" / f"{shard}.parquet"
             segmented = results / "segment" / MODEL / f"{shard}.parquet"

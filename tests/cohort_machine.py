@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from cohortvol.errors import InUseError
 from cohortvol.files import sha256_of
+from cohortvol.kept import Kept
 from cohortvol.models import load_card, segmentation_key
 from cohortvol.tables import SHARDS, read_table
 from cohortvol.verify.folder import repair, verify
@@ -65,6 +66,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "notes": ("", "a word"),
     "shard_size": (3, 2),
     "workers": (0, 1),
+    "keep_label_maps": (True, False),
 }
 
 USER = (
@@ -102,6 +104,7 @@ class CohortMachine(RuleBasedStateMachine):
         self.settled = False
         self.tried: list[Settings] = []
         self.forgot = False
+        self.dropped = False
         self.kills = 0
         self.damaged: set[str] = set()
 
@@ -283,6 +286,7 @@ class CohortMachine(RuleBasedStateMachine):
     ) -> tuple[Outcome | None, int]:
         """What a run did, None if it was killed, and how often the model was asked."""
         predictions = ThresholdSegmenter.predictions
+        self.dropped = self.dropped or not self.settings.keep_label_maps
         forced = sorted(self.due | self._unknown_stages())
         try:
             with threshold_in_place_of_the_network(), disk.watched():
@@ -305,8 +309,14 @@ class CohortMachine(RuleBasedStateMachine):
             return set()
         of_stage: dict[str, Callable[[Settings], Any]] = {
             "ingest": lambda settings: settings.min_slices,
-            "segment": lambda settings: (settings.model, settings.weights, settings.profile),
-            "measure": lambda settings: settings.min_largest_fraction,
+            "segment": lambda settings: (
+                settings.model,
+                settings.weights,
+                settings.profile,
+                settings.keep_label_maps,
+                settings.min_largest_fraction,
+            ),
+            "measure": lambda settings: (settings.min_largest_fraction, settings.keep_label_maps),
             "assemble": lambda settings: settings.matters,
         }
         return {name for name, of in of_stage.items() if len(set(map(of, self.tried))) > 1}
@@ -333,7 +343,7 @@ class CohortMachine(RuleBasedStateMachine):
             names.write_text("\n".join(self._names_of_withdrawn()))
             hits = search(self.results, names)["hits"]
             assert hits == {}, f"withdrawn subjects are still there: {hits}"
-        self.settled, self.forgot, self.kills = True, False, 0
+        self.settled, self.kills = True, 0
         self.due.clear()
         self.damaged.clear()
         self.tried = [self.settings]
@@ -374,7 +384,8 @@ class CohortMachine(RuleBasedStateMachine):
         for key, (receipt, label_map) in self._receipts().items():
             said = json.loads(receipt)
             if said["state"] == "segmented":
-                assert label_map == said["label_map_sha256"], f"I1: {key} has another label map"
+                whole = (label_map == said["label_map_sha256"]) or (self.dropped and not label_map)
+                assert whole, f"I1: {key} has another label map"
         digests = self.results / "files.sha256"
         for line in digests.read_text().splitlines() if digests.exists() else []:
             digest, _, name = line.partition("  ")
@@ -410,9 +421,24 @@ class CohortMachine(RuleBasedStateMachine):
         for path in self.results.glob("segment/*/*/*.json"):
             if not path.name.endswith(".started.json"):
                 label_map = path.with_name(f"{path.stem}_dseg.nii.gz")
-                digest = sha256_of(label_map) if label_map.exists() else None
+                digest = sha256_of(label_map) if label_map.exists() else self._kept_of(path)
                 found[path.parts[-3], path.stem] = (path.read_bytes(), digest)
         return found
+
+    def _kept_of(self, receipt: Path) -> str | None:
+        """Digest of the label map for which rows stand in, where that is what the run is told."""
+        shard, model = receipt.parts[-2], receipt.parts[-3]
+        table = self.results / f"measure/{model}/kept/{shard}.parquet"
+        ingested = self.results / f"ingest/{shard}.parquet"
+        if self.settings.keep_label_maps and model == self.settings.model:
+            return None
+        if not table.exists() or not ingested.exists():
+            return None
+        facts = pd.read_parquet(ingested).set_index("scan_id", drop=False)
+        if receipt.stem not in facts.index:
+            return None
+        kept = Kept(table, self.settings.measuring)
+        return kept.label_map_sha256(facts.loc[receipt.stem])
 
     def _standing(
         self, receipts: dict[tuple[str, str], tuple[bytes, str | None]]

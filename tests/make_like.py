@@ -341,6 +341,7 @@ class _Run:
                 stages.model,
                 settings.profile,
                 settings.workers,
+                None if settings.keep_label_maps else settings.measuring,
             ),
             lambda: stages.segment(shard),
         )
@@ -349,7 +350,12 @@ class _Run:
             shard,
             (ingest, segment),
             (measure,),
-            _params(stages.model, settings.min_largest_fraction, cohortvol.__version__),
+            _params(
+                stages.model,
+                settings.min_largest_fraction,
+                settings.keep_label_maps,
+                cohortvol.__version__,
+            ),
             lambda: stages.measure(shard),
         )
 

@@ -27,7 +27,7 @@ from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
 from cohortvol.files import sha256_of
 from cohortvol.networks import Source, devices, import_nnunet
 from cohortvol.nifti import nifti_gz
-from cohortvol.segment import Segmenter, run_shard, worker
+from cohortvol.segment import Segmenter, pipeline, run_shard
 from cohortvol.segment.body import body_box
 from cohortvol.segment.images import read_image
 from cohortvol.segment.infer import Memory
@@ -715,7 +715,7 @@ def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeyp
         raise TemporaryError(f"{final}: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "commit", full)
+        patched.setattr(pipeline, "commit", full)
         with pytest.raises(TemporaryError, match="no space left"):
             run_shard(**shard.arguments())
     assert shard.receipts() == {}

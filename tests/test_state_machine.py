@@ -18,6 +18,7 @@ TestCohort.settings = settings(
 )
 
 NEW_WEIGHTS, FEWER_PIECES = ("weights", 0, 0), ("min_largest_fraction", 0, 0)
+NO_LABEL_MAPS = ("keep_label_maps", 0, 0)
 
 
 @pytest.fixture
@@ -41,3 +42,15 @@ def test_a_killed_job_with_other_settings_leaves_nothing_for_the_old_ones(cohort
     cohort.run_and_be_killed(change=FEWER_PIECES, seed=1, stage="measure", at=at)
     cohort.user_does(change=FEWER_PIECES)
     cohort.run(seed=1)
+
+
+@pytest.mark.parametrize("at", range(1, 24, 2))
+def test_a_job_killed_while_label_maps_go_loses_no_scan(cohort, at):
+    cohort.run_and_be_killed(change=NO_LABEL_MAPS, seed=1, stage="measure", at=at)
+    cohort.run(seed=1)
+    assert not list(cohort.results.rglob("*_dseg.nii.gz"))
+    cohort.user_does(change=FEWER_PIECES)
+    cohort.run(seed=1)
+    cohort.user_does(change=NO_LABEL_MAPS)
+    cohort.run(seed=1)
+    assert len(list(cohort.results.rglob("*_dseg.nii.gz"))) == 3

@@ -35,11 +35,11 @@ from cohortvol.files import (
     sweep,
 )
 from cohortvol.resources import runs
-from cohortvol.segment import worker
 from cohortvol.segment.images import read_image
+from cohortvol.segment.pipeline import WRITE_BEHIND, Pipeline
 from cohortvol.segment.progress import ShardProgress
 from cohortvol.segment.receipts import ShardFolder, Work
-from cohortvol.segment.worker import _Stop, _Worker
+from cohortvol.segment.stopping import Stop
 from segment_cohort import AFFINE, scan, write_scan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -183,7 +183,7 @@ def segment(folder, works, segmenter):
     shard.sweep()
     todo = [work for work in works if not shard.is_finished(work)]
     with ShardProgress("0000", len(todo), len(works) - len(todo)) as progress:
-        _Worker(shard, lambda: segmenter, progress, _Stop(), 0, 1).run(todo)
+        Pipeline(shard, lambda: segmenter, progress, Stop(), 0, 1).run(todo)
     return shard
 
 
@@ -616,4 +616,4 @@ def test_a_torn_record_is_none(tmp_path, works, content):
     assert json.loads((tmp_path / "s00.json").read_bytes())["state"] == "segmented"
 
 
-assert worker.WRITE_BEHIND < 4  # what `break_disk` counts on
+assert WRITE_BEHIND < 4  # what `break_disk` counts on

@@ -115,6 +115,16 @@ def test_tables_that_do_not_fit_together_are_out_of_date(results):
     assert found[path].remake == (path,)
 
 
+def test_a_table_is_missed_where_no_scan_was_usable(results):
+    rows = tables.read_table(results / "manifest/scans.parquet", tables.MANIFEST)
+    scans = rows[["manifest_line", "scan_id"]].assign(state="quarantined", reason="SRC_EMPTY")
+    tables.write_table(results / "scans.parquet", scans, tables.SCANS)
+    path = f"measure/{MODEL}/0000.parquet"
+    (results / path).unlink()
+    found = {one.path: one.kind for one in verify(results)["problems"]}
+    assert found[path] == "missing"
+
+
 def test_a_folder_without_a_manifest_is_no_results_folder(tmp_path):
     with pytest.raises(ConfigError, match="not a results folder"):
         verify(tmp_path)

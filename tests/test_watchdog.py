@@ -17,7 +17,7 @@ from segment_cohort import AFFINE, Shard, scan, write_scan
 HANGING = """
 import sys, threading
 from pathlib import Path
-from cohortvol.segment import Segmenter, run_shard, watchdog, worker
+from cohortvol.segment import Segmenter, pipeline, run_shard, watchdog
 ingest, model, folder, out = map(Path, sys.argv[1:5])
 quick = Segmenter.prepare
 def prepare(self, data, affine):
@@ -25,8 +25,8 @@ def prepare(self, data, affine):
         threading.Event().wait()
     return quick(self, data, affine)
 Segmenter.prepare = prepare
-worker.LEAST_SECONDS.update(cuda=1.0, cpu=1.0)
-worker.Watchdog = lambda note, least: watchdog.Watchdog(note, least, look_every_seconds=0.1)
+pipeline.LEAST_SECONDS.update(cuda=1.0, cpu=1.0)
+pipeline.Watchdog = lambda note, least: watchdog.Watchdog(note, least, look_every_seconds=0.1)
 run_shard(ingest=ingest, model=model, folder=folder, out=out, threads=1, device="cpu")
 """
 

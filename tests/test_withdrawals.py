@@ -186,6 +186,15 @@ def test_files_of_a_scan_go_and_those_with_a_longer_name_stay(tmp_path):
         assert len(left), place
 
 
+def test_what_a_killed_writer_left_of_any_table_goes(tmp_path):
+    ResultsFolder(tmp_path).write()
+    left = [tmp_path / name for name in ("measure/toy/.0000.parquet.1-a.tmp", ".scans.1-a.tmp")]
+    for path in left:
+        path.write_text("sub-01")
+    remove_scans(tmp_path, {"sub-01": "0000"}, {"sub-01"})
+    assert not [path for path in left if path.exists()]
+
+
 def test_a_damaged_table_of_the_shard_goes_as_it_may_hold_the_scan(tmp_path):
     ResultsFolder(tmp_path).write()
     path = tmp_path / "ingest" / "0000.parquet"

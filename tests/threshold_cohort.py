@@ -25,6 +25,7 @@ import numpy as np
 from cohortvol import assemble, ingest, manifest, measure, segment
 from cohortvol.errors import ScanError
 from cohortvol.files import sha256_of
+from cohortvol.kept import Kept, table_of
 from cohortvol.models import load_card
 
 LABELS = {1: "liver", 2: "spleen"}
@@ -124,7 +125,7 @@ TOO_SHORT = 200
 
 @dataclass(frozen=True)
 class Settings:
-    """What the config of a run says; the last three change no result."""
+    """What the config of a run says; the last four change no result."""
 
     model: str = "threshold"
     weights: str = "a"
@@ -135,6 +136,12 @@ class Settings:
     notes: str = ""
     shard_size: int = 3
     workers: int = 0
+    keep_label_maps: bool = True
+
+    @property
+    def measuring(self) -> str:
+        """Stands for the settings of measure, as `measuring_settings` does."""
+        return f"at least {self.min_largest_fraction}"
 
     @property
     def matters(self) -> tuple[Any, ...]:
@@ -266,6 +273,7 @@ class Stages:
             place / f"{shard}.parquet",
             profile=self.settings.profile,
             workers=self.settings.workers,
+            kept=self.kept(shard),
         )
 
     def measure(self, shard: str) -> None:
@@ -276,7 +284,15 @@ class Stages:
             self.results,
             self.results / f"measure/{self.settings.model}/{shard}.parquet",
             min_largest_fraction=self.settings.min_largest_fraction,
+            kept=self.kept(shard),
         )
+
+    def kept(self, shard: str) -> Kept | None:
+        """What stands in for label maps, if they are not kept."""
+        if self.settings.keep_label_maps:
+            return None
+        measured = self.results / f"measure/{self.settings.model}/{shard}.parquet"
+        return Kept(table_of(measured), self.settings.measuring)
 
     def assemble(self) -> None:
         assemble.run(

@@ -115,7 +115,8 @@ def run(
     ).sort_values("scan_id")
     scans.loc[usable.index, "shard"] = usable["shard"]
     subjects = usable.set_index("scan_id")["subject_id"]
-    shards["subject_id"] = shards["scan_id"].map(subjects).fillna(shards["subject_id"])
+    here = shards["scan_id"].map(subjects).astype(object)
+    shards["subject_id"] = here.where(here.notna(), shards["subject_id"].astype(object))
 
     # The assignment goes first: a run killed after it has moved no scan. What is withdrawn leaves
     # it last: a run killed before that knows what there still is to remove.

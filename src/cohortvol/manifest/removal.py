@@ -184,6 +184,8 @@ def remove_scans(results: Path, shard_of: Mapping[str, str], names: Collection[s
     )
     gone = [path for path in _files_of(results, shards) if _scan_of(path) in shard_of]
     gone += [results / name for name in _OF_ALL if (results / name).exists()]
+    # What killed writers left of tables; that of single scans lies in folders of shards.
+    gone += [path for path in results.rglob(".*.tmp") if not path.parent.name.isdigit()]
     for path in gone:
         path.unlink()
     return n_files + len(gone) + _without_lines(results / "logs", names)

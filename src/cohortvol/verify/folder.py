@@ -164,7 +164,8 @@ def _index(path: Path) -> dict[str, int] | None:
 def _models(folder: Folder, scans: pa.Table | None) -> dict[str, dict[str, bool]]:
     """Models of the folder, each with the tables that every shard must have of it.
 
-    A model that the cohort tables do not speak of may have been left half way, on purpose.
+    A model that the cohort tables do not speak of may have been left half way, on purpose. Where
+    no scan was usable they speak of none.
     """
     there = {
         stage: {path.name for path in (folder.results / stage).glob("*/")}
@@ -173,7 +174,7 @@ def _models(folder: Folder, scans: pa.Table | None) -> dict[str, dict[str, bool]
     final = {model for model in _columns(scans, "model")[0] if model} if scans is not None else None
     models = {}
     for model in sorted(there["segment"] | there["measure"]):
-        must = final is None or model in final
+        must = not final or model in final
         drawn = (folder.results / "measure" / model / "previews").is_dir()
         models[model] = {
             "segment": must,
