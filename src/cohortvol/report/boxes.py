@@ -33,8 +33,15 @@ def box_pages(analysis: Analysis) -> Iterator[Page]:
             _draw(panel, here, groups)
             panels.head(panel, style.display_name(name), _correlations(analysis, name, groups))
         figure.align_ylabels(axes)
-        key = [Patch(facecolor=_FACE[sex], edgecolor=style.SEX_COLOUR[sex], linewidth=0.6,
-                     label=style.SEX_WORD[sex]) for sex in groups]  # fmt: skip
+        key = [
+            Patch(
+                facecolor=_FACE[sex],
+                edgecolor=style.SEX_COLOUR[sex],
+                linewidth=0.6,
+                label=style.SEX_WORD[sex],
+            )
+            for sex in groups
+        ]
         panels.key(figure, key)
         yield Page(figure, table[table["structure"].isin(names)], names)
 
@@ -90,9 +97,7 @@ def _range(above: float, to: float) -> str:
     return f"over {above:g}" if pd.isna(to) else f"to {to:g}"
 
 
-def _correlations(
-    analysis: Analysis, structure: str, groups: list[str]
-) -> list[tuple[str, str]]:
+def _correlations(analysis: Analysis, structure: str, groups: list[str]) -> list[tuple[str, str]]:
     """Spearman correlation per group, an asterisk where Bonferroni's p is below 0.05."""
     table = analysis.correlations[analysis.correlations["structure"] == structure]
     parts = []

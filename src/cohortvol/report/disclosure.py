@@ -116,8 +116,11 @@ def _quartiles_of_age(rows: pd.DataFrame) -> pd.DataFrame:
 def _quantiles(rows: pd.DataFrame) -> pd.DataFrame:
     """Quantiles where enough scans are behind them, and the counts rounded."""
     n = rows["n"].astype("Float64")
-    kept = {name: rows[name].where((n >= least).fillna(False))
-            for name, least in LEAST_N.items() if name in rows}  # fmt: skip
+    kept = {
+        name: rows[name].where((n >= least).fillna(False))
+        for name, least in LEAST_N.items()
+        if name in rows
+    }
     return rows.assign(n=rounded(n), **kept)
 
 

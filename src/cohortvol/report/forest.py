@@ -54,8 +54,15 @@ def forest_pages(
         shown = [name for name in names if name]
         here = rows[rows["structure"].isin(shown)]
         beside = published[published["structure"].isin(shown)]
-        yield _page(here, names, beside, analysis.sexes, level=level, limit=limit,
-                    planted=planted is not None)  # fmt: skip
+        yield _page(
+            here,
+            names,
+            beside,
+            analysis.sexes,
+            level=level,
+            limit=limit,
+            planted=planted is not None,
+        )
 
 
 def _bends(analysis: Analysis, rows: pd.DataFrame, level: float) -> list[bool]:
@@ -296,9 +303,17 @@ def _key(
         for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
             if (published["evidence"] == evidence).any():
                 entries.append(
-                    Line2D([], [], color=style.INK, linestyle="", marker="D", markersize=2.9,
-                           markeredgewidth=0.6, markerfacecolor=face,
-                           label=f"published, {evidence.lower()}")  # fmt: skip
+                    Line2D(
+                        [],
+                        [],
+                        color=style.INK,
+                        linestyle="",
+                        marker="D",
+                        markersize=2.9,
+                        markeredgewidth=0.6,
+                        markerfacecolor=face,
+                        label=f"published, {evidence.lower()}",
+                    )
                 )
         entries.append(Line2D([], [], linestyle="", label=marks))
     figure.legend(

@@ -67,7 +67,9 @@ def grid(n: int, shape: Shape, *, x: str, y: str) -> tuple[Figure, list[Axes]]:
     each = shape.panel_mm + shape.head_mm + shape.foot_mm
     height = shape.top_mm + -(-n // shape.columns) * each
     figure = style.new_figure(style.DOUBLE_COLUMN_MM, height)
-    free = style.DOUBLE_COLUMN_MM - shape.left_mm - _RIGHT_MM - shape.gutter_mm * (shape.columns - 1)
+    free = (
+        style.DOUBLE_COLUMN_MM - shape.left_mm - _RIGHT_MM - shape.gutter_mm * (shape.columns - 1)
+    )
     width = free / shape.columns
     panels = []
     for number in range(n):
@@ -101,9 +103,7 @@ def head(panel: Axes, title: str, lines: Iterable[tuple[str, str]] = ()) -> None
     for text, colour in reversed(lines):
         panel.annotate(text, (0, 1), (0, bottom), size=style.SMALL_PT, color=colour, **place)
         bottom += 7.0
-    panel.annotate(
-        title, (0, 1), (0, bottom + 0.5), size=style.TITLE_PT, weight="bold", **place
-    )
+    panel.annotate(title, (0, 1), (0, bottom + 0.5), size=style.TITLE_PT, weight="bold", **place)
 
 
 def key(figure: Figure, entries: Sequence[Line2D | Any]) -> None:
@@ -232,7 +232,15 @@ def people_key(sexes: Sequence[str], *, binned: bool) -> list[Line2D]:
         else:
             label, face, marker, size = f"{word}: scans", tuple(colour), _MARKERS[sex], 2.4
         entries.append(
-            Line2D([], [], linestyle="", color=face, marker=marker, markersize=size,
-                   markeredgewidth=0, label=label)  # fmt: skip
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                color=face,
+                marker=marker,
+                markersize=size,
+                markeredgewidth=0,
+                label=label,
+            )
         )
     return entries

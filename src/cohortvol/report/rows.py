@@ -26,9 +26,7 @@ class Rows:
         return {n: i for i, n in enumerate(self.names) if i not in self.headings}
 
 
-def pages_of_groups(
-    groups: Sequence[tuple[str, Sequence[str]]], most: int
-) -> Iterator[Rows]:
+def pages_of_groups(groups: Sequence[tuple[str, Sequence[str]]], most: int) -> Iterator[Rows]:
     """Groups under their headings, at most `most` rows a page; a group may go on overleaf."""
     names: list[str] = []
     headings: set[int] = set()
@@ -77,8 +75,15 @@ def page(
     for place, name in enumerate(rows.names):
         if place in rows.headings:
             band = False
-            labels.text(1.0, place + 0.08, name, va="center", size=style.LABEL_PT, weight="bold",
-                        color=style.QUIET)  # fmt: skip
+            labels.text(
+                1.0,
+                place + 0.08,
+                name,
+                va="center",
+                size=style.LABEL_PT,
+                weight="bold",
+                color=style.QUIET,
+            )
             continue
         if band := not band:
             labels.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0)

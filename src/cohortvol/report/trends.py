@@ -216,9 +216,17 @@ def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, *, binned:
     for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
         if (published["evidence"] == evidence).any():
             entries.append(
-                Line2D([], [], color=style.INK, linewidth=0.6, marker="D", markersize=2.6,
-                       linestyle="-" if evidence == "VERIFIED" else (0, (1.5, 1.2)),
-                       markerfacecolor=face, markeredgewidth=0.6,
-                       label=f"published, {evidence.lower()}")  # fmt: skip
+                Line2D(
+                    [],
+                    [],
+                    color=style.INK,
+                    linewidth=0.6,
+                    marker="D",
+                    markersize=2.6,
+                    linestyle="-" if evidence == "VERIFIED" else (0, (1.5, 1.2)),
+                    markerfacecolor=face,
+                    markeredgewidth=0.6,
+                    label=f"published, {evidence.lower()}",
+                )
             )
     panels.key(figure, entries)
