@@ -100,7 +100,10 @@ def _range(slopes: pd.DataFrame) -> tuple[float, float]:
 
 
 def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level: float) -> str:
-    """q, whether other ways of analysis agree, whether the trend bends, in a few words."""
+    """q, how many other ways of analysis agree, whether the trend bends, in a few words.
+
+    An analysis agrees where its interval lies on the same side of 0.
+    """
     parts = [f"q {_compared(q_value)}"]
     table = analysis.table("sensitivity")
     others = table[(table["structure"] == structure) & (table["sex"] == "all")]
@@ -110,17 +113,17 @@ def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level:
         own = slopes[(slopes["structure"] == structure) & (slopes["sex"] == "all")]
         sign = own[own["model"] == model][_SLOPE].iloc[0] > 0
         same = (others[_LOW] > 0) if sign else (others[_HIGH] < 0)
-        parts.append(f"same sign, 0 outside the interval in {same.sum()} of {len(same)} analyses")
+        parts.append(f"{same.sum()} of {len(same)} analyses agree")
     bends = analysis.table("nonlinearity")
     here = bends[(bends["structure"] == structure) & (bends["q_value"] < level)]
     if len(here):
-        parts.append("an average: the trend bends")
+        parts.append("bends")
     verdicts = analysis.table("literature")
     told = verdicts[(verdicts["structure"] == structure) & (verdicts["evidence"] != "UNVERIFIED")]
     conflicts = int((told["verdict"] == "conflict").sum())
     judged = int(told["verdict"].isin(["conflict", "sign agrees", "CI overlaps reference"]).sum())
     if judged:
-        parts.append(f"{judged - conflicts} of {judged} published trends agree")
+        parts.append(f"{judged - conflicts} of {judged} published agree")
     return "; ".join(parts)
 
 

@@ -134,8 +134,8 @@ def published_table(analysis: Analysis) -> Table:
     header += ["Published, per decade", "Mean, mL", "Verdict", "Modality", "Evidence", "Source"]
     note = (
         "The slope here is that of M1 over the ages of the reference where it names them. "
-        "VERIFIED: the text of the source was seen; DERIVED: computed from such; UNVERIFIED: recalled, "
-        "and never drawn. Of the ageing study that this repeats only the signs are known."
+        "VERIFIED: the text of the source was seen; DERIVED: computed from such; UNVERIFIED: "
+        "recalled, and never drawn. Of the ageing study that this repeats only the signs are known."
     )
     return Table("Published values", header, rows, note, "literature")
 

@@ -126,7 +126,9 @@ def run(
     if previews is not None and not public:
         verdicts = inputs.read_verdicts(volumes)
         shown = _sheets(scan_table, verdicts, previews, contact_sheet, sheet, show_scan_ids)
-    lists = _checklists(templates, figures, tables, sheets_shown=shown is not None)
+    first = None if texts["all_small"] else answer(analysis, level=level)
+    sections = ["answer"] * (first is not None) + ["sheets"] * (shown is not None)
+    lists = _checklists(templates, figures, tables, sections)
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
@@ -144,7 +146,7 @@ def run(
                 for name, sentence in drawing.ABSENT.items()
                 if name not in {figure.section for figure in figures}
             },
-            "answer": answer(analysis, level=level),
+            "answer": first,
             "checklists": [(checklists.CHECKLISTS[name], name, lists[name]) for name in lists],
             "covariates": analysis.record.get("covariates", {}),
             "left_out": page.left_out_of(flow, reasons.load())
@@ -240,14 +242,11 @@ def _checklists(
     templates: Path,
     figures: list[page.PageFigure],
     tables: dict[str, page.Table],
-    *,
-    sheets_shown: bool,
+    sections: list[str],
 ) -> dict[str, list[checklists.Item]]:
     """STROBE and CLAIM, with the places that this report has."""
-    sections = ["scans", "methods", "left-out", "provenance"]
-    sections += ["answer"] if tables["slopes"].rows else []
-    sections += ["sheets"] if sheets_shown else []
-    present = {f"section {name}" for name in sections}
+    always = ("scans", "methods", "left-out", "provenance")
+    present = {f"section {name}" for name in (*always, *sections)}
     present |= {f"figure {figure.name}" for figure in figures}
     present |= {f"table {name}" for name in tables}
     return {name: checklists.read(templates, name, present) for name in checklists.CHECKLISTS}

@@ -23,8 +23,8 @@ def pairs(points: pd.DataFrame, stem: str) -> pd.DataFrame:
         points.loc[points["structure"] == f"{stem}_{side}"].set_index("scan_id")
         for side in ("left", "right")
     ]
-    both = sides[0].join(sides[1][["volume_ml"]], how="inner", rsuffix="_right")
-    left, right = both["volume_ml"], both["volume_ml_right"]
+    both = sides[0].join(sides[1]["volume_ml"].rename("right_ml"), how="inner")
+    left, right = both["volume_ml"], both["right_ml"]
     return pd.DataFrame(
         {
             "sex": both["sex"],
