@@ -12,6 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from cohortvol import analyse, report
 from cohortvol.report import (
     answer,
     checklists,
@@ -231,8 +232,6 @@ def test_where_a_table_is_empty_the_figure_is_left_out_with_a_sentence(subject):
 
 
 def test_a_cohort_whose_sexes_are_unknown_is_drawn_as_one(tmp_path):
-    from cohortvol import analyse
-
     scans = make_scans(200, seed=3)
     volumes = make_volumes(scans, {"liver": STRUCTURES["liver"]}, seed=3)
     scans[["scan_id", "age_years"]].to_csv(tmp_path / "scans.csv", index=False)
@@ -253,6 +252,28 @@ def test_a_cohort_whose_sexes_are_unknown_is_drawn_as_one(tmp_path):
     assert set(drawn["trends"].data["sex"].dropna()) == {"all"}
 
 
+@pytest.mark.parametrize("kind", ["three scans", "one sex", "constant volume", "no height", "none"])
+def test_odd_cohorts_are_drawn_as_far_as_they_go(tmp_path, kind):
+    n = {"three scans": 3, "no height": 65, "none": 17}.get(kind, 60)
+    scans = make_scans(n, seed=4).drop(columns=["manifest_line"])
+    scans["state"] = "failed" if kind == "none" else "done"
+    volumes = make_volumes(scans, {"liver": STRUCTURES["liver"]}, seed=4)
+    if kind == "one sex":
+        scans["sex"] = "F"
+    if kind == "constant volume":
+        volumes["volume_ml"] = 1400.0
+    if kind == "no height":
+        scans = scans.drop(columns=["height_cm", "weight_kg"])
+    write_csv = {"scans": scans, "volumes": volumes}
+    for name, table in write_csv.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    tables = (tmp_path / "volumes.csv", tmp_path / "scans.csv")
+    analyse.run(*tables, tmp_path / "analyse", bootstrap_draws=100)
+    for public in (False, True) if kind == "three scans" else (False,):
+        report.run(tmp_path / "analyse", *tables, tmp_path / str(public), public=public)
+        assert (tmp_path / str(public) / "figures" / "flow.pdf").exists()
+
+
 def eighty(subject):
     """The same numbers under 80 names, some long."""
     names = [f"vertebra_number_{n:02d}_with_name" for n in range(70)]
@@ -270,6 +291,8 @@ def eighty(subject):
     }
     centiles = beside["centiles"]
     beside["centiles"] = centiles[centiles["age_years"] % 10 == 0]
+    few = beside["sensitivity"]["analysis"].isin(["complete", "huber"])
+    beside["sensitivity"] = beside["sensitivity"][few]
     beside["asymmetry"] = spread(found.table("asymmetry"), "pair", [f"gland_{n}" for n in range(5)])
     return names, drawing.Subject(
         dataclasses.replace(

@@ -47,8 +47,10 @@ class _Block:
 def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
     """Pages of at most 50 structures under their organ systems."""
     structures = analysis.structures()
-    blocks = [block for block in _blocks(analysis, level) if block.columns]
-    if not structures or not blocks:
+    blocks = [
+        block for block in _blocks(analysis, level) if any(cells for _, cells in block.columns)
+    ]
+    if not blocks:
         return
     limits = [block.limit() for block in blocks]
     n_columns = sum(len(block.columns) for block in blocks)
