@@ -140,11 +140,13 @@ def _sentences(rows: list[Row]) -> list[str]:
     larger = [row for row in organs if row.kind == "larger"]
     unclear = len(organs) - len(smaller) - len(larger)
     words = "structure" if len(organs) == 1 else "structures"
-    said = [
+    first = (
         f"Of {len(organs)} {words}, {len(smaller)} {_is(smaller)} smaller and {len(larger)} "
-        f"{_is(larger)} larger at higher age; {unclear or 'none'} "
-        f"{'shows' if unclear == 1 else 'show'} no clear difference."
-    ]
+        f"{_is(larger)} larger at higher age"
+    )
+    if unclear:
+        first += f"; {unclear} {'shows' if unclear == 1 else 'show'} no clear difference"
+    said = [f"{first}."]
     steepest = [f"{row.name.lower()} {row.slope} %" for row in (smaller[:1] + larger[-1:])]
     if steepest:
         said.append(f"Steepest per decade (95\u00a0%\u00a0CI): {' and '.join(steepest)}.")
