@@ -15,7 +15,9 @@ from cohortvol.analyse.joint import problems
 from cohortvol.analyse.literature import literature, references
 from cohortvol.analyse.measurement_error import published_dice, tipping, volume_ratios
 from cohortvol.analyse.settings import Settings
+from cohortvol.analyse.two_models import two_models
 from cohortvol.errors import TableError
+from cohortvol.tables import AGREEMENT, write_table
 
 SETTINGS = Settings()
 
@@ -333,3 +335,42 @@ def test_where_no_sex_is_known_all_have_one_slope_and_no_term_of_sex():
     found, why = problems(scans, log_volume, np.empty((200, 0)), 50.0, 10)
     assert [problem.design.shape for problem in found] == [(200, 2)]
     assert set(why) == {"F", "M"}
+
+
+def compared_with_another(path, drift, n=900):
+    """A cohort, and the other model's liver, larger by 2 %, and by `drift` % per decade more."""
+    volumes, scans = made_up(n)
+    random = np.random.default_rng(6)
+    difference = 2 + drift * (scans["age_years"] - 55) / 10 + random.normal(0, 1, n)
+    table = pd.DataFrame({"scan_id": scans["scan_id"], "structure": "liver"})
+    table = table.assign(other_model="other", volume_difference_pct=difference, dice=0.9)
+    write_table(path, table.reindex(columns=list(AGREEMENT)), AGREEMENT)
+    return cohort_of.build(volumes, scans), Settings(agreement=str(path))
+
+
+def test_another_model_is_compared_by_age_and_sex(tmp_path):
+    found = two_models(*compared_with_another(tmp_path / "a.parquet", drift=1.0))
+    assert set(found["structure"]) == {"liver"}
+    everyone = row(found, variable="all")
+    assert everyone["difference_mean_pct"] == pytest.approx(2, abs=0.3)
+    assert everyone["n_used"] == 900
+    young, middle, old = found.loc[found["variable"] == "age_years", "difference_mean_pct"]
+    assert young < middle - 1.5 < old - 3  # thirds are 23 years apart
+    women, men = found.loc[found["variable"] == "sex", "difference_mean_pct"]
+    assert women == pytest.approx(men, abs=0.5)
+    thirds = found[found["variable"] == "age_years"]
+    assert thirds["n_used"].sum() == 900
+    half = 1.96 * (thirds["limit_high_pct"] - thirds["limit_low_pct"]) / 3.92
+    assert (half > 1.96).all()
+
+
+def test_another_model_is_not_asked_for_unless_named(tmp_path):
+    cohort, settings = compared_with_another(tmp_path / "a.parquet", drift=0.0, n=60)
+    assert two_models(cohort, SETTINGS).empty
+    few = two_models(cohort_of.build(*made_up(6)), settings)
+    assert few["note"].str.startswith("ANA_TOO_FEW").all()
+    assert not few["n_used"].between(1, 4).any()
+    volumes, scans = made_up(20)
+    strangers = [frame.assign(scan_id="x" + frame["scan_id"]) for frame in (volumes, scans)]
+    with pytest.raises(TableError, match="none of its scans"):
+        two_models(cohort_of.build(*strangers), settings)

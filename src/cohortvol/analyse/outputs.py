@@ -391,6 +391,20 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_used": Column(whole, "subjects of whom both sides are usable"),
         "note": Column(text, "why there is no slope; null if nothing"),
     },
+    "analyse/two_models": {
+        "structure": _STRUCTURE,
+        "other_model": Column(text, "segmentation model that is compared with this one"),
+        "variable": Column(text, "all, age_years, sex or height_cm"),
+        "level": Column(text, "F or M, a third of the cohort, or not known; null of all"),
+        "n_used": Column(whole, "scans whose volume is usable and which the other measured too"),
+        "difference_mean_pct": Column(real, "mean of 100 (other - this) / mean of both, %"),
+        "difference_mean_pct_ci_low": Column(real, "lower 95 % limit of that mean, %"),
+        "difference_mean_pct_ci_high": Column(real, "upper 95 % limit of that mean, %"),
+        "limit_low_pct": Column(real, "lower limit of agreement, mean - 1.96 SD, %"),
+        "limit_high_pct": Column(real, "upper limit of agreement, mean + 1.96 SD, %"),
+        "dice_median": Column(real, "median Dice of the two"),
+        "note": Column(text, "why there is no estimate; null if nothing"),
+    },
 }
 """Every table of the analysis, by its place in a results folder."""
 

@@ -35,6 +35,7 @@ from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.slopes import trends
 from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years
+from cohortvol.analyse.two_models import two_models
 from cohortvol.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ FAMILIES = {
     "interactions": "Benjamini-Hochberg over all structures of one model",
     "nonlinearity": "Benjamini-Hochberg over all structures and sexes (all, F, M)",
     "correlations": "Bonferroni over all structures of one stratum (all, F or M)",
+    "asymmetry": "Benjamini-Hochberg over all pairs and sexes (all, F, M)",
 }
 
 
@@ -78,7 +80,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         If a setting is unknown, or several segmentation models await a choice.
     """
     chosen = checked(settings)
-    beside = {"literature": Path(chosen.literature)} if chosen.literature else {}
+    given = {"literature": chosen.literature, "agreement": chosen.agreement}
+    beside = {name: Path(path) for name, path in given.items() if path}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
@@ -155,6 +158,7 @@ def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[st
         "literature": literature(cohort, settings),
         "tipping": tipping(cohort, slopes),
         "asymmetry": asymmetry(cohort, settings),
+        "two_models": two_models(cohort, settings),
     }
 
 

@@ -212,7 +212,7 @@ def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """
     least = settings.suppress_below
     hidden = f"a count below {least} is not shown"
-    levels = _levels(cohort.scans[cohort.in_trends])
+    levels = levels_of(cohort.scans[cohort.in_trends])
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         missing = ~cohort.usable(index)[cohort.in_trends]
@@ -233,8 +233,8 @@ def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _levels(scans: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
-    """Variable and level of each group, and who is in it."""
+def levels_of(scans: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """Thirds of age and of height, and the sexes: variable and level, and which scans are in it."""
     levels: dict[tuple[str, str], np.ndarray] = {}
     for variable, unit in (("age_years", "years"), ("height_cm", "cm")):
         values = scans[variable].to_numpy(dtype=float)

@@ -51,6 +51,8 @@ class Settings:
     """Fit every centile by quantile regression too, as a check on LMS."""
     literature: str | None = None
     """CSV of published volumes to compare with, besides those that come with cohortvol."""
+    agreement: str | None = None
+    """Table in which `assemble` gathered the comparison with another segmentation model."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:

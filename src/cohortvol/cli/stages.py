@@ -441,6 +441,10 @@ def analyse(
     literature: Annotated[
         Path | None, typer.Option(help="CSV of published volumes to compare with, besides ours.")
     ] = None,
+    agreement: Annotated[
+        Path | None,
+        typer.Option(help="agreement.parquet, where another model's volumes were compared."),
+    ] = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
@@ -469,6 +473,7 @@ def analyse(
         min_n_rescanned=min_n_rescanned,
         quantile_check=quantile_check,
         literature=None if literature is None else str(literature),
+        agreement=None if agreement is None else str(agreement),
     )
 
 

@@ -100,6 +100,10 @@ BESIDE_COLUMNS = {
         *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
         *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
     ],
+    "two_models": [
+        *["structure", "other_model", "variable", "level", *_ends("difference_mean_pct")],
+        *["limit_low_pct", "limit_high_pct", "dice_median", "n_used"],
+    ],
 }
 """Tables that an analysis may lack: what is drawn from them is then left out."""
 

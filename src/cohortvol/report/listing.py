@@ -170,3 +170,32 @@ def tipping_table(analysis: Analysis) -> Table:
         "would be no trend. The Dice is that of the model's publisher; a drift was not measured."
     )
     return Table("Bias needed to cancel a slope", header, rows, note, "tipping")
+
+
+def two_models_table(analysis: Analysis) -> Table:
+    """How another segmentation model differs, in all scans and by age, sex and height."""
+    rows = []
+    name = "difference_mean_pct"
+    words = {"age_years": "age", "height_cm": "height", "sex": "sex", "all": "all"}
+    for row in analysis.table("two_models").dropna(subset=[name]).to_dict("records"):
+        level = row["level"] if isinstance(row["level"], str) else ""
+        level = style.SEX_WORD.get(level, level)
+        low, high = (style.number(row[f"limit_{end}_pct"]) for end in ("low", "high"))
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                f"{words.get(row['variable'], row['variable'])} {level}".strip(),
+                row["other_model"],
+                estimate_cells(row, name, q=False)[0],
+                f"{low} to {high}",
+                style.number(row["dice_median"], 2),
+                text_of_count(row["n_used"]),
+            ]
+        )
+    header = ["Structure", "Scans", "Other model", "Difference, % (95\u00a0%\u00a0CI)"]
+    header += ["Limits of agreement, %", "Median Dice", "n"]
+    note = (
+        "100 (other − this) / mean of both. A difference that changes with age is a trend that one "
+        "of the two models makes."
+    )
+    return Table("Another segmentation model", header, rows, note, "two_models")

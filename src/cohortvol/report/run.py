@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 TITLE = "Organ volumes and age"
 FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
-BESIDE = ("age_bands", "slopes_at_age", "peaks", "nonlinearity", "literature", "tipping")
+BESIDE = (
+    *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
+    *("literature", "tipping", "two_models"),
+)
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
 _OURS = re.compile(rf"({'|'.join(drawing.TITLES)})(_\d+)?")
@@ -213,6 +216,7 @@ def _tables(analysis: Analysis) -> dict[str, page.Table]:
         "slopes_at_age": listing.bends_table(analysis),
         "literature": listing.published_table(analysis),
         "tipping": listing.tipping_table(analysis),
+        "two_models": listing.two_models_table(analysis),
     }
     return tables | {name: table for name, table in beside.items() if table.rows}
 
