@@ -33,8 +33,15 @@ def box_pages(analysis: Analysis) -> Iterator[Page]:
             _draw(panel, here, groups)
             panels.head(panel, style.display_name(name), _correlations(analysis, name, groups))
         figure.align_ylabels(axes)
-        key = [Patch(facecolor=_FACE[sex], edgecolor=style.SEX_COLOUR[sex], linewidth=0.6,
-                     label=style.SEX_WORD[sex]) for sex in groups]  # fmt: skip
+        key = [
+            Patch(
+                facecolor=_FACE[sex],
+                edgecolor=style.SEX_COLOUR[sex],
+                linewidth=0.6,
+                label=style.SEX_WORD[sex],
+            )
+            for sex in groups
+        ]
         panels.key(figure, key)
         yield Page(figure, table[table["structure"].isin(names)], names)
 

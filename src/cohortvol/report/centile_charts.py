@@ -61,8 +61,15 @@ def _limits(panel: Axes, rows: pd.DataFrame) -> None:
 
 def _draw(panel: Axes, rows: pd.DataFrame, sex: str) -> None:
     if rows.empty:
-        panel.text(0.5, 0.5, "too few for centiles", transform=panel.transAxes, ha="center",
-                   size=style.SMALL_PT, color=style.QUIET)  # fmt: skip
+        panel.text(
+            0.5,
+            0.5,
+            "too few for centiles",
+            transform=panel.transAxes,
+            ha="center",
+            size=style.SMALL_PT,
+            color=style.QUIET,
+        )
         return
     age = rows["age_years"].to_numpy(float)
     at = {c: rows[f"p{c}_ml"].to_numpy(float) for c in CENTILES}
@@ -79,8 +86,15 @@ def _draw(panel: Axes, rows: pd.DataFrame, sex: str) -> None:
                 linewidth=1.2 if c == 50 else 0.5,
             )
     for c in CENTILES:
-        panel.annotate(str(c), (age[-1], at[c][-1]), (1.5, 0), textcoords="offset points",
-                       va="center", size=style.LEAST_PT, color=style.INK)  # fmt: skip
+        panel.annotate(
+            str(c),
+            (age[-1], at[c][-1]),
+            (1.5, 0),
+            textcoords="offset points",
+            va="center",
+            size=style.LEAST_PT,
+            color=style.INK,
+        )
 
 
 def _widened(flags: np.ndarray) -> np.ndarray:
@@ -95,8 +109,16 @@ def _key(figure: Figure, sexes: list[str], *, sparse: bool) -> None:
     entries: list[Line2D | Patch] = []
     for sex in sexes:
         colour, word = style.SEX_COLOUR[sex], style.SEX_WORD[sex]
-        entries.append(Line2D([], [], color=colour, linestyle=style.SEX_LINE[sex], linewidth=1.2,
-                              label=f"{word}: median"))  # fmt: skip
+        entries.append(
+            Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle=style.SEX_LINE[sex],
+                linewidth=1.2,
+                label=f"{word}: median",
+            )
+        )
         entries.append(Patch(facecolor=colour, alpha=0.38, label="25 to 75"))
         entries.append(Patch(facecolor=colour, alpha=0.14, label="5 to 95"))
     if sparse:

@@ -116,8 +116,11 @@ def _quartiles_of_age(rows: pd.DataFrame) -> pd.DataFrame:
 def _quantiles(rows: pd.DataFrame) -> pd.DataFrame:
     """Quantiles where enough scans are behind them, and the counts rounded."""
     n = rows["n"].astype("Float64")
-    kept = {name: rows[name].where((n >= least).fillna(False))
-            for name, least in LEAST_N.items() if name in rows}  # fmt: skip
+    kept = {
+        name: rows[name].where((n >= least).fillna(False))
+        for name, least in LEAST_N.items()
+        if name in rows
+    }
     return rows.assign(n=rounded(n), **kept)
 
 
@@ -166,10 +169,15 @@ def _missingness(rows: pd.DataFrame) -> pd.DataFrame:
     """Shares from rounded counts; none where one is not given, and no limits of the thirds."""
     scans, unusable = rounded(rows["n_scans"]), rounded(rows["n_unusable"])
     share = (100 * unusable / scans.mask(scans == 0)).astype("Float64")
-    level = rows["level"].astype(str).str.replace(r", .*", "", regex=True)
+    level = _without_limits(rows["level"])
     return rows.assign(
         n_scans=scans, n_unusable=unusable, unusable_pct=share.clip(upper=100), level=level
     )
+
+
+def _without_limits(levels: pd.Series) -> pd.Series:
+    """``upper third``, without the age or height at which it begins."""
+    return levels.astype(object).map(lambda level: level.split(", ")[0], na_action="ignore")
 
 
 _BESIDE: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
@@ -185,6 +193,7 @@ _BESIDE: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "literature": lambda rows: _estimates(rows),
     "tipping": lambda rows: rows,
     "asymmetry": lambda rows: _estimates(rows),
+    "two_models": lambda rows: _estimates(rows).assign(level=_without_limits(rows["level"])),
 }
 """Tables beside the slopes that a public report may show, and how; no other is shown."""
 

@@ -43,8 +43,7 @@ TITLES = {
 """Figures by name: the name is that of its files and of its caption."""
 ABSENT = {
     "trends": "No volume of a scan with age could be drawn.",
-    "centiles": "No centile charts: the analysis gives centiles for no structure, as too few people "
-    "of a sex have a usable volume.",
+    "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
     "heatmap": "No heat map: there is nothing to show in it.",

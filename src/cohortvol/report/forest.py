@@ -54,8 +54,15 @@ def forest_pages(
         shown = [name for name in names if name]
         here = rows[rows["structure"].isin(shown)]
         beside = published[published["structure"].isin(shown)]
-        yield _page(here, names, beside, analysis.sexes, level=level, limit=limit,
-                    planted=planted is not None)  # fmt: skip
+        yield _page(
+            here,
+            names,
+            beside,
+            analysis.sexes,
+            level=level,
+            limit=limit,
+            planted=planted is not None,
+        )
 
 
 def _bends(analysis: Analysis, rows: pd.DataFrame, level: float) -> list[bool]:
@@ -306,7 +313,7 @@ def _key(
                         markeredgewidth=0.6,
                         markerfacecolor=face,
                         label=f"published, {evidence.lower()}",
-                    )  # fmt: skip
+                    )
                 )
         entries.append(Line2D([], [], linestyle="", label=marks))
     figure.legend(

@@ -47,8 +47,10 @@ class _Block:
 def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
     """Pages of at most 50 structures under their organ systems."""
     structures = analysis.structures()
-    blocks = [block for block in _blocks(analysis, level) if block.columns]
-    if not structures or not blocks:
+    blocks = [
+        block for block in _blocks(analysis, level) if any(cells for _, cells in block.columns)
+    ]
+    if not blocks:
         return
     limits = [block.limit() for block in blocks]
     n_columns = sum(len(block.columns) for block in blocks)
@@ -58,9 +60,14 @@ def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
     table = _table(blocks, structures)
     for part in rows.pages_of_groups(by_system(structures), _MOST_ROWS):
         figure, axes = rows.page(
-            part, widths, row_mm=4.3, head_mm=_HEAD_MM, foot_mm=_FOOT_MM, name_mm=_NAME_MM,
+            part,
+            widths,
+            row_mm=4.3,
+            head_mm=_HEAD_MM,
+            foot_mm=_FOOT_MM,
+            name_mm=_NAME_MM,
             gap_mm=_GAP_MM,
-        )  # fmt: skip
+        )
         for axis, block, limit in zip(axes, blocks, limits, strict=True):
             _draw(axis, block, part, limit)
         rows.key(figure, _entries(level))
@@ -84,11 +91,22 @@ def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
     for model, words in (("M1", "Slope M1,\n%/decade"), ("M2", "Slope M2,\n%/decade")):
         here = slopes[slopes["model"] == model]
         if here[_SLOPE].notna().any():
-            yield _Block(words, [(style.SEX_WORD[sex], _cells(here[here["sex"] == sex], _SLOPE,
-                                 "q_value", level)) for sex in sexes])  # fmt: skip
+            yield _Block(
+                words,
+                [
+                    (
+                        style.SEX_WORD[sex],
+                        _cells(here[here["sex"] == sex], _SLOPE, "q_value", level),
+                    )
+                    for sex in sexes
+                ],
+            )
     bends = analysis.table("nonlinearity")
-    columns = [(style.SEX_WORD[sex], _cells(bends[bends["sex"] == sex], "q_value", "q_value", level))
-               for sex in sexes if (bends["sex"] == sex).any()]  # fmt: skip
+    columns = [
+        (style.SEX_WORD[sex], _cells(bends[bends["sex"] == sex], "q_value", "q_value", level))
+        for sex in sexes
+        if (bends["sex"] == sex).any()
+    ]
     yield _Block("Bend,\nq", columns, is_q=True)
     between = analysis.interactions
     if len(between) and between["difference_pct_per_decade"].notna().any():
@@ -116,8 +134,15 @@ def _draw(axis: Axes, block: _Block, part: rows.Rows, limit: float) -> None:
         axis.spines[side].set_visible(False)
     middle = (len(block.columns) - 1) / 2
     head: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "annotation_clip": False}
-    axis.annotate(block.title, (middle, -0.5), (0, 12.5), weight="bold", size=style.LABEL_PT,
-                  va="bottom", **head)  # fmt: skip
+    axis.annotate(
+        block.title,
+        (middle, -0.5),
+        (0, 12.5),
+        weight="bold",
+        size=style.LABEL_PT,
+        va="bottom",
+        **head,
+    )
     for place, (words, cells) in enumerate(block.columns):
         axis.annotate(words, (place, -0.5), (0, 4), size=style.SMALL_PT, **head)
         for name, row in part.places.items():
@@ -126,7 +151,7 @@ def _draw(axis: Axes, block: _Block, part: rows.Rows, limit: float) -> None:
             axis.add_patch(
                 Rectangle(
                     (place - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=0.6
-                )  # fmt: skip
+                )
             )
             axis.text(
                 place,

@@ -100,11 +100,17 @@ BESIDE_COLUMNS = {
         *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
         *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
     ],
+    "two_models": [
+        *["structure", "other_model", "variable", "level", *_ends("difference_mean_pct")],
+        *["limit_low_pct", "limit_high_pct", "dice_median", "n_used"],
+    ],
 }
 """Tables that an analysis may lack: what is drawn from them is then left out."""
 
-VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
-SCAN_COLUMNS = ["scan_id", "state", "reason", "age_years", "sex"]
+VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml"]
+SCAN_COLUMNS = ["scan_id", "age_years"]
+STATE_COLUMNS = ["state", "reason", "sex"]
+"""Of tables that cohortvol did not make: without a state every scan counts as measured."""
 PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
 
 QC_COLUMNS = ["qc", "qc_flags", "shard"]
@@ -140,8 +146,8 @@ class Analysis:
     @property
     def sexes(self) -> list[str]:
         """The sexes that are shown apart; only ``all`` where no sex is known."""
-        known = set(self.slopes["sex"])
-        return ["all"] if "all" in known and not known & {"F", "M"} else ["F", "M"]
+        counts = self.record.get("counts", {})
+        return ["all"] if counts.get("F", 1) == counts.get("M", 1) == 0 else ["F", "M"]
 
     @property
     def sentences(self) -> list[str]:
@@ -204,21 +210,32 @@ def read_analysis(folder: Path) -> Analysis:
 
 def read_scans(path: Path) -> pd.DataFrame:
     """One row per manifest row, with what the page says about where the numbers come from."""
-    return read_columns(path, SCAN_COLUMNS, [*PROVENANCE_COLUMNS, *QC_COLUMNS])
+    optional = [*STATE_COLUMNS, *PROVENANCE_COLUMNS, *QC_COLUMNS]
+    scans = read_columns(path, SCAN_COLUMNS, optional)
+    for name, otherwise in (("state", "done"), ("reason", None), ("sex", None)):
+        if name not in scans:
+            scans[name] = pd.array([otherwise] * len(scans), dtype=object)
+    return scans
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
     """Volumes that are drawn against age: scan_id, structure, sex, age_years, volume_ml.
 
     The same rows as `analyse` uses: finished scans of known age and sex, structures found,
-    not excluded by QC, and not cut by the field of view unless `keep_cut`.
+    not excluded by QC, and not cut by the field of view unless `keep_cut`. Where no scan has a
+    sex, all of them are drawn, with sex ``all``.
     """
-    table = read_columns(volumes, VOLUME_COLUMNS, ["qc"])
-    wanted = ["ok", "cut"] if keep_cut else ["ok"]
-    keep = table["status"].isin(wanted) & (table["volume_ml"] > 0)
+    table = read_columns(volumes, VOLUME_COLUMNS, ["status", "cut_by_fov", "qc"])
+    keep = table["volume_ml"] > 0
+    if "status" in table:
+        keep &= table["status"].isin(["ok", "cut"] if keep_cut else ["ok"])
+    elif "cut_by_fov" in table and not keep_cut:
+        keep &= ~table["cut_by_fov"].fillna(False).astype(bool)
     if "qc" in table:
         keep &= table["qc"].fillna("pass") != "exclude"
-    usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
+    usable = scans[scans["state"] == "done"]
+    known = usable["sex"].isin(["F", "M"])
+    usable = usable[known] if scans["sex"].isin(["F", "M"]).any() else usable.assign(sex="all")
     if "qc" in usable:
         usable = usable[usable["qc"].fillna("pass") != "exclude"]
     usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]

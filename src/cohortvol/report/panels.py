@@ -113,7 +113,7 @@ def key(figure: Figure, entries: Sequence[Line2D | Any]) -> None:
         handles=list(entries),
         loc="upper left",
         bbox_to_anchor=(_KEY_MM / style.DOUBLE_COLUMN_MM, 1 - 1.2 / height),
-        ncols=_columns([entry.get_label() for entry in entries]),
+        ncols=_columns([str(entry.get_label()) for entry in entries]),
         frameon=False,
         borderaxespad=0,
         borderpad=0,
@@ -241,6 +241,6 @@ def people_key(sexes: Sequence[str], *, binned: bool) -> list[Line2D]:
                 markersize=size,
                 markeredgewidth=0,
                 label=label,
-            )  # fmt: skip
+            )
         )
     return entries

@@ -50,15 +50,29 @@ def _draw(axis: Axes, table: pd.DataFrame, places: dict[str, int], colour: str) 
             )
             y = places[row["structure"]] + offset
             axis.plot([low, high], [y, y], color=colour, linewidth=0.8)
-            axis.plot(value, y, marker="o", markersize=3.0, markeredgecolor=colour,
-                      markeredgewidth=0.8,
-                      markerfacecolor="white" if kind == "between" else colour)  # fmt: skip
+            axis.plot(
+                value,
+                y,
+                marker="o",
+                markersize=3.0,
+                markeredgecolor=colour,
+                markeredgewidth=0.8,
+                markerfacecolor="white" if kind == "between" else colour,
+            )
 
 
 def _key() -> list[Line2D]:
     words = {"between": "between people of different ages", "within": "within people, rescanned"}
     return [
-        Line2D([], [], color=style.INK, marker="o", markersize=3.0, linewidth=0.8,
-               markerfacecolor="white" if kind == "between" else style.INK, label=words[kind])
+        Line2D(
+            [],
+            [],
+            color=style.INK,
+            marker="o",
+            markersize=3.0,
+            linewidth=0.8,
+            markerfacecolor="white" if kind == "between" else style.INK,
+            label=words[kind],
+        )
         for kind in _KINDS
-    ]  # fmt: skip
+    ]

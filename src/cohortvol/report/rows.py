@@ -75,8 +75,15 @@ def page(
     for place, name in enumerate(rows.names):
         if place in rows.headings:
             band = False
-            labels.text(1.0, place + 0.08, name, va="center", size=style.LABEL_PT, weight="bold",
-                        color=style.QUIET)  # fmt: skip
+            labels.text(
+                1.0,
+                place + 0.08,
+                name,
+                va="center",
+                size=style.LABEL_PT,
+                weight="bold",
+                color=style.QUIET,
+            )
             continue
         if band := not band:
             labels.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0)

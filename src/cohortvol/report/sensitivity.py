@@ -21,7 +21,7 @@ WORDS = {
     ("tobit", "M2"): "Cut as bounds (Tobit), M2",
     ("huber", "M2"): "Robust (Huber), M2",
     ("without_outliers", "M2"): "Without outliers, M2",
-    ("site_fixed", "M2"): "Site effects, M2",
+    ("size_only", "M2"): "Without site effects, M2",
     ("site_harmonised", "M2"): "Sites harmonised, M2",
 }
 """What the rows are called, from top to bottom; another analysis stands below by its own name."""
@@ -38,8 +38,9 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
         return
     found = set(zip(table["analysis"], table["model"], strict=True))
     ways = [way for way in WORDS if way in found] + sorted(found - set(WORDS))
-    shape = Shape(panel_mm=3.6 * len(ways) + 2, head_mm=6.0, foot_mm=8.5, left_mm=31.0,
-                  gutter_mm=5.0)  # fmt: skip
+    shape = Shape(
+        panel_mm=3.6 * len(ways) + 2, head_mm=6.0, foot_mm=8.5, left_mm=31.0, gutter_mm=5.0
+    )
     structures = [name for name in analysis.structures() if name in set(table["structure"])]
     for names in panels.pages_of(structures, shape):
         figure, axes = panels.grid(len(names), shape, x="% per decade (95% CI)", y="")
@@ -51,12 +52,28 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
                 panel.set_yticks([])
             panels.head(panel, style.display_name(name))
         key = [
-            Line2D([], [], color=style.SEX_COLOUR[sex], linestyle=style.SEX_LINE[sex],
-                   linewidth=0.8, marker=_MARKER[sex], markersize=3, label=style.SEX_WORD[sex])
+            Line2D(
+                [],
+                [],
+                color=style.SEX_COLOUR[sex],
+                linestyle=style.SEX_LINE[sex],
+                linewidth=0.8,
+                marker=_MARKER[sex],
+                markersize=3,
+                label=style.SEX_WORD[sex],
+            )
             for sex in sexes
-        ]  # fmt: skip
-        key.append(Line2D([], [], color=style.QUIET, linewidth=0.5, linestyle=":",
-                          label="complete cases of the same model"))  # fmt: skip
+        ]
+        key.append(
+            Line2D(
+                [],
+                [],
+                color=style.QUIET,
+                linewidth=0.5,
+                linestyle=":",
+                label="complete cases of the same model",
+            )
+        )
         panels.key(figure, key)
         yield Page(figure, table[table["structure"].isin(names)], names)
 
@@ -84,12 +101,24 @@ def _draw(panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: 
         place = places[row["analysis"], row["model"]]
         line: dict[str, Any] = {"color": style.SEX_COLOUR[sex], "zorder": 3}
         panel.plot([row[_LOW], row[_HIGH]], [place + offset] * 2, linewidth=0.8, **line)
-        panel.plot(row[_SLOPE], place + offset, marker=_MARKER[sex], markersize=2.6,
-                   markeredgewidth=0, **line)  # fmt: skip
+        panel.plot(
+            row[_SLOPE],
+            place + offset,
+            marker=_MARKER[sex],
+            markersize=2.6,
+            markeredgewidth=0,
+            **line,
+        )
         if row["analysis"] == "complete":
             rows = [i for i, model in enumerate(models) if model == row["model"]]
-            panel.plot([row[_SLOPE]] * 2, [rows[0] - 0.4, rows[-1] + 0.4], linewidth=0.5,
-                       linestyle=":", color=style.SEX_COLOUR[sex], zorder=2)  # fmt: skip
+            panel.plot(
+                [row[_SLOPE]] * 2,
+                [rows[0] - 0.4, rows[-1] + 0.4],
+                linewidth=0.5,
+                linestyle=":",
+                color=style.SEX_COLOUR[sex],
+                zorder=2,
+            )
     low, high = panel.get_xlim()
     panel.set_xlim(min(low, -0.5), max(high, 0.5))
     style.number_ticks(panel.xaxis, 5)

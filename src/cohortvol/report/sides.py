@@ -23,8 +23,8 @@ def pairs(points: pd.DataFrame, stem: str) -> pd.DataFrame:
         points.loc[points["structure"] == f"{stem}_{side}"].set_index("scan_id")
         for side in ("left", "right")
     ]
-    both = sides[0].join(sides[1][["volume_ml"]], how="inner", rsuffix="_right")
-    left, right = both["volume_ml"], both["volume_ml_right"]
+    both = sides[0].join(sides[1]["volume_ml"].rename("right_ml"), how="inner")
+    left, right = both["volume_ml"], both["right_ml"]
     return pd.DataFrame(
         {
             "sex": both["sex"],
@@ -56,8 +56,16 @@ def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False
             _head(panel, stem, kind, rows, analysis.sexes)
         key = panels.people_key(analysis.sexes, binned=binned)
         key.append(Line2D([], [], color=style.INK, linewidth=0.9, label="mean"))
-        key.append(Line2D([], [], color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)),
-                          label="limits of agreement"))  # fmt: skip
+        key.append(
+            Line2D(
+                [],
+                [],
+                color=style.INK,
+                linewidth=0.8,
+                linestyle=(0, (4, 2)),
+                label="limits of agreement",
+            )
+        )
         panels.key(figure, key)
         columns = ["pair", "panel", "kind", "sex", "age_years", "asymmetry_pct", "mean_ml"]
         columns += ["difference_ml", "n"]
@@ -78,8 +86,9 @@ def _asymmetry(
     for sex in sexes:
         if sex in rows.index:
             mean = float(rows.loc[sex, "asymmetry_mean_pct"])
-            panel.axhline(mean, color=style.SEX_COLOUR[sex], linewidth=0.9,
-                          linestyle=style.SEX_LINE[sex])  # fmt: skip
+            panel.axhline(
+                mean, color=style.SEX_COLOUR[sex], linewidth=0.9, linestyle=style.SEX_LINE[sex]
+            )
     panel.set_xlabel("Age (years)", labelpad=2)
     panel.set_ylabel("200 (L − R) / (L + R), %", labelpad=1)
     _ticks(panel)
@@ -101,8 +110,9 @@ def _agreement(
     if group in rows.index:
         panel.axhline(float(rows.loc[group, "bias_ml"]), color=style.INK, linewidth=0.9)
         for end in ("limit_low_ml", "limit_high_ml"):
-            panel.axhline(float(rows.loc[group, end]), color=style.INK, linewidth=0.8,
-                          linestyle=(0, (4, 2)))  # fmt: skip
+            panel.axhline(
+                float(rows.loc[group, end]), color=style.INK, linewidth=0.8, linestyle=(0, (4, 2))
+            )
     panel.set_xlabel("Mean of L and R (mL)", labelpad=2)
     panel.set_ylabel("L − R (mL)", labelpad=1)
     _ticks(panel)

@@ -152,7 +152,7 @@ def number_ticks(axis: Axis, most: int, **locator: Any) -> None:
     """At most this many ticks, all written with the same number of digits."""
     axis.set_major_locator(MaxNLocator(most, **{"steps": [1, 2, 5, 10], **locator}))
 
-    def written(value: float, _place: int | None) -> str:
+    def written(value: float, _place: float) -> str:
         places = np.asarray(axis.get_majorticklocs(), dtype=float)
         digits = next((d for d in range(4) if np.allclose(places, places.round(d), atol=1e-9)), 4)
         return number(value, digits)

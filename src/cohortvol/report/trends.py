@@ -102,7 +102,7 @@ def _draw_panel(
     data = pd.concat([drawn, fit.assign(kind="fit"), pd.DataFrame(shown)], ignore_index=True)
     columns = ["structure", "kind", "sex", "model", "age_years", "volume_ml", "n"]
     columns += ["volume_ml_ci_low", "volume_ml_ci_high"]
-    columns += ["sd_ml", "evidence", "source"] if shown else []
+    columns += ["sd_ml", "reference_n", "evidence", "source"] if shown else []
     return data.reindex(columns=columns), hexagons
 
 
@@ -135,7 +135,7 @@ def _draw_reference(panel: Axes, row: dict[str, Any]) -> dict[str, Any]:
         "age_years": at,
         "volume_ml": mean,
         "sd_ml": sd,
-        "n": row["reference_n"],
+        "reference_n": row["reference_n"],
         "evidence": row["evidence"],
         "source": row["source"],
     }
@@ -227,6 +227,6 @@ def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, *, binned:
                     markerfacecolor=face,
                     markeredgewidth=0.6,
                     label=f"published, {evidence.lower()}",
-                )  # fmt: skip
+                )
             )
     panels.key(figure, entries)
