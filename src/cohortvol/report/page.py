@@ -40,8 +40,8 @@ VARIABLES = {
 }
 """How Table 1 names its variables; another variable is shown by its own name."""
 
-SCREEN_PX = 1600
-"""Width of a figure on the page; the page shows it at 1,080 px at most, sharp on dense screens."""
+SCREEN_PX, SCREEN_COLOURS = 1280, 128
+"""Width and colours of a figure on the page, which shows it at 1,032 px at most."""
 
 _CI = "95\u00a0%\u00a0CI"  # no line break inside
 _PCT, _ML = "slope_pct_per_decade", "slope_ml_per_decade"
@@ -92,14 +92,16 @@ def png_uri(png: bytes) -> str:
 
 
 def for_screen(png: bytes) -> bytes:
-    """A figure for the page: as wide as a screen shows it, in a palette of 256 colours.
+    """A figure for the page: as wide as a screen shows it, in a palette of a few colours.
 
     The files beside the page keep the full resolution.
     """
     with Image.open(io.BytesIO(png)) as image:
         height = round(image.height * SCREEN_PX / image.width)
         small = image.convert("RGB").resize((SCREEN_PX, height), Image.Resampling.LANCZOS)
-    palette = small.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = small.quantize(
+        SCREEN_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+    )
     buffer = io.BytesIO()
     palette.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
