@@ -50,6 +50,25 @@ INTRODUCTIONS = {
     "analyse/dropped": "Who is not in the trends of a structure, and why.",
     "analyse/table1": "Who is in the cohort.",
     "analyse/flow": "From rows of the manifest to scans usable for trends.",
+    "analyse/nonlinearity": "Whether the change with age bends, per structure and sex.",
+    "analyse/slopes_at_age": "Change at 35, 50, 65 and 80 years, where the trend bends.",
+    "analyse/peaks": "Age at which a trend that bends is highest.",
+    "analyse/body_size": "How volumes go with height and BMI, and the slope unadjusted, adjusted "
+    "and as a ratio, on the same scans.",
+    "analyse/diagnostics": "What to look at before a slope is believed.",
+    "analyse/influence": "The scans that move each structure's model most. Holds scan ids.",
+    "analyse/quartiles": "Box plots by quartile of age, as published studies draw them.",
+    "analyse/age_bands": "Distribution of the volumes by age and sex.",
+    "analyse/centiles": "Centile curves by age and sex, by LMS and by quantile regression.",
+    "analyse/calibration": "How many subjects lie below each centile, by age band.",
+    "analyse/within_between": "Slopes within people and between them, where people were rescanned.",
+    "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
+    "analyse/missingness": "Who has no usable volume of a structure.",
+    "analyse/literature": "The slopes beside published values, one row each.",
+    "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
+    "analyse/asymmetry": "Left against right of paired structures.",
+    "analyse/two_models": "How another segmentation model differs, by age, sex and height; empty "
+    "unless `analyse --agreement` was given.",
 }
 
 TYPES = {

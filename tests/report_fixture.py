@@ -111,5 +111,10 @@ def write_cohort(
     write_table(folder / "scans.parquet", scans, SCANS)
     write_table(folder / "volumes.parquet", make_volumes(scans, structures, seed), VOLUMES)
     planted_slopes().to_csv(folder / "planted.csv", index=False)
-    analyse.run(folder / "volumes.parquet", folder / "scans.parquet", folder / "analyse")
+    analyse.run(
+        folder / "volumes.parquet",
+        folder / "scans.parquet",
+        folder / "analyse",
+        bootstrap_draws=100,
+    )
     return folder

@@ -39,7 +39,7 @@ def test_slope_is_per_decade_in_percent_and_ml_as_statsmodels_has_it(cohort, tab
     data = volumes[volumes["structure"] == "liver"].merge(scans, on="scan_id")
     data["a"] = (data["age_years"] - 50) / 10
     data["bmi"] = data["weight_kg"] / (data["height_cm"] / 100) ** 2
-    for model, size in (("M1", ""), ("M2", " + np.log(height_cm) + np.log(bmi)")):
+    for model, size in (("M1", ""), ("M2", " + np.log(height_cm) + np.log(bmi) + site")):
         joint = smf.ols(f"np.log(volume_ml) ~ a * sex{size}", data).fit(cov_type="HC3", use_t=True)
         for sex, test in (("F", "a = 0"), ("M", "a + a:sex[T.M] = 0")):
             theirs = joint.t_test(test)

@@ -95,7 +95,8 @@ def test_the_search_does_find_what_a_report_for_the_house_may_hold(made, tmp_pat
 def test_every_count_of_every_table_is_zero_a_multiple_of_five_or_not_given(made):
     seen = 0
     for name, table in tables(made / "public").items():
-        for column in table.columns.intersection(["n", "n_used", "n_dropped"]):
+        counted = [column for column in table if column == "n" or column.startswith("n_")]
+        for column in counted:
             counts = table[column].dropna()
             seen += len(counts)
             assert (counts % 5 == 0).all(), (name, column)
@@ -164,7 +165,7 @@ def test_quartiles_of_age_above_90_are_written_as_90_or_more():
 
 def test_no_scan_is_drawn_by_itself_however_few_there_are(made):
     drawn = tables(made / "public")["trends"]
-    assert set(drawn["kind"]) <= {"hexagon", "fit"}
+    assert set(drawn["kind"]) <= {"hexagon", "fit", "published"}
     hexagons = drawn[drawn["kind"] == "hexagon"]
     assert (hexagons["n"] >= 5).all()
     if len(pd.read_parquet(made / "scans.parquet")) == 900:

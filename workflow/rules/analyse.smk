@@ -3,6 +3,7 @@ rule analyse:
     input:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
+        literature=config["analyse"]["literature"] or [],
     output:
         "<results>/analyse/analyse.json",
         "<results>/analyse/files.sha256",
@@ -18,8 +19,17 @@ rule analyse:
     params:
         folder=subpath(output[0], parent=True),
         cut="--exclude-cut" if config["analyse"]["exclude_cut"] else "--keep-cut",
+        quantiles=(
+            "--quantile-check"
+            if config["analyse"]["quantile_check"]
+            else "--no-quantile-check"
+        ),
         settings=options(
-            {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
+            {
+                k: v
+                for k, v in config["analyse"].items()
+                if k not in ("exclude_cut", "quantile_check")
+            }
         ),
         version=cohortvol.__version__,
     shell:
@@ -29,6 +39,7 @@ rule analyse:
             --scans {input.scans:q} \
             --out {params.folder:q} \
             {params.cut} \
+            {params.quantiles} \
             {params.settings:q} \
             2>{log:q}
         """

@@ -127,6 +127,7 @@ with told_without_traceback():
             ("decisions", config["decisions"]),
             ("withdrawals", config["withdrawals"]),
             ("measure.plausible_ml", config["measure"]["plausible_ml"]),
+            ("analyse.literature", config["analyse"]["literature"]),
             ("report.planted", config["report"]["planted"]),
         ):
             if path is not None:

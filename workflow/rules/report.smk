@@ -9,7 +9,21 @@ rule report:
         templates=REPORT_TEMPLATES,
     output:
         **CONTACT_SHEET,
-        page="<results>/report/index.html",
+        page=report(
+            "<results>/report/index.html",
+            caption="../../reports/snakemake/page.rst",
+            category="Report",
+        ),
+        flow=report(
+            "<results>/report/figures/flow.png",
+            caption="../../reports/snakemake/flow.rst",
+            category="Figures",
+        ),
+        slopes=report(
+            "<results>/report/tables/slopes.csv",
+            caption="../../reports/snakemake/slopes.rst",
+            category="Tables",
+        ),
         digests="<results>/report/files.sha256",
     log:
         "<logs>/report/report.log",

@@ -55,17 +55,31 @@ class Cohort:
     """Volumes that people accepted against automatic QC and that are used."""
     rows_without_scan: int
     """Rows of the volumes table whose scan_id the scans table does not have."""
+    segmentation_model: str | None
+    """Whose volumes these are; None where the volumes table does not say."""
+    doubted: np.ndarray
+    """(scans, structures) of bool: QC excludes this volume, whatever else its reason says."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
         mask: np.ndarray = self.reason[:, structure] == USABLE
         return mask
 
+    def lower_bound(self, structure: int) -> np.ndarray:
+        """(scans,) of bool: left out as the field of view cuts it, and for nothing else."""
+        mask: np.ndarray = (self.reason[:, structure] == CUT) & ~self.doubted[:, structure]
+        return mask & (self.volume_ml[:, structure] > 0)
+
     @property
     def has_size(self) -> np.ndarray:
         """(scans,) of bool: height and weight are known."""
         mask: np.ndarray = self.scans["bmi"].notna().to_numpy(dtype=bool)
         return mask
+
+    @property
+    def knows_sex(self) -> bool:
+        """Whether anyone's sex is given; without, all are analysed together."""
+        return bool(self.scans["sex"].notna().any())
 
     @property
     def counted(self) -> np.ndarray:
@@ -77,8 +91,10 @@ class Cohort:
 
     @property
     def in_trends(self) -> np.ndarray:
-        """(scans,) of bool: counted, with known age and sex."""
-        known = self.scans["age_years"].notna() & self.scans["sex"].notna()
+        """(scans,) of bool: counted, with known age, and known sex where any is known."""
+        known = self.scans["age_years"].notna()
+        if self.knows_sex:
+            known &= self.scans["sex"].notna()
         mask: np.ndarray = self.counted & known.to_numpy(dtype=bool)
         return mask
 
@@ -137,11 +153,13 @@ def build(
     shape = (len(scans), len(structures))
     volume_ml = np.full(shape, np.nan)
     reason = np.full(shape, NOT_MEASURED, dtype=object)
+    doubted = np.zeros(shape, dtype=bool)
     row = np.asarray(done)[place[found]]
     volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
     reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
+    doubted[row, column[found]] = (volumes["qc"] == "exclude").to_numpy(dtype=bool)[found]
     for holds, why in (  # the last that holds wins: scan before structure, state before all
-        (scans["sex"].isna(), SEX_MISSING),
+        (scans["sex"].isna() & scans["sex"].notna().any(), SEX_MISSING),
         (scans["age_years"].isna(), AGE_MISSING),
         (scans["qc"] == "exclude", SCAN_QC),
         (excluded_by_review(scans), SCAN_REVIEW),
@@ -150,7 +168,9 @@ def build(
         reason[holds.to_numpy(dtype=bool)] = why
     used = reason[row, column[found]] == USABLE
     accepted = int((used & accepted_by_review(volumes[found]).to_numpy(dtype=bool)).sum())
-    return Cohort(scans, structures, volume_ml, reason, accepted, int((~known_anyhow).sum()))
+    strangers = int((~known_anyhow).sum())
+    model = next(iter(volumes["model"].dropna()), None) if "model" in volumes else None
+    return Cohort(scans, structures, volume_ml, reason, accepted, strangers, model, doubted)
 
 
 def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
@@ -187,7 +207,7 @@ def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
-    for name in ("reason", "qc", "qc_auto", "subject_id"):
+    for name in ("sex", "reason", "qc", "qc_auto", "subject_id"):
         if name not in scans:
             scans[name] = None
     for name in ("height_cm", "weight_kg"):

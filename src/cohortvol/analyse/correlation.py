@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from cohortvol.analyse.bands import implausibly_small
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.regression import bonferroni, two_sided_p
 from cohortvol.analyse.settings import Settings
@@ -31,6 +32,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Spearman's rho and Pearson's r of volume with age per structure, pooled and by sex.
 
+    Implausibly small volumes are left out, as published studies do, and counted.
     p takes every scan as independent; the note says ANA_REPEATED_MEASURES where they are not.
     Bonferroni counts the structures within one stratum (all, F or M).
 
@@ -41,14 +43,16 @@ def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
     strata = {name: cohort.of_sex(name) for name in ("all", "F", "M")}
+    small = implausibly_small(cohort)
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         usable = cohort.usable(index)
         for name, stratum in strata.items():
-            mask = usable & stratum
+            mask = usable & stratum & ~small[:, index]
             n = int(mask.sum())
             key = {"structure": structure, "sex": name}
             counts = {"n_used": n, "n_dropped": int(stratum.sum()) - n}
+            counts["n_implausible"] = int((usable & stratum & small[:, index]).sum())
             found = _of_one(ages[mask], cohort.volume_ml[mask, index], settings.min_n_fit)
             n_people = cohort.scans.loc[mask, "subject"].nunique()
             if n_people < n and "note" not in found:

@@ -14,8 +14,9 @@ from cohortvol.tables import COHORT_VOLUMES, SCANS, Column, read_table
 
 VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")
 VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc", "qc_auto")
-SCAN_COLUMNS = ("scan_id", "age_years", "sex")
+SCAN_COLUMNS = ("scan_id", "age_years")
 SCAN_EXTRAS = (
+    "sex",
     "state",
     "reason",
     "qc",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +41,47 @@ class Estimate:
     log10_p: float
 
 
-def fit(design: np.ndarray, responses: np.ndarray, subjects: np.ndarray | None = None) -> Fit:
+def orthonormal(
+    design: np.ndarray, names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """QR of a design whose columns were scaled to about unit length, and those lengths.
+
+    Lengths are powers of two, so that scaling is exact and the rank check does not depend on
+    units.
+
+    Returns
+    -------
+    tuple of arrays
+        q (n, terms), r (terms, terms) and length (terms,): ``design = q @ r * length``.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_COLLINEAR`` if the design has not full rank, with the `names` of the columns
+        that a combination of others gives.
+    """
+    length = np.linalg.norm(design, axis=0)
+    length = 2.0 ** np.ceil(np.log2(np.where(length > 0, length, 1.0)))
+    q, r = np.linalg.qr(design / length)
+    _, singular, directions = np.linalg.svd(r)
+    lost = singular <= RANK_TOLERANCE * singular[0]
+    if lost.any():
+        involved = np.flatnonzero((np.abs(directions[lost]) > 1e-6).any(axis=0)).tolist()
+        told = ", ".join(names[i] if names else f"column {i + 1}" for i in involved)
+        raise EstimateError("ANA_COLLINEAR", f"the terms of the model cannot be told apart: {told}")
+    return q, r, length
+
+
+def fit(
+    design: np.ndarray,
+    responses: np.ndarray,
+    subjects: np.ndarray | None = None,
+    names: Sequence[str] = (),
+) -> Fit:
     """Ordinary least squares by QR, with HC3 or cluster-robust covariance.
 
-    Columns are scaled to about unit length before the QR, so that the rank check does not
-    depend on units. The normal equations are never formed from the raw design: they lose half the
-    digits (NIST Wampler).
+    The normal equations are never formed from the raw design: they lose half the digits (NIST
+    Wampler). For many structures on one design there is `batch.fit_many`.
 
     Parameters
     ----------
@@ -57,6 +93,8 @@ def fit(design: np.ndarray, responses: np.ndarray, subjects: np.ndarray | None =
         Who each row belongs to, as in `count_subjects`. If any value repeats, the covariance
         is cluster-robust by subject with the factor G/(G-1) (n-1)/(n-terms), on G - 1
         degrees of freedom. Otherwise it is HC3 on n - terms.
+    names : sequence of str, optional
+        What the columns are called in errors.
 
     Raises
     ------
@@ -69,14 +107,7 @@ def fit(design: np.ndarray, responses: np.ndarray, subjects: np.ndarray | None =
     n, terms = design.shape
     if n <= terms:
         raise EstimateError("ANA_TOO_FEW", f"{n} rows for {terms} terms")
-    length = np.linalg.norm(design, axis=0)
-    length = 2.0 ** np.ceil(np.log2(np.where(length > 0, length, 1.0)))  # exact in floating point
-    scaled = design / length
-    q, r = np.linalg.qr(scaled)
-    singular = np.linalg.svd(r, compute_uv=False)
-    if singular[-1] <= RANK_TOLERANCE * singular[0]:
-        raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
-
+    q, r, length = orthonormal(design, names)
     coefficients = np.zeros((terms, responses.shape[1]))
     residuals = responses
     for _ in range(2):  # the second pass refines: two more digits on NIST Wampler 1
@@ -152,20 +183,90 @@ def two_sided_p(t: float, degrees_of_freedom: float) -> tuple[float, float]:
         shrink = (degrees_of_freedom + 1) / 2 * np.log1p(u * (2 * t + u) / spread)
         return float(np.exp(-shrink))
 
-    tail = scale * float(integrate.quad(ratio, 0, np.inf)[0])
+    tail = scale * _integral(ratio)
     log_p = np.log(2) + stats.t.logpdf(t, degrees_of_freedom) + np.log(tail)
     return p_value, float(log_p / np.log(10))
 
 
+@dataclass(frozen=True)
+class WaldTest:
+    """That some combinations of coefficients are all 0."""
+
+    statistic: float
+    """Quadratic form of the estimates in their robust covariance, chi-square in large samples."""
+    df: int
+    p_value: float
+    """From ``statistic / df`` as F on df and the degrees of freedom of the fit."""
+    log10_p: float
+
+
+def wald(fitted: Fit, weights: np.ndarray, response: int = 0) -> WaldTest:
+    """Robust Wald test of ``weights @ coefficients == 0``, `weights` being (df, terms).
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_COLLINEAR`` if the covariance of the combinations has not full rank.
+    """
+    weights = np.atleast_2d(np.asarray(weights, dtype=float))
+    values = weights @ fitted.coefficients[:, response]
+    covariance = weights @ fitted.covariance[response] @ weights.T
+    se = np.sqrt(np.diag(covariance))
+    if not (se > 0).all() or np.linalg.cond(covariance / np.outer(se, se)) > 1e12:
+        raise EstimateError("ANA_COLLINEAR", "the tested terms cannot be told apart")
+    statistic = float(values @ np.linalg.solve(covariance, values))
+    df = len(weights)
+    p_value, log10_p = upper_f_p(statistic / df, df, fitted.degrees_of_freedom)
+    return WaldTest(statistic, df, p_value, log10_p)
+
+
+def upper_f_p(value: float, df: int, degrees_of_freedom: float) -> tuple[float, float]:
+    """Upper tail of F, and its base-10 logarithm, which does not underflow."""
+    p_value = float(stats.f.sf(value, df, degrees_of_freedom))
+    if p_value > 1e-280:
+        return p_value, float(np.log10(p_value))
+
+    def log_density(x: float) -> float:
+        return float(
+            (df / 2 - 1) * np.log(x)
+            - (df + degrees_of_freedom) / 2 * np.log1p(df * x / degrees_of_freedom)
+        )
+
+    falls = (df + degrees_of_freedom) / 2 * df / (degrees_of_freedom + df * value)
+    scale = 1 / (falls - (df / 2 - 1) / value)
+    tail = scale * _integral(
+        lambda v: float(np.exp(log_density(value + scale * v) - log_density(value)))
+    )
+    log_p = float(stats.f.logpdf(value, df, degrees_of_freedom)) + np.log(tail)
+    return p_value, float(log_p / np.log(10))
+
+
+def _integral(function: Callable[[float], float]) -> float:
+    return float(integrate.quad(function, 0, np.inf)[0])
+
+
 def false_discovery_rate(p_values: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg q of one family of tests; NaN is no test, and stays NaN."""
+    adjusted: np.ndarray = np.minimum(_step_up(p_values), 1.0)
+    return adjusted
+
+
+def _step_up(p_values: np.ndarray) -> np.ndarray:
     p_values = np.asarray(p_values, dtype=float)
     q_values = np.full(p_values.shape, np.nan)
     tested = np.flatnonzero(~np.isnan(p_values))
     order = tested[np.argsort(p_values[tested], kind="stable")]
     ranked = p_values[order] * len(order) / np.arange(1, len(order) + 1)
-    q_values[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
+    q_values[order] = np.minimum.accumulate(ranked[::-1])[::-1]
     return q_values
+
+
+def false_discovery_rate_of_any_dependence(p_values: np.ndarray) -> np.ndarray:
+    """Benjamini-Yekutieli q: holds however the tests depend on each other; NaN stays NaN."""
+    tests = np.count_nonzero(~np.isnan(np.asarray(p_values, dtype=float)))
+    harmonic = (1 / np.arange(1, tests + 1)).sum()
+    adjusted: np.ndarray = np.minimum(_step_up(p_values) * harmonic, 1.0)
+    return adjusted
 
 
 def bonferroni(p_values: np.ndarray) -> np.ndarray:
@@ -203,6 +304,25 @@ def natural_spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
             cubed(knot)
             - cubed(before) * (last - knot) / (last - before)
             + cubed(last) * (before - knot) / (last - before)
+        )
+        columns.append(bend / (last - knots[0]) ** 2)
+    return np.column_stack(columns)
+
+
+def natural_spline_slope(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Derivative of `natural_spline` by x, in the same columns."""
+    x = np.asarray(x, dtype=float)
+    last, before = knots[-1], knots[-2]
+
+    def squared(knot: float) -> np.ndarray:
+        return 3 * np.clip(x - knot, 0, None) ** 2
+
+    columns = [np.ones(len(x))]
+    for knot in knots[:-2]:
+        bend = (
+            squared(knot)
+            - squared(before) * (last - knot) / (last - before)
+            + squared(last) * (before - knot) / (last - before)
         )
         columns.append(bend / (last - knots[0]) ** 2)
     return np.column_stack(columns)

@@ -14,13 +14,28 @@ import pandas as pd
 
 from cohortvol import __version__
 from cohortvol.analyse import cohort as cohort_of
+from cohortvol.analyse import nonlinearity as bends
+from cohortvol.analyse.asymmetry import asymmetry
+from cohortvol.analyse.bands import age_bands, quartiles
+from cohortvol.analyse.body_size import body_size
+from cohortvol.analyse.centiles import centiles
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
 from cohortvol.analyse.describe import dropped, flow, summary, table1
+from cohortvol.analyse.designs import FACTORS, factors_of
+from cohortvol.analyse.diagnostics import diagnostics
+from cohortvol.analyse.groups import models_of
 from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.literature import literature
+from cohortvol.analyse.measurement_error import tipping
 from cohortvol.analyse.outputs import write
+from cohortvol.analyse.repeats import within_between
+from cohortvol.analyse.selection import missingness
+from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
-from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years, models_of, trends
+from cohortvol.analyse.slopes import trends
+from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years
+from cohortvol.analyse.two_models import two_models
 from cohortvol.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
@@ -28,7 +43,9 @@ log = logging.getLogger(__name__)
 FAMILIES = {
     "slopes": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
     "interactions": "Benjamini-Hochberg over all structures of one model",
+    "nonlinearity": "Benjamini-Hochberg over all structures and sexes (all, F, M)",
     "correlations": "Bonferroni over all structures of one stratum (all, F or M)",
+    "asymmetry": "Benjamini-Hochberg over all pairs and sexes (all, F, M)",
 }
 
 
@@ -63,6 +80,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         If a setting is unknown, or several segmentation models await a choice.
     """
     chosen = checked(settings)
+    given = {"literature": chosen.literature, "agreement": chosen.agreement}
+    beside = {name: Path(path) for name, path in given.items() if path}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
@@ -70,6 +89,11 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         segmentation_model=chosen.segmentation_model,
     )
     slopes, interactions = trends(cohort, chosen)
+    splines = bends.Splines(cohort, chosen)
+    nonlinearity = bends.nonlinearity(splines)
+    bent = bends.bent(nonlinearity, chosen)
+    slopes = bends.label_average(slopes, bent)
+    diagnosed, influence = diagnostics(cohort, chosen)
     tables = {
         "slopes": slopes,
         "interactions": interactions,
@@ -79,12 +103,22 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "dropped": dropped(cohort),
         "table1": table1(cohort, chosen),
         "flow": flow(cohort),
+        "nonlinearity": nonlinearity,
+        "slopes_at_age": bends.slopes_at_age(splines, bent),
+        "peaks": bends.peaks(splines, bent),
+        "body_size": body_size(cohort, chosen),
+        "diagnostics": diagnosed,
+        "influence": influence,
+        "quartiles": quartiles(cohort, chosen),
+        "age_bands": age_bands(cohort, chosen),
+        **_beside(cohort, slopes, chosen),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
     record = {
-        "settings": asdict(chosen),
+        "settings": asdict(chosen) | {name: path.name for name, path in beside.items()},
         "models": list(models_of(cohort)),
+        "covariates": covariates(cohort, slopes),
         "families": FAMILIES,
         "spline": {
             "knot_percentiles": list(KNOT_PERCENTILES),
@@ -96,7 +130,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "sentences": sentences(cohort, slopes, chosen),
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}
-            for name, path in (("volumes", volumes), ("scans", scans))
+            for name, path in {"volumes": volumes, "scans": scans, **beside}.items()
         },
         "versions": _versions(),
     }
@@ -110,6 +144,22 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         counts["structures"],
     )
     return record
+
+
+def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+    """Centiles, and what tells how far the slopes can be trusted."""
+    curves_of_centiles, calibration = centiles(cohort, settings)
+    return {
+        "centiles": curves_of_centiles,
+        "calibration": calibration,
+        "within_between": within_between(cohort, settings),
+        "sensitivity": sensitivity(cohort, settings),
+        "missingness": missingness(cohort, settings),
+        "literature": literature(cohort, settings),
+        "tipping": tipping(cohort, slopes),
+        "asymmetry": asymmetry(cohort, settings),
+        "two_models": two_models(cohort, settings),
+    }
 
 
 def _counts(cohort: Cohort) -> dict[str, int]:
@@ -134,6 +184,24 @@ def _counts(cohort: Cohort) -> dict[str, int]:
     }
 
 
+def covariates(cohort: Cohort, slopes: pd.DataFrame) -> dict[str, Any]:
+    """What M2 is adjusted for in any structure, and why not for the rest of `FACTORS`."""
+    m2 = slopes[slopes["model"] == "M2"] if len(slopes) else slopes
+    given = m2["adjusted_for"].dropna() if "adjusted_for" in m2 else []
+    adjusted = list(dict.fromkeys(name for text in given for name in text.split(", ")))
+    varying = {factor.name for factor in factors_of(cohort)}
+    left_out = {}
+    for name in ("height", "BMI"):
+        if name not in adjusted:
+            left_out[name] = "no M2 could be fitted" if cohort.has_size.any() else "not known"
+    for name in FACTORS:
+        if name not in adjusted:
+            here = name in cohort.scans and cohort.scans[name].notna().any()
+            unused = "the same for all scans" if here else "not known"
+            left_out[name] = "see the notes of M2" if name in varying else unused
+    return {"adjusted_for": adjusted, "left_out": left_out}
+
+
 def _findings(slopes: pd.DataFrame, settings: Settings) -> dict[str, int]:
     """How many slopes of each model have a q value below the false discovery rate."""
     if slopes.empty:
@@ -150,9 +218,15 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         "the ageing of one person.",
         "Unless the scans were drawn at random from a population, the results describe the "
         "people scanned and not a population.",
-        "No model adjusts for site, scanner or sequence.",
     ]
-    if "M2" not in models_of(cohort):
+    fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in FACTORS]
+    if fixed:
+        said.append(f"M2 and M3 have fixed effects of {', '.join(fixed)}; M1 has not.")
+    else:
+        said.append(f"No model adjusts for {', '.join(FACTORS[:-1])} or {FACTORS[-1]}.")
+    if not cohort.knows_sex:
+        said.append("Sex is not known: women and men are analysed as one.")
+    if not cohort.has_size.any():
         said.append("Height and weight are not known: no result is adjusted for body size.")
     notes = slopes["note"].fillna("") if len(slopes) else pd.Series(dtype=str)
     for mark, meaning in (

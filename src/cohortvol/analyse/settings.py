@@ -7,6 +7,15 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
 
+LEAST = {
+    "min_n_per_sex": 1,
+    "min_n_fit": 3,
+    "suppress_below": 0,
+    "min_n_centiles": 50,
+    "min_n_rescanned": 20,
+}
+"""Settings that are counts, with the least that makes sense."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,6 +37,22 @@ class Settings:
     """Counts of people from 1 to one less than this are not printed in Table 1."""
     top_levels: int = 8
     """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
+    min_n_per_level: int = 20
+    """Scans that a site, scanner, sequence or contrast needs for a term of its own in M2."""
+    bootstrap_draws: int = 500
+    """Draws of subjects behind the interval of the age of a peak."""
+    seed: int = 1
+    """Of the random draws."""
+    min_n_centiles: int = 300
+    """Usable subjects per sex below which there are no centiles."""
+    min_n_rescanned: int = 200
+    """Subjects scanned at several ages below which slopes within people are not estimated."""
+    quantile_check: bool = True
+    """Fit every centile by quantile regression too, as a check on LMS."""
+    literature: str | None = None
+    """CSV of published volumes to compare with, besides those that come with cohortvol."""
+    agreement: str | None = None
+    """Table in which `assemble` gathered the comparison with another segmentation model."""
 
 
 def checked(settings: dict[str, Any]) -> Settings:
@@ -43,7 +68,16 @@ def checked(settings: dict[str, Any]) -> Settings:
         if name not in known:
             raise ConfigError(f"analyse: unknown setting {name!r}{did_you_mean(name, known)}")
     chosen = Settings(**settings)
-    for name, least in (("min_n_per_sex", 1), ("min_n_fit", 3), ("suppress_below", 0)):
+    for name, least in (
+        ("min_n_per_sex", 1),
+        ("min_n_fit", 3),
+        ("suppress_below", 0),
+        ("min_n_per_level", 2),
+        ("bootstrap_draws", 100),
+        ("seed", 0),
+        ("min_n_centiles", 50),
+        ("min_n_rescanned", 20),
+    ):
         if getattr(chosen, name) < least:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohortvol.cli import models
+from cohortvol.cli import models, reference
 from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=MAKE)(check)
     app.command(rich_help_panel=MAKE)(manifest_from_folder)
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
+    app.add_typer(reference.app, name="reference", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
     app.command(rich_help_panel=MAKE)(training_pairs)
     app.command(rich_help_panel=MAKE)(simulate)

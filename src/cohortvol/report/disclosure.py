@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def public(analysis: Analysis) -> Analysis:
         table1=_table1(analysis.table1),
         flow=_flow(analysis.flow),
         record=record,
+        beside={name: rule(analysis.table(name)) for name, rule in _BESIDE.items()},
     )
 
 
@@ -96,6 +98,104 @@ def _without_small_counts(sentence: str) -> str:
         return "Fewer than 5" if n is None else f"About {n:,}"
 
     return re.sub(r"^\d[\d,]*", shown, sentence)
+
+
+def _quartiles_of_age(rows: pd.DataFrame) -> pd.DataFrame:
+    """Boxes without whiskers, whose ends are single scans."""
+    kept = _quantiles(rows)
+    nothing = pd.array([np.nan] * len(rows), dtype=float)
+    return kept.assign(
+        whisker_low_ml=nothing,
+        whisker_high_ml=nothing,
+        n_implausible=rounded(rows["n_implausible"]),
+        age_above_years=_whole_years(rows["age_above_years"]),
+        age_to_years=_whole_years(rows["age_to_years"]),
+    )
+
+
+def _quantiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Quantiles where enough scans are behind them, and the counts rounded."""
+    n = rows["n"].astype("Float64")
+    kept = {
+        name: rows[name].where((n >= least).fillna(False))
+        for name, least in LEAST_N.items()
+        if name in rows
+    }
+    return rows.assign(n=rounded(n), **kept)
+
+
+def _whole_years(ages: pd.Series) -> pd.Series:
+    return top_coded(ages.astype(float).round())
+
+
+def _age_bands(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bands of age; one that begins above `OLDEST_YEARS` would tell of the oldest."""
+    return _quantiles(rows[rows["age_from_years"] <= OLDEST_YEARS])
+
+
+def _centiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Centiles at whole years up to `OLDEST_YEARS`, where the ages are not sparse."""
+    age = rows["age_years"].astype(float)
+    sparse = rows["sparse"].fillna(False).astype(bool)
+    kept = rows[(age == age.round()) & (age <= OLDEST_YEARS) & ~sparse]
+    return kept.assign(n_used=rounded(kept["n_used"]))
+
+
+def _peaks(rows: pd.DataFrame) -> pd.DataFrame:
+    names = [name for name in rows if str(name).startswith("peak_age_years")]
+    return _estimates(rows).assign(**{name: _whole_years(rows[name]) for name in names})
+
+
+def _slopes_at_age(rows: pd.DataFrame) -> pd.DataFrame:
+    return _estimates(rows[rows["age_years"].astype(float) <= OLDEST_YEARS])
+
+
+def _within_between(rows: pd.DataFrame) -> pd.DataFrame:
+    note = rows["note"].map(_without_numbers_of_people, na_action="ignore").astype(object)
+    counts = {name: rounded(rows[name]) for name in ("n_subjects", "n_rescanned")}
+    return _estimates(rows).assign(note=note, **counts)
+
+
+def _without_numbers_of_people(note: str) -> str:
+    return re.sub(r"(ANA_TOO_FEW: )[\d,]+ subjects ", r"\1subjects ", note)
+
+
+def _sensitivity(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = _estimates(rows).assign(n_censored=rounded(rows["n_censored"]))
+    return kept.assign(note=pd.array([None] * len(rows), dtype=object))
+
+
+def _missingness(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares from rounded counts; none where one is not given, and no limits of the thirds."""
+    scans, unusable = rounded(rows["n_scans"]), rounded(rows["n_unusable"])
+    share = (100 * unusable / scans.mask(scans == 0)).astype("Float64")
+    level = _without_limits(rows["level"])
+    return rows.assign(
+        n_scans=scans, n_unusable=unusable, unusable_pct=share.clip(upper=100), level=level
+    )
+
+
+def _without_limits(levels: pd.Series) -> pd.Series:
+    """``upper third``, without the age or height at which it begins."""
+    return levels.astype(object).map(lambda level: level.split(", ")[0], na_action="ignore")
+
+
+_BESIDE: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "nonlinearity": lambda rows: _estimates(rows),
+    "slopes_at_age": _slopes_at_age,
+    "peaks": _peaks,
+    "quartiles": _quartiles_of_age,
+    "age_bands": _age_bands,
+    "centiles": _centiles,
+    "within_between": _within_between,
+    "sensitivity": _sensitivity,
+    "missingness": _missingness,
+    "literature": lambda rows: _estimates(rows),
+    "tipping": lambda rows: rows,
+    "asymmetry": lambda rows: _estimates(rows),
+    "two_models": lambda rows: _estimates(rows).assign(level=_without_limits(rows["level"])),
+}
+"""Tables beside the slopes that a public report may show, and how; no other is shown."""
 
 
 def _curves(curves: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from cohortvol.report import style
+from cohortvol.report.inputs import Analysis
+from cohortvol.report.panels import Page
 
 NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
 """Hollow organs whose volume follows their filling: a slope here warns of bias elsewhere."""
 
-SEXES = ("F", "M")
 _ROW_MM, _HEAD_MM, _FOOT_MM = 5.6, 8.0, 13.0
 _NAME_MM, _PLOT_MM, _TEXT_MM, _GUTTER_MM = 29.0, 43.0, 32.0, 2.0
 _ROWS_PER_PAGE = 40
@@ -26,30 +25,24 @@ _SLOPE = "slope_pct_per_decade"
 _LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
 
 
-@dataclass(frozen=True)
-class ForestPage:
-    """One page of a forest plot."""
-
-    figure: Figure
-    data: pd.DataFrame
-    structures: list[str]
-
-
 def forest_pages(
-    slopes: pd.DataFrame, *, level: float, planted: pd.DataFrame | None = None
-) -> Iterator[ForestPage]:
+    analysis: Analysis, *, level: float, planted: pd.DataFrame | None = None
+) -> Iterator[Page]:
     """Women and men side by side, structures from the steepest fall to the steepest rise.
 
     Parameters
     ----------
-    slopes : pandas.DataFrame
-        The slopes table of `analyse`.
+    analysis : Analysis
+        Its slopes; where they bend, from the table of bends; and the published slopes.
     level : float
-        False discovery rate below which a slope is starred.
+        False discovery rate below which an estimate is marked.
     planted : pandas.DataFrame, optional
         Slopes a simulated cohort was drawn with; they are marked in the same rows.
     """
-    rows = slopes[slopes["sex"].isin(SEXES)].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    slopes = analysis.slopes
+    rows = slopes[slopes["sex"].isin(analysis.sexes)].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    rows = rows.assign(average=_bends(analysis, rows, level))
+    published = published_slopes(analysis) if planted is None else published_slopes(None)
     if planted is not None:
         rows = rows.merge(planted, on=["structure", "sex", "model"], validate="m:1")
     if rows.empty:
@@ -58,8 +51,45 @@ def forest_pages(
     order = _order(slopes, set(rows["structure"]))
     for start in range(0, len(order), _ROWS_PER_PAGE):
         names = order[start : start + _ROWS_PER_PAGE]
-        here = rows[rows["structure"].isin([name for name in names if name])]
-        yield _page(here, names, level=level, limit=limit, planted=planted is not None)
+        shown = [name for name in names if name]
+        here = rows[rows["structure"].isin(shown)]
+        beside = published[published["structure"].isin(shown)]
+        yield _page(
+            here,
+            names,
+            beside,
+            analysis.sexes,
+            level=level,
+            limit=limit,
+            planted=planted is not None,
+        )
+
+
+def _bends(analysis: Analysis, rows: pd.DataFrame, level: float) -> list[bool]:
+    """Whether the trend of each row bends, so that its slope is an average."""
+    table = analysis.table("nonlinearity")
+    bent = table[table["q_value"] < level]
+    known = set(zip(bent["structure"], bent["sex"], strict=True))
+    return [key in known for key in zip(rows["structure"], rows["sex"], strict=True)]
+
+
+def published_slopes(analysis: Analysis | None) -> pd.DataFrame:
+    """Published slopes in % per decade, as drawn: UNVERIFIED ones never.
+
+    A reference of both sexes together has sex ``all`` and is drawn beside either sex.
+    """
+    columns = ["structure", "sex", "slope", "age_from", "age_to", "evidence", "modality", "source"]
+    if analysis is None:
+        return pd.DataFrame(columns=columns)
+    table = analysis.table("literature").dropna(subset=["reference_slope_pct_per_decade"])
+    told = table["plotted"].fillna(False).astype(bool) & (table["evidence"] != "UNVERIFIED")
+    return table[told].rename(
+        columns={
+            "reference_slope_pct_per_decade": "slope",
+            "reference_age_low_years": "age_from",
+            "reference_age_high_years": "age_to",
+        }
+    )[columns]
 
 
 def _order(slopes: pd.DataFrame, wanted: set[str]) -> list[str]:
@@ -85,8 +115,15 @@ def _limit(rows: pd.DataFrame) -> float:
 
 
 def _page(
-    rows: pd.DataFrame, names: list[str], *, level: float, limit: float, planted: bool
-) -> ForestPage:
+    rows: pd.DataFrame,
+    names: list[str],
+    published: pd.DataFrame,
+    sexes: list[str],
+    *,
+    level: float,
+    limit: float,
+    planted: bool,
+) -> Page:
     body = _ROW_MM * len(names)
     height = _HEAD_MM + body + _FOOT_MM
     figure = style.new_figure(style.DOUBLE_COLUMN_MM, height)
@@ -114,20 +151,25 @@ def _page(
                 color=style.QUIET,
             )
     left = _NAME_MM
-    for sex in SEXES:
+    for sex in sexes:
         plot = figure.add_axes(_place(left, _PLOT_MM, height, body))
         text = figure.add_axes(_place(left + _PLOT_MM, _TEXT_MM, height, body), sharey=plot)
         here = rows[rows["sex"] == sex]
         _draw_sex(plot, text, here, names, sex=sex, level=level, limit=limit, planted=planted)
+        _draw_published(plot, published[published["sex"].isin([sex, "all"])], names, limit)
         left += _PLOT_MM + _TEXT_MM + _GUTTER_MM
-    _key(figure, rows, height, planted=planted, level=level)
+    _key(figure, rows, published, height, planted=planted, level=level)
     shown = [name for name in names if name]
     columns = ["structure", "sex", "model", _SLOPE, _LOW, _HIGH, "p_value", "q_value", "n_used"]
     if planted:
         columns.insert(3, "planted_pct_per_decade")
     data = rows.assign(order=rows["structure"].map({name: i for i, name in enumerate(shown)}))
-    data = data.sort_values(["order", "sex", "model"])[columns]
-    return ForestPage(figure, data.assign(negative_control=data["structure"].isin(controls)), shown)
+    data = data.sort_values(["order", "sex", "model"])[[*columns, "average"]]
+    data = data.assign(negative_control=data["structure"].isin(controls))
+    if len(published):
+        beside = published.rename(columns={"slope": _SLOPE}).assign(model="published")
+        data = pd.concat([data, beside], ignore_index=True)
+    return Page(figure, data, shown)
 
 
 def _place(
@@ -154,10 +196,7 @@ def _draw_sex(
     plot.axvline(0, color=style.INK, linewidth=0.5, zorder=1)
     plot.patch.set_visible(False)
     plot.set_xlabel("% per decade (95% CI)", labelpad=2)
-    plot.xaxis.set_major_locator(MaxNLocator(6, symmetric=True))
-    plot.xaxis.set_major_formatter(
-        lambda value, _: style.number(value, 0 if value == round(value) else 1)
-    )
+    style.number_ticks(plot.xaxis, 6, symmetric=True)
     colour = style.SEX_COLOUR[sex]
     plot.set_title(
         style.SEX_WORD[sex], color=colour, weight="bold", pad=9, size=style.TITLE_PT, loc="center"
@@ -184,11 +223,28 @@ def _draw_sex(
             true = row["planted_pct_per_decade"]
             plot.plot([true, true], [y - 0.19, y + 0.19], color=style.INK, linewidth=1.0, zorder=5)
             words = f"{style.number(true)} | {words}"
-        elif row["q_value"] < level:
-            words += " *"
         else:
-            words += "  "
+            words += " *" if row["q_value"] < level else "  "
+            words += " †" if row["average"] else "  "
         text.text(_TEXT_MM, y, words, ha="right", va="center_baseline", size=style.SMALL_PT)
+
+
+def _draw_published(plot: Axes, published: pd.DataFrame, names: list[str], limit: float) -> None:
+    """Diamonds between the two models: filled where VERIFIED, hollow where DERIVED."""
+    for row in published.to_dict("records"):
+        verified = row["evidence"] == "VERIFIED"
+        plot.plot(
+            min(max(row["slope"], -limit), limit),
+            names.index(row["structure"]),
+            marker="D",
+            markersize=2.9,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+            markerfacecolor=style.INK if verified else "white",
+            linestyle="",
+            zorder=5,
+            clip_on=False,
+        )
 
 
 def _draw_interval(plot: Axes, row: Mapping[str, Any], y: float, colour: str, limit: float) -> None:
@@ -210,8 +266,16 @@ def _draw_interval(plot: Axes, row: Mapping[str, Any], y: float, colour: str, li
     )
 
 
-def _key(figure: Figure, rows: pd.DataFrame, height: float, *, planted: bool, level: float) -> None:
-    words = {"M1": "M1: unadjusted for body size", "M2": "M2: adjusted for height and BMI"}
+def _key(
+    figure: Figure,
+    rows: pd.DataFrame,
+    published: pd.DataFrame,
+    height: float,
+    *,
+    planted: bool,
+    level: float,
+) -> None:
+    words = {"M1": "M1: unadjusted", "M2": "M2: adjusted, see the caption"}
     dot: dict[str, Any] = {"marker": "o", "linestyle": "-", "linewidth": 0.8, "markersize": 3.0}
     entries = [
         Line2D(
@@ -233,8 +297,25 @@ def _key(figure: Figure, rows: pd.DataFrame, height: float, *, planted: bool, le
         }
         entries.append(Line2D([], [], color=style.INK, label="planted slope", **bar))
     else:
-        label = f"*  q < {level:g} (false discovery rate)"
-        entries.append(Line2D([], [], linestyle="", label=label))
+        marks = f"* q < {level:g} (false discovery rate)"
+        if rows["average"].any():
+            marks += "   † average: the trend bends"
+        for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
+            if (published["evidence"] == evidence).any():
+                entries.append(
+                    Line2D(
+                        [],
+                        [],
+                        color=style.INK,
+                        linestyle="",
+                        marker="D",
+                        markersize=2.9,
+                        markeredgewidth=0.6,
+                        markerfacecolor=face,
+                        label=f"published, {evidence.lower()}",
+                    )
+                )
+        entries.append(Line2D([], [], linestyle="", label=marks))
     figure.legend(
         handles=entries,
         loc="lower left",

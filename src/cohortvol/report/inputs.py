@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,66 @@ ANALYSE_COLUMNS = {
     "table1": ["variable", "level", "group", "value", "n"],
     "flow": ["step", "reason", "n"],
 }
-VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml", "status"]
-SCAN_COLUMNS = ["scan_id", "state", "reason", "age_years", "sex"]
+ANALYSE_OPTIONAL = {"slopes": ["adjusted_for"], "interactions": ["note"]}
+"""Columns of these tables that an analysis of an earlier version lacks."""
+
+
+def _ends(name: str) -> list[str]:
+    """An estimate and the two limits of its interval."""
+    return [name, f"{name}_ci_low", f"{name}_ci_high"]
+
+
+BESIDE_COLUMNS = {
+    "nonlinearity": ["structure", "sex", "p_value", "log10_p", "q_value", "n_used"],
+    "slopes_at_age": ["structure", "sex", "age_years", *_PCT, "n_used"],
+    "peaks": ["structure", "sex", *_ends("peak_age_years"), "n_used"],
+    "quartiles": [
+        *["structure", "sex", "quartile", "age_above_years", "age_to_years", "n", "median_ml"],
+        *["q25_ml", "q75_ml", "whisker_low_ml", "whisker_high_ml", "n_implausible"],
+    ],
+    "age_bands": [
+        *["structure", "sex", "age_from_years", "age_below_years", "n"],
+        *["median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"],
+    ],
+    "centiles": [
+        *["structure", "sex", "age_years", *[f"p{c}_ml" for c in (5, 25, 50, 75, 95)]],
+        *["sparse", "n_used", "note"],
+    ],
+    "calibration": ["structure", "sex", "method", "centile", "difference_points"],
+    "within_between": [
+        *["structure", "sex", "model", *_ends("between_pct_per_decade")],
+        *[*_ends("within_pct_per_decade"), "difference_p_value"],
+        *["n_used", "n_subjects", "n_rescanned", "years_between_median", "note"],
+    ],
+    "sensitivity": ["structure", "sex", "analysis", "model", *_PCT, "n_used", "n_censored", "note"],
+    "missingness": ["structure", "variable", "level", "n_scans", "n_unusable", "unusable_pct"],
+    "literature": [
+        *["structure", "sex", "model", *_PCT, *_ML, "n_used"],
+        *["reference_age_ref_years", "reference_age_low_years", "reference_age_high_years"],
+        *["reference_mean_ml", "reference_sd_ml", "reference_slope_ml_per_decade"],
+        *["reference_slope_pct_per_decade", "reference_direction", "reference_n"],
+        *["modality", "evidence", "source", "plotted", "verdict", "note"],
+    ],
+    "tipping": [
+        *["structure", "sex", "model", "slope_pct_per_decade", "bias_pct_per_decade"],
+        *["bias_ci_pct_per_decade", "bias_over_ages_pct", "dice", "ratio_low", "ratio_high"],
+        *["within_dice", "note"],
+    ],
+    "asymmetry": [
+        *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
+        *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
+    ],
+    "two_models": [
+        *["structure", "other_model", "variable", "level", *_ends("difference_mean_pct")],
+        *["limit_low_pct", "limit_high_pct", "dice_median", "n_used"],
+    ],
+}
+"""Tables that an analysis may lack: what is drawn from them is then left out."""
+
+VOLUME_COLUMNS = ["scan_id", "structure", "volume_ml"]
+SCAN_COLUMNS = ["scan_id", "age_years"]
+STATE_COLUMNS = ["state", "reason", "sex"]
+"""Of tables that cohortvol did not make: without a state every scan counts as measured."""
 PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
 
 QC_COLUMNS = ["qc", "qc_flags", "shard"]
@@ -71,11 +130,24 @@ class Analysis:
     table1: pd.DataFrame
     flow: pd.DataFrame
     record: dict[str, Any]
+    beside: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Tables of `BESIDE_COLUMNS`; one that is not there counts as empty."""
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of `BESIDE_COLUMNS`, without rows where `analyse` wrote none."""
+        found = self.beside.get(name)
+        return pd.DataFrame(columns=BESIDE_COLUMNS[name]) if found is None else found
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings `analyse` ran with."""
         return dict(self.record.get("settings", {}))
+
+    @property
+    def sexes(self) -> list[str]:
+        """The sexes that are shown apart; only ``all`` where no sex is known."""
+        counts = self.record.get("counts", {})
+        return ["all"] if counts.get("F", 1) == counts.get("M", 1) == 0 else ["F", "M"]
 
     @property
     def sentences(self) -> list[str]:
@@ -119,12 +191,17 @@ def read_columns(
 def read_analysis(folder: Path) -> Analysis:
     """All tables of an analyse folder, checked for the columns the report needs."""
     tables = {
-        name: read_columns(folder / f"{name}.parquet", columns)
+        name: read_columns(folder / f"{name}.parquet", columns, ANALYSE_OPTIONAL.get(name))
         for name, columns in ANALYSE_COLUMNS.items()
+    }
+    beside = {
+        name: read_columns(folder / f"{name}.parquet", columns)
+        for name, columns in BESIDE_COLUMNS.items()
+        if (folder / f"{name}.parquet").is_file()
     }
     record = folder / "analyse.json"
     try:
-        return Analysis(**tables, record=json.loads(record.read_text()))
+        return Analysis(**tables, record=json.loads(record.read_text()), beside=beside)
     except FileNotFoundError as error:
         raise TableError(f"{record}: no such file; has `analyse` run?") from error
     except ValueError as error:
@@ -133,28 +210,39 @@ def read_analysis(folder: Path) -> Analysis:
 
 def read_scans(path: Path) -> pd.DataFrame:
     """One row per manifest row, with what the page says about where the numbers come from."""
-    return read_columns(path, SCAN_COLUMNS, [*PROVENANCE_COLUMNS, *QC_COLUMNS])
+    optional = [*STATE_COLUMNS, *PROVENANCE_COLUMNS, *QC_COLUMNS]
+    scans = read_columns(path, SCAN_COLUMNS, optional)
+    for name, otherwise in (("state", "done"), ("reason", None), ("sex", None)):
+        if name not in scans:
+            scans[name] = pd.array([otherwise] * len(scans), dtype=object)
+    return scans
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
-    """Volumes that are drawn against age: structure, sex, age_years, volume_ml.
+    """Volumes that are drawn against age: scan_id, structure, sex, age_years, volume_ml.
 
     The same rows as `analyse` uses: finished scans of known age and sex, structures found,
-    not excluded by QC, and not cut by the field of view unless `keep_cut`.
+    not excluded by QC, and not cut by the field of view unless `keep_cut`. Where no scan has a
+    sex, all of them are drawn, with sex ``all``.
     """
-    table = read_columns(volumes, VOLUME_COLUMNS, ["qc"])
-    wanted = ["ok", "cut"] if keep_cut else ["ok"]
-    keep = table["status"].isin(wanted) & (table["volume_ml"] > 0)
+    table = read_columns(volumes, VOLUME_COLUMNS, ["status", "cut_by_fov", "qc"])
+    keep = table["volume_ml"] > 0
+    if "status" in table:
+        keep &= table["status"].isin(["ok", "cut"] if keep_cut else ["ok"])
+    elif "cut_by_fov" in table and not keep_cut:
+        keep &= ~table["cut_by_fov"].fillna(False).astype(bool)
     if "qc" in table:
         keep &= table["qc"].fillna("pass") != "exclude"
-    usable = scans[(scans["state"] == "done") & scans["sex"].isin(["F", "M"])]
+    usable = scans[scans["state"] == "done"]
+    known = usable["sex"].isin(["F", "M"])
+    usable = usable[known] if scans["sex"].isin(["F", "M"]).any() else usable.assign(sex="all")
     if "qc" in usable:
         usable = usable[usable["qc"].fillna("pass") != "exclude"]
     usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
         usable, on="scan_id", validate="m:1"
     )
-    return points[["structure", "sex", "age_years", "volume_ml"]]
+    return points[["scan_id", "structure", "sex", "age_years", "volume_ml"]]
 
 
 def read_verdicts(volumes: Path) -> pd.DataFrame:

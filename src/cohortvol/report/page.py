@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from PIL import Image
 
 from cohortvol.errors import OutputError
 from cohortvol.reasons import Reason
@@ -37,6 +40,9 @@ VARIABLES = {
 }
 """How Table 1 names its variables; another variable is shown by its own name."""
 
+SCREEN_PX, SCREEN_COLOURS = 1280, 128
+"""Width and colours of a figure on the page, which shows it at 1,032 px at most."""
+
 _CI = "95\u00a0%\u00a0CI"  # no line break inside
 _PCT, _ML = "slope_pct_per_decade", "slope_ml_per_decade"
 
@@ -51,6 +57,12 @@ class PageFigure:
     caption: str
     alt: str
     png: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, so that the page does not move while it loads."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
 
     @property
     def source(self) -> str:
@@ -77,6 +89,22 @@ class Table:
 def png_uri(png: bytes) -> str:
     """A PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def for_screen(png: bytes) -> bytes:
+    """A figure for the page: as wide as a screen shows it, in a palette of a few colours.
+
+    The files beside the page keep the full resolution.
+    """
+    with Image.open(io.BytesIO(png)) as image:
+        height = round(image.height * SCREEN_PX / image.width)
+        small = image.convert("RGB").resize((SCREEN_PX, height), Image.Resampling.LANCZOS)
+    palette = small.quantize(
+        SCREEN_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+    )
+    buffer = io.BytesIO()
+    palette.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def templates_folder() -> Path:
@@ -113,14 +141,14 @@ def caption(jinja: Environment, name: str, context: Mapping[str, Any]) -> str:
 
 
 def render(jinja: Environment, templates: Path, context: Mapping[str, Any]) -> str:
-    """The page. Its content security policy allows its own style sheet and data images only."""
-    css = (templates / "page.css").read_text(encoding="utf-8").strip()
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
-    return jinja.get_template("page.html").render(
-        css=Markup(css),  # noqa: S704 -- a file of this project, not of a user
-        css_sha256=digest,
-        **context,
-    )
+    """The page. It may run its own script alone, and load its own style and data images alone."""
+    parts: dict[str, str] = {}
+    for kind in ("css", "js"):
+        text = (templates / f"page.{kind}").read_text(encoding="utf-8").strip()
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+        parts[kind] = Markup(text)  # noqa: S704 -- a file of this project, not of a user
+        parts[f"{kind}_sha256"] = digest
+    return jinja.get_template("page.html").render(**parts, **context)
 
 
 def table1(analysis: Analysis) -> Table:
@@ -157,12 +185,12 @@ def slope_table(analysis: Analysis) -> Table:
         by_model = {row["model"]: row for row in group.to_dict("records")}
         row = [style.display_name(structure), style.SEX_WORD.get(sex, sex)]
         for model in models:
-            row += _estimate(by_model.get(model), _PCT)
+            row += estimate_cells(by_model.get(model), _PCT)
         first = by_model.get(models[0], {})
         row.append(_ml(first))
         row.append(style.probability(first.get("p_value"), first.get("log10_p")))
         row.append(style.significant(first.get("mean_volume_ml")))
-        row += [_count(first.get("n_used")), _count(first.get("n_dropped"))]
+        row += [text_of_count(first.get("n_used")), text_of_count(first.get("n_dropped"))]
         notes = [item["note"] for item in by_model.values() if isinstance(item["note"], str)]
         row.append("; ".join(dict.fromkeys(notes)))
         rows.append(row)
@@ -174,11 +202,12 @@ def slope_table(analysis: Analysis) -> Table:
     return Table("Slopes with age", header, rows, note, "slopes")
 
 
-def _estimate(row: Mapping[str, Any] | None, name: str) -> list[str]:
+def estimate_cells(row: Mapping[str, Any] | None, name: str, *, q: bool = True) -> list[str]:
+    """An estimate with its interval, and its q where wanted."""
     if row is None or pd.isna(row[name]):
-        return ["–", "–"]
+        return ["–", "–"] if q else ["–"]
     text = style.interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
-    return [text, style.probability(row["q_value"])]
+    return [text, style.probability(row["q_value"])] if q else [text]
 
 
 def _ml(row: Mapping[str, Any]) -> str:
@@ -189,7 +218,8 @@ def _ml(row: Mapping[str, Any]) -> str:
     return style.interval(row[_ML], row[f"{_ML}_ci_low"], row[f"{_ML}_ci_high"], digits)
 
 
-def _count(value: Any) -> str:
+def text_of_count(value: Any) -> str:
+    """A number of scans; a dash where there is none."""
     return "–" if value is None or pd.isna(value) else f"{int(value):,}"
 
 
@@ -200,9 +230,9 @@ def interaction_table(analysis: Analysis) -> Table:
         [
             style.display_name(row["structure"]),
             row["model"],
-            *_estimate(row, name),
+            *estimate_cells(row, name),
             style.probability(row["p_value"]),
-            _count(row["n_used"]),
+            text_of_count(row["n_used"]),
         ]
         for row in analysis.interactions.to_dict("records")
     ]
@@ -217,25 +247,6 @@ def interaction_table(analysis: Analysis) -> Table:
     return Table("Do the slopes of men and women differ?", header, rows, csv="interactions")
 
 
-def correlation_table(analysis: Analysis) -> Table:
-    """Spearman correlation of volume with age, pooled and per sex."""
-    header = ["Structure"]
-    for sex in SEXES:
-        header += [f"{style.SEX_WORD[sex]}: Spearman ρ", "p (Bonferroni)", "n"]
-    rows = []
-    for structure, group in analysis.correlations.groupby("structure", sort=False):
-        by_sex = {row["sex"]: row for row in group.to_dict("records")}
-        row = [style.display_name(structure)]
-        for sex in SEXES:
-            here = by_sex.get(sex, {})
-            row.append(style.number(here.get("spearman_rho"), 2))
-            row.append(style.probability(here.get("p_bonferroni")))
-            row.append(_count(here.get("n_used")))
-        rows.append(row)
-    note = "As in the seed study: volume against age without adjustment for sex or body size."
-    return Table("Correlations with age", header, rows, note, "correlations")
-
-
 def summary_table(analysis: Analysis) -> Table:
     """Quantiles of the volumes."""
     rows = []
@@ -245,7 +256,9 @@ def summary_table(analysis: Analysis) -> Table:
         tails = f"{style.significant(row['p5_ml'])} to {style.significant(row['p95_ml'])}"
         sex = style.SEX_WORD.get(row["sex"], row["sex"])
         name = style.display_name(row["structure"])
-        rows.append([name, sex, _count(row["n"]), middle_half, tails if middle != "–" else "–"])
+        rows.append(
+            [name, sex, text_of_count(row["n"]), middle_half, tails if middle != "–" else "–"]
+        )
     header = ["Structure", "Sex", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
     return Table("Volumes", header, rows, csv="summary")
 
@@ -262,33 +275,6 @@ def dropped_table(analysis: Analysis) -> Table:
     header = ["Structure", *[reason[:1].upper() + reason[1:] for reason in reasons]]
     note = "Each scan is counted under the first reason that holds."
     return Table("Scans not used, by structure", header, rows, note, "dropped")
-
-
-def findings(analysis: Analysis) -> dict[str, Any]:
-    """Structures that are smaller, larger or not clearly different at higher age.
-
-    Read off the slopes of both sexes together in the most adjusted model: the sign, where q
-    is below the false discovery rate.
-    """
-    slopes = analysis.slopes[analysis.slopes["sex"] == "all"].dropna(subset=[_PCT])
-    if slopes.empty:
-        return {"model": "", "smaller": [], "larger": [], "unclear": []}
-    model = max(slopes["model"])
-    slopes = slopes[slopes["model"] == model].sort_values(_PCT)
-    clear = slopes["q_value"] < float(analysis.settings.get("fdr", 0.05))
-
-    def named(rows: pd.DataFrame) -> list[str]:
-        return [
-            f"{style.display_name(row['structure'])} ({style.number(row[_PCT])} %)"
-            for row in rows.to_dict("records")
-        ]
-
-    return {
-        "model": model,
-        "smaller": named(slopes[clear & (slopes[_PCT] < 0)]),
-        "larger": named(slopes[clear & (slopes[_PCT] > 0)].iloc[::-1]),
-        "unclear": named(slopes[~clear]),
-    }
 
 
 def left_out_of(flow: Flow, reasons: Mapping[str, Reason]) -> list[dict[str, Any]]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, OutputError
 from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
-from cohortvol.report import disclosure, forest, inputs, page, sheets, style, trends
-from cohortvol.report.flow import Flow, count_flow, flow_figure
+from cohortvol.report import checklists, disclosure, drawing, inputs, listing, page, sheets, style
+from cohortvol.report.answer import answer
+from cohortvol.report.flow import Flow, count_flow
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.sheets import SheetSettings
 from cohortvol.tables import csv_text
@@ -25,21 +23,14 @@ from cohortvol.tables import csv_text
 log = logging.getLogger(__name__)
 
 TITLE = "Organ volumes and age"
-_TABLES = re.compile("table1|slopes|interactions|correlations|summary|dropped")
-_OURS = re.compile(r"(flow|trends|forest|planted)(_\d+)?")
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A figure before it is saved."""
-
-    name: str
-    title: str
-    figure: Figure
-    data: pd.DataFrame
-    context: dict[str, Any]
-    alt: str
-    page: int = 1
+FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
+BESIDE = (
+    *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
+    *("literature", "tipping", "two_models"),
+)
+"""Tables handed on as CSV; the regression also as Parquet."""
+_TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
+_OURS = re.compile(rf"({'|'.join(drawing.TITLES)})(_\d+)?")
 
 
 def run(
@@ -116,38 +107,34 @@ def run(
     flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
 
+    level = float(analysis.settings.get("fdr", 0.05))
+    subject = drawing.Subject(analysis, points, flow, truth, public=public, level=level)
     figures: list[page.PageFigure] = []
     written: set[Path] = set()
     with style.journal_style():
-        for drawn in _draw(analysis, points, flow, truth, public=public):
+        for drawn in drawing.draw(subject):
             caption = page.caption(jinja, drawn.name, texts | drawn.context)
-            name = drawn.name if drawn.page == 1 else f"{drawn.name}_{drawn.page}"
-            stem = out / "figures" / name
+            stem = out / "figures" / drawn.stem
             whole = f"{drawn.title}. {caption}"
             written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
-            png = stem.with_name(f"{name}.png").read_bytes()
-            figures.append(page.PageFigure(name, drawn.name, drawn.title, caption, drawn.alt, png))
+            small = page.for_screen(stem.with_name(f"{drawn.stem}.png").read_bytes())
+            figures.append(
+                page.PageFigure(drawn.stem, drawn.name, drawn.title, caption, drawn.alt, small)
+            )
     _remove_stale(out / "figures", written)
 
-    tables = {
-        "table1": page.table1(analysis),
-        "slopes": page.slope_table(analysis),
-        "interactions": page.interaction_table(analysis),
-        "correlations": page.correlation_table(analysis),
-        "summary": page.summary_table(analysis),
-        "dropped": page.dropped_table(analysis),
-    }
-    for name in tables:
-        path = out / "tables" / f"{name}.csv"
-        written.add(path)
-        if public:
-            commit_text(path, csv_text(getattr(analysis, name)))
-        else:
-            commit_bytes(path, inputs.read_bytes(analyse / f"{name}.csv"))
+    tables = _tables(analysis)
+    written.update(_hand_on(analysis, analyse, out / "tables", public=public))
     shown = None
     if previews is not None and not public:
         verdicts = inputs.read_verdicts(volumes)
         shown = _sheets(scan_table, verdicts, previews, contact_sheet, sheet, show_scan_ids)
+    first = None if texts["all_small"] else answer(analysis, level=level)
+    sections = ["answer"] * (first is not None) + ["sheets"] * (shown is not None)
+    lists = _checklists(templates, figures, tables, sections)
+    for name, items in lists.items():
+        written.add(out / "tables" / f"{name}.csv")
+        commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
     html = page.render(
         jinja,
         templates,
@@ -157,7 +144,14 @@ def run(
             "tables": tables,
             "flow": flow,
             "analysis": analysis,
-            "findings": page.findings(analysis),
+            "absent": {
+                name: sentence
+                for name, sentence in drawing.ABSENT.items()
+                if name not in {figure.section for figure in figures}
+            },
+            "answer": first,
+            "checklists": [(checklists.CHECKLISTS[name], name, lists[name]) for name in lists],
+            "covariates": analysis.record.get("covariates", {}),
             "left_out": page.left_out_of(flow, reasons.load())
             if public
             else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
@@ -207,62 +201,59 @@ def _sheets(
     return made | {"seed": settings.seed, "key": key}
 
 
-def _draw(
-    analysis: Analysis,
-    points: pd.DataFrame,
-    flow: Flow,
-    truth: pd.DataFrame | None,
-    *,
-    public: bool,
-) -> Iterator[_Drawn]:
-    sentences = {code: reason.sentence for code, reason in reasons.load().items()}
-    figure, data = flow_figure(flow, sentences)
-    alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans used for trends."
-    yield _Drawn("flow", "Flow of scans from the manifest to the trends", figure, data, {}, alt)
-
-    sheets = list(trends.trend_pages(analysis, points, public=public))
-    for number, sheet in enumerate(sheets, start=1):
-        drawn = points[points["structure"].isin(sheet.structures)]
-        context = {
-            "page": number,
-            "n_pages": len(sheets),
-            "binned": sheet.binned,
-            "public": public,
-            "outside": "2\u00a0%" if public else "0.3\u00a0%",
-            "n_points": disclosure.rounded_one(len(drawn)) if public else len(drawn),
-            "splines": bool((analysis.curves["model"] == trends.SPLINE).any()),
-        }
-        alt = f"Volume against age in women and men, one panel each: {_names(sheet.structures)}."
-        title = "Volume against age at the scan, by structure and sex"
-        yield _Drawn("trends", title, sheet.figure, sheet.data, context, alt, number)
-
-    level = float(analysis.settings.get("fdr", 0.05))
-    kinds = [("forest", "Change of volume per decade of age, %", None)]
-    if truth is not None:
-        kinds.append(("planted", "Planted and recovered slopes, % per decade of age", truth))
-    for name, title, planted in kinds:
-        plots = list(forest.forest_pages(analysis.slopes, level=level, planted=planted))
-        everything = pd.concat([plot.data for plot in plots]) if plots else pd.DataFrame()
-        inside = _inside(everything) if planted is not None else 0
-        for number, plot in enumerate(plots, start=1):
-            context = {
-                "page": number,
-                "n_pages": len(plots),
-                "controls": bool(plot.data["negative_control"].any()),
-                "n_inside": inside,
-                "n_intervals": len(everything),
-            }
-            alt = f"Forest plot, percent per decade by sex: {_names(plot.structures)}."
-            yield _Drawn(name, title, plot.figure, plot.data, context, alt, number)
+def _tables(analysis: Analysis) -> dict[str, page.Table]:
+    """Tables of the page; those that an analysis lacks are left out."""
+    tables = {
+        "table1": page.table1(analysis),
+        "slopes": page.slope_table(analysis),
+        "interactions": page.interaction_table(analysis),
+        "correlations": listing.modes_table(analysis),
+        "summary": page.summary_table(analysis),
+        "dropped": page.dropped_table(analysis),
+    }
+    beside = {
+        "age_bands": listing.age_bands_table(analysis),
+        "slopes_at_age": listing.bends_table(analysis),
+        "literature": listing.published_table(analysis),
+        "tipping": listing.tipping_table(analysis),
+        "two_models": listing.two_models_table(analysis),
+    }
+    return tables | {name: table for name, table in beside.items() if table.rows}
 
 
-def _names(structures: list[str]) -> str:
-    return ", ".join(style.display_name(name) for name in structures)
+def _hand_on(analysis: Analysis, analyse: Path, folder: Path, *, public: bool) -> set[Path]:
+    """Write the tables to download; of a public report without what may not be passed on."""
+    frames = {name: getattr(analysis, name) for name in FROM_ANALYSIS}
+    frames |= {name: analysis.beside[name] for name in BESIDE if name in analysis.beside}
+    written = set()
+    for name, frame in frames.items():
+        path = folder / f"{name}.csv"
+        written.add(path)
+        if public:
+            commit_text(path, csv_text(frame))
+        else:
+            commit_bytes(path, inputs.read_bytes(analyse / f"{name}.csv"))
+    path = folder / "slopes.parquet"
+    written.add(path)
+    if public:
+        commit_bytes(path, analysis.slopes.to_parquet(index=False))
+    else:
+        commit_bytes(path, inputs.read_bytes(analyse / "slopes.parquet"))
+    return written
 
 
-def _inside(rows: pd.DataFrame) -> int:
-    low, high = rows["slope_pct_per_decade_ci_low"], rows["slope_pct_per_decade_ci_high"]
-    return int(rows["planted_pct_per_decade"].between(low, high).sum())
+def _checklists(
+    templates: Path,
+    figures: list[page.PageFigure],
+    tables: dict[str, page.Table],
+    sections: list[str],
+) -> dict[str, list[checklists.Item]]:
+    """STROBE and CLAIM, with the places that this report has."""
+    always = ("scans", "methods", "left-out", "provenance")
+    present = {f"section {name}" for name in (*always, *sections)}
+    present |= {f"figure {figure.name}" for figure in figures}
+    present |= {f"table {name}" for name in tables}
+    return {name: checklists.read(templates, name, present) for name in checklists.CHECKLISTS}
 
 
 def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
@@ -281,18 +272,24 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         )
     elif small.any():
         notice = "Some slopes rest on too few scans to be more than descriptive."
+    adjusted = analysis.record.get("covariates", {}).get("adjusted_for", [])
     return {
         "flow": flow,
         "count": style.count,
+        "adjusted_for": " and ".join(
+            part for part in (", ".join(adjusted[:-1]), *adjusted[-1:]) if part
+        ),
         "models": models,
         "fdr": f"{settings.get('fdr', 0.05):g}",
+        "correlation_family": analysis.record.get("families", {}).get("correlations", "Bonferroni"),
+        "min_n_centiles": settings.get("min_n_centiles", 300),
         "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
         "se_kind": " and ".join(words.get(kind, kind) for kind in kinds) or "robust",
         "all_small": all_small,
         "small_notice": notice,
         "small_sentence": f"{notice} Descriptive only." if notice else "",
         "size_sentence": ""
-        if "M2" in models
+        if "height" in adjusted
         else "Height and weight are not known: nothing is adjusted for body size.",
         "fixed_sentence": "Cross-sectional: people of different ages, not people growing older.",
     }
@@ -311,7 +308,7 @@ def _versions() -> dict[str, str]:
 def _check_only_ours(out: Path) -> None:
     """Refuse a folder in which other files lie, such as images of scans of an earlier report."""
     ours = {out / name for name in ("figures", "tables", "index.html", DIGESTS)}
-    allowed = re.compile(r".*\.(pdf|svg|png|csv|txt)")
+    allowed = re.compile(r".*\.(pdf|svg|png|csv|txt|parquet)")
     strange = [path for path in out.glob("*") if path not in ours]
     for folder, pattern in (("figures", _OURS), ("tables", _TABLES)):
         strange += [

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 from cohortvol.files import commit_bytes, commit_text
 from cohortvol.tables import csv_text
@@ -143,6 +146,18 @@ def save_figure(figure: Figure, stem: Path, data: pd.DataFrame, caption: str) ->
     written.append(stem.with_name(f"{stem.name}.txt"))
     commit_text(written[-1], caption.strip() + "\n")
     return written
+
+
+def number_ticks(axis: Axis, most: int, **locator: Any) -> None:
+    """At most this many ticks, all written with the same number of digits."""
+    axis.set_major_locator(MaxNLocator(most, **{"steps": [1, 2, 5, 10], **locator}))
+
+    def written(value: float, _place: float) -> str:
+        places = np.asarray(axis.get_majorticklocs(), dtype=float)
+        digits = next((d for d in range(4) if np.allclose(places, places.round(d), atol=1e-9)), 4)
+        return number(value, digits)
+
+    axis.set_major_formatter(written)
 
 
 def text_width_mm(text: str, size_pt: float) -> float:

@@ -1,0 +1,160 @@
+"""Centile curves of volume by age, per sex: LMS, quantile regression beside it, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.lms import Lms, fit_lms
+from cohortvol.analyse.quantiles import quantile_curves
+from cohortvol.analyse.settings import Settings
+from cohortvol.errors import EstimateError
+
+SEXES = ("F", "M")
+CENTILES = (5, 25, 50, 75, 95)
+AGE_FENCE = (1.0, 99.0)
+"""Percentiles of the ages used between which centiles are given."""
+SPARSE_SUBJECTS = 50
+SPARSE_YEARS = 5.0
+"""Centiles are sparse at ages with fewer subjects than this within so many years around."""
+CALIBRATION_BANDS = 4
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scan per subject of one structure and sex, and the centiles fitted to them."""
+
+    structure: str
+    sex: str
+    age_years: np.ndarray
+    volume_ml: np.ndarray
+    lms: Lms | None
+    """None where there are no centiles."""
+    note: str | None
+    """Why there are none."""
+
+    @property
+    def age_range_years(self) -> tuple[float, float]:
+        """Between these ages centiles are given."""
+        low, high = np.percentile(self.age_years, AGE_FENCE)
+        return float(low), float(high)
+
+
+def one_scan_each(mask: np.ndarray, subjects: np.ndarray, age_years: np.ndarray) -> np.ndarray:
+    """Of the scans in a mask, one per subject: that at the lowest age, the first of equals.
+
+    Parameters
+    ----------
+    mask : (scans,) bool array
+    subjects, age_years : (scans,) arrays
+        Scans in the order of their scan_id.
+
+    Returns
+    -------
+    (subjects in the mask,) int array
+        Rows of the scans kept, rising.
+    """
+    rows = np.flatnonzero(mask)
+    by_age = rows[np.argsort(age_years[rows], kind="stable")]
+    kept = np.unique(subjects[by_age], return_index=True)[1]
+    return np.sort(by_age[kept])
+
+
+def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
+    """LMS of every structure and sex: none with fewer than `min_n_centiles` subjects."""
+    subjects = cohort.scans["subject"].to_numpy()
+    ages = cohort.scans["age_years"].to_numpy(dtype=float)
+    for index, structure in enumerate(cohort.structures):
+        for sex in SEXES:
+            rows = one_scan_each(cohort.usable(index) & cohort.of_sex(sex), subjects, ages)
+            age_years, volume_ml = ages[rows], cohort.volume_ml[rows, index]
+            lms, note = None, None
+            try:
+                least = settings.min_n_centiles
+                if len(rows) < least:
+                    raise EstimateError(
+                        "ANA_TOO_FEW", f"{len(rows)} usable subjects, {least} needed for centiles"
+                    )
+                lms = fit_lms(age_years, volume_ml)
+            except EstimateError as error:
+                note = str(error)
+            yield Sample(structure, sex, age_years, volume_ml, lms, note)
+
+
+def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves, and how well they are calibrated in four age bands.
+
+    Returns
+    -------
+    tuple of pandas.DataFrame
+        ``analyse/centiles`` and ``analyse/calibration`` as `outputs.SCHEMAS` has them. A
+        structure and sex without centiles has one row of the first, with the reason.
+    """
+    curves: list[pd.DataFrame] = []
+    bands: list[dict[str, Any]] = []
+    for sample in samples(cohort, settings):
+        key = {"structure": sample.structure, "sex": sample.sex, "n_used": len(sample.age_years)}
+        if sample.lms is None:
+            curves.append(pd.DataFrame([{**key, "note": sample.note}]))
+            continue
+        ages = ages_of_curve(*sample.age_range_years)
+        curve = {f"p{c}_ml": sample.lms.centile_ml(ages, c) for c in CENTILES}
+        at_scans = {"lms": {c: sample.lms.centile_ml(sample.age_years, c) for c in CENTILES}}
+        if settings.quantile_check:
+            on_curve, on_scans = quantile_curves(sample.age_years, sample.volume_ml, ages, CENTILES)
+            curve |= {f"quantile_p{c}_ml": values for c, values in on_curve.items()}
+            at_scans["quantile"] = on_scans
+        near = subjects_near(sample.age_years, ages)
+        curve = {"age_years": ages, **curve, "sparse": near < SPARSE_SUBJECTS}
+        curves.append(pd.DataFrame(curve).assign(**key))
+        for method, values in at_scans.items():
+            bands += [{**key, "method": method, **row} for row in calibration(sample, values)]
+    return (
+        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        pd.DataFrame(bands),
+    )
+
+
+def ages_of_curve(low: float, high: float) -> np.ndarray:
+    """Both ends of an age range, and the whole years between."""
+    return np.unique(np.concatenate([[low], np.arange(math.ceil(low), high), [high]]))
+
+
+def subjects_near(age_years: np.ndarray, at_years: np.ndarray) -> np.ndarray:
+    """Subjects within half of `SPARSE_YEARS` to either side of each age."""
+    ordered = np.sort(age_years)
+    half = SPARSE_YEARS / 2
+    below = np.searchsorted(ordered, at_years - half, side="left")
+    return np.searchsorted(ordered, at_years + half, side="right") - below
+
+
+def calibration(sample: Sample, centile_ml: dict[int, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Share of the sample below each centile against what the centile claims, by age band.
+
+    The bands are quarters of the sample by age. A sampling error of sqrt(p (1 - p) / n), at most
+    50 / sqrt(n) points, is part of the difference.
+    """
+    edges = np.percentile(sample.age_years, np.linspace(0, 100, CALIBRATION_BANDS + 1))
+    band = np.clip(
+        np.searchsorted(edges, sample.age_years, side="right") - 1, 0, CALIBRATION_BANDS - 1
+    )
+    for k in range(CALIBRATION_BANDS):
+        here = band == k
+        if not here.any():
+            continue
+        for c, values in centile_ml.items():
+            observed = 100 * float(np.mean(sample.volume_ml[here] < values[here]))
+            yield {
+                "age_low_years": float(edges[k]),
+                "age_high_years": float(edges[k + 1]),
+                "centile": c,
+                "observed_pct": observed,
+                "difference_points": observed - c,
+                "n_band": int(here.sum()),
+            }

@@ -1,0 +1,223 @@
+"""Columns of the models: age, sex, body size, and fixed effects of how the scan was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.cohort import Cohort
+
+SEXES = ("F", "M")
+YEARS_PER_DECADE = 10.0
+FACTORS = ("site", "scanner", "sequence", "contrast")
+"""Columns of the scans table that M2 and M3 have fixed effects of, where they vary. A later one
+that an earlier one gives, such as a scanner that is the only one of its site, is left out."""
+NOT_GIVEN = "not given"
+ALIASED = 1e-7
+"""Length of what the other columns leave of a column, over its own: below, they give it."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One covariate with levels, over all scans."""
+
+    name: str
+    codes: np.ndarray
+    """(scans,): index into `levels`."""
+    levels: tuple[str, ...]
+
+    def lump(self, mask: np.ndarray, least: int) -> Lump:
+        """Which levels have a term of their own among some rows.
+
+        Levels with fewer than `least` rows are put together, and with the next smallest ones
+        until they have as many.
+        """
+        counts = np.bincount(self.codes[mask], minlength=len(self.levels))
+        present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+        own = [i for i in present if counts[i] >= least]
+        pooled = present[len(own) :]
+        while pooled and own and counts[pooled].sum() < least:
+            pooled.insert(0, own.pop())
+        return Lump(self.name, tuple(own), tuple(pooled))
+
+
+@dataclass(frozen=True)
+class Lump:
+    """Levels of a factor: those with a term of their own, the commonest first, and the rest."""
+
+    factor: str
+    own: tuple[int, ...]
+    pooled: tuple[int, ...]
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is more than one group of rows."""
+        return len(self.own) + bool(self.pooled) > 1
+
+    def note(self, least: int) -> str:
+        """What the reader must know of it; empty if nothing."""
+        if not self.pooled or len(self.own) + len(self.pooled) < 2:
+            return ""
+        if not self.varies:
+            return f"not adjusted for {self.factor}: fewer than two levels have {least} scans"
+        return f"{self.factor}: {len(self.pooled)} levels pooled (fewer than {least} scans)"
+
+
+@dataclass(frozen=True)
+class Design:
+    """The columns of one model over some scans."""
+
+    columns: np.ndarray
+    """(rows, terms) of float."""
+    names: tuple[str, ...]
+    adjusted_for: tuple[str, ...]
+    """Covariates beside age and sex."""
+    notes: tuple[str, ...]
+
+    def weights(self, *names: str) -> np.ndarray:
+        """(terms,): 1 at each named column, so that a contrast is the sum of their terms."""
+        out = np.zeros(len(self.names))
+        out[[self.names.index(name) for name in names]] = 1.0
+        return out
+
+
+def factors_of(cohort: Cohort) -> tuple[Factor, ...]:
+    """Those of `FACTORS` that the scans table has and that differ between usable scans."""
+    found = []
+    for name in FACTORS:
+        if name not in cohort.scans:
+            continue
+        values = cohort.scans[name]
+        texts = values.astype(object).where(values.notna(), NOT_GIVEN).astype(str)
+        codes, levels = pd.factorize(texts, sort=True)
+        if len(np.unique(codes[cohort.in_trends])) > 1:
+            found.append(Factor(name, codes, tuple(str(level) for level in levels)))
+    return tuple(found)
+
+
+def linear(decades: np.ndarray) -> np.ndarray:
+    """Age as it is: one column."""
+    return decades[:, None]
+
+
+def build(
+    cohort: Cohort,
+    rows: np.ndarray,
+    *,
+    center: float,
+    sexes: tuple[str, ...],
+    interaction: bool,
+    size: bool = False,
+    factors: tuple[Factor, ...] = (),
+    lumps: tuple[Lump, ...] = (),
+    least: int = 0,
+    basis: Callable[[np.ndarray], np.ndarray] = linear,
+) -> Design:
+    """One design: 1, age, then male and age x male with two sexes, size, fixed effects.
+
+    Parameters
+    ----------
+    rows : (rows,) array of whole numbers
+        Scans, by place in the cohort.
+    center : float
+        Years at which age is 0.
+    sexes : tuple of str
+        Sexes among the rows; terms of sex only if both are.
+    interaction : bool
+        Whether the terms of age differ between the sexes.
+    size : bool
+        With ln(height) and ln(BMI), centred.
+    factors, lumps : tuples
+        Fixed effects, and their levels among these rows.
+    least : int
+        Rows that a level of its own has, for the notes.
+    basis : function
+        (rows,) decades from `center` to (rows, k) columns of age.
+    """
+    scans = cohort.scans.iloc[rows]
+    decades = (scans["age_years"].to_numpy(dtype=float) - center) / YEARS_PER_DECADE
+    age = basis(decades)
+    labels = age_names(age.shape[1])
+    columns, names = [np.ones(len(rows)), *age.T], ["1", *labels]
+    if len(sexes) == 2:
+        male = (scans["sex"] == "M").to_numpy(dtype=float)
+        columns.append(male)
+        names.append("male")
+        if interaction:
+            columns += [term * male for term in age.T]
+            names += [f"{label} x male" for label in labels]
+    adjusted = []
+    if size:
+        for name, label in (("height_cm", "ln(height)"), ("bmi", "ln(BMI)")):
+            values = np.log(scans[name].to_numpy(dtype=float))
+            columns.append(values - values.mean())
+            names.append(label)
+        adjusted = ["height", "BMI"]
+    fixed, notes = len(names), []
+    for factor, lump in zip(factors, lumps, strict=True):
+        notes.append(lump.note(least))
+        if not lump.varies:
+            continue
+        notes.append(_no_common_ages(factor, lump, rows, decades))
+        codes = factor.codes[rows]
+        groups: list[tuple[tuple[int, ...], str]]
+        groups = [((code,), factor.levels[code]) for code in lump.own]
+        groups += [(lump.pooled, "pooled levels")] if lump.pooled else []
+        for members, level in groups[1:]:  # the commonest is what the others are compared with
+            columns.append(np.isin(codes, members).astype(float))
+            names.append(f"{factor.name}={level}")
+    columns, names, aliased = _without_aliases(columns, names, fixed)
+    if aliased:
+        notes.append(f"left out because other terms give it: {', '.join(aliased)}")
+    adjusted += [
+        factor.name
+        for factor in factors
+        if any(name.startswith(f"{factor.name}=") for name in names[fixed:])
+    ]
+    return Design(
+        np.column_stack(columns), tuple(names), tuple(adjusted), tuple(n for n in notes if n)
+    )
+
+
+def age_names(count: int) -> list[str]:
+    """Names of the columns of age: the line, then the bends of a spline."""
+    return ["age", *(f"age bend {i}" for i in range(1, count))]
+
+
+def _no_common_ages(factor: Factor, lump: Lump, rows: np.ndarray, decades: np.ndarray) -> str:
+    """Says which levels share no age with the others: only within them is age compared."""
+    codes = factor.codes[rows]
+    groups = [((code,), factor.levels[code]) for code in lump.own]
+    apart = []
+    for members, level in groups:
+        inside = np.isin(codes, members)
+        here, others = decades[inside], decades[~inside]
+        if (
+            len(here)
+            and len(others)
+            and not (here.min() <= others.max() and others.min() <= here.max())
+        ):
+            apart.append(f"{factor.name}={level}")
+    return f"no common ages with the other levels: {', '.join(apart)}" if apart else ""
+
+
+def _without_aliases(
+    columns: list[np.ndarray], names: list[str], fixed: int
+) -> tuple[list[np.ndarray], list[str], list[str]]:
+    """Columns after the first `fixed` without those that earlier columns give."""
+    columns, names, aliased = list(columns), list(names), []
+    while len(columns) > fixed:
+        matrix = np.column_stack(columns)
+        length = np.linalg.norm(matrix, axis=0)
+        matrix /= np.where(length > 0, length, 1.0)
+        left = np.abs(np.diag(np.linalg.qr(matrix, mode="r")))
+        given = [i for i in range(fixed, len(left)) if left[i] < ALIASED]
+        given += range(max(len(left), fixed), len(columns))  # more columns than rows
+        if not given:
+            break
+        aliased.append(names.pop(given[0]))
+        columns.pop(given[0])
+    return columns, names, aliased

@@ -1,0 +1,142 @@
+"""Structures that share a design, fitted together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cohortvol.analyse import designs
+from cohortvol.analyse.batch import fit_many
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.designs import Design, Factor, Lump
+from cohortvol.analyse.regression import Fit
+from cohortvol.analyse.settings import Settings
+from cohortvol.errors import EstimateError
+
+LOG, ML = 0, 1
+"""Responses of every fit: ln(volume in mL), and volume in mL."""
+STRUCTURES_AT_ONCE = 20
+"""Structures whose volumes are copied for one call of the core; a limit on memory."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a design has beside age."""
+
+    name: str
+    size: bool
+    factors: tuple[Factor, ...]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One structure's fit, and the design it was fitted with."""
+
+    fit: Fit | EstimateError
+    design: Design
+    rows: np.ndarray
+    """Scans of the design, by place in the cohort; of several structures together."""
+    given: np.ndarray
+    """(rows,) of bool: those of this structure."""
+
+
+def models_of(cohort: Cohort) -> tuple[str, ...]:
+    """``M1``, and ``M2`` where there is anything to adjust for."""
+    return tuple(model.name for model in ladder(cohort))
+
+
+def ladder(cohort: Cohort) -> tuple[Model, ...]:
+    """M1, and M2 with body size and fixed effects as far as they are known and differ."""
+    size, factors = bool(cohort.has_size.any()), designs.factors_of(cohort)
+    models = [Model("M1", False, ())]
+    if size or factors:
+        models.append(Model("M2", size, factors))
+    return tuple(models)
+
+
+def rows_of(cohort: Cohort, structure: int, model: Model, sexes: tuple[str, ...]) -> np.ndarray:
+    """(scans,) of bool: scans of one structure that a model uses; no sexes, whatever the sex."""
+    mask = cohort.usable(structure)
+    if model.size:
+        mask = mask & cohort.has_size
+    if sexes:
+        mask = mask & np.logical_or.reduce([cohort.of_sex(sex) for sex in sexes])
+    return mask
+
+
+def fit_structures(
+    cohort: Cohort,
+    model: Model,
+    sexes_of: Mapping[int, tuple[str, ...]],
+    settings: Settings,
+    *,
+    interaction: bool,
+    with_sex: bool = True,
+    basis: Callable[[np.ndarray], np.ndarray] = designs.linear,
+    divided_by: np.ndarray | None = None,
+    size: bool | None = None,
+) -> dict[int, Fitted]:
+    """One model of every structure.
+
+    Parameters
+    ----------
+    sexes_of : mapping of int to tuple of str
+        Structures to fit, and the sexes whose scans are used; empty for all scans.
+    interaction, with_sex : bool
+        Whether the terms of age differ between the sexes, and whether there is a term of sex.
+    basis : function
+        As in `designs.build`.
+    divided_by : (scans,) float array, optional
+        What the volumes are divided by.
+    size : bool, optional
+        Whether the design has the terms of body size; as the model says if not given. The rows
+        are those of the model in either case.
+    """
+    masks = {s: rows_of(cohort, s, model, sexes) for s, sexes in sexes_of.items()}
+    keys: dict[tuple[tuple[str, ...], tuple[Lump, ...]], list[int]] = {}
+    for s, mask in masks.items():
+        lumps = tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors)
+        keys.setdefault((sexes_of[s], lumps), []).append(s)
+
+    def together(sexes: tuple[str, ...], lumps: tuple[Lump, ...], members: list[int]) -> None:
+        given = np.column_stack([masks[s] for s in members])
+        rows = np.flatnonzero(given.any(axis=1))
+        given = given[rows]
+        design = designs.build(
+            cohort,
+            rows,
+            center=settings.age_center,
+            sexes=sexes if with_sex else (),
+            interaction=interaction,
+            size=model.size if size is None else size,
+            factors=model.factors,
+            lumps=lumps,
+            least=settings.min_n_per_level,
+            basis=basis,
+        )
+        subjects = cohort.scans["subject"].to_numpy()[rows]
+        fits: list[Fit | EstimateError] = []
+        for start in range(0, len(members), STRUCTURES_AT_ONCE):
+            few = slice(start, start + STRUCTURES_AT_ONCE)
+            volume = cohort.volume_ml[rows][:, members[few]]
+            volume = np.where(given[:, few], volume, np.nan)
+            if divided_by is not None:
+                volume = volume / divided_by[rows, None]
+            responses = np.stack([np.log(volume), volume], axis=2)
+            try:
+                fits += fit_many(design.columns, responses, subjects, design.names)
+            except EstimateError as error:
+                fits += [error] * volume.shape[1]
+        for place, (s, fitted) in enumerate(zip(members, fits, strict=True)):
+            alone = isinstance(fitted, EstimateError) and fitted.reason == "ANA_COLLINEAR"
+            if alone and model.factors and len(members) > 1:
+                together(sexes, lumps, [s])  # aliases that only its own rows have
+            else:
+                found[s] = Fitted(fitted, design, rows, given[:, place])
+
+    found: dict[int, Fitted] = {}
+    for (sexes, lumps), members in keys.items():
+        together(sexes, lumps, members)
+    return found

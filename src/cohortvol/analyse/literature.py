@@ -1,0 +1,211 @@
+"""The slopes beside published ones: does the sign agree, does the interval hold the reference?"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.joint import Estimated, problems
+from cohortvol.analyse.regression import contrast, fit
+from cohortvol.analyse.settings import Settings
+from cohortvol.errors import EstimateError, TableError
+
+SIGN, OVERLAP, CONFLICT, NONE = (
+    "sign agrees",
+    "CI overlaps reference",
+    "conflict",
+    "no reference",
+)
+TEXTS = {
+    "structure": None,
+    "sex": ("both", "F", "M"),
+    "direction": ("increase", "decrease", "none", "peak"),
+    "modality": None,
+    "evidence": ("VERIFIED", "DERIVED", "UNVERIFIED"),
+    "source": None,
+}
+"""Texts of a reference table, and what they may be."""
+NUMBERS = (
+    "age_ref_years",
+    "age_low_years",
+    "age_high_years",
+    "mean_ml",
+    "sd_ml",
+    "slope_ml_per_decade",
+    "slope_pct_per_decade",
+    "n",
+)
+NEEDED = ("structure", "sex", "modality", "evidence", "source")
+SEX_HERE = {"both": "all", "F": "F", "M": "M"}
+
+
+def references(further: Path | None = None) -> pd.DataFrame:
+    """The published values that come with cohortvol, and those of a CSV of the user's.
+
+    Raises
+    ------
+    TableError
+        If the CSV is missing, lacks a needed column, or holds a value that is not allowed.
+    """
+    with (resources.files("cohortvol.analyse") / "reference_volumes.csv").open() as stream:
+        own = _checked(pd.read_csv(stream, dtype=str, keep_default_na=False), "reference_volumes")
+    if further is None:
+        return own
+    try:
+        frame = pd.read_csv(further, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise TableError(f"{further}: no such table (setting literature)") from error
+    except (OSError, ValueError) as error:
+        raise TableError(f"{further}: cannot be read as a table ({error})") from error
+    return pd.concat([own, _checked(frame, str(further))], ignore_index=True)
+
+
+def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    missing = [column for column in NEEDED if column not in frame]
+    if missing:
+        raise TableError(
+            f"{name}: column missing: {', '.join(missing)}\n"
+            f"  needed   {', '.join(NEEDED)}\n  may be there   {', '.join([*NUMBERS, 'direction'])}"
+        )
+    out = pd.DataFrame(index=frame.index)
+    for column, allowed in TEXTS.items():
+        texts = frame[column].str.strip() if column in frame else pd.Series("", frame.index)
+        wrong = texts[(texts != "") & ~texts.isin(allowed)] if allowed else texts[:0]
+        if column in NEEDED and (texts == "").any():
+            wrong = texts[texts == ""]
+        if len(wrong):
+            raise TableError(
+                f"{name}: column {column}, line {wrong.index[0] + 2}: {wrong.iloc[0]!r}\n"
+                f"  Allowed is {', '.join(allowed) if allowed else 'any text, and not nothing'}."
+            )
+        out[column] = texts.astype(object).where(texts != "", None)
+    for column in NUMBERS:
+        texts = frame[column].str.strip() if column in frame else pd.Series("", frame.index)
+        numbers = pd.to_numeric(texts, errors="coerce")
+        wrong = texts[(numbers.isna() | np.isinf(numbers)) & (texts != "")]
+        if len(wrong):
+            line = f"line {wrong.index[0] + 2}"
+            raise TableError(f"{name}: column {column}, {line}: {wrong.iloc[0]!r} is no number")
+        out[column] = numbers
+    return out
+
+
+def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """One row for every published value of a structure here: ``analyse/literature``.
+
+    The slope beside it is M1, as published slopes are mostly of age alone, over the ages of the
+    reference where it names them. UNVERIFIED values are listed and not meant to be plotted.
+    """
+    known = references(Path(settings.literature) if settings.literature else None)
+    rows: list[dict[str, Any]] = []
+    slopes = _Slopes(cohort, settings)
+    for index, structure in enumerate(cohort.structures):
+        of_structure = known[known["structure"] == structure]
+        for sex in ("all", "F", "M"):
+            key = {"structure": structure, "sex": sex, "model": "M1"}
+            of_sex = of_structure[of_structure["sex"].map(SEX_HERE) == sex]
+            if of_sex.empty:
+                rows.append({**key, **slopes.of(index, sex, np.nan, np.nan), "verdict": NONE})
+            for reference in of_sex.to_dict("records"):
+                ages = float(reference["age_low_years"]), float(reference["age_high_years"])
+                ours = slopes.of(index, sex, *ages)
+                verdict, note = _verdict(ours, reference)
+                notes = [part for part in (ours["note"], note) if part]
+                rows.append(
+                    {
+                        **key,
+                        **ours,
+                        **{f"reference_{k}": reference[k] for k in (*NUMBERS, "direction")},
+                        **{k: reference[k] for k in ("modality", "evidence", "source")},
+                        "plotted": reference["evidence"] != "UNVERIFIED",
+                        "verdict": verdict,
+                        "note": "; ".join(notes) or None,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+class _Slopes:
+    """M1 slopes in % and mL over a range of ages, each fitted once."""
+
+    def __init__(self, cohort: Cohort, settings: Settings) -> None:
+        self.cohort = cohort
+        self.settings = settings
+        self.known: dict[tuple[int, float, float], dict[str, dict[str, Any]]] = {}
+
+    def of(self, index: int, sex: str, low: float, high: float) -> dict[str, Any]:
+        low = -np.inf if np.isnan(low) else low
+        high = np.inf if np.isnan(high) else high
+        if (index, low, high) not in self.known:
+            self.known[index, low, high] = self._fitted(index, low, high)
+        return self.known[index, low, high][sex]
+
+    def _fitted(self, index: int, low: float, high: float) -> dict[str, dict[str, Any]]:
+        ages = self.cohort.scans["age_years"].to_numpy(dtype=float)
+        mask = self.cohort.usable(index) & (ages >= low) & (ages <= high)
+        scans = self.cohort.scans[mask]
+        volume_ml = self.cohort.volume_ml[mask, index]
+        found, why = problems(
+            scans,
+            np.log(volume_ml),
+            np.empty((len(scans), 0)),
+            self.settings.age_center,
+            self.settings.min_n_fit,
+        )
+        rows: dict[str, dict[str, Any]] = {sex: {"note": note} for sex, note in why.items()}
+        for problem in found:
+            kept = volume_ml[problem.keep]
+            responses = np.column_stack([np.log(kept), kept])
+            subjects = scans["subject"].to_numpy()[problem.keep]
+            try:
+                fitted = fit(problem.design, responses, subjects)
+            except EstimateError as error:
+                rows |= {sex: {"note": str(error)} for sex in problem.slopes}
+                continue
+            log = Estimated(
+                fitted.coefficients[:, 0], fitted.covariance[0], float(fitted.degrees_of_freedom)
+            )
+            for sex, weights in problem.slopes.items():
+                ml = contrast(fitted, weights, 1)
+                rows[sex] = {
+                    **log.percent(weights),
+                    "slope_ml_per_decade": ml.value,
+                    "slope_ml_per_decade_ci_low": ml.ci_low,
+                    "slope_ml_per_decade_ci_high": ml.ci_high,
+                    "note": None,
+                }
+        for sex, row in rows.items():
+            row["n_used"] = int(mask.sum() if sex == "all" else (scans["sex"] == sex).sum())
+        nothing = {"note": "ANA_TOO_FEW: no usable scan of these ages", "n_used": 0}
+        return {sex: rows.get(sex, nothing) for sex in ("all", "F", "M")}
+
+
+def _verdict(ours: dict[str, Any], reference: dict[str, Any]) -> tuple[str | None, str]:
+    """Verdict, None where there is no slope here; and what to know of it."""
+    percent, ml = reference["slope_pct_per_decade"], reference["slope_ml_per_decade"]
+    direction = reference["direction"]
+    if direction == "peak":
+        return NONE, "the reference peaks, and has no one sign"
+    if direction is None and np.isnan(percent) and np.isnan(ml):
+        return NONE, "the reference gives a level and no slope"
+    if "slope_pct_per_decade" not in ours:
+        return None, ""
+    kind, published = ("pct", percent) if not np.isnan(percent) else ("ml", ml)
+    value = ours[f"slope_{kind}_per_decade"]
+    low, high = (ours[f"slope_{kind}_per_decade_ci_{end}"] for end in ("low", "high"))
+    if not np.isnan(published):
+        if low <= published <= high:
+            return OVERLAP, ""
+        return (SIGN, "") if value * published > 0 else (CONFLICT, "")
+    note = "the reference gives a direction only"
+    if direction == "none":
+        return (OVERLAP if low <= 0 <= high else CONFLICT), note
+    sign = 1 if direction == "increase" else -1
+    if value * sign > 0:
+        return SIGN, note
+    return (OVERLAP if low <= 0 <= high else CONFLICT), note

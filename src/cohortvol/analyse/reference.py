@@ -1,0 +1,262 @@
+"""A reference model: centiles of one cohort as a small file, and scores of other scans in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cohortvol import __version__
+from cohortvol.analyse import cohort as cohort_of
+from cohortvol.analyse.centiles import samples
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.lms import Lms
+from cohortvol.analyse.settings import checked
+from cohortvol.errors import ConfigError, TableError
+from cohortvol.files import commit_json, commit_text, sha256_of
+from cohortvol.tables import Column, csv_text, real, text, write_table
+
+log = logging.getLogger(__name__)
+
+FORMAT = "cohortvol reference 1"
+METHOD = (
+    "z = ((volume / M)**L - 1) / (L S), or ln(volume / M) / S at L = 0; ln M (mL) and ln S are an "
+    "intercept and a natural cubic spline of age in years, linear outside the first and last knot, "
+    "in truncated-power form: age; then for each knot k but the last two ((age-k)+^3 "
+    "- (age-k[-2])+^3 (k[-1]-k)/(k[-1]-k[-2]) + (age-k[-1])+^3 (k[-2]-k)/(k[-1]-k[-2])) "
+    "/ (k[-1]-k[0])^2"
+)
+SAMPLE = "one scan per subject, that at the lowest age; volumes cut by the field of view left out"
+
+UNKNOWN_STRUCTURE = "structure not in the reference"
+NO_CENTILES = "no centiles of this structure and sex in the reference"
+OUTSIDE_AGES = "age outside the reference"
+
+SCORES = {
+    "scan_id": Column(text, "row key"),
+    "structure": Column(text, "anatomical structure"),
+    "sex": Column(text, "F or M"),
+    "age_years": Column(real, "age at the scan, years"),
+    "volume_ml": Column(real, "volume as measured, mL"),
+    "z": Column(real, "score in the reference, standard normal there; null without one"),
+    "centile": Column(real, "share of the reference of that age and sex below, %"),
+    "reason": Column(text, "why there is no score; null where there is one"),
+}
+"""Columns of a table of scores."""
+
+
+def fit(
+    volumes: Path,
+    scans: Path,
+    out: Path,
+    segmentation_model: str | None = None,
+    min_n_centiles: int = 300,
+) -> dict[str, Any]:
+    """Fit centiles of every structure and sex, and save them as JSON.
+
+    The file holds knots, coefficients, age ranges and counts, and no row of any person.
+
+    Returns
+    -------
+    dict
+        What the file holds.
+
+    Raises
+    ------
+    TableError, ConfigError
+        As `cohortvol.analyse.run`.
+    ConfigError
+        If no structure and sex has enough subjects, with the reasons.
+    """
+    settings = checked({"segmentation_model": segmentation_model, "min_n_centiles": min_n_centiles})
+    cohort = _cohort(volumes, scans, segmentation_model)
+    models, refused = [], []
+    for sample in samples(cohort, settings):
+        key = {"structure": sample.structure, "sex": sample.sex}
+        n = len(sample.age_years)
+        if sample.lms is None:
+            few = f"ANA_TOO_FEW: fewer than {min_n_centiles} usable subjects"  # no small counts
+            refused.append({**key, "note": few if n < min_n_centiles else sample.note})
+            continue
+        low, high = sample.age_range_years
+        models.append(
+            {
+                **key,
+                "n": n,
+                "age_low_years": low,
+                "age_high_years": high,
+                "L": sample.lms.power,
+                "M": _spline(sample.lms.median_knots_years, sample.lms.median_coefficients),
+                "S": _spline(sample.lms.spread_knots_years, sample.lms.spread_coefficients),
+            }
+        )
+    if not models:
+        notes = sorted({f"{row['structure']} {row['sex']}: {row['note']}" for row in refused})
+        raise ConfigError("no centiles can be fitted\n  " + "\n  ".join(notes[:10]))
+    record = {
+        "format": FORMAT,
+        "method": METHOD,
+        "sample": SAMPLE,
+        "segmentation_model": cohort.segmentation_model,
+        "cohortvol_version": __version__,
+        "inputs": {
+            name: {"file": path.name, "sha256": sha256_of(path)}
+            for name, path in (("volumes", volumes), ("scans", scans))
+        },
+        "models": models,
+        "refused": refused,
+    }
+    commit_json(out, record)
+    log.info("%d models in %s, %d without centiles", len(models), out, len(refused))
+    return record
+
+
+def score(
+    reference: Path,
+    volumes: Path,
+    scans: Path,
+    out: Path,
+    segmentation_model: str | None = None,
+    any_model: bool = False,
+) -> pd.DataFrame:
+    """Centile and z of every scan and structure; null with a reason where there is none.
+
+    Parameters
+    ----------
+    reference : Path
+        A file that `fit` wrote.
+    volumes, scans : Path
+        As for `cohortvol.analyse.run`.
+    out : Path
+        Table of `SCORES` to write: Parquet if it ends in ``.parquet``, otherwise CSV.
+    segmentation_model : str, optional
+        Which model's volumes, where the table holds several.
+    any_model : bool
+        Score volumes of another segmentation model than that of the reference.
+
+    Raises
+    ------
+    TableError
+        If `reference` is no such file, or a table cannot be used.
+    ConfigError
+        If the volumes are of another segmentation model and `any_model` is not set.
+    """
+    record = read_reference(reference)
+    cohort = _cohort(volumes, scans, segmentation_model)
+    theirs, ours = record["segmentation_model"], cohort.segmentation_model
+    if theirs and ours and theirs != ours and not any_model:
+        raise ConfigError(
+            f"volumes of {ours}, but the reference is of {theirs}\n"
+            "  Two segmentation models measure the same organ differently. Score volumes of "
+            f"{theirs}, fit a reference of {ours}, or say --any-model."
+        )
+    table = scores(cohort, record)
+    if out.suffix == ".parquet":
+        write_table(out, table, SCORES)
+    else:
+        commit_text(out, csv_text(table))
+    log.info("%d of %d volumes scored in %s", int(table["z"].notna().sum()), len(table), out)
+    return table
+
+
+def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
+    """One row per scan and structure of a cohort: `SCORES`."""
+    models = {(row["structure"], row["sex"]): row for row in record["models"]}
+    known = {row["structure"] for row in [*record["models"], *record["refused"]]}
+    ages = cohort.scans["age_years"].to_numpy(dtype=float)
+    pieces = []
+    for index, structure in enumerate(cohort.structures):
+        reason = cohort.reason[:, index].copy()
+        z = np.full(len(ages), np.nan)
+        if structure not in known:
+            reason[reason == cohort_of.USABLE] = UNKNOWN_STRUCTURE
+        for sex in ("F", "M"):
+            rows = np.flatnonzero((reason == cohort_of.USABLE) & cohort.of_sex(sex))
+            model = models.get((structure, sex))
+            if model is None:
+                reason[rows] = NO_CENTILES
+                continue
+            low, high = model["age_low_years"], model["age_high_years"]
+            inside = (ages[rows] >= low) & (ages[rows] <= high)
+            reason[rows[~inside]] = f"{OUTSIDE_AGES}: {low:.1f} to {high:.1f} years"
+            rows = rows[inside]
+            z[rows] = _lms(model).z(ages[rows], cohort.volume_ml[rows, index])
+        reason[(reason == cohort_of.USABLE) & np.isnan(z)] = cohort_of.SEX_MISSING
+        pieces.append(
+            pd.DataFrame(
+                {
+                    "scan_id": cohort.scans["scan_id"],
+                    "structure": structure,
+                    "sex": cohort.scans["sex"],
+                    "age_years": ages,
+                    "volume_ml": cohort.volume_ml[:, index],
+                    "z": z,
+                    "centile": 100 * stats.norm.cdf(z),
+                    "reason": pd.Series(reason, dtype=object).where(np.isnan(z), None),
+                }
+            )
+        )
+    if not pieces:
+        return pd.DataFrame(columns=list(SCORES))
+    table = pd.concat(pieces, ignore_index=True)
+    order = np.arange(len(table)).reshape(len(pieces), -1).T.ravel()  # scan by scan
+    return table.iloc[order].reset_index(drop=True)
+
+
+def read_reference(path: Path) -> dict[str, Any]:
+    """A reference as `fit` wrote it.
+
+    Raises
+    ------
+    TableError
+        If there is no such file, or it is another one.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise TableError(
+            f"{path}: not a reference of this version\n  expected   {FORMAT}\n  found   {found}\n"
+            "  Make one with `cohortvol reference fit`."
+        )
+    try:
+        for model in record["models"]:
+            _lms(model).z(np.array([model["age_low_years"]]), np.array([1.0]))
+        _ = record["refused"], record["segmentation_model"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{path}: damaged reference ({error!r}); fit it again") from error
+    return record
+
+
+def _cohort(volumes: Path, scans: Path, segmentation_model: str | None) -> Cohort:
+    return cohort_of.build(
+        read_volumes(volumes),
+        read_scans(scans),
+        exclude_cut=True,
+        segmentation_model=segmentation_model,
+    )
+
+
+def _spline(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, list[float]]:
+    return {"knots_years": knots.tolist(), "coefficients": coefficients.tolist()}
+
+
+def _lms(model: dict[str, Any]) -> Lms:
+    median, spread = model["M"], model["S"]
+    return Lms(
+        float(model["L"]),
+        np.array(median["knots_years"], dtype=float),
+        np.array(median["coefficients"], dtype=float),
+        np.array(spread["knots_years"], dtype=float),
+        np.array(spread["coefficients"], dtype=float),
+    )

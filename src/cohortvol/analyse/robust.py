@@ -1,0 +1,142 @@
+"""Outliers, and slopes that a few of them cannot bend; sites, and slopes that allow for them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.joint import Estimated
+from cohortvol.errors import EstimateError
+
+OUTLIER_Z = 5.0
+NORMAL_MAD = 0.6744897501960817
+"""Median absolute deviation of a standard normal."""
+LEAST_OF_SITE = 20
+"""Scans below which a site is left out of what allows for sites."""
+SITE_AGES = (5.0, 95.0)
+"""Percentiles of age that must overlap between sites."""
+
+
+def robust_z(residuals: np.ndarray) -> np.ndarray:
+    """Distance from the median in units of the scaled median absolute deviation; 0 where that is 0.
+
+    Parameters
+    ----------
+    residuals : (n,) float array
+    """
+    away = residuals - np.median(residuals)
+    mad = float(np.median(np.abs(away))) / NORMAL_MAD
+    return np.asarray(away / mad) if mad > 0 else np.zeros(len(residuals))
+
+
+def outliers(design: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """(n,) of bool: the residual of least squares has a robust z beyond 5 to either side."""
+    coefficients, *_ = np.linalg.lstsq(design, response, rcond=None)
+    return np.asarray(np.abs(robust_z(response - design @ coefficients)) > OUTLIER_Z)
+
+
+def huber(design: np.ndarray, response: np.ndarray) -> Estimated:
+    """Huber's M-estimate (k = 1.345, scale by MAD), rows taken as independent.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_NOT_CONVERGED`` if it does not settle.
+    """
+    from statsmodels.robust.norms import HuberT  # 1 s
+    from statsmodels.robust.robust_linear_model import RLM
+    from statsmodels.tools.sm_exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        for trouble in (ConvergenceWarning, RuntimeWarning):
+            warnings.simplefilter("error", trouble)
+        try:
+            fitted = RLM(response, design, M=HuberT()).fit(maxiter=200, tol=1e-9)
+        except (ConvergenceWarning, RuntimeWarning, ZeroDivisionError, ValueError) as error:
+            raise EstimateError("ANA_NOT_CONVERGED", "the robust fit did not settle") from error
+    return Estimated(np.asarray(fitted.params), np.asarray(fitted.bcov_scaled))
+
+
+def comparable_sites(site: pd.Series, age_years: np.ndarray) -> tuple[np.ndarray, str]:
+    """Rows of sites that can be compared, and what was left out.
+
+    A site with fewer than 20 scans is left out. The sites must share a range of ages, so that
+    site and age can be told apart.
+
+    Parameters
+    ----------
+    site : (n,) series of str, None where not known
+    age_years : (n,) float array
+
+    Returns
+    -------
+    tuple
+        (n,) bool array, and a note, empty if nothing was left out.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_SITES`` if fewer than two sites are left, or no age is common to all of them.
+    """
+    counts = site.value_counts()
+    large = counts.index[counts >= LEAST_OF_SITE]
+    keep = site.isin(large).to_numpy(dtype=bool)
+    n_small = len(counts) - len(large)
+    note = []
+    if n_small:
+        note.append(f"{n_small} sites with fewer than {LEAST_OF_SITE} scans left out")
+    if site.isna().any():
+        note.append(f"{int(site.isna().sum())} scans of unknown site left out")
+    if len(large) < 2:
+        raise EstimateError("ANA_SITES", f"{len(large)} site with {LEAST_OF_SITE} scans or more")
+    ranges = [np.percentile(age_years[(site == one).to_numpy(bool)], SITE_AGES) for one in large]
+    youngest, oldest = max(low for low, _ in ranges), min(high for _, high in ranges)
+    if youngest >= oldest:
+        raise EstimateError(
+            "ANA_SITES", f"no age common to all {len(large)} sites (5th to 95th percentile)"
+        )
+    return keep, "; ".join(note)
+
+
+def site_columns(site: pd.Series) -> np.ndarray:
+    """(n, sites - 1): one column per site but the first in the order of their names."""
+    levels = sorted(site.unique())
+    return np.column_stack([(site == level).to_numpy(dtype=float) for level in levels[1:]])
+
+
+def harmonised(design: np.ndarray, response: np.ndarray, site: pd.Series) -> np.ndarray:
+    """Responses with each site's offset taken out and its spread brought to that of all.
+
+    The location-scale model of ComBat (Johnson 2007) for one structure, without its shrinkage of
+    sites towards each other, which needs many structures. Age, sex and size stand in the model, so
+    that what they explain is kept; without age the slopes would shrink.
+
+    Parameters
+    ----------
+    design : (n, terms) float array
+        What is to be kept, the intercept first.
+    response : (n,) float array
+    site : (n,) series of str
+
+    Returns
+    -------
+    (n,) float array
+    """
+    sites = site_columns(site)
+    sites = sites - sites.mean(axis=0)
+    joined = np.column_stack([design, sites])
+    coefficients, _, rank, _ = np.linalg.lstsq(joined, response, rcond=None)
+    if rank < joined.shape[1]:
+        raise EstimateError("ANA_COLLINEAR", "site cannot be told from the other terms")
+    kept = design @ coefficients[: design.shape[1]]
+    residuals = response - joined @ coefficients
+    out = kept + residuals
+    together = residuals.std()
+    for level in site.unique():
+        here = (site == level).to_numpy(dtype=bool)
+        own = residuals[here].std()
+        if own > 0:
+            out[here] = kept[here] + residuals[here] * together / own
+    return np.asarray(out)

@@ -1,0 +1,252 @@
+"""Who is missing from a structure, and slopes that allow for it: weighting and censoring.
+
+Neither is right in general. Weights repair what depends on age, sex and body size, and nothing
+that depends on the volume itself. The censored model takes a cut volume for a lower bound with a
+limit that is independent of the volume, as a fixed field of view makes it, and is off where an
+organ is cut by a share of itself. So they stand beside the complete cases, never alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.joint import Estimated, size_columns
+from cohortvol.analyse.settings import Settings
+from cohortvol.errors import EstimateError
+
+LEAST_MISSING = 10
+"""Scans without the structure, or with it, below which nobody can say who they are."""
+MOST_STEPS = 100
+TERTILES = (100 / 3, 200 / 3)
+
+
+def inverse_probability_weights(
+    scans: pd.DataFrame, usable: np.ndarray, with_size: bool
+) -> np.ndarray:
+    """One over the chance that a scan is usable, by a logistic model; their mean is about 1.
+
+    The model has age, age squared, sex, and ln(height) and ln(BMI) where known, and the products
+    of age with the last three.
+
+    Parameters
+    ----------
+    scans : pandas.DataFrame
+        n rows with known ``age_years, sex`` and, if `with_size`, ``height_cm, bmi``.
+    usable : (n,) bool array
+
+    Returns
+    -------
+    (n,) float array
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_TOO_FEW`` if there are fewer than 10 usable scans, or of the others;
+        ``ANA_NOT_CONVERGED`` if a covariate tells the two apart entirely.
+    """
+    from statsmodels.discrete.discrete_model import Logit  # 1 s, unused where nothing is missing
+    from statsmodels.tools.sm_exceptions import (
+        ConvergenceWarning,
+        PerfectSeparationError,
+        PerfectSeparationWarning,
+    )
+
+    few = min(int(usable.sum()), int((~usable).sum()))
+    if few < LEAST_MISSING:
+        raise EstimateError(
+            "ANA_TOO_FEW", f"{LEAST_MISSING} scans that are not usable are needed to weight by"
+        )
+    ages = scans["age_years"].to_numpy(dtype=float)
+    ages = (ages - ages.mean())[:, None]
+    male = (scans[["sex"]] == "M").to_numpy(dtype=float)
+    size = size_columns(scans, with_size)
+    size = size - size.mean(axis=0)
+    table = np.column_stack([ages, ages**2, male, ages * male, size, ages * size])
+    spread = table.std(axis=0)
+    table = (table[:, spread > 0] - table[:, spread > 0].mean(axis=0)) / spread[spread > 0]
+    design = np.column_stack([np.ones(len(table)), table])
+    with warnings.catch_warnings():
+        for trouble in (ConvergenceWarning, PerfectSeparationWarning, RuntimeWarning):
+            warnings.simplefilter("error", trouble)
+        try:
+            fitted = Logit(usable.astype(float), design).fit(disp=0)
+        except (
+            ConvergenceWarning,
+            PerfectSeparationWarning,
+            RuntimeWarning,
+            PerfectSeparationError,
+            np.linalg.LinAlgError,
+        ) as error:
+            raise EstimateError(
+                "ANA_NOT_CONVERGED", "age, sex or size tell usable scans from the others"
+            ) from error
+    return np.asarray(usable.mean() / fitted.predict(design))
+
+
+def censored_regression(
+    design: np.ndarray,
+    response: np.ndarray,
+    censored: np.ndarray,
+    subjects: np.ndarray | None = None,
+) -> tuple[Estimated, float, float]:
+    """Normal regression by maximum likelihood in which some responses are lower bounds (Tobit).
+
+    Newton's method in beta / sigma and 1 / sigma, in which the likelihood has one maximum (Olsen
+    1978, Econometrica 46:1211).
+
+    Parameters
+    ----------
+    design : (n, terms) float array
+    response : (n,) float array
+        Where `censored`, the true response is above this.
+    censored : (n,) bool array
+    subjects : (n,) int array, optional
+        If any value repeats, the covariance is cluster-robust by subject; otherwise it is the
+        inverse of the observed information.
+
+    Returns
+    -------
+    tuple
+        Coefficients, the last one ln(sigma), with their covariance; sigma; log likelihood.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_COLLINEAR`` or ``ANA_NOT_CONVERGED``.
+    """
+    n, terms = design.shape
+    signed = np.column_stack([design, -response])  # (x b - y) / sigma at once
+    scale = np.linalg.norm(signed, axis=0)
+    scale[scale == 0] = 1.0
+    signed = signed / scale
+    start, *_ = np.linalg.lstsq(design, response, rcond=None)
+    sigma = float(np.std(response - design @ start))
+    at = np.append(start, 1.0) / sigma * scale
+    value, gradient, information = _likelihood(signed, at, censored, scale[-1])
+    for _ in range(MOST_STEPS):
+        try:
+            step = np.linalg.solve(information, gradient)
+        except np.linalg.LinAlgError as error:
+            raise EstimateError("ANA_COLLINEAR", "the terms cannot be told apart") from error
+        if step @ gradient < 1e-12:
+            break
+        for halving in 0.5 ** np.arange(40):
+            trial = at + halving * step
+            if trial[-1] > 0:
+                found = _likelihood(signed, trial, censored, scale[-1])
+                if found[0] >= value:
+                    break
+        else:
+            break
+        at, (value, gradient, information) = trial, found
+    if not step @ gradient < 1e-6:
+        raise EstimateError("ANA_NOT_CONVERGED", "no censored model fits these volumes best")
+    sigma = float(scale[-1] / at[-1])
+    beta = at[:-1] / scale[:-1] * sigma
+    # to beta and ln sigma: d(beta)/d(at_k) = sigma / scale_k, and through sigma for the last
+    back = np.zeros((terms + 1, terms + 1))
+    back[np.arange(terms), np.arange(terms)] = sigma / scale[:-1]
+    back[:terms, -1] = -beta / at[-1]
+    back[-1, -1] = -1 / at[-1]
+    covariance = np.linalg.inv(information)
+    if subjects is not None and len(np.unique(subjects)) < n:
+        covariance = covariance @ _meat(signed, at, censored, subjects) @ covariance
+    return Estimated(np.append(beta, np.log(sigma)), back @ covariance @ back.T), sigma, value
+
+
+def _likelihood(
+    signed: np.ndarray, at: np.ndarray, censored: np.ndarray, scale: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Log likelihood, its gradient, and minus its second derivatives."""
+    above = signed @ at
+    weight, bend = _pull(above, censored)
+    full = ~censored
+    value = special.log_ndtr(above[censored]).sum()
+    value += full.sum() * np.log(at[-1] / scale) - 0.5 * (above[full] ** 2).sum()
+    value -= full.sum() * 0.5 * np.log(2 * np.pi)
+    gradient = signed.T @ weight
+    information = signed.T @ (signed * bend[:, None])
+    gradient[-1] += full.sum() / at[-1]
+    information[-1, -1] += full.sum() / at[-1] ** 2
+    return float(value), gradient, information
+
+
+def _pull(above: np.ndarray, censored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and minus second derivative of each row's log likelihood by its (x b - y) / sigma."""
+    weight, bend = -above, np.ones(len(above))
+    tail = above[censored]
+    mills = np.exp(-0.5 * tail**2 - 0.5 * np.log(2 * np.pi) - special.log_ndtr(tail))
+    weight[censored] = mills
+    bend[censored] = mills * (mills + tail)
+    return weight, bend
+
+
+def _meat(
+    signed: np.ndarray, at: np.ndarray, censored: np.ndarray, subjects: np.ndarray
+) -> np.ndarray:
+    scores = signed * _pull(signed @ at, censored)[0][:, None]
+    scores[:, -1] += ~censored / at[-1]
+    members = np.unique(subjects, return_inverse=True)[1]
+    sums = np.zeros((members.max() + 1, signed.shape[1]))
+    np.add.at(sums, members, scores)
+    clusters = len(sums)
+    return np.asarray(clusters / (clusters - 1) * sums.T @ sums)
+
+
+def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """Share of scans without a usable volume by thirds of age, by sex and by thirds of height.
+
+    Of scans that are done, passed QC as a whole and have age and sex. Counts of 1 to
+    `Settings.suppress_below` less one are null, and so is their share.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``analyse/missingness`` as `outputs.SCHEMAS` has it.
+    """
+    least = settings.suppress_below
+    hidden = f"a count below {least} is not shown"
+    levels = levels_of(cohort.scans[cohort.in_trends])
+    rows: list[dict[str, Any]] = []
+    for index, structure in enumerate(cohort.structures):
+        missing = ~cohort.usable(index)[cohort.in_trends]
+        for (variable, level), mask in levels.items():
+            n, out = int(mask.sum()), int((mask & missing).sum())
+            few = any(0 < count < least for count in (n, out))
+            rows.append(
+                {
+                    "structure": structure,
+                    "variable": variable,
+                    "level": level,
+                    "n_scans": None if 0 < n < least else n,
+                    "n_unusable": None if few else out,
+                    "unusable_pct": None if few or n == 0 else 100 * out / n,
+                    "note": hidden if few else None,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def levels_of(scans: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """Thirds of age and of height, and the sexes: variable and level, and which scans are in it."""
+    levels: dict[tuple[str, str], np.ndarray] = {}
+    for variable, unit in (("age_years", "years"), ("height_cm", "cm")):
+        values = scans[variable].to_numpy(dtype=float)
+        known = values[~np.isnan(values)]
+        if len(known) == 0:
+            continue
+        low, high = np.percentile(known, TERTILES)
+        levels[variable, f"lower third, to {low:.1f} {unit}"] = values <= low
+        levels[variable, "middle third"] = (values > low) & (values <= high)
+        levels[variable, f"upper third, above {high:.1f} {unit}"] = values > high
+        if variable != "age_years":
+            levels[variable, "not known"] = np.isnan(values)
+    for sex in ("F", "M"):
+        levels["sex", sex] = (scans["sex"] == sex).to_numpy(dtype=bool)
+    return levels

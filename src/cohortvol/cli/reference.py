@@ -1,0 +1,75 @@
+"""Subcommands of `cohortvol reference`: centiles of a cohort as a file, and scores in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortvol.cli.stages import Scans, Volumes
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Centiles of one cohort as a small file, and where the organs of other scans lie in them.",
+)
+
+
+@app.command("fit")
+def fit_reference(
+    volumes: Volumes,
+    scans: Scans,
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    segmentation_model: Annotated[
+        str | None, typer.Option(help="Model to use, where the table holds several.")
+    ] = None,
+    min_n: Annotated[
+        int, typer.Option(min=50, help="Subjects per sex below which there are no centiles.")
+    ] = 300,
+) -> None:
+    r"""Fit centiles of every organ by age and sex, and save them.
+
+    The file holds curves, age ranges and counts, and no row of any person, so that it may be
+    given to others. It is the LMS method with one scan per subject; volumes that the field of
+    view cuts are left out.
+
+    Example:
+    [dim]cohortvol reference fit --volumes results/mine/volumes.parquet \
+    --scans results/mine/scans.parquet --out reference.json[/]
+    """
+    from cohortvol.analyse import reference
+
+    reference.fit(volumes, scans, out, segmentation_model, min_n_centiles=min_n)
+
+
+@app.command("score")
+def score_reference(
+    reference: Annotated[Path, typer.Option(help="File that `reference fit` wrote.")],
+    volumes: Volumes,
+    scans: Scans,
+    out: Annotated[Path, typer.Option(help="Table to write, CSV or .parquet.")],
+    segmentation_model: Annotated[
+        str | None, typer.Option(help="Model to use, where the table holds several.")
+    ] = None,
+    any_model: Annotated[
+        bool,
+        typer.Option(
+            "--any-model", help="Also score volumes of another segmentation model; they differ."
+        ),
+    ] = False,
+) -> None:
+    r"""Centile and z of every scan and organ in a reference.
+
+    A z of -2 is a volume smaller than that of 98 of 100 people of the reference of the same age
+    and sex; of height it knows nothing. There is no score, and a reason instead, where age or sex
+    is unknown, the age lies outside the reference, the organ is not in it, is cut by the field of
+    view or failed QC. A score describes a scan; it is no diagnosis.
+
+    Example:
+    [dim]cohortvol reference score --reference reference.json \
+    --volumes results/new/volumes.parquet --scans results/new/scans.parquet --out scores.csv[/]
+    """
+    from cohortvol.analyse import reference as stage
+
+    stage.score(reference, volumes, scans, out, segmentation_model, any_model)

@@ -1,0 +1,167 @@
+"""The first screen: which structures change with age, how fast, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cohortvol.report import style
+from cohortvol.report.forest import NEGATIVE_CONTROLS
+from cohortvol.report.inputs import Analysis
+
+_SLOPE = "slope_pct_per_decade"
+_LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
+_WIDTH = 100.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One structure: everything is text already, places are in hundredths of the bar's width."""
+
+    name: str
+    control: bool
+    kind: str
+    unadjusted: str
+    slope: str
+    sure: str
+    low: float
+    at: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page says first."""
+
+    model: str
+    sentences: list[str]
+    rows: list[Row]
+    zero: float
+    adjusted: bool
+
+
+def answer(analysis: Analysis, *, level: float) -> Answer | None:
+    """Read off the slopes of both sexes together in the most adjusted model.
+
+    A slope is clear where its q is below `level`; the rows go from the steepest fall to the
+    steepest rise, negative controls last.
+
+    Returns
+    -------
+    Answer or None
+        None where no such slope was estimated.
+    """
+    pooled = analysis.slopes[analysis.slopes["sex"] == "all"].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    if pooled.empty:
+        return None
+    model = str(max(pooled["model"]))
+    first = pooled[pooled["model"] == "M1"].set_index("structure")
+    slopes = pooled[pooled["model"] == model].sort_values(_SLOPE)
+    control = slopes["structure"].isin(NEGATIVE_CONTROLS)
+    slopes = pd.concat([slopes[~control], slopes[control]])
+    low, high = _range(slopes)
+    rows = []
+    for row in slopes.to_dict("records"):
+        name = row["structure"]
+        other = first.loc[name] if model != "M1" and name in first.index else None
+        clear = bool(row["q_value"] < level)
+        kind = "unclear" if not clear else "smaller" if row[_SLOPE] < 0 else "larger"
+        ends = [max(low, min(high, row[column])) for column in (_LOW, _SLOPE, _HIGH)]
+        places = [round(_WIDTH * (end - low) / (high - low), 2) for end in ends]
+        rows.append(
+            Row(
+                name=style.display_name(name),
+                control=name in NEGATIVE_CONTROLS,
+                kind=kind,
+                unadjusted="" if other is None else _interval(other),
+                slope=_interval(row),
+                sure=_sure(analysis, name, model, row["q_value"], level),
+                low=places[0],
+                at=places[1],
+                high=places[2],
+            )
+        )
+    zero = round(_WIDTH * (0 - low) / (high - low), 2)
+    return Answer(model, _sentences(rows), rows, zero, model != "M1")
+
+
+def _interval(row: pd.Series | dict[str, float]) -> str:
+    return style.interval(row[_SLOPE], row[_LOW], row[_HIGH])
+
+
+def _range(slopes: pd.DataFrame) -> tuple[float, float]:
+    """Ends of the bars: all estimates, and intervals unless they are very wide."""
+    reach = 1.6 * max(float(slopes[_SLOPE].abs().max()), 1.0)
+    low = max(float(slopes[_LOW].min()), -reach)
+    high = min(float(slopes[_HIGH].max()), reach)
+    margin = 0.04 * (max(high, 0.0) - min(low, 0.0))
+    return min(low, 0.0) - margin, max(high, 0.0) + margin
+
+
+def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level: float) -> str:
+    """q, how many other ways of analysis agree, whether the trend bends, in a few words.
+
+    An analysis agrees where its interval lies on the same side of 0.
+    """
+    parts = [f"q {_compared(q_value)}"]
+    table = analysis.table("sensitivity")
+    others = table[(table["structure"] == structure) & (table["sex"] == "all")]
+    others = others.dropna(subset=[_LOW, _HIGH])
+    if len(others) and q_value < level:
+        slopes = analysis.slopes
+        own = slopes[(slopes["structure"] == structure) & (slopes["sex"] == "all")]
+        sign = own[own["model"] == model][_SLOPE].iloc[0] > 0
+        same = (others[_LOW] > 0) if sign else (others[_HIGH] < 0)
+        parts.append(f"{same.sum()} of {len(same)} analyses agree")
+    bends = analysis.table("nonlinearity")
+    here = bends[(bends["structure"] == structure) & (bends["q_value"] < level)]
+    if len(here):
+        parts.append("bends")
+    verdicts = analysis.table("literature")
+    told = verdicts[(verdicts["structure"] == structure) & (verdicts["evidence"] != "UNVERIFIED")]
+    conflicts = int((told["verdict"] == "conflict").sum())
+    judged = int(told["verdict"].isin(["conflict", "sign agrees", "CI overlaps reference"]).sum())
+    if judged:
+        parts.append(f"{judged - conflicts} of {judged} published agree")
+    return "; ".join(parts)
+
+
+def _compared(value: float) -> str:
+    if pd.isna(value):
+        return "not known"
+    return "< 0.001" if value < 0.001 else f"= {style.probability(value)}"
+
+
+def _sentences(rows: list[Row]) -> list[str]:
+    """How many of the structures are smaller or larger, the steepest, and the negative controls."""
+    organs = [row for row in rows if not row.control]
+    smaller = [row for row in organs if row.kind == "smaller"]
+    larger = [row for row in organs if row.kind == "larger"]
+    unclear = len(organs) - len(smaller) - len(larger)
+    words = "structure" if len(organs) == 1 else "structures"
+    first = (
+        f"Of {len(organs)} {words}, {len(smaller)} {_is(smaller)} smaller and {len(larger)} "
+        f"{_is(larger)} larger at higher age"
+    )
+    if unclear:
+        first += f"; {unclear} {'shows' if unclear == 1 else 'show'} no clear difference"
+    said = [f"{first}."]
+    steepest = [f"{row.name.lower()} {row.slope} %" for row in (smaller[:1] + larger[-1:])]
+    if steepest:
+        said.append(f"Steepest per decade (95\u00a0%\u00a0CI): {' and '.join(steepest)}.")
+    controls = [row for row in rows if row.control]
+    moved = [row.name.lower() for row in controls if row.kind != "unclear"]
+    if controls and moved:
+        said.append(
+            f"Of the negative controls, {', '.join(moved)} {_is(moved)} not flat: part of the "
+            "other slopes may come from who was scanned."
+        )
+    elif controls:
+        names = ", ".join(row.name.lower() for row in controls)
+        said.append(f"The negative controls ({names}) show no clear difference, as they should.")
+    return said
+
+
+def _is(rows: list[Row] | list[str]) -> str:
+    return "is" if len(rows) == 1 else "are"

@@ -1,0 +1,205 @@
+"""Every figure of a report, in the order of the page, or why one is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cohortvol import reasons
+from cohortvol.report import (
+    boxes,
+    centile_charts,
+    disclosure,
+    forest,
+    heatmap,
+    missing,
+    repeats,
+    sensitivity,
+    sides,
+    style,
+    trends,
+)
+from cohortvol.report.flow import Flow, flow_figure
+from cohortvol.report.inputs import Analysis
+from cohortvol.report.panels import Page
+
+TITLES = {
+    "flow": "Flow of scans from the manifest to the trends",
+    "trends": "Volume against age at the scan, by structure and sex",
+    "centiles": "Centiles of volume against age, by structure and sex",
+    "forest": "Change of volume per decade of age, %",
+    "quartiles": "Volume by quartile of age, pooled and by sex",
+    "heatmap": "Structures by organ system: correlations, slopes, bends, and men against women",
+    "sides": "Left against right",
+    "missing": "Scans without a usable volume, by age, sex and height",
+    "sensitivity": "The slope of each structure under other ways of analysing it",
+    "repeats": "Slopes between people and within people scanned again",
+    "planted": "Planted and recovered slopes, % per decade of age",
+}
+"""Figures by name: the name is that of its files and of its caption."""
+ABSENT = {
+    "trends": "No volume of a scan with age could be drawn.",
+    "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
+    "forest": "No forest plot: no slope was estimated.",
+    "quartiles": "No box plots: the analysis has no quartiles of age.",
+    "heatmap": "No heat map: there is nothing to show in it.",
+    "sides": "No comparison of left and right: no structure was measured on both sides, or the "
+    "analysis has no such table.",
+    "missing": "No figure of missingness: the analysis has no such table.",
+    "sensitivity": "No figure of sensitivity: the analysis has no such table.",
+    "repeats": "No slopes within people: too few people were scanned at several ages.",
+}
+"""What the page says where a figure has nothing to show."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure before it is saved."""
+
+    name: str
+    figure: Figure
+    data: pd.DataFrame
+    context: dict[str, Any]
+    alt: str
+    page: int = 1
+
+    @property
+    def title(self) -> str:
+        """What stands above its caption."""
+        return TITLES[self.name]
+
+    @property
+    def stem(self) -> str:
+        """Name of its files, without suffix."""
+        return self.name if self.page == 1 else f"{self.name}_{self.page}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all figures are drawn from."""
+
+    analysis: Analysis
+    points: pd.DataFrame
+    flow: Flow
+    planted: pd.DataFrame | None = None
+    public: bool = False
+    level: float = field(default=0.05)
+
+
+def draw(subject: Subject) -> Iterator[Drawn]:
+    """All figures that have something to show."""
+    yield _flow(subject.flow)
+    for name, pages, context in _kinds(subject):
+        found = list(pages)
+        more = context(found) if found else {}
+        for number, page in enumerate(found, start=1):
+            here = more | _of_page(name, page, subject, number=number, n_pages=len(found))
+            alt = _ALT[name].format(names=_names(page.structures))
+            yield Drawn(name, page.figure, page.data, here, alt, number)
+
+
+_ALT = {
+    "trends": "Volume against age, one panel each: {names}.",
+    "centiles": "Centile curves of volume against age, one panel per sex: {names}.",
+    "forest": "Forest plot, percent per decade by sex: {names}.",
+    "quartiles": "Box plots of volume in four quartiles of age: {names}.",
+    "heatmap": "Heat map of correlations, slopes, bends and differences of the sexes: {names}.",
+    "sides": "Asymmetry against age, and difference against mean of both sides: {names}.",
+    "missing": "Share of scans without a usable volume, by age, sex and height: {names}.",
+    "sensitivity": "Slopes with intervals under every way of analysis: {names}.",
+    "repeats": "Slopes between and within people with intervals: {names}.",
+    "planted": "Planted slopes beside estimates, percent per decade by sex: {names}.",
+}
+
+
+def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page], Any]]:
+    """Name, pages, and a function from all pages to what the captions need besides."""
+    analysis, points, public = subject.analysis, subject.points, subject.public
+
+    def nothing(_pages: list[Page]) -> dict[str, Any]:
+        return {}
+
+    yield "trends", trends.trend_pages(analysis, points, public=public), nothing
+    yield "centiles", centile_charts.centile_pages(analysis), nothing
+    yield "forest", forest.forest_pages(analysis, level=subject.level), nothing
+    yield "quartiles", boxes.box_pages(analysis), nothing
+    yield "heatmap", heatmap.heat_pages(analysis, level=subject.level), nothing
+    yield "sides", sides.side_pages(analysis, points, public=public), nothing
+    yield "missing", missing.missing_pages(analysis), nothing
+    yield "sensitivity", sensitivity.sensitivity_pages(analysis), nothing
+    yield "repeats", repeats.repeat_pages(analysis), nothing
+    if subject.planted is not None:
+        pages = forest.forest_pages(analysis, level=subject.level, planted=subject.planted)
+        yield "planted", pages, _inside
+
+
+def _flow(flow: Flow) -> Drawn:
+    sentences = {code: reason.sentence for code, reason in reasons.load().items()}
+    figure, data = flow_figure(flow, sentences)
+    alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans used for trends."
+    return Drawn("flow", figure, data, {}, alt)
+
+
+def _of_page(
+    name: str, page: Page, subject: Subject, *, number: int, n_pages: int
+) -> dict[str, Any]:
+    """What a caption may say of its page."""
+    data, points = page.data, subject.points
+    context: dict[str, Any] = {
+        "page": number,
+        "n_pages": n_pages,
+        "binned": page.binned,
+        "public": subject.public,
+        "outside": "2\u00a0%" if subject.public else "0.3\u00a0%",
+        "n_range": _range_of_n(data),
+    }
+    if name == "trends":
+        n = int(points["structure"].isin(page.structures).sum())
+        context["n_points"] = disclosure.rounded_one(n) if subject.public else n
+        context["splines"] = bool((subject.analysis.curves["model"] == trends.SPLINE).any())
+        context["published"] = "evidence" in data
+    if name == "forest":
+        context["controls"] = bool(data["negative_control"].fillna(False).any())
+        context["average"] = bool(data["average"].fillna(False).any())
+        context["published"] = "evidence" in data
+    if name == "centiles":
+        context["worst"] = _worst(subject.analysis)
+    if name == "repeats":
+        context["n_rescanned"] = _range_of_n(data, "n_rescanned")
+        years = data["years_between_median"].dropna()
+        context["years"] = f"{years.median():.1f}" if len(years) else ""
+    return context
+
+
+def _range_of_n(data: pd.DataFrame, column: str = "") -> str:
+    """``3,860 to 3,993``: people or scans behind the numbers of a page; empty if not told."""
+    names = [column] if column else [name for name in ("n_used", "n", "n_scans") if name in data]
+    counts = data[names[0]].dropna() if names else pd.Series(dtype=float)
+    counts = counts[counts > 0]
+    if counts.empty:
+        return ""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _worst(analysis: Analysis) -> str:
+    """Greatest difference of observed and claimed share of people below a centile, points."""
+    table = analysis.table("calibration")
+    of_lms = table[table["method"] == "lms"]["difference_points"].abs().dropna()
+    return style.number(float(of_lms.max())) if len(of_lms) else ""
+
+
+def _inside(pages: list[Page]) -> dict[str, Any]:
+    """How many intervals hold the slope that was planted."""
+    rows = pd.concat([page.data for page in pages])
+    low, high = rows["slope_pct_per_decade_ci_low"], rows["slope_pct_per_decade_ci_high"]
+    held = rows["planted_pct_per_decade"].between(low, high)
+    return {"n_inside": int(held.sum()), "n_intervals": len(rows)}
+
+
+def _names(structures: list[str]) -> str:
+    return ", ".join(style.display_name(name) for name in structures)

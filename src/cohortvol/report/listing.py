@@ -1,0 +1,201 @@
+"""Tables of the page beside the slopes: ages, bends, published values, drift, the two modes."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cohortvol.report import style
+from cohortvol.report.inputs import Analysis
+from cohortvol.report.page import SEXES, Table, estimate_cells, text_of_count
+
+_PCT = "slope_pct_per_decade"
+
+
+def age_bands_table(analysis: Analysis) -> Table:
+    """Table 2: quantiles of the volumes by ten years of age and sex."""
+    rows = []
+    for row in analysis.table("age_bands").to_dict("records"):
+        low, below = row["age_from_years"], row["age_below_years"]
+        ages = f"{low:g} and older" if pd.isna(below) else f"{low:g} to {below:g}"
+        ages = f"below {below:g}" if low == 0 else ages
+        middle, q25, q75, p5, p95 = (
+            style.significant(row[f"{name}_ml"]) for name in ("median", "q25", "q75", "p5", "p95")
+        )
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                style.SEX_WORD.get(row["sex"], row["sex"]),
+                ages,
+                style.count(row["n"]),
+                middle if q25 == "–" else f"{middle} ({q25} to {q75})",
+                "–" if p5 == "–" else f"{p5} to {p95}",
+            ]
+        )
+    header = ["Structure", "Sex", "Age, years", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
+    note = "Cells of fewer than five scans are not given. Bands hold their lower age."
+    return Table("Table 2. Volumes by age and sex", header, rows, note, "age_bands")
+
+
+def modes_table(analysis: Analysis) -> Table:
+    """Replication beside inference: correlations, and the slopes of both sexes together."""
+    models = [name for name in ("M1", "M2") if (analysis.slopes["model"] == name).any()]
+    header = ["Structure"]
+    for sex in SEXES:
+        header += [f"{style.SEX_WORD[sex]}: Spearman ρ", "p (Bonferroni)"]
+    header += ["n"]
+    for model in models:
+        header += [f"{model}, all: % per decade (95\u00a0%\u00a0CI)", "q"]
+    pooled = analysis.slopes[analysis.slopes["sex"] == "all"]
+    slopes = {(row["structure"], row["model"]): row for row in pooled.to_dict("records")}
+    rows = []
+    for structure, group in analysis.correlations.groupby("structure", sort=False):
+        by_sex = {row["sex"]: row for row in group.to_dict("records")}
+        row = [style.display_name(str(structure))]
+        for sex in SEXES:
+            here = by_sex.get(sex, {})
+            row.append(style.number(here.get("spearman_rho"), 2))
+            row.append(style.probability(here.get("p_bonferroni")))
+        row.append(text_of_count(by_sex.get("all", {}).get("n_used")))
+        for model in models:
+            row += estimate_cells(slopes.get((structure, model)), _PCT)
+        rows.append(row)
+    note = (
+        "Left, replication: correlations as in the seed study, without adjustment, p by "
+        "Bonferroni. Right, inference: slopes with intervals, q by false discovery rate. Where "
+        "the two disagree in sign, body size or sex explains more than age."
+    )
+    return Table("Replication beside inference", header, rows, note, "correlations")
+
+
+def bends_table(analysis: Analysis) -> Table:
+    """Where the trend bends: slopes at some ages, and the age of the peak."""
+    slopes, peaks = analysis.table("slopes_at_age"), analysis.table("peaks")
+    ages = sorted(slopes["age_years"].dropna().unique())
+    header = ["Structure", "Sex", "q of the bend"]
+    header += [f"Slope at {age:g} years, % per decade" for age in ages]
+    header += ["Age of the peak, years (95\u00a0%\u00a0CI)"]
+    tested = {
+        (row["structure"], row["sex"]): row["q_value"]
+        for row in analysis.table("nonlinearity").to_dict("records")
+    }
+    peak = {(row["structure"], row["sex"]): row for row in peaks.to_dict("records")}
+    rows = []
+    for key, group in slopes.groupby(["structure", "sex"], sort=False):
+        at = {row["age_years"]: row for row in group.to_dict("records")}
+        row = [style.display_name(key[0]), style.SEX_WORD.get(key[1], key[1])]
+        row.append(style.probability(tested.get(key)))
+        row += [estimate_cells(at.get(age), _PCT, q=False)[0] for age in ages]
+        top = peak.get(key)
+        name = "peak_age_years"
+        known = top is not None and pd.notna(top[name])
+        row.append(
+            style.interval(top[name], top[f"{name}_ci_low"], top[f"{name}_ci_high"], 0)
+            if known and top is not None
+            else "at an end"
+        )
+        rows.append(row)
+    note = (
+        "Only trends that bend (M3 against M2, false discovery rate); elsewhere one slope tells "
+        "the trend. A peak at an end of the ages is none."
+    )
+    return Table("Trends that bend", header, rows, note, "slopes_at_age")
+
+
+def published_table(analysis: Analysis) -> Table:
+    """Slopes beside published values, with a verdict on each."""
+    rows = []
+    table = analysis.table("literature")
+    for row in table[table["source"].notna()].to_dict("records"):
+        slope = estimate_cells(row, _PCT, q=False)[0]
+        reference = style.number(row["reference_slope_pct_per_decade"])
+        if reference != "–":
+            reference += " %"
+        elif pd.notna(row["reference_slope_ml_per_decade"]):
+            reference = f"{style.number(row['reference_slope_ml_per_decade'])} mL"
+        elif isinstance(row["reference_direction"], str):
+            reference = row["reference_direction"]
+        level = style.significant(row["reference_mean_ml"])
+        if pd.notna(row["reference_sd_ml"]):
+            level += f" (SD {style.significant(row['reference_sd_ml'])})"
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                style.SEX_WORD.get(row["sex"], row["sex"]),
+                slope,
+                reference,
+                level,
+                row["verdict"] if isinstance(row["verdict"], str) else "–",
+                row["modality"],
+                row["evidence"],
+                row["source"],
+            ]
+        )
+    header = ["Structure", "Sex", "Here, M1: % per decade (95\u00a0%\u00a0CI)"]
+    header += ["Published, per decade", "Mean, mL", "Verdict", "Modality", "Evidence", "Source"]
+    note = (
+        "The slope here is that of M1 over the ages of the reference where it names them. "
+        "VERIFIED: the text of the source was seen; DERIVED: computed from such; UNVERIFIED: "
+        "recalled, and never drawn. Of the ageing study that this repeats only the signs are known."
+    )
+    return Table("Published values", header, rows, note, "literature")
+
+
+def tipping_table(analysis: Analysis) -> Table:
+    """The drift of the measurement with age that would cancel each slope."""
+    rows = []
+    table = analysis.table("tipping")
+    for row in table[table["sex"] == "all"].to_dict("records"):
+        if pd.isna(row["bias_pct_per_decade"]):
+            continue
+        low, high = (style.number(row[f"ratio_{end}"], 2) for end in ("low", "high"))
+        inside = row["within_dice"]
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                row["model"],
+                style.number(row["slope_pct_per_decade"]),
+                style.number(row["bias_pct_per_decade"]),
+                style.number(row["bias_ci_pct_per_decade"]),
+                style.number(row["bias_over_ages_pct"]),
+                style.number(row["dice"], 2),
+                "–" if low == "–" else f"{low} to {high}",
+                "–" if pd.isna(inside) else "yes" if inside else "no",
+            ]
+        )
+    header = ["Structure", "Model", "Slope, % per decade", "Drift that makes it, % per decade"]
+    header += ["… that brings 0 into its interval", "… over the ages, %", "Published Dice"]
+    header += ["Volume ratio it allows", "Could segmentation alone do it?"]
+    note = (
+        "If the segmentation over- or underestimated by so much more per decade of age, there "
+        "would be no trend. The Dice is that of the model's publisher; a drift was not measured."
+    )
+    return Table("Bias needed to cancel a slope", header, rows, note, "tipping")
+
+
+def two_models_table(analysis: Analysis) -> Table:
+    """How another segmentation model differs, in all scans and by age, sex and height."""
+    rows = []
+    name = "difference_mean_pct"
+    words = {"age_years": "age", "height_cm": "height", "sex": "sex", "all": "all"}
+    for row in analysis.table("two_models").dropna(subset=[name]).to_dict("records"):
+        level = row["level"] if isinstance(row["level"], str) else ""
+        level = style.SEX_WORD.get(level, level)
+        low, high = (style.number(row[f"limit_{end}_pct"]) for end in ("low", "high"))
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                f"{words.get(row['variable'], row['variable'])} {level}".strip(),
+                row["other_model"],
+                estimate_cells(row, name, q=False)[0],
+                f"{low} to {high}",
+                style.number(row["dice_median"], 2),
+                text_of_count(row["n_used"]),
+            ]
+        )
+    header = ["Structure", "Scans", "Other model", "Difference, % (95\u00a0%\u00a0CI)"]
+    header += ["Limits of agreement, %", "Median Dice", "n"]
+    note = (
+        "100 (other − this) / mean of both. A difference that changes with age is a trend that one "
+        "of the two models makes."
+    )
+    return Table("Another segmentation model", header, rows, note, "two_models")

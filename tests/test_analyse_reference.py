@@ -1,0 +1,185 @@
+"""Reference: centiles of one cohort as a file, and where the organs of other scans lie in them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analyse_fixture import made_up
+from cohortvol.analyse import reference
+from cohortvol.cli import run
+from cohortvol.errors import ConfigError, TableError
+
+
+def written(folder, volumes, scans):
+    folder.mkdir(exist_ok=True)
+    volumes.to_csv(folder / "volumes.csv", index=False)
+    scans.to_csv(folder / "scans.csv", index=False)
+    return folder / "volumes.csv", folder / "scans.csv"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    volumes, scans = made_up(3000)
+    volumes["model"] = "total_mr"
+    reference.fit(*written(folder, volumes, scans), folder / "reference.json")
+    return folder / "reference.json"
+
+
+@pytest.fixture
+def scored(model, tmp_path):
+    def score(volumes, scans, **options):
+        paths = written(tmp_path, volumes, scans)
+        return reference.score(model, *paths, tmp_path / "scores.csv", **options)
+
+    return score
+
+
+def one(scans=None, **values):
+    """One woman of 60 with a liver of 1,400 mL, changed as told."""
+    person = {"scan_id": "new", "structure": "liver", "volume_ml": 1400.0, "age_years": 60.0}
+    person |= {"sex": "F", **values}
+    volumes = pd.DataFrame([{k: person[k] for k in person if k not in ("age_years", "sex")}])
+    return volumes, pd.DataFrame([{k: person[k] for k in ("scan_id", "age_years", "sex")}])
+
+
+def test_other_people_of_the_same_population_have_standard_normal_scores(scored):
+    table = scored(*made_up(3000, seed=12))
+    z = table.loc[table["structure"] == "liver", "z"].dropna()
+    assert len(z) > 2900
+    assert abs(z.mean()) < 0.06
+    assert abs(z.std() - 1) < 0.04
+    assert table["centile"].dropna().to_numpy() == pytest.approx(
+        100 * stats.norm.cdf(table["z"].dropna())
+    )
+    share = (table["centile"] < 5).sum() / table["centile"].notna().sum()
+    assert 0.04 < share < 0.06
+
+
+def test_a_score_is_that_of_the_curve_read_from_the_file_by_hand(model, scored):
+    entry = next(
+        row
+        for row in json.loads(model.read_text())["models"]
+        if (row["structure"], row["sex"]) == ("liver", "F")
+    )
+
+    def at(part, age):  # the spline as the file says it, written anew
+        k, c = part["knots_years"], part["coefficients"]
+
+        def cubed(knot):
+            return max(age - knot, 0.0) ** 3
+
+        total = c[0] + c[1] * age
+        for knot, weight in zip(k[:-2], c[2:], strict=True):
+            bend = cubed(knot) - cubed(k[-2]) * (k[-1] - knot) / (k[-1] - k[-2])
+            bend += cubed(k[-1]) * (k[-2] - knot) / (k[-1] - k[-2])
+            total += weight * bend / (k[-1] - k[0]) ** 2
+        return np.exp(total)
+
+    expected = ((1400 / at(entry["M"], 60.0)) ** entry["L"] - 1) / (
+        entry["L"] * at(entry["S"], 60.0)
+    )
+    assert scored(*one())["z"].iloc[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_larger_liver_has_a_higher_centile_and_a_man_a_lower_one_for_the_same_liver(scored):
+    z = [scored(*one(**change))["z"].iloc[0] for change in ({}, {"volume_ml": 1800.0})]
+    assert z[0] < z[1]
+    assert scored(*one(sex="M"))["z"].iloc[0] < z[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"age_years": 99.0}, "age outside the reference: "),
+        ({"age_years": 18.0}, "age outside the reference: "),
+        ({"age_years": np.nan}, "age missing"),
+        ({"sex": None}, "sex missing"),
+        ({"structure": "heart"}, "structure not in the reference"),
+        ({"status": "cut"}, "cut by the field of view"),
+        ({"qc": "exclude"}, "failed QC"),
+        ({"volume_ml": np.nan, "status": "absent"}, "absent"),
+        ({"volume_ml": 0.0}, "not measured"),
+    ],
+)
+def test_without_a_score_there_is_a_reason(scored, change, reason):
+    row = scored(*one(**change)).iloc[0]
+    assert pd.isna(row["z"])
+    assert pd.isna(row["centile"])
+    assert row["reason"].startswith(reason)
+
+
+def test_every_scan_and_structure_has_its_row(scored):
+    volumes, scans = made_up(30)
+    table = scored(volumes[volumes["structure"] != "stomach"].iloc[:-1], scans)
+    assert list(table["scan_id"]) == sorted(list(scans["scan_id"]) * 2)
+    assert (table["z"].isna() == table["reason"].notna()).all()
+    assert "not measured" in set(table["reason"])
+
+
+def test_scores_are_written_as_csv_or_parquet(model, tmp_path):
+    paths = written(tmp_path, *made_up(20))
+    for name, read in (("a.csv", pd.read_csv), ("a.parquet", pd.read_parquet)):
+        reference.score(model, *paths, tmp_path / name)
+        assert list(read(tmp_path / name).columns) == list(reference.SCORES)
+
+
+def test_volumes_of_another_segmentation_model_are_refused_unless_told(scored):
+    volumes, scans = one(model="mrsegmentator")
+    with pytest.raises(ConfigError, match="volumes of mrsegmentator, but the reference is of tot"):
+        scored(volumes, scans)
+    assert scored(volumes, scans, any_model=True)["z"].notna().all()
+
+
+def test_the_file_holds_no_person_and_no_small_count(tmp_path):
+    volumes, scans = made_up(900)
+    few = volumes["structure"].eq("stomach") & (volumes.index % 300 > 2)
+    record = reference.fit(*written(tmp_path, volumes[~few], scans), tmp_path / "r.json")
+    text = (tmp_path / "r.json").read_text()
+    assert "sub-" not in text
+    assert {row["structure"] for row in record["refused"]} == {"stomach"}
+    assert {row["note"] for row in record["refused"]} == {
+        "ANA_TOO_FEW: fewer than 300 usable subjects"
+    }
+    assert all(row["n"] >= 300 for row in record["models"])
+    reference.fit(tmp_path / "volumes.csv", tmp_path / "scans.csv", tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == text
+
+
+def test_a_cohort_too_small_for_any_centile_is_refused_with_the_reasons(tmp_path):
+    with pytest.raises(ConfigError, match=r"liver F: ANA_TOO_FEW: fewer than 300"):
+        reference.fit(*written(tmp_path, *made_up(200)), tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "not a reference of this version"),
+        ('{"format": "cohortvol reference 9"}', "not a reference of this version"),
+        ('{"format": "cohortvol reference 1", "models": [{}]}', "damaged reference"),
+        ('{"format": "cohortvol reference 1", "models": []}', "damaged reference"),
+    ],
+)
+def test_a_file_that_is_no_reference_is_refused(tmp_path, text, message):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(TableError, match=message):
+        reference.read_reference(tmp_path / "r.json")
+
+
+def test_both_commands_work_from_the_command_line(tmp_path, capsys):
+    volumes, scans = (str(path) for path in written(tmp_path, *made_up(700)))
+    made, out = str(tmp_path / "r.json"), str(tmp_path / "scores.csv")
+    fit = ["reference", "fit", "--volumes", volumes, "--scans", scans, "--out", made]
+    assert run(fit) == 0
+    score = ["reference", "score", "--reference", made, "--volumes", volumes, "--scans", scans]
+    assert run([*score, "--out", out]) == 0
+    assert pd.read_csv(out)["z"].abs().max() < 6
+    assert run([*score[:3], str(tmp_path / "none.json"), *score[4:], "--out", out]) == 64
+    assert "none.json: no such file" in capsys.readouterr().err
