@@ -481,8 +481,13 @@ class CohortMachine(RuleBasedStateMachine):
         return [one for one in found if not one.path.startswith(("analyse/", "report/", *others))]
 
     def _files_of_results(self) -> list[str]:
-        """Files that `verify` looks at: not those of scans that left, and of other models."""
-        here = {row.scan_id for row in self.source.here()}
+        """Files that must be there: not those of scans that left or broke, and of other models."""
+        ids = Counter(row.scan_id for row in self.source.here())
+        here = {
+            row.scan_id
+            for row in self.source.here()
+            if self._state(row, ids[row.scan_id]) in ("done", "failed")
+        }
         shards = self._shards()
         names = []
         for path in sorted(self.results.rglob("*")):
