@@ -267,7 +267,8 @@ class CohortMachine(RuleBasedStateMachine):
         assert lost == [], f"I1, I6: finished scans were lost or segmented again: {lost}"
         disturbed = disk is not None and disk.happened and not harmless
         if done is None or not done.good:
-            disturbed = disturbed or self._of_tomorrow()
+            manifest_alone = done is not None and set(done.failed) == {"manifest"}
+            disturbed = disturbed or (manifest_alone and self._of_tomorrow())
             assert disturbed, f"failed with nothing in the way: {done}"
             self.kills += 1
             self.settled = False

@@ -10,7 +10,7 @@ from cohort_machine import CohortMachine
 
 TestCohort = CohortMachine.TestCase
 TestCohort.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=10,
     derandomize=True,
     deadline=None,
@@ -41,3 +41,13 @@ def test_a_killed_job_with_other_settings_leaves_nothing_for_the_old_ones(cohort
     cohort.run_and_be_killed(change=FEWER_PIECES, seed=1, stage="measure", at=at)
     cohort.user_does(change=FEWER_PIECES)
     cohort.run(seed=1)
+
+
+@pytest.mark.parametrize("change", [FEWER_PIECES, ("change an image", 0, 4)])
+def test_changes_after_the_clock_was_set_back_are_made(cohort, change):
+    cohort.clock_jumps_or_memory_goes(days=-1)
+    cohort.source.manifest.touch()
+    cohort.source.withdrawals.touch()
+    cohort.user_does(change=change)
+    cohort.run(seed=1)
+    assert cohort.settled
