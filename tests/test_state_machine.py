@@ -10,7 +10,7 @@ from cohort_machine import CohortMachine
 
 TestCohort = CohortMachine.TestCase
 TestCohort.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=10,
     derandomize=True,
     deadline=None,
@@ -54,3 +54,13 @@ def test_a_job_killed_while_label_maps_go_loses_no_scan(cohort, at):
     cohort.user_does(change=NO_LABEL_MAPS)
     cohort.run(seed=1)
     assert len(list(cohort.results.rglob("*_dseg.nii.gz"))) == 3
+
+
+@pytest.mark.parametrize("change", [FEWER_PIECES, ("change an image", 0, 4)])
+def test_changes_after_the_clock_was_set_back_are_made(cohort, change):
+    cohort.clock_jumps_or_memory_goes(days=-1)
+    cohort.source.manifest.touch()
+    cohort.source.withdrawals.touch()
+    cohort.user_does(change=change)
+    cohort.run(seed=1)
+    assert cohort.settled

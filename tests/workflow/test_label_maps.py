@@ -113,7 +113,15 @@ def test_rows_that_stand_in_for_label_maps_are_repaired_and_withdrawn(source, ba
     results = shutil.copytree(bare, tmp_path / "results")
     volumes = (results / "volumes.parquet").read_bytes()
     before = receipts(results)
-    (results / f"measure/{MODEL}/kept/0001.parquet").write_bytes(b"no table")
+    kept = results / f"measure/{MODEL}/kept"
+    for lost in (kept / "0000.parquet", kept / "previews" / "0000.parquet"):
+        content = lost.read_bytes()
+        lost.unlink()
+        assert [one.path for one in verify(results)["problems"]] == [
+            lost.relative_to(results).as_posix()
+        ]
+        lost.write_bytes(content)
+    (kept / "0001.parquet").write_bytes(b"no table")
     done = snakemake(source / "five.csv", results, "keep_label_maps=false")
     assert "kept/0001.parquet: a damaged table" in done.stderr
     again = receipts(results)

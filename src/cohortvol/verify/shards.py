@@ -136,12 +136,12 @@ def check_model(
 
 def _kept(folder: Folder, model: str, shard: str) -> dict[str, str]:
     """Digest of the label map of each scan for which its rows stand in, if it was not kept."""
-    place = f"measure/{model}/kept"
-    pictures = f"{place}/previews/{shard}.parquet"
-    if (folder.results / pictures).exists():
-        folder.table(pictures, PREVIEWS)
-    path = f"{place}/{shard}.parquet"
+    path = f"measure/{model}/kept/{shard}.parquet"
     table = folder.table(path, KEPT) if (folder.results / path).exists() else None
+    pictures = f"measure/{model}/kept/previews/{shard}.parquet"
+    drawn = table is not None and pc.any(table["has_picture"]).as_py()
+    if drawn or (folder.results / pictures).exists():
+        folder.table(pictures, PREVIEWS)
     if table is None:
         return {}
     columns = [table[name].to_pylist() for name in ("scan_id", "label_map_sha256")]
@@ -152,6 +152,8 @@ def _check_receipts(
     folder: Folder, place: str, rows: Mapping[str, Row], kept: Mapping[str, str]
 ) -> None:
     """Every receipt of a shard's folder, and every label map against its receipt."""
+    _, model, shard = place.split("/")
+    stand_in = f"measure/{model}/kept/{shard}.parquet"
     there = {path.name.removesuffix(".json") for path in (folder.results / place).glob("*.json")}
     marks = {name for name in there if name.endswith(".started")}
     for scan_id in sorted((there - marks) | set(rows)):
@@ -167,7 +169,10 @@ def _check_receipts(
             folder.report(f"{place}.parquet", "contradicts", what)
         if receipt["state"] == "segmented":
             label_map, sha256 = f"{place}/{scan_id}_dseg.nii.gz", receipt["label_map_sha256"]
-            if kept.get(scan_id) != sha256 or (folder.results / label_map).exists():
+            is_there = (folder.results / label_map).exists()
+            if not is_there and not kept and (folder.results / stand_in).parent.is_dir():
+                folder.report(stand_in, "missing", "is not there, nor are label maps of its scans")
+            elif is_there or kept.get(scan_id) != sha256:
                 folder.bytes_of(label_map, receipt["label_map_bytes"], sha256)
 
 
