@@ -35,6 +35,8 @@ FOUNDATION = {
     "text_table",
     "withdrawals",
     "resources",
+    "style",
+    "pages",
 }
 STAGES = {
     "manifest",
@@ -54,6 +56,7 @@ STAGES = {
     "check",
     "doctor",
     "bundle",
+    "evaluate",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))

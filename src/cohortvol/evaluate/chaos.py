@@ -49,7 +49,9 @@ def read_grid(folder: Path) -> tuple[np.ndarray, list[Path]]:
             spacing = np.array(header.PixelSpacing, dtype=float)
             slices.append((int(header.InstanceNumber), path, place, axes, spacing))
         except (OSError, pydicom.errors.InvalidDicomError, AttributeError, TypeError) as error:
-            raise ScanError("EVAL_UNREADABLE", f"{path.name}: no DICOM slice with a place") from error
+            raise ScanError(
+                "EVAL_UNREADABLE", f"{path.name}: no DICOM slice with a place"
+            ) from error
     if len(slices) < 2:
         raise ScanError("EVAL_UNREADABLE", f"{folder.name}: {len(slices)} DICOM slices")
     slices.sort(key=lambda one: one[0])
@@ -95,7 +97,7 @@ def read_slices(folder: Path, n_slices: int) -> np.ndarray:
     files = sorted(folder.glob("*.png"), key=_number_in_name)
     if len(files) != n_slices:
         raise ScanError("EVAL_OTHER_GRID", f"{len(files)} PNG slices for {n_slices} of DICOM")
-    planes = []
+    planes: list[np.ndarray] = []
     for path in files:
         try:
             plane = imread(path)
@@ -120,3 +122,10 @@ def _labelled(grey: np.ndarray, affine: np.ndarray) -> LabelMap:
     if greys <= _CT_GREYS:
         return LabelMap(grey, affine, vocabulary("chaos_ct_grey"))
     raise ScanError("EVAL_NO_NAMES", f"grey values {sorted(greys)[:8]} are not those of CHAOS")
+
+
+def read_grey(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Grey values of a series, (column, row, slice), and its affine."""
+    affine, files = read_grid(folder)
+    planes = [np.asarray(pydicom.dcmread(path).pixel_array, dtype=np.float32) for path in files]
+    return np.stack(planes).transpose(2, 1, 0), affine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-import xml.etree.ElementTree as ElementTree  # noqa: S405 -- see _named_in_header
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +163,7 @@ def read_nifti(path: Path, labels: Mapping[str, int] | None) -> LabelMap:
 
 
 def _whole(raw: np.ndarray, name: str) -> np.ndarray:
-    """Labels as the smallest unsigned integers; ScanError unless they are whole and not negative."""
+    """Labels as the smallest unsigned integers; ScanError if they are not whole or negative."""
     if not np.issubdtype(raw.dtype, np.integer):
         if not np.isfinite(raw).all() or (raw != np.round(raw)).any():
             raise ScanError("EVAL_UNREADABLE", f"{name}: voxels that are no whole numbers")

@@ -122,7 +122,7 @@ def _boxes(label_map: LabelMap) -> dict[str, tuple[int, Box]]:
 
 def _mask(label_map: LabelMap, structure: str, layer: int, box: Box) -> np.ndarray:
     voxels = label_map.voxels if label_map.voxels.ndim == 3 else label_map.voxels[..., layer]
-    return np.equal(voxels[box], label_map.labels[structure], order="C")
+    return np.asarray(np.equal(voxels[box], label_map.labels[structure], order="C"))
 
 
 def _surfaces(

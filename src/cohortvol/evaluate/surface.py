@@ -119,7 +119,7 @@ def element_distances(
     surfaces = [(code - np.uint8(1)) < 254 for code in codes]
 
     def area_at(which: int, at: np.ndarray) -> np.ndarray:
-        return areas[codes[which].ravel()[at]]
+        return np.asarray(areas[codes[which].ravel()[at]])
 
     return _between(surfaces, spacing_mm, area_at)
 
@@ -152,7 +152,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
         here, there = np.moveaxis(deep, axis, 0), np.moveaxis(mask, axis, 0)
         here[1:] &= there[:-1]
         here[:-1] &= there[1:]
-    return mask & ~deep
+    return np.asarray(mask & ~deep)
 
 
 def _between(

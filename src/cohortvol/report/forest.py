@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cohortvol.report import style
+from cohortvol import style
 
 NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
 """Hollow organs whose volume follows their filling: a slope here warns of bias elsewhere."""

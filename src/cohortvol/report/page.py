@@ -1,22 +1,15 @@
-"""The page: rows of its tables, its texts, and the one HTML file they are put in."""
+"""The page: rows of its tables, and its texts."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
-from cohortvol.errors import OutputError
+from cohortvol import style
+from cohortvol.pages import Table
 from cohortvol.reasons import Reason
-from cohortvol.report import style
 from cohortvol.report.flow import Flow
 from cohortvol.report.inputs import PROVENANCE_COLUMNS, Analysis
 
@@ -39,88 +32,6 @@ VARIABLES = {
 
 _CI = "95\u00a0%\u00a0CI"  # no line break inside
 _PCT, _ML = "slope_pct_per_decade", "slope_ml_per_decade"
-
-
-@dataclass(frozen=True)
-class PageFigure:
-    """A saved figure as the page shows it."""
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    alt: str
-    png: bytes
-
-    @property
-    def source(self) -> str:
-        """The image as a data URI."""
-        return png_uri(self.png)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page: everything is text already."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    csv: str = ""
-
-    def groups(self) -> list[tuple[str, list[list[str]]]]:
-        """Rows that follow each other under the same first cell, which then stands once."""
-        grouped = groupby(self.rows, key=lambda row: row[0])
-        return [(name, [row[1:] for row in rows]) for name, rows in grouped]
-
-
-def png_uri(png: bytes) -> str:
-    """A PNG as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def templates_folder() -> Path:
-    """Page template and captions: inside an installed package, or `reports/` of a checkout."""
-    packaged = Path(__file__).resolve().parents[1] / "reports"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "reports"
-
-
-def environment(templates: Path) -> Environment:
-    """Jinja that escapes HTML, and fails on a name that is not there.
-
-    Raises
-    ------
-    OutputError
-        If the folder has no page template.
-    """
-    if not (templates / "page.html").is_file():
-        raise OutputError(
-            f"{templates}: no page.html here\n"
-            "  Give the folder of page template and captions with --templates."
-        )
-    return Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=select_autoescape(enabled_extensions=("html",), default=False),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def caption(jinja: Environment, name: str, context: Mapping[str, Any]) -> str:
-    """Text of ``captions/<name>.txt``, on one line."""
-    return " ".join(jinja.get_template(f"captions/{name}.txt").render(**context).split())
-
-
-def render(jinja: Environment, templates: Path, context: Mapping[str, Any]) -> str:
-    """The page. Its content security policy allows its own style sheet and data images only."""
-    css = (templates / "page.css").read_text(encoding="utf-8").strip()
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
-    return jinja.get_template("page.html").render(
-        css=Markup(css),  # noqa: S704 -- a file of this project, not of a user
-        css_sha256=digest,
-        **context,
-    )
 
 
 def table1(analysis: Analysis) -> Table:

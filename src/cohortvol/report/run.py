@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cohortvol import reasons
+from cohortvol import pages, reasons, style
 from cohortvol.errors import ConfigError, OutputError
 from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
-from cohortvol.report import disclosure, forest, inputs, page, sheets, style, trends
+from cohortvol.report import disclosure, forest, inputs, page, sheets, trends
 from cohortvol.report.flow import Flow, count_flow, flow_figure
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.sheets import SheetSettings
@@ -103,8 +103,8 @@ def run(
         raise ConfigError("a public report names no scans: leave out --public or --show-scan-ids")
     if public:
         _check_only_ours(out)
-    templates = templates or page.templates_folder()
-    jinja = page.environment(templates)
+    templates = templates or pages.templates_folder()
+    jinja = pages.environment(templates)
     analysis = inputs.read_analysis(analyse)
     scan_table = inputs.read_scans(scans)
     keep_cut = not analysis.settings.get("exclude_cut", True)
@@ -116,17 +116,17 @@ def run(
     flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
 
-    figures: list[page.PageFigure] = []
+    figures: list[pages.PageFigure] = []
     written: set[Path] = set()
     with style.journal_style():
         for drawn in _draw(analysis, points, flow, truth, public=public):
-            caption = page.caption(jinja, drawn.name, texts | drawn.context)
+            caption = pages.caption(jinja, drawn.name, texts | drawn.context)
             name = drawn.name if drawn.page == 1 else f"{drawn.name}_{drawn.page}"
             stem = out / "figures" / name
             whole = f"{drawn.title}. {caption}"
             written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
             png = stem.with_name(f"{name}.png").read_bytes()
-            figures.append(page.PageFigure(name, drawn.name, drawn.title, caption, drawn.alt, png))
+            figures.append(pages.PageFigure(name, drawn.name, drawn.title, caption, drawn.alt, png))
     _remove_stale(out / "figures", written)
 
     tables = {
@@ -148,7 +148,7 @@ def run(
     if previews is not None and not public:
         verdicts = inputs.read_verdicts(volumes)
         shown = _sheets(scan_table, verdicts, previews, contact_sheet, sheet, show_scan_ids)
-    html = page.render(
+    html = pages.render(
         jinja,
         templates,
         {

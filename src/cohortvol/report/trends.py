@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cohortvol.report import disclosure, style
+from cohortvol import style
+from cohortvol.report import disclosure
 from cohortvol.report.inputs import Analysis
 
 COLUMNS, ROWS = 3, 4
