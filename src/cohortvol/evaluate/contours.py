@@ -89,7 +89,9 @@ def contour_figure(pictures: Sequence[Picture], models: Sequence[str]) -> Plot:
                 )
             )
             dice = view.picture.dice.get(model)
-            axis.set_title(f"{model}\nDice {style.number(dice, 3)}", loc="left", pad=2)
+            axis.set_title(
+                f"{model}\n{which} scan: Dice {style.number(dice, 3)}", loc="left", pad=2
+            )
             view.draw(axis, model)
             rows.append(
                 {"case": which.lower(), "scan_id": view.picture.scan_id, "model": model,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cohortvol import style
@@ -82,11 +83,11 @@ def box_plots(pairs: pd.DataFrame, models: Sequence[str], tolerance_mm: float) -
         yield Plot(figure, data, here)
 
 
-def _box(axis, values: np.ndarray, at: float, colour: str) -> None:  # type: ignore[no-untyped-def]
+def _box(axis: Axes, values: np.ndarray, at: float, colour: str) -> None:
     if len(values) > 1:
         axis.boxplot(
-            [values], positions=[at], vert=False, widths=BOX_MM * 0.72, showfliers=False,
-            patch_artist=True, manage_ticks=False,
+            [values], positions=[at], orientation="horizontal", widths=BOX_MM * 0.72,
+            patch_artist=True, manage_ticks=False, showfliers=False,
             boxprops={"facecolor": f"{colour}33", "edgecolor": colour, "linewidth": 0.6},
             medianprops={"color": colour, "linewidth": 1.2},
             whiskerprops={"color": colour, "linewidth": 0.6},
@@ -149,7 +150,7 @@ def bland_altman(pairs: pd.DataFrame, models: Sequence[str]) -> Iterator[Plot]:
         yield Plot(figure, shown[shown["structure"].isin(here)][columns], here)
 
 
-def _differences(panel, expert_ml: np.ndarray, error_ml: np.ndarray, colour: str) -> None:  # type: ignore[no-untyped-def]
+def _differences(panel: Axes, expert_ml: np.ndarray, error_ml: np.ndarray, colour: str) -> None:
     panel.plot(
         expert_ml + error_ml / 2, error_ml, linestyle="", marker="o", markersize=2.4,
         color=colour, alpha=0.8, markeredgewidth=0,
