@@ -111,13 +111,13 @@ def test_planes_two_millimetres_apart_are_within_two_and_not_within_less():
 
 
 def test_a_distance_that_equals_the_tolerance_is_within_it_whatever_the_spacing():
-    """11 x 0.7 - 8 x 0.7 is 2.1000000000000005 as a computer subtracts, and is 2.1 mm."""
+    """10 x 0.7 - 8 x 0.7 is 1.4000000000000004 as a computer subtracts, and is 1.4 mm."""
     first, second = np.zeros((2, 30, 5, 5), dtype=bool)
-    first[2:8, 1:4, 1:4] = second[2:11, 1:4, 1:4] = True
+    first[2:8, 1:4, 1:4] = second[2:10, 1:4, 1:4] = True
     edges_mm = np.array([0.7, 1.0, 1.0])
     tip = element_distances(second, first, edges_mm)[0]
-    assert tip.mm.max() == 0.7 * 3
-    assert tip.share_within(0.7 * 3) == (tip.weight.sum(), tip.weight.sum())
+    assert tip.mm.max() == 1.4
+    assert tip.share_within(1.4) == (tip.weight.sum(), tip.weight.sum())
 
 
 def test_the_percentile_weighs_by_area():
