@@ -21,7 +21,6 @@ _SHOWN = {
     "dice": ("Dice", 3),
     "nsd": ("Surface Dice", 3),
     "hd95_mm": ("HD95, mm", 1),
-    "assd_mm": ("ASSD, mm", 2),
     "volume_error_pct": ("Volume error, %", 1),
     "absolute_volume_error_pct": ("Absolute, %", 1),
 }
