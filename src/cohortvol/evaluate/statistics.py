@@ -133,9 +133,6 @@ def _of_model(
 ) -> Iterator[dict[str, Any]]:
     people = pd.Index(sorted(pairs["subject_id"].unique()))
     names = pd.Index(dict.fromkeys(pairs["structure"]))
-    if group_by != "all" and len(people) < LEAST_SUBJECTS:
-        yield {"average": "pair_mean", "reason": FEW_SUBJECTS}
-        return
     at = (people.get_indexer(pairs["subject_id"]), names.get_indexer(pairs["structure"]))
     bootstrap = Bootstrap(len(people), n_draws, seed)
     missed = (pairs["reason"] == MISSED).to_numpy()
