@@ -4,8 +4,8 @@
 
 DATA holds ``ukat_renal_mr`` (three coronal dual-echo series with manual kidney outlines)
 and ``totalsegmentator_refs`` (a small MR and TotalSegmentator's own output on it, which is no
-expert truth). Prints a table, with the ends of each volume's interval; the figures on the card of
-the model come from here.
+expert truth). Prints a table of what `cohortvol evaluate` measures, with the ends of each volume's
+interval; the figures on the card of the model come from here.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.geometry import voxel_volume_ml
+from cohortvol.evaluate.labels import LabelMap, read_masks, read_nifti
+from cohortvol.evaluate.measures import measure_pair
 from cohortvol.intervals import Softmax, interval, softmax_by_label
 from cohortvol.segment import Segmenter
 
-TOTAL_MR = {"spleen": 1, "kidney_right": 2, "kidney_left": 3, "liver": 5}
-"""Label index of TotalSegmentator's ``total_mr``."""
+SHOWN = ("structure", "dice", "nsd", "hd95_mm", "model_ml", "expert_ml")
+SIDES = {"L": "kidney_left", "R": "kidney_right"}
 
 
 def main(data: Path) -> None:
-    """Segment the four scans and print Dice and volumes."""
+    """Segment the four scans and print overlap, distances and volumes."""
     segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v1")
-    names = {name: index for index, name in segmenter.card.labels.items()}
     rows = []
     for series in sorted((data / "ukat_renal_mr").glob("*_01")):
         outlines = sorted(series.glob("*_roi-[LR].nii.gz"))
         image = outlines[0].with_name(outlines[0].name.replace("_roi-L", ""))
-        found, softmax, affine = _segment(segmenter, image)
-        for outline in outlines:
-            side = {"L": "kidney_left", "R": "kidney_right"}[outline.name[-8]]
-            mask = np.asarray(nib.load(outline).dataobj) > 0
-            row = _row(series.name, side, found == names[side], mask, affine)
-            rows.append(row | _interval(segmenter, side, row, softmax))
+        expert = read_masks({SIDES[outline.name[-8]]: outline for outline in outlines})
+        rows += _measured(segmenter, series.name, image, expert)
     folder = data / "totalsegmentator_refs"
-    found, softmax, affine = _segment(segmenter, folder / "example_mr_sm.nii.gz")
-    theirs = np.asarray(nib.load(folder / "example_seg_mr.nii.gz").dataobj)
-    for structure, index in TOTAL_MR.items():
-        mask = theirs == index
-        row = _row("example_mr_sm", structure, found == names[structure], mask, affine)
-        rows.append(row | _interval(segmenter, structure, row, softmax))
+    theirs = read_nifti(folder / "example_seg_mr.nii.gz", None)
+    rows += _measured(segmenter, "example_mr_sm", folder / "example_mr_sm.nii.gz", theirs)
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
 
 
-def _segment(segmenter: Segmenter, path: Path) -> tuple[np.ndarray, Softmax, np.ndarray]:
+def _measured(
+    segmenter: Segmenter, scan: str, path: Path, expert: LabelMap
+) -> list[dict[str, object]]:
     image = nib.load(path)
     predicted = segmenter.predict(
         segmenter.prepare(image.get_fdata(dtype=np.float32), image.affine)
     )
-    return segmenter.finish(predicted), softmax_by_label(predicted.softmax), image.affine
+    softmax = softmax_by_label(predicted.softmax)
+    labels = {name: index for index, name in segmenter.card.labels.items()}
+    found = LabelMap(segmenter.finish(predicted), image.affine, labels)
+    rows: list[dict[str, object]] = []
+    for one in measure_pair(expert, found, tolerance_mm=3.0):
+        row = {"scan": scan, **{name: one.get(name) for name in SHOWN}}
+        rows.append(row | _interval(segmenter, str(one["structure"]), row, softmax))
+    return rows
 
 
 def _interval(
@@ -66,22 +67,9 @@ def _interval(
     if label not in softmax or calibration is None:
         return {}
     factor = calibration.structures.get(structure)
-    one = interval(row["volume_ml"], *softmax[label], factor, calibration.source)
-    covered = one.low_ml <= row["reference_ml"] <= one.high_ml
+    one = interval(row["model_ml"], *softmax[label], factor, calibration.source)
+    covered = one.low_ml <= row["expert_ml"] <= one.high_ml
     return {"low_ml": one.low_ml, "high_ml": one.high_ml, "covered": covered}
-
-
-def _row(
-    scan: str, structure: str, ours: np.ndarray, reference: np.ndarray, affine: np.ndarray
-) -> dict[str, object]:
-    size = ours.sum() + reference.sum()
-    return {
-        "scan": scan,
-        "structure": structure,
-        "dice": 2 * (ours & reference).sum() / size if size else np.nan,
-        "volume_ml": ours.sum() * voxel_volume_ml(affine),
-        "reference_ml": reference.sum() * voxel_volume_ml(affine),
-    }
 
 
 if __name__ == "__main__":

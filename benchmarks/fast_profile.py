@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from cohortvol.overlap import overlap_by_structure
 from cohortvol.segment import Segmenter
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "embedded-v1"
@@ -70,19 +71,17 @@ def compare(path: Path, parent: str, slow: Segmenter, fast: Segmenter) -> list[d
         seconds.append(time.perf_counter() - start)
         maps.append(labels)
     rows: list[dict[str, object]] = []
-    for label, structure in slow.card.labels.items():
-        expected, found = (labels == label for labels in maps)
-        n_expected, n_found = int(expected.sum()), int(found.sum())
-        if n_expected * voxel_ml > 1:
-            dice = 2 * int((expected & found).sum()) / (n_expected + n_found)
+    names = {structure: label for label, structure in slow.card.labels.items()}
+    for structure, overlap in overlap_by_structure(maps[0], names, maps[1], names).items():
+        if overlap.n_first * voxel_ml > 1:
             rows.append(
                 {
                     "parent": parent,
                     "scan": path.name.removesuffix(".nii.gz"),
                     "structure": structure,
-                    "volume_ml": n_expected * voxel_ml,
-                    "dice": dice,
-                    "volume_pct": 100 * (n_found / n_expected - 1),
+                    "volume_ml": overlap.n_first * voxel_ml,
+                    "dice": overlap.dice,
+                    "volume_pct": 100 * (overlap.n_second / overlap.n_first - 1),
                     "parent_s": seconds[0],
                     "fast_s": seconds[1],
                 }

@@ -46,6 +46,7 @@ from scipy.spatial.transform import Rotation
 from cohortvol.catalogue import load
 from cohortvol.geometry import from_axes, to_axes
 from cohortvol.models import Card, load_card
+from cohortvol.overlap import overlap_by_structure
 from cohortvol.segment.zoom import nearest
 
 HERE = Path(__file__).resolve().parent
@@ -415,13 +416,11 @@ def compared(out: Path, reference: Path, card: Card, scans: Path) -> dict[str, A
         worst = f"{worst} {case}:{n_differing}" if n_differing else worst
         differing += n_differing
         voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
-        both = np.bincount(expected[found == expected].ravel(), minlength=256)
-        n_found, n_expected = (np.bincount(x.ravel(), minlength=256) for x in (found, expected))
-        large = (n_expected * voxel_ml > 1) & (np.arange(256) > 0)
-        if large.any():
-            dice = min(dice, float((2 * both / np.maximum(n_found + n_expected, 1))[large].min()))
-            off = np.abs(n_found / np.maximum(n_expected, 1) - 1)[large].max()
-            volume = max(volume, float(off))
+        names = {structure: label for label, structure in card.labels.items()}
+        for overlap in overlap_by_structure(expected, names, found, names).values():
+            if overlap.n_first * voxel_ml > 1:
+                dice = min(dice, overlap.dice)
+                volume = max(volume, abs(overlap.n_second / overlap.n_first - 1))
     return {
         "voxels_differing": differing,
         "least_dice": round(dice, 5),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohortvol import analyse, tables
+from cohortvol import analyse, evaluate, tables
 
 PAGE = Path(__file__).with_name("tables.md")
 
@@ -14,12 +14,14 @@ HEAD = """\
 # Tables
 
 Every table below a results folder, with every column. Written by `make docs` from the schemas
-in `src/cohortvol/tables.py` and `src/cohortvol/analyse/outputs.py`; a test holds it to them.
+in `src/cohortvol/tables.py` and the `outputs.py` of `analyse` and `evaluate`; a test holds it to
+them.
 
 - Parquet, with page checksums. Equal tables are equal files, byte for byte.
 - Unknown is null, never 0. Units stand in the names: `_mm`, `_ml`, `_years`, `_cm`, `_kg`.
 - Rows are sorted by `scan_id`; `manifest/scans` and `scans` keep the order of the manifest.
-- Tables of `analyse/` are written as `.csv` besides.
+- Tables of `analyse/` and of `evaluate/`, which `cohortvol evaluate --out` makes, are written as
+  `.csv` besides.
 - `<shard>` is a number such as `0000`, `<model>` a model id such as `embedded-v1`.
 
 The manifest itself, which you write, is described in `config/README.md`.
@@ -49,6 +51,9 @@ INTRODUCTIONS = {
     "analyse/summary": "Distribution of the volumes used.",
     "analyse/dropped": "Who is not in the trends of a structure, and why.",
     "analyse/table1": "Who is in the cohort.",
+    "evaluate/pairs": "One row per model, scan and structure; all that was measured of it.",
+    "evaluate/summary": "Averages of each model, over everything and by group.",
+    "evaluate/comparisons": "Every two models, on the people that both have.",
     "analyse/flow": "From rows of the manifest to scans usable for trends.",
     "analyse/nonlinearity": "Whether the change with age bends, per structure and sex.",
     "analyse/slopes_at_age": "Change at 35, 50, 65 and 80 years, where the trend bends.",
@@ -85,7 +90,7 @@ TYPES = {
 def page() -> str:
     """docs/tables.md as it should be."""
     parts = [HEAD]
-    for name, columns in (tables.SCHEMAS | analyse.SCHEMAS).items():
+    for name, columns in (tables.SCHEMAS | analyse.SCHEMAS | evaluate.SCHEMAS).items():
         parts.append(f"\n## `{name}`\n\n{INTRODUCTIONS[name]}\n")
         if name in ("measure/<model>/<shard>", "agreement/<model>/<shard>"):
             continue

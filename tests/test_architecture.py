@@ -36,6 +36,8 @@ FOUNDATION = {
     "text_table",
     "withdrawals",
     "resources",
+    "style",
+    "pages",
 }
 STAGES = {
     "manifest",
@@ -55,6 +57,7 @@ STAGES = {
     "check",
     "doctor",
     "bundle",
+    "evaluate",
 }
 NETWORK_USERS = {"networks", "segment", "train"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from cohortvol import analyse, report
+from cohortvol import analyse, pages, report, style
 from cohortvol.report import (
     answer,
     checklists,
@@ -22,9 +22,7 @@ from cohortvol.report import (
     forest,
     heatmap,
     inputs,
-    page,
     rows,
-    style,
     systems,
     trends,
 )
@@ -79,14 +77,14 @@ def figures(subject):
 
 @pytest.fixture(scope="module")
 def captions(figures):
-    jinja = page.environment(page.templates_folder())
+    jinja = pages.environment(pages.templates_folder())
     texts = {
         "flow": flow.Flow(1, 1, 1), "count": style.count, "adjusted_for": "height and BMI",
         "models": ["M1", "M2"], "fdr": "0.05", "family": "Benjamini-Hochberg over all",
         "correlation_family": "Bonferroni over all", "se_kind": "HC3", "small_sentence": "",
         "size_sentence": "", "fixed_sentence": "Cross-sectional.", "min_n_centiles": 300,
     }  # fmt: skip
-    return {one.stem: page.caption(jinja, one.name, texts | one.context) for one in figures}
+    return {one.stem: pages.caption(jinja, one.name, texts | one.context) for one in figures}
 
 
 def test_every_figure_has_something_to_show_of_a_cohort_that_has_everything(figures):
@@ -414,12 +412,12 @@ def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
 
 
 def test_every_place_that_a_checklist_names_can_be_there():
-    template = (page.templates_folder() / "page.html").read_text(encoding="utf-8")
+    template = (pages.templates_folder() / "page.html").read_text(encoding="utf-8")
     tables = {"table1", "slopes", "interactions", "correlations", "summary", "dropped",
               "age_bands", "slopes_at_age", "literature", "tipping"}  # fmt: skip
     numbers = {}
     for name in checklists.CHECKLISTS:
-        with (page.templates_folder() / "checklists" / f"{name}.tsv").open() as stream:
+        with (pages.templates_folder() / "checklists" / f"{name}.tsv").open() as stream:
             items = list(csv.DictReader(stream, delimiter="\t"))
         numbers[name] = [item["item"] for item in items]
         for place in [p for item in items for p in item["where"].split("; ") if p]:
@@ -434,7 +432,7 @@ def test_every_place_that_a_checklist_names_can_be_there():
 
 
 def test_an_item_of_which_the_tables_know_nothing_is_for_the_authors():
-    items = checklists.read(page.templates_folder(), "strobe", {"figure flow"})
+    items = checklists.read(pages.templates_folder(), "strobe", {"figure flow"})
     table = checklists.as_table(items).set_index("item")["where"]
     assert table["13"] == "index.html#flow (figures/flow.pdf)"
     assert table["22"] == table["12e"] == "for the authors"
@@ -446,10 +444,10 @@ def test_a_picture_on_the_page_is_smaller_than_the_file_beside_it(figures):
     with style.journal_style():
         drawn.figure.savefig(buffer, format="png", dpi=style.DPI)
     png = buffer.getvalue()
-    small = page.for_screen(png)
-    assert page.PageFigure("a", "a", "a", "a", "a", small).size[0] == page.SCREEN_PX
+    small = pages.for_screen(png)
+    assert pages.PageFigure("a", "a", "a", "a", "a", small).size[0] == pages.SCREEN_PX
     assert len(small) < 0.6 * len(png)
-    assert small == page.for_screen(png)
+    assert small == pages.for_screen(png)
 
 
 def test_boxes_of_a_public_report_have_no_whiskers_and_no_box_of_a_few(subject):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cohortvol import analyse, report
+from cohortvol import analyse, pages, report, style
 from cohortvol.errors import OutputError, TableError
-from cohortvol.report import flow, inputs, page, style
+from cohortvol.report import flow, inputs, page
 from cohortvol.tables import SCANS, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
@@ -353,7 +353,7 @@ def test_structures_are_printed_as_a_reader_says_them(structure, text):
 
 
 def test_a_word_that_a_caption_does_not_know_is_an_error(tmp_path):
-    shutil.copytree(page.templates_folder(), tmp_path / "reports")
+    shutil.copytree(pages.templates_folder(), tmp_path / "reports")
     (tmp_path / "reports" / "captions" / "flow.txt").write_text("{{ no_such_word }}")
     with pytest.raises(Exception, match="no_such_word"):
-        page.caption(page.environment(tmp_path / "reports"), "flow", {})
+        pages.caption(pages.environment(tmp_path / "reports"), "flow", {})

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from cohortvol import reasons, report
+from cohortvol import pages, reasons, report
 from cohortvol.errors import TableError
 from cohortvol.measure.png import encode
-from cohortvol.report import SheetSettings, inputs, page, sheets
+from cohortvol.report import SheetSettings, inputs, sheets
 from cohortvol.tables import PREVIEWS, SCANS, VOLUMES, append_rows, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
@@ -104,7 +104,7 @@ def section(cohort, scans):
     context = sheets.make_sheets(
         chosen, scans, verdicts, pictures, reasons.load(), show_scan_ids=False
     )
-    template = page.environment(page.templates_folder()).get_template("sheets.html")
+    template = pages.environment(pages.templates_folder()).get_template("sheets.html")
     return template.render(sheets={**context, "seed": 1, "key": ""})
 
 

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Voxels of one structure in two label maps: of the first, of the second, and of both."""
+
+    n_first: int
+    n_second: int
+    n_both: int
+
+    @property
+    def dice(self) -> float:
+        """``2 |A and B| / (|A| + |B|)``: 1 for the same voxels, 0 where they share none (so also
+        where one holds nothing), NaN where neither holds any, as then nothing is compared.
+        """
+        size = self.n_first + self.n_second
+        return 2 * self.n_both / size if size else float("nan")
 
 
 def dice_by_structure(
@@ -13,10 +31,18 @@ def dice_by_structure(
     second: np.ndarray,
     second_labels: Mapping[str, int],
 ) -> dict[str, float]:
-    """Dice of every structure that both label maps have a label for, in the order of the first.
+    """`Overlap.dice` of every structure of `overlap_by_structure`."""
+    overlaps = overlap_by_structure(first, first_labels, second, second_labels)
+    return {structure: overlap.dice for structure, overlap in overlaps.items()}
 
-    ``2 |A and B| / (|A| + |B|)`` of the voxels: 1 for the same voxels, 0 where they share none
-    (so also where one holds nothing), NaN where neither holds any, as then nothing is compared.
+
+def overlap_by_structure(
+    first: np.ndarray,
+    first_labels: Mapping[str, int],
+    second: np.ndarray,
+    second_labels: Mapping[str, int],
+) -> dict[str, Overlap]:
+    """Overlap of every structure that both label maps have a label for, in the first's order.
 
     Parameters
     ----------
@@ -36,13 +62,15 @@ def dice_by_structure(
             both += _joint_counts(of_first, of_second, n_labels)
     for of_second in layers[1]:
         sizes[1] += _counts(of_second, n_labels[1])
-    dice = {}
-    for structure, label in first_labels.items():
-        if structure in second_labels:
-            other = second_labels[structure]
-            size = int(sizes[0][label] + sizes[1][other])
-            dice[structure] = 2 * int(both[label, other]) / size if size else float("nan")
-    return dice
+    return {
+        structure: Overlap(
+            int(sizes[0][label]),
+            int(sizes[1][second_labels[structure]]),
+            int(both[label, second_labels[structure]]),
+        )
+        for structure, label in first_labels.items()
+        if structure in second_labels
+    }
 
 
 def _counts(labels: np.ndarray, n_labels: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from cohortvol.cli import models, reference
 from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
+from cohortvol.cli.evaluate import evaluate
 from cohortvol.cli.plan import plan
 from cohortvol.cli.review import review
 from cohortvol.cli.stages import Results
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models.app, name="models", rich_help_panel=MAKE)
     app.add_typer(reference.app, name="reference", rich_help_panel=MAKE)
     app.command(rich_help_panel=MAKE)(train)
+    app.command(rich_help_panel=MAKE)(evaluate)
     app.command(rich_help_panel=MAKE)(training_pairs)
     app.command(rich_help_panel=MAKE)(simulate)
     app.command(rich_help_panel=MAKE)(compare)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cohortvol.report import style
+from cohortvol import style
 from cohortvol.report.forest import NEGATIVE_CONTROLS
 from cohortvol.report.inputs import Analysis
 

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from cohortvol.report import panels, style
+from cohortvol import style
+from cohortvol.report import panels
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page, Shape
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cohortvol.report import panels, style
+from cohortvol import style
+from cohortvol.report import panels
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page, Shape
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cohortvol import reasons
+from cohortvol import reasons, style
 from cohortvol.report import (
     boxes,
     centile_charts,
@@ -20,7 +20,6 @@ from cohortvol.report import (
     repeats,
     sensitivity,
     sides,
-    style,
     trends,
 )
 from cohortvol.report.flow import Flow, flow_figure

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cohortvol.report import style
+from cohortvol import style
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page
 

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch, Rectangle
 
-from cohortvol.report import rows, style
+from cohortvol import style
+from cohortvol.report import rows
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page
 from cohortvol.report.systems import by_system

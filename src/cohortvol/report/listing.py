@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cohortvol.report import style
+from cohortvol import style
+from cohortvol.pages import Table
 from cohortvol.report.inputs import Analysis
-from cohortvol.report.page import SEXES, Table, estimate_cells, text_of_count
+from cohortvol.report.page import SEXES, estimate_cells, text_of_count
 
 _PCT = "slope_pct_per_decade"
 

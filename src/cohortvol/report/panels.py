@@ -14,7 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cohortvol.report import disclosure, style
+from cohortvol import style
+from cohortvol.report import disclosure
 
 MOST_POINTS = 500
 """With more scans than this in a panel, counts in hexagons are drawn and not single points."""

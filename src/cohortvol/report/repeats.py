@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from cohortvol.report import rows, style
+from cohortvol import style
+from cohortvol.report import rows
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page
 

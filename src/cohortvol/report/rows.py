@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cohortvol.report import style
+from cohortvol import style
 
 BAND = "#f2f4f7"
 

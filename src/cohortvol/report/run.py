@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import reasons
+from cohortvol import pages, reasons, style
 from cohortvol.errors import ConfigError, OutputError
 from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
-from cohortvol.report import checklists, disclosure, drawing, inputs, listing, page, sheets, style
+from cohortvol.report import checklists, disclosure, drawing, inputs, listing, page, sheets
 from cohortvol.report.answer import answer
 from cohortvol.report.flow import Flow, count_flow
 from cohortvol.report.inputs import Analysis
@@ -94,8 +94,8 @@ def run(
         raise ConfigError("a public report names no scans: leave out --public or --show-scan-ids")
     if public:
         _check_only_ours(out)
-    templates = templates or page.templates_folder()
-    jinja = page.environment(templates)
+    templates = templates or pages.templates_folder()
+    jinja = pages.environment(templates)
     analysis = inputs.read_analysis(analyse)
     scan_table = inputs.read_scans(scans)
     keep_cut = not analysis.settings.get("exclude_cut", True)
@@ -109,17 +109,17 @@ def run(
 
     level = float(analysis.settings.get("fdr", 0.05))
     subject = drawing.Subject(analysis, points, flow, truth, public=public, level=level)
-    figures: list[page.PageFigure] = []
+    figures: list[pages.PageFigure] = []
     written: set[Path] = set()
     with style.journal_style():
         for drawn in drawing.draw(subject):
-            caption = page.caption(jinja, drawn.name, texts | drawn.context)
+            caption = pages.caption(jinja, drawn.name, texts | drawn.context)
             stem = out / "figures" / drawn.stem
             whole = f"{drawn.title}. {caption}"
             written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
-            small = page.for_screen(stem.with_name(f"{drawn.stem}.png").read_bytes())
+            small = pages.for_screen(stem.with_name(f"{drawn.stem}.png").read_bytes())
             figures.append(
-                page.PageFigure(drawn.stem, drawn.name, drawn.title, caption, drawn.alt, small)
+                pages.PageFigure(drawn.stem, drawn.name, drawn.title, caption, drawn.alt, small)
             )
     _remove_stale(out / "figures", written)
 
@@ -135,7 +135,7 @@ def run(
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
-    html = page.render(
+    html = pages.render(
         jinja,
         templates,
         {
@@ -201,7 +201,7 @@ def _sheets(
     return made | {"seed": settings.seed, "key": key}
 
 
-def _tables(analysis: Analysis) -> dict[str, page.Table]:
+def _tables(analysis: Analysis) -> dict[str, pages.Table]:
     """Tables of the page; those that an analysis lacks are left out."""
     tables = {
         "table1": page.table1(analysis),
@@ -244,8 +244,8 @@ def _hand_on(analysis: Analysis, analyse: Path, folder: Path, *, public: bool) -
 
 def _checklists(
     templates: Path,
-    figures: list[page.PageFigure],
-    tables: dict[str, page.Table],
+    figures: list[pages.PageFigure],
+    tables: dict[str, pages.Table],
     sections: list[str],
 ) -> dict[str, list[checklists.Item]]:
     """STROBE and CLAIM, with the places that this report has."""

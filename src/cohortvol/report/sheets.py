@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from cohortvol import style
+from cohortvol.pages import png_uri
 from cohortvol.reasons import Reason
-from cohortvol.report import style
-from cohortvol.report.page import png_uri
 from cohortvol.tables import CONTACT_SHEET
 
 MOST_NAMES = 6

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from cohortvol.report import disclosure, panels, style
+from cohortvol import style
+from cohortvol.report import disclosure, panels
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import MOST_POINTS, Page, Shape
 

@@ -1,0 +1,123 @@
+"""`cohortvol evaluate`: label maps of models against those of experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortvol.errors import ConfigError
+
+
+def evaluate(
+    expert: Annotated[
+        Path, typer.Option(help="Dataset with experts' label maps, and images where there are any.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(help="NAME=FOLDER: a model's label maps, named by scan; repeat for several."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the page.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Of the dataset: auto, chaos (DICOM and PNG), amos (also nnU-Net's imagesTr and "
+            "labelsTr), totalsegmentator (sNNNN/segmentations) or pairs (labels/ and images/)."
+        ),
+    ] = "auto",
+    expert_labels: Annotated[
+        str | None,
+        typer.Option(
+            help="What the expert's labels mean: chaos_mr, amos22, mrsegmentator, total_mr, or a "
+            "card.json, dataset.json or table of label and structure. Not needed where the files "
+            "say it."
+        ),
+    ] = None,
+    model_labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=LABELS: what a model's labels mean, as for --expert-labels; `same` for the "
+            "expert's. Repeat for several."
+        ),
+    ] = None,
+    scans: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table with scan_id, and subject_id, sequence, scanner, age_years where known, "
+            "such as a manifest: averages by group besides."
+        ),
+    ] = None,
+    tolerance_mm: Annotated[
+        float, typer.Option(min=0, help="Tolerance of the normalised surface Dice, mm.")
+    ] = 3.0,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="paper: what the expert did not draw is not compared; strict: it counts as 0 "
+            "where the model found it."
+        ),
+    ] = "paper",
+    bootstrap: Annotated[
+        int, typer.Option(min=100, help="Bootstrap draws of people, for the intervals.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")] = 1,
+    correction: Annotated[
+        str, typer.Option(help="Of the tests between models: holm or bh (Benjamini-Hochberg).")
+    ] = "holm",
+    processes: Annotated[int, typer.Option(min=1, help="Scans compared at a time.")] = 1,
+) -> None:
+    r"""Compare models' label maps with experts': Dice, surface distances, volumes, and a page.
+
+    Structures are joined by their names, whatever their label indices are. Nothing is resampled:
+    a label map on another grid is a row with a reason. A structure that the expert drew and the
+    model missed has Dice 0; one that the expert did not draw is not compared. Writes pairs,
+    summary and comparisons (.parquet and .csv), evaluate.json, figures/ and index.html.
+
+    Example:
+    [dim]cohortvol evaluate --expert data/chaos --expert-labels chaos_mr \
+    --model embedded=results/mine/segment/embedded-v1 \
+    --model-labels embedded=models/embedded-v1/card.json --out results/evaluation
+    cohortvol evaluate --expert data/amos22 --model total=seg/total --model mrseg=seg/mrseg \
+    --model-labels total=total_mr --model-labels mrseg=mrsegmentator --scans scans.csv --out out
+    cohortvol evaluate --expert Data_3D --model mine=Data_3D/Segmentation --out out[/]
+    """
+    from cohortvol.evaluate import Model, Settings, run
+    from cohortvol.evaluate.datasets import LAYOUTS
+    from cohortvol.evaluate.measures import RULES
+    from cohortvol.evaluate.statistics import CORRECTIONS
+
+    for option, value, known in (
+        ("--layout", layout, LAYOUTS),
+        ("--rule", rule, RULES),
+        ("--correction", correction, tuple(CORRECTIONS)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{option} {value}: must be one of {', '.join(known)}")
+    folders = _named("--model", model)
+    labels = _named("--model-labels", model_labels or [])
+    if strangers := sorted(set(labels) - set(folders)):
+        raise ConfigError(f"--model-labels {strangers[0]}: no --model has this name")
+    run(
+        expert,
+        [Model(name, Path(folder), labels.get(name)) for name, folder in folders.items()],
+        out,
+        layout=layout,
+        expert_labels=expert_labels,
+        scans=scans,
+        settings=Settings(tolerance_mm, rule, bootstrap, seed, correction),
+        processes=processes,
+    )
+
+
+def _named(option: str, given: list[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping, each name once."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} {text}: must be NAME=VALUE")
+        if name in found:
+            raise ConfigError(f"{option} {name}: this name stands twice")
+        found[name] = value
+    return found

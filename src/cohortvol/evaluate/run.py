@@ -1,0 +1,294 @@
+"""The whole of an evaluation: find, compare, average, test, draw, write."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+
+from cohortvol import __version__
+from cohortvol.errors import ConfigError, ScanError, log_unforeseen
+from cohortvol.evaluate import page
+from cohortvol.evaluate.contours import Picture, extremes
+from cohortvol.evaluate.datasets import (
+    Case,
+    find_cases,
+    find_label_maps,
+    read_expert,
+    read_image,
+    read_model,
+)
+from cohortvol.evaluate.groups import Scans, read_scans
+from cohortvol.evaluate.labels import vocabulary
+from cohortvol.evaluate.measures import PAPER, measure_pair
+from cohortvol.evaluate.outputs import PAIRS, write
+from cohortvol.evaluate.statistics import compare, summarise
+from cohortvol.files import commit_json, make_folder, sha256_of
+from cohortvol.tables import append_rows
+
+log = logging.getLogger(__name__)
+
+SAME = "same"
+"""Vocabulary of a model that is that of the expert."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate.
+
+    Attributes
+    ----------
+    tolerance_mm : float
+        Of the normalised surface Dice.
+    rule : str
+        One of `measures.RULES`.
+    n_bootstrap, seed : int
+        Draws of the bootstrap over people, and where they come from.
+    correction : str
+        Of the tests between models: ``holm`` or ``bh``.
+    """
+
+    tolerance_mm: float = 3.0
+    rule: str = PAPER
+    n_bootstrap: int = 10_000
+    seed: int = 1
+    correction: str = "holm"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's label maps: its name, where they lie, and what their labels are called."""
+
+    name: str
+    folder: Path
+    labels: str | None = None
+
+
+def run(
+    expert: Path,
+    models: Sequence[Model],
+    out: Path,
+    *,
+    layout: str = "auto",
+    expert_labels: str | None = None,
+    scans: Path | None = None,
+    settings: Settings | None = None,
+    processes: int = 1,
+) -> pd.DataFrame:
+    """Compare models' label maps with the experts'; write tables, ``evaluate.json`` and a page.
+
+    Parameters
+    ----------
+    expert : Path
+        Dataset; see `datasets.find_cases`.
+    models : sequence of Model
+        In the order in which they are shown.
+    out : Path
+        Folder to write to.
+    layout, expert_labels : str
+        See `datasets.find_cases`.
+    scans : Path, optional
+        Table with scan_id, and subject_id, sequence, scanner, age_years where known.
+    settings : Settings, optional
+        The defaults without it.
+    processes : int
+        Scans compared at a time.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `outputs.PAIRS`.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to compare, or a name cannot be used.
+    """
+    settings = settings or Settings()
+    names = [model.name for model in models]
+    if not models or len(set(names)) < len(names):
+        raise ConfigError(f"models need different names; given: {', '.join(names) or 'none'}")
+    cases = find_cases(expert, layout, expert_labels)
+    maps = {model.name: find_label_maps(model.folder) for model in models}
+    if len(cases) == 1:  # what stands in the folder itself is of the one case
+        maps = {
+            name: {cases[0].scan_id: found[""]} if list(found) == [""] else found
+            for name, found in maps.items()
+        }
+    known = {
+        model.name: None if model.labels in (None, SAME) else vocabulary(str(model.labels))
+        for model in models
+    }
+    same = {model.name for model in models if model.labels == SAME}
+    of_scans = Scans() if scans is None else read_scans(scans, [case.scan_id for case in cases])
+    make_folder(out)
+    one = partial(compare_case, maps=maps, vocabularies=known, same=same, settings=settings)
+    rows: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("comparing", total=len(cases))
+        for found in _each(one, cases, processes):
+            rows += found
+            progress.advance(task)
+    for row in rows:
+        row["subject_id"] = of_scans.subject_of.get(row["scan_id"], row["subject_id"])
+    pairs = append_rows(rows, PAIRS)
+    order = {name: place for place, name in enumerate(names)}
+    pairs = pairs.sort_values("model", key=lambda column: column.map(order), kind="stable")
+    pairs = pairs.reset_index(drop=True)
+    draws = {"n_draws": settings.n_bootstrap, "seed": settings.seed}
+    summary = summarise(pairs, of_scans.groups, **draws)
+    comparisons = compare(pairs, correction=settings.correction, **draws)
+    for name, table in (("pairs", pairs), ("summary", summary), ("comparisons", comparisons)):
+        write(out, name, table)
+    record = _record(expert, cases, models, maps, settings)
+    page.write(out, pairs, summary, comparisons, record, _pictures(cases, maps, known, same, pairs))
+    commit_json(out / "evaluate.json", record)
+    compared = pairs[pairs["dice"].notna()]
+    log.info(
+        "%d of %d scans compared, %d models, %d pairs with a Dice; %d rows with a reason",
+        compared["scan_id"].nunique(), len(cases), len(models), len(compared),
+        int(pairs["reason"].notna().sum()),
+    )  # fmt: skip
+    for name, places in maps.items():
+        if unasked := sorted(set(places) - {case.scan_id for case in cases}):
+            log.warning("%s: %d label maps have no expert's: %s", name, len(unasked), unasked[0])
+    return pairs
+
+
+def _each(
+    one: partial[list[dict[str, Any]]], cases: Sequence[Case], processes: int
+) -> Iterator[list[dict[str, Any]]]:
+    if processes == 1:
+        yield from map(one, cases)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(one, cases)
+
+
+def compare_case(
+    case: Case,
+    *,
+    maps: Mapping[str, Mapping[str, Path]],
+    vocabularies: Mapping[str, Mapping[str, int] | None],
+    same: set[str],
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    """Rows of PAIRS of one scan, for every model; what cannot be read is a row with a reason.
+
+    Parameters
+    ----------
+    case : Case
+        The scan.
+    maps : mapping of str to mapping of str to Path
+        Label maps by scan, by model.
+    vocabularies : mapping of str to mapping or None
+        Structure to label by model; None where its files say it, or it is the expert's.
+    same : set of str
+        Models whose vocabulary is the expert's.
+    settings : Settings
+        How to compare.
+    """
+    rows: list[dict[str, Any]] = []
+    expert, refusal = None, {}
+    try:
+        expert = read_expert(case)
+    except ScanError as error:
+        refusal = {"reason": error.reason, "detail": f"expert: {error.detail}"}
+    for name, places in maps.items():
+        known = {"model": name, "scan_id": case.scan_id, "subject_id": case.subject_id}
+        if expert is None:
+            rows.append(known | refusal)
+            continue
+        try:
+            if case.scan_id not in places:
+                raise ScanError("EVAL_NO_LABEL_MAP", f"nothing is called {case.scan_id}")
+            labels = expert.labels if name in same else vocabularies[name]
+            model = read_model(places[case.scan_id], labels, expert)
+            measured = measure_pair(
+                expert, model, tolerance_mm=settings.tolerance_mm, rule=settings.rule
+            )
+            if not measured:
+                raise ScanError("EVAL_NO_NAMES", "the two vocabularies share no structure")
+            rows += [known | row for row in measured]
+        except ScanError as error:
+            rows.append(known | {"reason": error.reason, "detail": error.detail})
+        except Exception as error:
+            detail = log_unforeseen(log, case.scan_id, error)
+            rows.append(known | {"reason": "BUG_UNEXPECTED", "detail": detail})
+    return rows
+
+
+def _pictures(
+    cases: Sequence[Case],
+    maps: Mapping[str, Mapping[str, Path]],
+    vocabularies: Mapping[str, Mapping[str, int] | None],
+    same: set[str],
+    pairs: pd.DataFrame,
+) -> list[Picture]:
+    """The scans of the lowest and the highest Dice with their label maps, read again."""
+    by_id = {case.scan_id: case for case in cases}
+    pictures = []
+    for scan_id, dice in extremes(pairs):
+        case = by_id[scan_id]
+        expert = read_expert(case)
+        models = {
+            name: read_model(
+                maps[name][scan_id], expert.labels if name in same else vocabularies[name], expert
+            )
+            for name in dice
+        }
+        grey, affine = read_image(case) or (None, None)
+        pictures.append(Picture(scan_id, grey, affine, expert, models, dice))
+    return pictures
+
+
+def _record(
+    expert: Path,
+    cases: Sequence[Case],
+    models: Sequence[Model],
+    maps: Mapping[str, Mapping[str, Path]],
+    settings: Settings,
+) -> dict[str, Any]:
+    """Settings, versions, and what went in, as ``evaluate.json`` holds it."""
+    packages = ("numpy", "scipy", "nibabel", "pandas", "statsmodels", "matplotlib")
+    return {
+        "settings": asdict(settings),
+        "versions": {"cohortvol": __version__} | {name: version(name) for name in packages},
+        "expert": {
+            "folder": expert.name,
+            "layout": cases[0].layout,
+            "n_scans": len(cases),
+            "sha256": _digest({case.scan_id: case.expert for case in cases}),
+        },
+        "models": [
+            {
+                "name": model.name,
+                "folder": model.folder.name,
+                "labels": model.labels,
+                "n_label_maps": len(maps[model.name]),
+                "sha256": _digest(maps[model.name]),
+            }
+            for model in models
+        ],
+    }
+
+
+def _digest(places: Mapping[str, Path]) -> str:
+    """One sha256 of the names and bytes of many label maps."""
+    digest = hashlib.sha256()
+    for name, place in sorted(places.items()):
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        for path in files if place.is_dir() else [place]:
+            digest.update(f"{name} {path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
