@@ -10,7 +10,8 @@ import pytest
 from cohortvol.errors import ConfigError
 from cohortvol.intervals import OUT_OF_FOLD
 from cohortvol.models import load_card
-from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
+from cohortvol.train.cases import cases_of, read_cases, split_by_subject
+from cohortvol.train.recipe import read_recipe
 
 RECIPE = """
 id: tiny
@@ -72,11 +73,11 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
     from cohortvol.train import run as train
     from cohortvol.train.nnunet import load_checkpoint
 
-    checkpoint = next(trained.glob("work/results/*/*/fold_0/checkpoint_final.pth"))
+    checkpoint = next(trained.glob("work/main/results/*/*/fold_0/checkpoint_final.pth"))
     before = checkpoint.stat().st_mtime_ns
     train.run(trained / "recipe.yaml", trained / "pairs", trained / "work", trained / "tiny")
     assert checkpoint.stat().st_mtime_ns == before
-    final = next(trained.glob("work/results/*/*/fold_all/checkpoint_final.pth"))
+    final = next(trained.glob("work/main/results/*/*/fold_all/checkpoint_final.pth"))
     assert [load_checkpoint(path)["current_epoch"] for path in (checkpoint, final)] == [2, 3]
     card = load_card(trained / "tiny")
     assert card.labels == {1: "liver", 2: "spleen"}
@@ -98,7 +99,7 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
     from cohortvol.networks import Source, import_nnunet
     from cohortvol.segment import Segmenter
 
-    fold = next(trained.glob("work/results/*/*/fold_0"))
+    fold = next(trained.glob("work/main/results/*/*/fold_0"))
     model = import_nnunet(
         [Source(fold.parent, folds=["0"])], tmp_path / "fold0", model_id="fold0", licence="test"
     )
@@ -117,8 +118,9 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
 
 @pytest.mark.timeout(900)
 def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
-    from cohortvol.train import run as train
+    from cohortvol.train.folds import train_fold
     from cohortvol.train.nnunet import ShortTrainer
+    from cohortvol.train.prepare import nnunet_folders
 
     epochs = []
     finish_epoch = ShortTrainer.on_epoch_end
@@ -131,14 +133,14 @@ def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
 
     monkeypatch.setattr(ShortTrainer, "on_epoch_end", killed_after_one)
     recipe = read_recipe(trained / "recipe.yaml")
-    cases = read_cases(trained / "pairs")
-    (work := trained / "work" / "results").mkdir(exist_ok=True)
+    cases = cases_of(recipe, trained / "pairs")
+    (work := trained / "work" / "main" / "results").mkdir(exist_ok=True)
     for old in work.glob("*/*/fold_1/*.pth"):
         old.unlink()
-    with train.nnunet_folders(trained / "work"):
+    with nnunet_folders(part := trained / "work" / "main"):
         with pytest.raises(KeyboardInterrupt):
-            train.train_fold(recipe, cases, trained / "work", "1", "cpu")
-        train.train_fold(recipe, cases, trained / "work", "1", "cpu")
+            train_fold(recipe, cases, part, "1", "cpu")
+        train_fold(recipe, cases, part, "1", "cpu")
     assert epochs == [1, 2]
 
 
@@ -172,7 +174,7 @@ def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
 
 
 def test_a_fold_before_its_pretraining_names_the_missing_step(tmp_path):
-    from cohortvol.train.run import train_fold
+    from cohortvol.train.folds import train_fold
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.yaml")
@@ -187,5 +189,7 @@ def test_a_missing_label_map_is_named(tmp_path):
         read_cases(tmp_path)
 
 
-def test_recipe_has_defaults_for_all_but_its_name_and_labels():
-    assert Recipe(id="x", title="x", licence="CC0-1.0", labels={1: "liver"}).n_folds == 3
+def test_recipe_has_defaults_for_all_but_its_name_and_labels(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{id: x, title: x, licence: CC0-1.0, labels: {1: liver}}")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.n_folds, recipe.parts) == (3, {"main": ["liver"]})
