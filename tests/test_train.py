@@ -1,11 +1,19 @@
 """Training through nnU-Net's own stages, at a size that takes seconds."""
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from cohortvol.errors import ConfigError
 from cohortvol.intervals import OUT_OF_FOLD
@@ -142,6 +150,81 @@ def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
             train_fold(recipe, cases, part, "1", "cpu")
         train_fold(recipe, cases, part, "1", "cpu")
     assert epochs == [1, 2]
+
+
+def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
+    import torch
+
+    from cohortvol.train.nnunet import ShortTrainer
+
+    def fails_half_way(_self, stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "checkpoint_latest.pth"
+    torch.save({"current_epoch": 3}, kept)
+    before = kept.read_bytes()
+    monkeypatch.setattr(ShortTrainer.__base__, "save_checkpoint", fails_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        ShortTrainer.save_checkpoint(ShortTrainer.__new__(ShortTrainer), str(kept))
+    assert kept.read_bytes() == before
+
+
+def start(trained, work, recipe, fold):
+    """`cohortvol train` of one fold, in a process of its own and on one thread."""
+    words = ["--recipe", recipe, "--pairs", trained / "pairs", "--work", work, "--only", fold]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cohortvol", "train", "--out", work / "model", *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(
+    trained, tmp_path
+):
+    import torch
+
+    from cohortvol.train.nnunet import load_checkpoint
+
+    recipe = tmp_path / "recipe.yaml"
+    settings = yaml.safe_load(RECIPE)
+    settings["phases"][1]["iterations"] = 150
+    recipe.write_text(yaml.safe_dump(settings))
+    works = [tmp_path / "calm", tmp_path / "killed"]
+    for work in works:
+        for kept in ("preprocessed", "pretrain"):
+            shutil.copytree(trained / "work/main" / kept, work / "main" / kept)
+        shutil.copy(trained / "work/main/prepared.json", work / "main")
+    calm, killed = works
+    assert start(trained, calm, recipe, "1").wait() == 0
+    fold = next(calm.glob("main/results/*/*/fold_1")).relative_to(calm)
+    begun = (calm / fold / "schedule.json").stat().st_mtime
+    lasted_s = (calm / fold / "trained.json").stat().st_mtime - begun
+    chance, kills = random.Random(), 0  # noqa: S311
+    while kills < 2:
+        process = start(trained, killed, recipe, "1")
+        while not (killed / fold / "schedule.json").is_file() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 0.6 * lasted_s))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break  # faster than the one before: it had ended
+        kills += 1
+    assert start(trained, killed, recipe, "1").wait() == 0
+    assert kills >= 1
+    states = [load_checkpoint(work / fold / "checkpoint_final.pth") for work in works]
+    assert [state["current_epoch"] for state in states] == [4, 4]
+    iterations = json.loads((killed / fold / "trained.json").read_text())["iterations"]
+    assert iterations == 200
+    first, second = (state["network_weights"] for state in states)
+    differ = [name for name in first if not torch.equal(first[name], second[name])]
+    assert differ == []
+    assert not list((killed / fold).glob(".*.tmp"))
+    assert (killed / fold / "validation" / "summary.json").is_file()
 
 
 def test_no_warped_copy_of_a_held_out_subject_is_trained_on():
