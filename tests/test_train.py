@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,7 @@ from cohortvol.models import load_card
 from cohortvol.train.cases import cases_of, read_cases, split_by_subject
 from cohortvol.train.recipe import read_recipe
 
+BIN = Path(sys.executable).parent
 RECIPE = """
 id: tiny
 title: A model for tests
@@ -174,7 +176,7 @@ def start(trained, work, recipe, fold):
     """`cohortvol train` of one fold, in a process of its own and on one thread."""
     words = ["--recipe", recipe, "--pairs", trained / "pairs", "--work", work, "--only", fold]
     return subprocess.Popen(
-        [sys.executable, "-m", "cohortvol", "train", "--out", work / "model", *map(str, words)],
+        [BIN / "cohortvol", "train", "--out", work / "model", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

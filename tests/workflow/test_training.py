@@ -15,6 +15,7 @@ import pytest
 
 from cohortvol.models import load_card
 
+BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[2]
 AFFINE = np.diag([-6.0, 6.0, 8.0, 1.0])  # mm; stored in LAS
 VOXEL_ML = 0.288
@@ -123,7 +124,7 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen(trained, tmp_path
     for seed in (1, 2):
         save(tmp_path / "images" / f"scan{seed}.nii.gz", boxes(seed, "MR")[0])
     done = subprocess.run(
-        [sys.executable, "-m", "cohortvol", "manifest-from-folder", tmp_path / "images",
+        [BIN / "cohortvol", "manifest-from-folder", tmp_path / "images",
          "--out", tmp_path / "scans.csv"],
     )  # fmt: skip
     assert done.returncode == 0
@@ -161,7 +162,8 @@ def test_a_recipe_that_was_changed_after_training_is_not_mixed_with_it(trained, 
     (tmp_path / "recipe.yaml").write_text(recipe)
     done = train(tmp_path)
     assert done.returncode != 0
-    logs = "".join(path.read_text() for path in copy.glob("logs/train_fold/*.log"))
+    assert "train_fold" not in done.stdout
+    logs = "".join(path.read_text() for path in copy.glob("logs/prepare_part/*.log"))
     assert "was begun with other phases than the recipe has now" in logs
 
 

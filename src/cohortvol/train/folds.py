@@ -64,7 +64,8 @@ def train_fold(
     """
     folder = fold_folder(recipe, work, step)
     final, latest = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
-    _check_schedule(recipe, folder, step)
+    check_schedule(recipe, work, step)
+    commit_json(folder / SCHEDULE, _schedule(recipe, step))
     if final.is_file() and (folder / TRAINED).is_file():
         return
     start = None
@@ -93,26 +94,35 @@ def train_fold(
     )
 
 
-def _check_schedule(recipe: Recipe, folder: Path, step: str) -> None:
-    """Keep what a fold was started with, and refuse to mix it with something else."""
+def check_schedule(recipe: Recipe, work: Path, step: str) -> None:
+    """Refuse to mix what a fold was begun with and something else.
+
+    Raises
+    ------
+    ConfigError
+        If the fold was begun with other settings than the recipe has now.
+    """
+    folder = fold_folder(recipe, work, step)
+    if not (folder / SCHEDULE).is_file():
+        return
+    before = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
+    mine = _schedule(recipe, step)
+    if changed := [name for name in mine if before.get(name) != mine[name]]:
+        raise ConfigError(
+            f"{folder}: was begun with other {', '.join(changed)} than the recipe has now\n"
+            "  Take the change back, or delete this folder to train the fold again."
+        )
+
+
+def _schedule(recipe: Recipe, step: str) -> dict[str, str]:
+    """Digest of each setting that the training of a fold depends on."""
     settings = asdict(recipe)
-    mine = {
-        **{name: digest_of(settings[name]) for name in OF_TRAINING},
-        "weight of datasets": digest_of({n: d.weight for n, d in recipe.datasets.items()}),
+    weights = {name: dataset.weight for name, dataset in recipe.datasets.items()}
+    others = {ALL: (), PRETRAIN: ("phases", "final")}.get(step, ("final",))
+    return {
+        **{name: digest_of(settings[name]) for name in OF_TRAINING if name not in others},
+        "weights of datasets": digest_of(weights),
     }
-    if step != ALL:
-        del mine["final"]
-    if step == PRETRAIN:
-        del mine["phases"]
-    if (folder / SCHEDULE).is_file():
-        before = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
-        if changed := [name for name in mine if before.get(name) != mine[name]]:
-            raise ConfigError(
-                f"{folder}: was begun with other {', '.join(changed)} than the recipe has now\n"
-                "  Take the change back, or delete this folder to train the fold again."
-            )
-    else:
-        commit_json(folder / SCHEDULE, mine)
 
 
 def _name_of(device: torch.device) -> str:

@@ -14,7 +14,15 @@ from cohortvol.files import commit_json
 from cohortvol.networks import Source, import_nnunet
 from cohortvol.train.accuracy import accuracy_by_modality, held_out_volumes, out_of_fold_calibration
 from cohortvol.train.cases import cases_of, cases_of_part
-from cohortvol.train.folds import ALL, PRETRAIN, TRAINED, fold_folder, train_fold, validate
+from cohortvol.train.folds import (
+    ALL,
+    PRETRAIN,
+    TRAINED,
+    check_schedule,
+    fold_folder,
+    train_fold,
+    validate,
+)
 from cohortvol.train.prepare import nnunet_folders, prepare
 from cohortvol.train.recipe import Recipe, read_recipe
 
@@ -95,7 +103,10 @@ def _run_step(
 ) -> None:
     with nnunet_folders(work):
         prepare(recipe, part, cases, work, processes)
-        if step != "prepare":
+        if step == "prepare":  # so that a changed recipe stops here, and not in every fold
+            for later in recipe.steps[1:]:
+                check_schedule(recipe, work, later)
+        else:
             train_fold(recipe, cases, work, step, device, processes)
         if step not in ("prepare", PRETRAIN, ALL):
             validate(recipe, cases, work, step, device, processes)
