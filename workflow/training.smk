@@ -96,20 +96,26 @@ def steps_before(wildcards):
     return expand("<work>/{{model}}/{{part}}/done/{step}.json", step=before)
 
 
-def all_steps(wildcards):
+def steps_of(model):
     """Every step of every part of a model."""
-    _, recipe = RECIPES[wildcards.model]
+    _, recipe = RECIPES[model]
     return expand(
-        "<work>/{{model}}/{part}/done/{step}.json",
+        "<work>/{model}/{part}/done/{step}.json",
+        model=model,
         part=recipe.parts,
         step=recipe.steps,
     )
+
+
+def all_steps(wildcards):
+    return steps_of(wildcards.model)
 
 
 rule all_models:
     default_target: True
     input:
         expand("<work>/{model}/done/import.json", model=RECIPES),
+        [steps_of(model) for model in RECIPES],
 
 
 # Preprocessed cases and checkpoints are not declared as outputs: Snakemake would delete them
@@ -142,7 +148,7 @@ rule prepare_part:
             --only prepare \
             --processes {threads} \
             {params.options:q} \
-            2>{log:q}
+            >{log:q} 2>&1
         """
 
 
@@ -180,7 +186,7 @@ rule train_fold:
             --device {params.device:q} \
             --processes {threads} \
             {params.options:q} \
-            2>{log:q}
+            >{log:q} 2>&1
         """
 
 
@@ -212,5 +218,5 @@ rule import_parts:
             --out {params.out:q} \
             --only import \
             {params.options:q} \
-            2>{log:q}
+            >{log:q} 2>&1
         """

@@ -147,6 +147,7 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen(trained, tmp_path
 def test_a_run_after_the_end_does_nothing_and_a_lost_step_is_made_up(trained):
     assert "Nothing to be done" in train(trained).stderr
     (trained / "work/pair/large/done/0.json").unlink()
+    (trained / "work/pair/done/import.json").unlink()
     checkpoint = next(trained.glob("work/pair/large/results/*/*/fold_0/checkpoint_final.pth"))
     before = checkpoint.stat().st_mtime_ns
     shutil.rmtree(trained / "models_dir" / "pair")
