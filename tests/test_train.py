@@ -1,17 +1,28 @@
 """Training through nnU-Net's own stages, at a size that takes seconds."""
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from cohortvol.errors import ConfigError
 from cohortvol.intervals import OUT_OF_FOLD
 from cohortvol.models import load_card
-from cohortvol.train.recipe import Recipe, read_cases, read_recipe, split_by_subject
+from cohortvol.train.cases import cases_of, read_cases, split_by_subject
+from cohortvol.train.recipe import read_recipe
 
+BIN = Path(sys.executable).parent
 RECIPE = """
 id: tiny
 title: A model for tests
@@ -72,11 +83,11 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
     from cohortvol.train import run as train
     from cohortvol.train.nnunet import load_checkpoint
 
-    checkpoint = next(trained.glob("work/results/*/*/fold_0/checkpoint_final.pth"))
+    checkpoint = next(trained.glob("work/main/results/*/*/fold_0/checkpoint_final.pth"))
     before = checkpoint.stat().st_mtime_ns
     train.run(trained / "recipe.yaml", trained / "pairs", trained / "work", trained / "tiny")
     assert checkpoint.stat().st_mtime_ns == before
-    final = next(trained.glob("work/results/*/*/fold_all/checkpoint_final.pth"))
+    final = next(trained.glob("work/main/results/*/*/fold_all/checkpoint_final.pth"))
     assert [load_checkpoint(path)["current_epoch"] for path in (checkpoint, final)] == [2, 3]
     card = load_card(trained / "tiny")
     assert card.labels == {1: "liver", 2: "spleen"}
@@ -98,7 +109,7 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
     from cohortvol.networks import Source, import_nnunet
     from cohortvol.segment import Segmenter
 
-    fold = next(trained.glob("work/results/*/*/fold_0"))
+    fold = next(trained.glob("work/main/results/*/*/fold_0"))
     model = import_nnunet(
         [Source(fold.parent, folds=["0"])], tmp_path / "fold0", model_id="fold0", licence="test"
     )
@@ -117,8 +128,9 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
 
 @pytest.mark.timeout(900)
 def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
-    from cohortvol.train import run as train
+    from cohortvol.train.folds import train_fold
     from cohortvol.train.nnunet import ShortTrainer
+    from cohortvol.train.prepare import nnunet_folders
 
     epochs = []
     finish_epoch = ShortTrainer.on_epoch_end
@@ -131,15 +143,90 @@ def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
 
     monkeypatch.setattr(ShortTrainer, "on_epoch_end", killed_after_one)
     recipe = read_recipe(trained / "recipe.yaml")
-    cases = read_cases(trained / "pairs")
-    (work := trained / "work" / "results").mkdir(exist_ok=True)
+    cases = cases_of(recipe, trained / "pairs")
+    (work := trained / "work" / "main" / "results").mkdir(exist_ok=True)
     for old in work.glob("*/*/fold_1/*.pth"):
         old.unlink()
-    with train.nnunet_folders(trained / "work"):
+    with nnunet_folders(part := trained / "work" / "main"):
         with pytest.raises(KeyboardInterrupt):
-            train.train_fold(recipe, cases, trained / "work", "1", "cpu")
-        train.train_fold(recipe, cases, trained / "work", "1", "cpu")
+            train_fold(recipe, cases, part, "1", "cpu")
+        train_fold(recipe, cases, part, "1", "cpu")
     assert epochs == [1, 2]
+
+
+def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
+    import torch
+
+    from cohortvol.train.nnunet import ShortTrainer
+
+    def fails_half_way(_self, stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "checkpoint_latest.pth"
+    torch.save({"current_epoch": 3}, kept)
+    before = kept.read_bytes()
+    monkeypatch.setattr(ShortTrainer.__base__, "save_checkpoint", fails_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        ShortTrainer.save_checkpoint(ShortTrainer.__new__(ShortTrainer), str(kept))
+    assert kept.read_bytes() == before
+
+
+def start(trained, work, recipe, fold):
+    """`cohortvol train` of one fold, in a process of its own and on one thread."""
+    words = ["--recipe", recipe, "--pairs", trained / "pairs", "--work", work, "--only", fold]
+    return subprocess.Popen(
+        [BIN / "cohortvol", "train", "--out", work / "model", *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(
+    trained, tmp_path
+):
+    import torch
+
+    from cohortvol.train.nnunet import load_checkpoint
+
+    recipe = tmp_path / "recipe.yaml"
+    settings = yaml.safe_load(RECIPE)
+    settings["phases"][1]["iterations"] = 150
+    recipe.write_text(yaml.safe_dump(settings))
+    works = [tmp_path / "calm", tmp_path / "killed"]
+    for work in works:
+        for kept in ("preprocessed", "pretrain"):
+            shutil.copytree(trained / "work/main" / kept, work / "main" / kept)
+        shutil.copy(trained / "work/main/prepared.json", work / "main")
+    calm, killed = works
+    assert start(trained, calm, recipe, "1").wait() == 0
+    fold = next(calm.glob("main/results/*/*/fold_1")).relative_to(calm)
+    begun = (calm / fold / "schedule.json").stat().st_mtime
+    lasted_s = (calm / fold / "trained.json").stat().st_mtime - begun
+    chance, kills = random.Random(), 0  # noqa: S311
+    while kills < 2:
+        process = start(trained, killed, recipe, "1")
+        while not (killed / fold / "schedule.json").is_file() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 0.6 * lasted_s))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break  # faster than the one before: it had ended
+        kills += 1
+    assert start(trained, killed, recipe, "1").wait() == 0
+    assert kills >= 1
+    states = [load_checkpoint(work / fold / "checkpoint_final.pth") for work in works]
+    assert [state["current_epoch"] for state in states] == [4, 4]
+    iterations = json.loads((killed / fold / "trained.json").read_text())["iterations"]
+    assert iterations == 200
+    first, second = (state["network_weights"] for state in states)
+    differ = [name for name in first if not torch.equal(first[name], second[name])]
+    assert differ == []
+    assert not list((killed / fold).glob(".*.tmp"))
+    assert (killed / fold / "validation" / "summary.json").is_file()
 
 
 def test_no_warped_copy_of_a_held_out_subject_is_trained_on():
@@ -172,7 +259,7 @@ def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
 
 
 def test_a_fold_before_its_pretraining_names_the_missing_step(tmp_path):
-    from cohortvol.train.run import train_fold
+    from cohortvol.train.folds import train_fold
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.yaml")
@@ -187,5 +274,7 @@ def test_a_missing_label_map_is_named(tmp_path):
         read_cases(tmp_path)
 
 
-def test_recipe_has_defaults_for_all_but_its_name_and_labels():
-    assert Recipe(id="x", title="x", licence="CC0-1.0", labels={1: "liver"}).n_folds == 3
+def test_recipe_has_defaults_for_all_but_its_name_and_labels(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{id: x, title: x, licence: CC0-1.0, labels: {1: liver}}")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.n_folds, recipe.parts) == (3, {"main": ["liver"]})

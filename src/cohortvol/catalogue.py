@@ -116,6 +116,11 @@ def find(model_id: str) -> KnownModel:
     return known[model_id]
 
 
+def vocabularies() -> list[str]:
+    """Names that `label_map` knows, in the order of the table."""
+    return list(dict.fromkeys(row["weights"] for row in _label_rows()))
+
+
 def label_map(weights: str) -> dict[int, tuple[str, str]]:
     """Label index to (publisher's name, structure) of some weights."""
     return {

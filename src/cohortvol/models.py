@@ -120,7 +120,8 @@ class Card:
     local index to the same structure names; an index it leaves out is background. `files` of a
     part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
     order of `orientation`) is where profiles with a `zoom_order` bring a scan. `volume_interval`
-    is a `cohortvol.intervals.Calibration`, or empty.
+    is a `cohortvol.intervals.Calibration`, or empty. `training` says of a model that `cohortvol
+    train` made what it was trained on; it is empty of others.
     """
 
     folder: Path
@@ -138,6 +139,7 @@ class Card:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     volume_interval: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def calibration(self, profile: str) -> Calibration | None:
         """What volume intervals are worth in a profile; None where nobody has measured it."""
@@ -229,6 +231,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         accuracy=raw.get("accuracy", {}),
         notes=tuple(raw.get("notes", ())),
         volume_interval=_calibrated(raw.get("volume_interval") or {}),
+        training=raw.get("training", {}),
     )
 
 

@@ -117,6 +117,7 @@ def import_nnunet(
     accuracy: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     volume_interval: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Card:
     """Make a model folder out of trained nnU-Nets, one part each.
 
@@ -131,7 +132,7 @@ def import_nnunet(
         of the model count their structures in this order.
     out : Path
         The model folder to make; it must not exist.
-    model_id, licence, title, origin, citation, accuracy, notes, volume_interval
+    model_id, licence, title, origin, citation, accuracy, notes, volume_interval, training
         For the card. `origin` is its ``source``.
     orientation, spacing_mm
         How the model wants its scans; see `Card`.
@@ -177,6 +178,7 @@ def import_nnunet(
             accuracy=dict(accuracy or {}),
             notes=tuple(notes),
             volume_interval=dict(volume_interval or {}),
+            training=dict(training or {}),
         )
         commit_json(temporary / CARD, card_json(card))
         load_card(temporary)

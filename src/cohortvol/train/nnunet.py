@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import (
+    NonDetMultiThreadedAugmenter,
+)
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
@@ -17,10 +23,17 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import LambdaLR
 
+from cohortvol.files import commit
 from cohortvol.networks.nnunet import SAFE_GLOBALS
 from cohortvol.train.recipe import Phase
 
 logger = logging.getLogger(__name__)
+
+Group = tuple[str, str]
+"""Dataset and source of a case; the cases of one group are drawn equally often."""
+
+MOST_CHECKPOINTS = 1000
+"""Written in one training: every epoch in a short one, every tenth of ten thousand."""
 
 _RESAMPLING = {
     "is_seg": False,
@@ -36,18 +49,27 @@ class SmallPlanner(ExperimentPlanner):
     `gpu_memory_target_in_gb`, as nnU-Net plans it.
     """
 
-    def __init__(self, *args: Any, base_features: int, max_features: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        base_features: int,
+        max_features: int,
+        full_resolution: int,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.UNet_base_num_features = base_features
         self.UNet_max_features_3d = max_features
-        # One convolution at full resolution, where most of the time goes.
-        self.UNet_blocks_per_stage_encoder = (1, *[2] * 13)
+        # Convolutions at full resolution, where most of the time goes: nnU-Net has two.
+        self.full_resolution = full_resolution
+        self.UNet_blocks_per_stage_encoder = (full_resolution, *[2] * 13)
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """nnU-Net's plan of one configuration, with one convolution in the last decoder stage."""
+        """nnU-Net's plan of one configuration, with our convolutions in the last decoder stage."""
         plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
         network = plan["architecture"]["arch_kwargs"]
-        network["n_conv_per_stage_decoder"] = (*network["n_conv_per_stage_decoder"][:-1], 1)
+        decoder = network["n_conv_per_stage_decoder"]
+        network["n_conv_per_stage_decoder"] = (*decoder[:-1], self.full_resolution)
         return plan
 
     def determine_resampling(self, *_args: Any, **_kwargs: Any) -> tuple[Any, Any, Any, Any]:
@@ -65,9 +87,14 @@ class SmallPlanner(ExperimentPlanner):
 class ShortTrainer(nnUNetTrainer):
     """nnU-Net's trainer with a settable number of iterations, on CPU or CUDA.
 
-    AdamW with warm-up and polynomial decay in place of SGD, which needs a thousand epochs; no
-    mirroring, since left and right must not be exchanged; bfloat16 on a CPU that has it; data
-    loading in this process; checkpoints every epoch, from which `resume` goes on.
+    AdamW with warm-up and polynomial decay in place of SGD, which needs a thousand epochs, unless
+    SGD is asked for; no mirroring, since left and right must not be exchanged; bfloat16 on a CPU
+    that has it; data loading in this process, unless there is a GPU to be fed.
+
+    A checkpoint is written at the end of an epoch (see `MOST_CHECKPOINTS`), whole or not at all,
+    and `resume` goes on from it. What is drawn at random in an epoch follows from the seed and the
+    number of the epoch, so that on a CPU a training that was killed ends with the weights of one
+    that was not.
     """
 
     EPOCH_ITERATIONS = 50
@@ -77,20 +104,33 @@ class ShortTrainer(nnUNetTrainer):
         phases: list[Phase],
         learning_rate: float,
         batch_size: int,
-        sources: dict[str, str],
+        groups: dict[str, Group],
+        dataset_weights: dict[str, float],
+        optimizer: str = "adamw",
+        seed: int = 0,
+        loaders: int = 0,
     ) -> None:
-        """Set the schedule and how often each source of cases is drawn.
+        """Set the schedule and how often each group of cases is drawn.
 
         Parameters
         ----------
         phases : list of Phase
             One after the other; each is rounded up to whole epochs of `EPOCH_ITERATIONS`.
         learning_rate : float
-            Peak learning rate of AdamW, reached again in each phase.
+            Peak learning rate, reached again in each phase.
         batch_size : int
             Patches per batch, in place of the planned number.
-        sources : dict
-            Source of every case.
+        groups : dict
+            Dataset and source of every case.
+        dataset_weights : dict
+            Of every dataset.
+        optimizer : str
+            ``adamw`` or ``sgd``.
+        seed : int
+            Of all that is drawn at random.
+        loaders : int
+            Processes that load and augment cases; 0 for this one. With them the order of the
+            cases, and so the result, differs from run to run.
         """
         self.num_iterations_per_epoch = self.EPOCH_ITERATIONS
         self.num_val_iterations_per_epoch = 4
@@ -102,24 +142,34 @@ class ShortTrainer(nnUNetTrainer):
         ]
         self.num_epochs = len(self.epoch_phase)
         self.initial_lr = learning_rate
-        self.weight_decay = 1e-4
-        self.save_every = 1
+        self.save_every = max(1, self.num_epochs // MOST_CHECKPOINTS)
         self.wanted_batch_size = batch_size
-        self.sources = sources
+        self.groups = groups
+        self.dataset_weights = dataset_weights
+        self.wanted_optimizer = optimizer
+        self.seed = seed
+        self.loaders = loaders
+        self.loaded_phase: Phase | None = None
 
     def _set_batch_size_and_oversample(self) -> None:
         super()._set_batch_size_and_oversample()
         self.batch_size = self.wanted_batch_size
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """AdamW; the schedule is stepped per epoch as nnU-Net does, and restarts in each phase."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
-        )
+        """The optimizer; its schedule is stepped per epoch, and restarts in each phase."""
+        weights = self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if self.wanted_optimizer == "sgd":  # as nnU-Net trains
+            optimizer = torch.optim.SGD(
+                weights, lr=self.initial_lr, weight_decay=3e-5, momentum=0.99, nesterov=True
+            )
+        else:
+            optimizer = torch.optim.AdamW(weights, lr=self.initial_lr, weight_decay=1e-4)
+        warm = 2 if self.wanted_optimizer == "adamw" else 1
 
         def factor(epoch: int) -> float:
             _, place, n_epochs = self.epoch_phase[min(epoch, self.num_epochs - 1)]
-            warm_up = min(1.0, (place + 1) / 2)
+            warm_up = min(1.0, (place + 1) / warm)
             return float(warm_up * (1 - place / n_epochs) ** 0.9)
 
         return optimizer, LambdaLR(optimizer, factor)
@@ -135,7 +185,7 @@ class ShortTrainer(nnUNetTrainer):
         return (-turn, turn), flat, np.ceil(patch * 1.25).astype(int), None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Loaders that run in this process."""
+        """Loaders of training and validation for the phase of the present epoch."""
         patch = self.configuration_manager.patch_size
         scales = self._get_deep_supervision_scales()
         turn, flat, initial, mirror = (
@@ -147,10 +197,11 @@ class ShortTrainer(nnUNetTrainer):
         )
         plain = self.get_validation_transforms(scales)
         training, validation = self.get_tr_and_val_datasets()
+        self.loaded_phase, _, _ = self.epoch_phase[self.current_epoch]
         loaders = []
-        for data, size, transforms in (
-            (training, initial, augment),
-            (validation, patch, plain),
+        for data, size, transforms, probabilities in (
+            (training, initial, augment, self._probabilities(training.identifiers)),
+            (validation, patch, plain, None),
         ):
             loader = nnUNetDataLoader(
                 data,
@@ -159,22 +210,64 @@ class ShortTrainer(nnUNetTrainer):
                 patch,
                 self.label_manager,
                 oversample_foreground_percent=0.33,
+                sampling_probabilities=probabilities,
                 probabilistic_oversampling=True,
                 transforms=transforms,
             )
-            loaders.append(SingleThreadedAugmenter(loader, None))
+            loaders.append(self._started(loader))
         return loaders[0], loaders[1]
 
+    def _started(self, loader: Any) -> Any:
+        """A loader in this process, or in as many others as asked for."""
+        if not self.loaders:
+            return SingleThreadedAugmenter(loader, None)
+        return NonDetMultiThreadedAugmenter(
+            data_loader=loader,
+            transform=None,
+            num_processes=self.loaders,
+            num_cached=max(6, self.loaders // 2),
+            seeds=None,
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+
+    def _probabilities(self, cases: Sequence[str]) -> np.ndarray:
+        """How often each case is drawn in the phase of the present epoch; they sum up to 1."""
+        phase, _, _ = self.epoch_phase[self.current_epoch]
+        groups = [self.groups[case] for case in cases]
+        sizes = Counter(groups)
+        weights = np.array(
+            [
+                self.dataset_weights[group[0]] * phase.source_weights.get(group[1], 0.0)
+                for group in groups
+            ]
+        )
+        weights /= np.array([sizes[group] for group in groups])
+        return np.asarray(weights / weights.sum())
+
     def on_train_epoch_start(self) -> None:
-        """nnU-Net's start of an epoch, and how often each source is drawn in it."""
+        """nnU-Net's start of an epoch, with the loaders of its phase and a seed of its own."""
         super().on_train_epoch_start()
         phase, _, _ = self.epoch_phase[self.current_epoch]
-        loader = self.dataloader_train.data_loader
-        sources = [self.sources[case] for case in loader.indices]
-        weights = np.array(
-            [phase.source_weights.get(source, 0.0) / sources.count(source) for source in sources]
-        )
-        loader.sampling_probabilities = weights / weights.sum()
+        if phase is not self.loaded_phase:
+            self._stop_loaders()
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        state = np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(3)
+        np.random.seed(state[0])  # nnU-Net draws from the global generators
+        torch.manual_seed(int(state[1]))
+        random.seed(int(state[2]))
+
+    def _stop_loaders(self) -> None:
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, whole or not at all; none of the best epoch, which nobody reads."""
+        final = Path(filename)
+        if final.name == "checkpoint_best.pth":
+            return
+        commit(final, super().save_checkpoint)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, in bfloat16 where the processor has it."""
@@ -209,6 +302,8 @@ class ShortTrainer(nnUNetTrainer):
         self.current_epoch = state["current_epoch"]
         self.logger.load_checkpoint(state["logging"])
         self._best_ema = state["_best_ema"]
+        if self.grad_scaler is not None and state["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         logger.info("fold %s: going on from epoch %d", self.fold, self.current_epoch)
 
 
