@@ -130,7 +130,7 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen(trained, tmp_path
     assert done.returncode == 0
     results = tmp_path / "results"
     done = snakemake(
-        "--until", "measure", "--config", f"manifest={tmp_path / 'scans.csv'}",
+        results / "measure/pair/0000.parquet", "--config", f"manifest={tmp_path / 'scans.csv'}",
         f"results={results}", f"model={trained / 'models_dir' / 'pair'}",
         "segment={threads: 1, device: cpu}",
     )  # fmt: skip
