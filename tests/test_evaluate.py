@@ -15,7 +15,7 @@ from cohortvol.errors import ConfigError, ScanError
 from cohortvol.evaluate import SCHEMAS, Model, Settings, run
 from cohortvol.evaluate.datasets import find_cases, find_label_maps, id_of, read_expert
 from cohortvol.evaluate.groups import read_scans
-from cohortvol.evaluate.labels import LabelMap, structure_named, vocabulary
+from cohortvol.evaluate.labels import LabelMap, read_nifti, structure_named, vocabulary
 from cohortvol.evaluate.measures import measure_pair
 from cohortvol.evaluate.statistics import Bootstrap, compare, summarise
 from cohortvol.nifti import nifti_gz
@@ -479,3 +479,14 @@ def test_outlines_of_other_people_read_as_label_maps_have_their_left_kidney_left
         rows = {row["structure"]: row for row in measure_pair(expert, expert, tolerance_mm=3)}
         assert rows["kidney_left"]["dice"] == rows["kidney_right"]["dice"] == 1, outline.name
         assert rows["kidney_left"]["warning"] is None
+
+
+def test_what_is_no_label_map_is_refused_with_a_reason(tmp_path):
+    halves = np.full((4, 4, 4), 0.5, dtype=np.float32)
+    for name, content in (
+        ("halves.nii.gz", nifti_gz(halves, np.eye(4))),
+        ("text.nii.gz", b"no image"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ScanError, match="EVAL_UNREADABLE"):
+            read_nifti(tmp_path / name, {"liver": 1})
