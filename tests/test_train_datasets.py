@@ -1,5 +1,8 @@
 """Several datasets and parts in one recipe: what is refused, what is learnt, which folds."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from cohortvol.errors import ConfigError
 from cohortvol.train.cases import cases_of, cases_of_part, harmonised, split_by_subject
 from cohortvol.train.recipe import read_recipe, variants_of
 
+MODELS = Path(__file__).resolve().parents[1] / "models"
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 NAMED = {1: "liver", 2: "spleen", 3: "kidney_left"}
 
@@ -252,3 +256,26 @@ def test_pairs_go_with_a_recipe_that_names_no_dataset(two_datasets):
     cases = cases_of(read(two_datasets, short), two_datasets / "mr")
     assert list(cases["case"]) == [f"s{subject}" for subject in range(5)]
     assert set(cases["dataset"]) == {"main"}
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_here_can_be_read(path):
+    for variant in variants_of(path) or [None]:
+        chosen = read_recipe(path, variant)
+        assert all(chosen.labels_of(part) for part in chosen.parts)
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation-sts"])
+def test_the_variants_of_an_ablation_differ_in_the_data_alone(name):
+    mri, both = (read_recipe(MODELS / f"{name}.yaml", variant) for variant in ("mri", "mri-ct"))
+    modalities = [[one.modality for one in each.datasets.values()] for each in (mri, both)]
+    assert modalities == [["MR"], ["MR", "CT"]]
+    assert replace(mri, id="", datasets={}) == replace(both, id="", datasets={})
+
+
+def test_the_recipe_of_the_documentation_can_be_read(tmp_path):
+    page = (MODELS.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    coarse = read_recipe(tmp_path / "recipe.yaml", "3mm")
+    assert coarse.spacing_mm == [3.0, 3.0, 3.0]
+    assert coarse.lacking("small") == {"ct": ["kidney_left"]}
