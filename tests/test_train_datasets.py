@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from cohortvol.errors import ConfigError
-from cohortvol.train.cases import cases_of, cases_of_part, harmonised, split_by_subject
+from cohortvol.train.cases import (
+    cases_of,
+    cases_of_part,
+    harmonised,
+    index_of_part,
+    split_by_subject,
+)
 from cohortvol.train.recipe import read_recipe, variants_of
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -124,6 +130,12 @@ def test_a_variant_replaces_settings_and_names_the_model(tmp_path):
         read(tmp_path, settings)
     with pytest.raises(ConfigError, match="no variant 'mr'; did you mean 'mri'"):
         read(tmp_path, settings, "mr")
+
+
+def test_what_a_part_leaves_to_others_is_background_in_it(tmp_path):
+    settings = read(tmp_path, recipe())
+    assert index_of_part(settings, "small", "mr") == {1: 0, 2: 2, 3: 1}
+    assert index_of_part(settings, "large", "ct") == {5: 1, 7: 0}
 
 
 def test_indices_of_a_dataset_become_those_of_the_part():
