@@ -582,7 +582,7 @@ def test_an_account_without_a_home_has_no_weights_there(monkeypatch):
 
 def test_figures_are_drawn_without_a_home_and_with_next_to_no_temporary_folder(tmp_path):
     script = (
-        "from cohortvol.report import style\n"
+        "from cohortvol import style\n"
         "from matplotlib.figure import Figure\n"
         "figure = Figure(); figure.text(0.5, 0.5, 'organ'); figure.savefig('figure.png')\n"
     )
