@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cohortvol.analyse.centiles import one_scan_each
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.cohort import GROUPS, Cohort
+from cohortvol.analyse.describe import agreement
 from cohortvol.analyse.joint import problems
 from cohortvol.analyse.regression import contrast, false_discovery_rate, fit
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
-
-LIMITS = 1.96
-"""Standard deviations to either side of the limits of agreement (Bland and Altman 1986)."""
 
 
 def pairs(structures: tuple[str, ...]) -> list[tuple[str, int, int]]:
@@ -60,20 +56,15 @@ def asymmetry(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                 slopes |= {sex: {"note": str(error)} for sex in problem.slopes}
                 continue
             for sex, weights in problem.slopes.items():
-                one = contrast(fitted, weights)
-                slopes[sex] = {
-                    "slope_points_per_decade": one.value,
-                    "slope_points_per_decade_ci_low": one.ci_low,
-                    "slope_points_per_decade_ci_high": one.ci_high,
-                    "p_value": one.p_value,
-                }
-        for sex in ("all", "F", "M"):
+                slope = contrast(fitted, weights)
+                slopes[sex] = slope.cells("slope_points_per_decade") | {"p_value": slope.p_value}
+        for sex in GROUPS:
             here = (
                 np.ones(len(kept), bool) if sex == "all" else (scans["sex"] == sex).to_numpy(bool)
             )
             row: dict[str, Any] = {"pair": pair, "sex": sex, "n_used": int(here.sum())}
             if here.sum() >= max(settings.min_n_fit, 2):
-                row |= _agreement(left_ml[here], right_ml[here])
+                row |= agreement((left_ml - right_ml)[here], "bias_ml", "ml")
                 row["asymmetry_mean_pct"] = float(percent[here].mean())
             rows.append({**row, **slopes.get(sex, {})})
     frame = pd.DataFrame(rows)
@@ -81,17 +72,3 @@ def asymmetry(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         frame = frame.reindex(columns=list(dict.fromkeys([*frame, "p_value"])))
         frame["q_value"] = false_discovery_rate(frame["p_value"].to_numpy(dtype=float))
     return frame
-
-
-def _agreement(left_ml: np.ndarray, right_ml: np.ndarray) -> dict[str, float]:
-    """Mean of left minus right with its 95 % interval, and the limits of agreement, mL."""
-    difference = left_ml - right_ml
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    half = float(stats.t.ppf(0.975, len(difference) - 1)) * sd / math.sqrt(len(difference))
-    return {
-        "bias_ml": bias,
-        "bias_ml_ci_low": bias - half,
-        "bias_ml_ci_high": bias + half,
-        "limit_low_ml": bias - LIMITS * sd,
-        "limit_high_ml": bias + LIMITS * sd,
-    }

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.cohort import GROUPS, Cohort
+from cohortvol.analyse.describe import quantile_cells
 from cohortvol.analyse.settings import Settings
 from cohortvol.structures import plausible_ml
 
-GROUPS = ("all", "F", "M")
 BAND_EDGES_YEARS = (0.0, *np.arange(20.0, 91.0, 10.0).tolist(), np.inf)
 WHISKER = 1.5
 """Box lengths that a whisker may reach beyond its box."""
-BAND_QUANTILES = {"median_ml": 50, "q25_ml": 25, "q75_ml": 75, "p5_ml": 5, "p95_ml": 95}
 
 
 def implausibly_small(cohort: Cohort) -> np.ndarray:
@@ -49,13 +48,13 @@ def quartiles(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                 mask = usable & of_sex & (quartile == k)
                 row = {"structure": structure, "sex": group, "quartile": k}
                 row |= {"age_above_years": edges[k - 1], "age_to_years": edges[k]}
-                row["n_implausible"] = _shown(int((mask & small[:, s]).sum()), settings)
+                row["n_implausible"] = settings.shown(int((mask & small[:, s]).sum()))
                 rows.append(row | _box(cohort.volume_ml[mask & ~small[:, s], s], settings))
     return pd.DataFrame(rows)
 
 
 def _box(volume_ml: np.ndarray, settings: Settings) -> dict[str, Any]:
-    cells: dict[str, Any] = {"n": _shown(len(volume_ml), settings)}
+    cells: dict[str, Any] = {"n": settings.shown(len(volume_ml))}
     if len(volume_ml) < max(settings.suppress_below, 1):
         return cells | {"note": _few(len(volume_ml), settings)}
     q25, median, q75 = np.percentile(volume_ml, [25, 50, 75])
@@ -93,20 +92,14 @@ def age_bands(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                     "sex": group,
                     "age_from_years": BAND_EDGES_YEARS[k],
                     "age_below_years": below if np.isfinite(below) else None,
-                    "n": _shown(len(volume_ml), settings),
+                    "n": settings.shown(len(volume_ml)),
                 }
                 if len(volume_ml) >= max(settings.suppress_below, 1):
-                    values = np.percentile(volume_ml, list(BAND_QUANTILES.values()))
-                    row |= dict(zip(BAND_QUANTILES, values.tolist(), strict=True))
+                    row |= quantile_cells(volume_ml)
                 else:
                     row["note"] = _few(len(volume_ml), settings)
                 rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _shown(n: int, settings: Settings) -> int | None:
-    """A count, or None where it is of so few that it is not shown."""
-    return None if 0 < n < settings.suppress_below else n
 
 
 def _few(n: int, settings: Settings) -> str:

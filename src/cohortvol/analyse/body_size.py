@@ -7,22 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.designs import SEXES
-from cohortvol.analyse.groups import LOG, Fitted, fit_structures, ladder, rows_of
+from cohortvol.analyse.cohort import GROUPS, Cohort
+from cohortvol.analyse.groups import LOG, Fitted, fit_structures, ladder
+from cohortvol.analyse.parts import Parts
 from cohortvol.analyse.regression import Fit, contrast
 from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import (
-    as_percent,
-    joined_notes,
-    part,
-    parts_of,
-    sexes_joint,
-    sexes_pooled,
-)
+from cohortvol.analyse.slopes import joined_notes
 
 EXPONENTS = {"height_exponent": "ln(height)", "bmi_exponent": "ln(BMI)"}
-WAYS = ("unadjusted", "adjusted", "ratio")
 
 
 def body_surface_m2(scans: pd.DataFrame) -> np.ndarray:
@@ -48,15 +40,7 @@ def body_size(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     if not model.size:
         return pd.DataFrame()
     surface = body_surface_m2(cohort.scans)
-    structures = range(len(cohort.structures))
-    parts = {s: parts_of(cohort, s, model, settings) for s in structures}
-    pooled = {s: sexes_pooled(parts[s]) for s in structures}
-    everyone = {
-        s: part(cohort, s, rows_of(cohort, s, model, pooled[s]), settings.min_n_fit)
-        for s in structures
-    }
-    able = {s: pooled[s] for s in structures if not everyone[s].trouble}
-    joint = {s: sexes for s in structures if (sexes := sexes_joint(parts[s]))}
+    parts = Parts(cohort, model, settings)
 
     def fits(
         sexes_of: dict[int, tuple[str, ...]], interaction: bool
@@ -78,16 +62,16 @@ def body_size(cohort: Cohort, settings: Settings) -> pd.DataFrame:
             "ratio": one(False, surface),
         }
 
-    found = {"all": fits(able, interaction=False), "by sex": fits(joint, interaction=True)}
+    pooled = fits(parts.able, interaction=False)
+    joint = fits(parts.joint, interaction=True)
     rows: list[dict[str, Any]] = []
-    for s in structures:
-        for sex in ("all", *SEXES):
-            those = everyone[s] if sex == "all" else parts[s][sex]
-            row: dict[str, Any] = {"structure": cohort.structures[s], "sex": sex}
+    for s, structure in enumerate(cohort.structures):
+        for sex in GROUPS:
+            those, found = parts.of(s, sex), pooled if sex == "all" else joint
+            row: dict[str, Any] = {"structure": structure, "sex": sex}
             row |= {"n_used": those.n, "note": those.trouble or None}
-            kind = "all" if sex == "all" else "by sex"
             if not those.trouble:
-                row |= _cells({way: found[kind][way][s] for way in WAYS}, sex)
+                row |= _cells({way: fits_of[s] for way, fits_of in found.items()}, sex)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -100,17 +84,9 @@ def _cells(fits: dict[str, Fitted], sex: str) -> dict[str, Any]:
         if not isinstance(fitted.fit, Fit):
             notes.insert(0, str(fitted.fit))
             continue
-        terms = ["age"]
-        if sex == "M" and "age x male" in fitted.design.names:
-            terms.append("age x male")
-        estimate = contrast(fitted.fit, fitted.design.weights(*terms), LOG)
-        name = f"{way}_pct_per_decade"
-        values = zip((name, f"{name}_ci_low", f"{name}_ci_high"), as_percent(estimate), strict=True)
-        cells |= dict(values)
+        slope = contrast(fitted.fit, fitted.design.slope(sex), LOG)
+        cells |= slope.percent_cells(f"{way}_pct_per_decade")
         if way == "adjusted":
             for column, term in EXPONENTS.items():
-                exponent = contrast(fitted.fit, fitted.design.weights(term), LOG)
-                cells[column] = exponent.value
-                cells[f"{column}_ci_low"] = exponent.ci_low
-                cells[f"{column}_ci_high"] = exponent.ci_high
+                cells |= contrast(fitted.fit, fitted.design.weights(term), LOG).cells(column)
     return cells | {"note": joined_notes(*notes)}

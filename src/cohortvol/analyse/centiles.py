@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.cohort import SEXES, Cohort
+from cohortvol.analyse.designs import ages_of_curve, fenced
 from cohortvol.analyse.lms import Lms, fit_lms
 from cohortvol.analyse.quantiles import quantile_curves
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
 
-SEXES = ("F", "M")
 CENTILES = (5, 25, 50, 75, 95)
-AGE_FENCE = (1.0, 99.0)
-"""Percentiles of the ages used between which centiles are given."""
 SPARSE_SUBJECTS = 50
 SPARSE_YEARS = 5.0
 """Centiles are sparse at ages with fewer subjects than this within so many years around."""
@@ -42,8 +39,7 @@ class Sample:
     @property
     def age_range_years(self) -> tuple[float, float]:
         """Between these ages centiles are given."""
-        low, high = np.percentile(self.age_years, AGE_FENCE)
-        return float(low), float(high)
+        return fenced(self.age_years)
 
 
 def one_scan_each(mask: np.ndarray, subjects: np.ndarray, age_years: np.ndarray) -> np.ndarray:
@@ -119,11 +115,6 @@ def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataF
         pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         pd.DataFrame(bands),
     )
-
-
-def ages_of_curve(low: float, high: float) -> np.ndarray:
-    """Both ends of an age range, and the whole years between."""
-    return np.unique(np.concatenate([[low], np.arange(math.ceil(low), high), [high]]))
 
 
 def subjects_near(age_years: np.ndarray, at_years: np.ndarray) -> np.ndarray:

@@ -9,6 +9,9 @@ import pandas as pd
 
 from cohortvol.errors import ConfigError, TableError, did_you_mean
 
+SEXES = ("F", "M")
+GROUPS = ("all", *SEXES)
+"""Whom most tables have a row of; see `Cohort.of_sex`."""
 USABLE = ""
 NOT_DONE = "scan not done"
 SCAN_QC = "scan failed QC"

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from cohortvol.analyse.bands import implausibly_small
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.cohort import GROUPS, Cohort
 from cohortvol.analyse.regression import bonferroni, two_sided_p
 from cohortvol.analyse.settings import Settings
 
@@ -42,7 +42,7 @@ def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         ``analyse/correlations`` as `outputs.SCHEMAS` has it.
     """
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
-    strata = {name: cohort.of_sex(name) for name in ("all", "F", "M")}
+    strata = {name: cohort.of_sex(name) for name in GROUPS}
     small = implausibly_small(cohort)
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):

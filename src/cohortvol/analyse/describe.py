@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from cohortvol.analyse.cohort import (
     AGE_MISSING,
+    GROUPS,
     REASONS,
     SCAN_QC,
     SCAN_REVIEW,
@@ -20,11 +23,12 @@ from cohortvol.analyse.cohort import (
 )
 from cohortvol.analyse.settings import Settings
 
-GROUPS = ("all", "F", "M")
 ACCEPTED = "accepted by review against automatic QC"
 NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
 """Variables of Table 1 printed as median (IQR), with their decimals."""
 LEVELS = ("site", "scanner", "field_strength_t", "sequence", "contrast")
+LIMITS = 1.96
+"""Standard deviations to either side of the limits of agreement (Bland and Altman 1986)."""
 QUANTILES = {"median_ml": 50, "q25_ml": 25, "q75_ml": 75, "p5_ml": 5, "p95_ml": 95}
 
 
@@ -36,10 +40,34 @@ def summary(cohort: Cohort, settings: Settings) -> pd.DataFrame:
             volume_ml = cohort.volume_ml[cohort.usable(index) & cohort.of_sex(group), index]
             row: dict[str, Any] = {"structure": structure, "sex": group, "n": len(volume_ml)}
             if len(volume_ml) >= max(settings.suppress_below, 1):
-                values = np.percentile(volume_ml, list(QUANTILES.values()))
-                row |= dict(zip(QUANTILES, values.tolist(), strict=True))
+                row |= quantile_cells(volume_ml)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def quantile_cells(volume_ml: np.ndarray) -> dict[str, float]:
+    """`QUANTILES` of some volumes."""
+    values = np.percentile(volume_ml, list(QUANTILES.values()))
+    return dict(zip(QUANTILES, values.tolist(), strict=True))
+
+
+def agreement(differences: np.ndarray, mean: str, unit: str) -> dict[str, float]:
+    """Mean of some differences with its 95 % interval, and their limits of agreement.
+
+    Parameters
+    ----------
+    mean, unit : str
+        The column of the mean, and how the names of the limits end.
+    """
+    n, bias, sd = len(differences), float(differences.mean()), float(differences.std(ddof=1))
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return {
+        mean: bias,
+        f"{mean}_ci_low": bias - half,
+        f"{mean}_ci_high": bias + half,
+        f"limit_low_{unit}": bias - LIMITS * sd,
+        f"limit_high_{unit}": bias + LIMITS * sd,
+    }
 
 
 def dropped(cohort: Cohort) -> pd.DataFrame:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.cohort import SEXES, Cohort
+from cohortvol.analyse.regression import count_subjects
 
-SEXES = ("F", "M")
 YEARS_PER_DECADE = 10.0
+AGE_FENCE = (1.0, 99.0)
+"""Percentiles of the ages used between which there are curves and centiles."""
 FACTORS = ("site", "scanner", "sequence", "contrast")
 """Columns of the scans table that M2 and M3 have fixed effects of, where they vary. A later one
 that an earlier one gives, such as a scanner that is the only one of its site, is left out."""
@@ -83,6 +86,11 @@ class Design:
         out[[self.names.index(name) for name in names]] = 1.0
         return out
 
+    def slope(self, sex: str) -> np.ndarray:
+        """(terms,): weights of the slope of one sex, or of all where the slopes do not differ."""
+        differs = sex == "M" and "age x male" in self.names
+        return self.weights("age", "age x male") if differs else self.weights("age")
+
 
 def factors_of(cohort: Cohort) -> tuple[Factor, ...]:
     """Those of `FACTORS` that the scans table has and that differ between usable scans."""
@@ -96,6 +104,34 @@ def factors_of(cohort: Cohort) -> tuple[Factor, ...]:
         if len(np.unique(codes[cohort.in_trends])) > 1:
             found.append(Factor(name, codes, tuple(str(level) for level in levels)))
     return tuple(found)
+
+
+def trouble(age_years: np.ndarray, volumes: np.ndarray, subjects: np.ndarray, least: int) -> str:
+    """Why no age slope can be fitted to some scans, empty if it can: `least` subjects or more."""
+    n = count_subjects(subjects)
+    if n < least:
+        return f"ANA_TOO_FEW: {n} usable subjects, at least {least} needed"
+    for name, values in (("ages", age_years), ("volumes", volumes)):
+        if np.ptp(values) == 0:
+            return f"ANA_NO_VARIANCE: all {name} are equal"
+    return ""
+
+
+def sexes_pooled(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Sexes whose scans enter a pooled fit: one scan tells nothing but its sex."""
+    several = tuple(sex for sex in SEXES if counts[sex] >= 2)
+    return several or tuple(sex for sex in SEXES if counts[sex])
+
+
+def fenced(age_years: np.ndarray) -> tuple[float, float]:
+    """1st and 99th percentile of the ages used, years: nothing is said of ages outside."""
+    low, high = np.percentile(age_years, AGE_FENCE)
+    return float(low), float(high)
+
+
+def ages_of_curve(low: float, high: float) -> np.ndarray:
+    """Both ends of an age range, and the whole years between."""
+    return np.unique(np.concatenate([[low], np.arange(math.ceil(low), high), [high]]))
 
 
 def linear(decades: np.ndarray) -> np.ndarray:
@@ -139,16 +175,8 @@ def build(
     """
     scans = cohort.scans.iloc[rows]
     decades = (scans["age_years"].to_numpy(dtype=float) - center) / YEARS_PER_DECADE
-    age = basis(decades)
-    labels = age_names(age.shape[1])
-    columns, names = [np.ones(len(rows)), *age.T], ["1", *labels]
-    if len(sexes) == 2:
-        male = (scans["sex"] == "M").to_numpy(dtype=float)
-        columns.append(male)
-        names.append("male")
-        if interaction:
-            columns += [term * male for term in age.T]
-            names += [f"{label} x male" for label in labels]
+    male = (scans["sex"] == "M").to_numpy(dtype=float) if len(sexes) == 2 else None
+    columns, names = age_and_sex(basis(decades), male, interaction)
     adjusted = []
     if size:
         for name, label in (("height_cm", "ln(height)"), ("bmi", "ln(BMI)")):
@@ -180,6 +208,21 @@ def build(
     return Design(
         np.column_stack(columns), tuple(names), tuple(adjusted), tuple(n for n in notes if n)
     )
+
+
+def age_and_sex(
+    age: np.ndarray, male: np.ndarray | None, interaction: bool
+) -> tuple[list[np.ndarray], list[str]]:
+    """1 and the (rows, k) columns of age, then male and its products with age; with their names."""
+    labels = age_names(age.shape[1])
+    columns, names = [np.ones(len(age)), *age.T], ["1", *labels]
+    if male is not None:
+        columns.append(male)
+        names.append("male")
+        if interaction:
+            columns += [term * male for term in age.T]
+            names += [f"{label} x male" for label in labels]
+    return columns, names
 
 
 def age_names(count: int) -> list[str]:

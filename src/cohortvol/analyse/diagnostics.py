@@ -9,11 +9,11 @@ import pandas as pd
 from scipy import stats
 
 from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.designs import SEXES
 from cohortvol.analyse.groups import LOG, Fitted, fit_structures, ladder
+from cohortvol.analyse.parts import Parts
 from cohortvol.analyse.regression import Fit, orthonormal
 from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import joined_notes, parts_of, sexes_joint
+from cohortvol.analyse.slopes import joined_notes
 from cohortvol.errors import EstimateError
 
 MOST_VIF = 5.0
@@ -30,24 +30,17 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
         each structure by Cook's distance.
     """
     model = ladder(cohort)[-1]
-    structures = range(len(cohort.structures))
-    joint: dict[int, tuple[str, ...]] = {}
-    why: dict[int, str | None] = {}
-    for s in structures:
-        parts = parts_of(cohort, s, model, settings)
-        sexes = sexes_joint(parts)
-        why[s] = joined_notes(*(f"{sex}: {parts[sex].trouble}" for sex in SEXES))
-        if sexes or not cohort.knows_sex:
-            joint[s] = sexes
+    parts = Parts(cohort, model, settings)
+    joint = parts.joint if cohort.knows_sex else parts.pooled
     fits = fit_structures(cohort, model, joint, settings, interaction=True)
     ids = cohort.scans["scan_id"].to_numpy()
     rows: list[dict[str, Any]] = []
     influence: list[pd.DataFrame] = []
-    for s in structures:
-        row: dict[str, Any] = {"structure": cohort.structures[s], "model": model.name}
+    for s, structure in enumerate(cohort.structures):
+        row: dict[str, Any] = {"structure": structure, "model": model.name}
         fitted = fits.get(s)
         if fitted is None:
-            rows.append(row | {"n_used": 0, "note": why[s]})
+            rows.append(row | {"n_used": 0, "note": joined_notes(*parts.troubles(s))})
             continue
         row["n_used"] = int(fitted.given.sum())
         if isinstance(fitted.fit, EstimateError):
@@ -56,7 +49,7 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
         used = fitted.rows[fitted.given]
         cells, by_scan = _diagnosed(fitted, fitted.fit, np.log(cohort.volume_ml[used, s]))
         rows.append(row | cells)
-        top = by_scan.assign(scan_id=ids[used], structure=row["structure"])
+        top = by_scan.assign(scan_id=ids[used], structure=structure)
         top = top.sort_values("cooks_distance", ascending=False, kind="stable")
         influence.append(top.head(MOST_INFLUENTIAL))
     tops = pd.concat(influence, ignore_index=True) if influence else pd.DataFrame()

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cohortvol.analyse.cohort import SEXES
 from cohortvol.errors import TableError
 from cohortvol.tables import COHORT_VOLUMES, SCANS, Column, read_table
 
@@ -33,7 +34,6 @@ SCAN_EXTRAS = (
 STATES = ("done", "skipped", "quarantined", "failed")
 STATUSES = ("ok", "cut", "absent", "failed")
 QC = ("pass", "flag", "exclude")
-SEXES = ("F", "M")
 _NOTHING = {"", "na", "n/a", "nan", "null", "none"}
 
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from cohortvol.analyse.regression import count_subjects
-
-SEXES = ("F", "M")
-YEARS_PER_DECADE = 10.0
-
-
-@dataclass(frozen=True)
-class Estimated:
-    """Coefficients of one design however they were found, with their covariance."""
-
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    degrees_of_freedom: float = math.inf
-
-    def percent(self, weights: np.ndarray) -> dict[str, float]:
-        """A slope of ln(volume) as % per decade, with its 95 % limits."""
-        value = float(weights @ self.coefficients)
-        se = math.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
-        half = se * float(stats.t.ppf(0.975, self.degrees_of_freedom))
-        return {
-            "slope_pct_per_decade": 100 * math.expm1(value),
-            "slope_pct_per_decade_ci_low": 100 * math.expm1(value - half),
-            "slope_pct_per_decade_ci_high": 100 * math.expm1(value + half),
-        }
+from cohortvol.analyse.cohort import SEXES
+from cohortvol.analyse.designs import (
+    YEARS_PER_DECADE,
+    age_and_sex,
+    linear,
+    sexes_pooled,
+    trouble,
+)
 
 
 @dataclass(frozen=True)
@@ -69,26 +51,19 @@ def problems(
     subjects = scans["subject"].to_numpy()
     notes: dict[str, str] = {}
 
-    def trouble(rows: np.ndarray) -> str:
-        n = count_subjects(subjects[rows])
-        if n < least:
-            return f"ANA_TOO_FEW: {n} usable subjects, at least {least} needed"
-        for name, values in (("ages", ages), ("volumes", log_volume)):
-            if np.ptp(values[rows]) == 0:
-                return f"ANA_NO_VARIANCE: all {name} are equal"
-        return ""
+    def note(rows: np.ndarray) -> str:
+        return trouble(ages[rows], log_volume[rows], subjects[rows], least)
 
     found: list[Problem] = []
-    counts = {one: int((sex == one).sum()) for one in SEXES}
-    present = [one for one in SEXES if counts[one] >= 2] or [one for one in SEXES if counts[one]]
+    present = sexes_pooled({one: int((sex == one).sum()) for one in SEXES})
     keep = np.isin(sex, present) if present else np.ones(len(sex), dtype=bool)  # no sex is known
-    notes["all"] = trouble(keep)
+    notes["all"] = note(keep)
     if not notes["all"]:
         design = _design(ages, sex, keep, extra, center, interaction=False)
         found.append(Problem(keep, design, {"all": np.eye(design.shape[1])[1]}))
 
-    notes |= {one: trouble(sex == one) for one in SEXES}
-    present = [one for one in SEXES if not notes[one]]
+    notes |= {one: note(sex == one) for one in SEXES}
+    present = tuple(one for one in SEXES if not notes[one])
     if present:
         keep = np.isin(sex, present)
         design = _design(ages, sex, keep, extra, center, interaction=True)
@@ -110,17 +85,7 @@ def _design(
 ) -> np.ndarray:
     decades = (ages[keep] - center) / YEARS_PER_DECADE
     male = (sex[keep] == "M").astype(float)
-    columns = [np.ones(len(decades)), decades]
-    if 0 < male.sum() < len(male):
-        columns.append(male)
-        if interaction:
-            columns.append(decades * male)
+    both = 0 < male.sum() < len(male)
+    columns, _ = age_and_sex(linear(decades), male if both else None, interaction)
     rest = extra[keep]
     return np.column_stack([*columns, rest - rest.mean(axis=0)])
-
-
-def size_columns(scans: pd.DataFrame, with_size: bool) -> np.ndarray:
-    """(n, 2): ln(height in cm) and ln(BMI); (n, 0) without size."""
-    if not with_size:
-        return np.empty((len(scans), 0))
-    return np.asarray(np.log(scans[["height_cm", "bmi"]].to_numpy(dtype=float)))

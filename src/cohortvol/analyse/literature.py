@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.joint import Estimated, problems
+from cohortvol.analyse.cohort import GROUPS, Cohort
+from cohortvol.analyse.groups import LOG, ML
+from cohortvol.analyse.joint import problems
 from cohortvol.analyse.regression import contrast, fit
 from cohortvol.analyse.settings import Settings
+from cohortvol.analyse.slopes import joined_notes
 from cohortvol.errors import EstimateError, TableError
 
 SIGN, OVERLAP, CONFLICT, NONE = (
@@ -106,7 +108,7 @@ def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     slopes = _Slopes(cohort, settings)
     for index, structure in enumerate(cohort.structures):
         of_structure = known[known["structure"] == structure]
-        for sex in ("all", "F", "M"):
+        for sex in GROUPS:
             key = {"structure": structure, "sex": sex, "model": "M1"}
             of_sex = of_structure[of_structure["sex"].map(SEX_HERE) == sex]
             if of_sex.empty:
@@ -115,7 +117,6 @@ def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                 ages = float(reference["age_low_years"]), float(reference["age_high_years"])
                 ours = slopes.of(index, sex, *ages)
                 verdict, note = _verdict(ours, reference)
-                notes = [part for part in (ours["note"], note) if part]
                 rows.append(
                     {
                         **key,
@@ -124,7 +125,7 @@ def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                         **{k: reference[k] for k in ("modality", "evidence", "source")},
                         "plotted": reference["evidence"] != "UNVERIFIED",
                         "verdict": verdict,
-                        "note": "; ".join(notes) or None,
+                        "note": joined_notes(ours["note"] or "", note),
                     }
                 )
     return pd.DataFrame(rows)
@@ -167,22 +168,14 @@ class _Slopes:
             except EstimateError as error:
                 rows |= {sex: {"note": str(error)} for sex in problem.slopes}
                 continue
-            log = Estimated(
-                fitted.coefficients[:, 0], fitted.covariance[0], float(fitted.degrees_of_freedom)
-            )
             for sex, weights in problem.slopes.items():
-                ml = contrast(fitted, weights, 1)
-                rows[sex] = {
-                    **log.percent(weights),
-                    "slope_ml_per_decade": ml.value,
-                    "slope_ml_per_decade_ci_low": ml.ci_low,
-                    "slope_ml_per_decade_ci_high": ml.ci_high,
-                    "note": None,
-                }
+                log, ml = contrast(fitted, weights, LOG), contrast(fitted, weights, ML)
+                percent = log.percent_cells("slope_pct_per_decade")
+                rows[sex] = {**percent, **ml.cells("slope_ml_per_decade"), "note": None}
         for sex, row in rows.items():
             row["n_used"] = int(mask.sum() if sex == "all" else (scans["sex"] == sex).sum())
         nothing = {"note": "ANA_TOO_FEW: no usable scan of these ages", "n_used": 0}
-        return {sex: rows.get(sex, nothing) for sex in ("all", "F", "M")}
+        return {sex: rows.get(sex, nothing) for sex in GROUPS}
 
 
 def _verdict(ours: dict[str, Any], reference: dict[str, Any]) -> tuple[str | None, str]:

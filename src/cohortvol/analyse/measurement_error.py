@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.designs import YEARS_PER_DECADE
 
 SAME_WEIGHTS = {"total_mr_organs": "total_mr", "total_mr_80": "total_mr"}
 """Models whose shared structures come from the same weights as a published one."""
@@ -53,7 +54,8 @@ def tipping(cohort: Cohort, slopes: pd.DataFrame) -> pd.DataFrame:
     """
     dice = published_dice(cohort.segmentation_model)
     ages = cohort.scans.loc[cohort.in_trends, "age_years"].to_numpy(dtype=float)
-    decades = float(np.ptp(np.percentile(ages, AGES))) / 10 if len(ages) else math.nan
+    years = float(np.ptp(np.percentile(ages, AGES))) if len(ages) else math.nan
+    decades = years / YEARS_PER_DECADE
     rows: list[dict[str, Any]] = []
     for slope in slopes.to_dict("records"):
         row = {name: slope[name] for name in ("structure", "sex", "model")}

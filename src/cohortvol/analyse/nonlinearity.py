@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.analyse.batch import fit_weighted
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.designs import SEXES, YEARS_PER_DECADE, Design, age_names
+from cohortvol.analyse.cohort import SEXES, Cohort
+from cohortvol.analyse.curves import KNOT_PERCENTILES, knots_years
+from cohortvol.analyse.designs import YEARS_PER_DECADE, Design, age_names, fenced
 from cohortvol.analyse.groups import LOG, Fitted, Model, fit_structures, ladder, rows_of
+from cohortvol.analyse.parts import part
 from cohortvol.analyse.regression import Fit, contrast, natural_spline, natural_spline_slope, wald
 from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import AVERAGE, as_percent, joined_notes, part, with_q
-from cohortvol.analyse.trends import KNOT_PERCENTILES, knots_years
+from cohortvol.analyse.slopes import AVERAGE, joined_notes, with_q
 from cohortvol.errors import EstimateError
 
 AGES_YEARS = (35.0, 50.0, 65.0, 80.0)
@@ -67,10 +68,9 @@ class Splines:
         return sum(int(self._mask(structure, each).sum()) for each in sexes)
 
     def ages_years(self, structure: int, sex: str) -> tuple[float, float]:
-        """1st and 99th percentile of the ages used: nothing is said outside."""
+        """Between which ages anything is said of a sex, years."""
         ages = self.cohort.scans["age_years"].to_numpy(dtype=float)[self._mask(structure, sex)]
-        low, high = np.percentile(ages, [1, 99])
-        return float(low), float(high)
+        return fenced(ages)
 
     def terms(self, design: Design, sex: str, columns: np.ndarray) -> np.ndarray:
         """(k, terms) weights that apply (k, age terms) columns to the curve of one sex."""
@@ -173,12 +173,8 @@ def slopes_at_age(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame
             row: dict[str, Any] = {"structure": structure, "sex": sex, "age_years": age}
             row["n_used"] = splines.count(s, sex)
             if low <= age <= high:
-                percent, lower, upper = as_percent(contrast(fit, direction, LOG))
-                row |= {
-                    "slope_pct_per_decade": percent,
-                    "slope_pct_per_decade_ci_low": lower,
-                    "slope_pct_per_decade_ci_high": upper,
-                }
+                slope = contrast(fit, direction, LOG)
+                row |= slope.percent_cells("slope_pct_per_decade")
             else:
                 row["note"] = f"outside the ages of the scans, {low:.0f} to {high:.0f} years"
             rows.append(row)

@@ -21,6 +21,7 @@ from cohortvol.tables import (
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")
+_ONE_SEX = Column(text, "F or M")
 _MODEL = Column(
     text,
     "M1: ln(volume) on age x sex; M2: with ln(height), ln(BMI), site, scanner, sequence and "
@@ -56,7 +57,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "slope_without_sex_pct_per_decade": Column(
             real, "of sex all: the % slope of the same model without a term of sex, to compare"
         ),
-        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+        "note": _NOTE,
     },
     "analyse/interactions": {
         "structure": _STRUCTURE,
@@ -71,7 +72,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "q_value": Column(real, "Benjamini-Hochberg over all interactions of the model"),
         "q_value_by": Column(real, "the same by Benjamini-Yekutieli, for any dependence"),
         "n_used": Column(whole, "scans of both sexes used; 0 where one sex has no slope"),
-        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+        "note": _NOTE,
     },
     "analyse/correlations": {
         "structure": _STRUCTURE,
@@ -86,11 +87,11 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_implausible": Column(
             whole, "of the dropped, those usable but below the least plausible volume"
         ),
-        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+        "note": _NOTE,
     },
     "analyse/curves": {
         "structure": _STRUCTURE,
-        "sex": Column(text, "F or M"),
+        "sex": _ONE_SEX,
         "model": Column(text, "M1, or spline: natural cubic, knots in analyse.json"),
         "age_years": Column(real, "age, years; 1st to 99th percentile of the ages used"),
         "volume_ml": Column(real, "exp(mean of ln(volume)) at that age, mL"),
@@ -243,7 +244,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     },
     "analyse/centiles": {
         "structure": _STRUCTURE,
-        "sex": Column(text, "F or M"),
+        "sex": _ONE_SEX,
         "age_years": Column(
             real, "age, years; 1st to 99th percentile of the ages used; null without centiles"
         ),
@@ -261,7 +262,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     },
     "analyse/calibration": {
         "structure": _STRUCTURE,
-        "sex": Column(text, "F or M"),
+        "sex": _ONE_SEX,
         "method": Column(text, "lms or quantile"),
         "age_low_years": Column(real, "least age of the band, a quarter of the subjects, years"),
         "age_high_years": Column(real, "greatest age of the band, years"),
@@ -274,7 +275,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/within_between": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": Column(text, "M1: age and sex; M2: with ln(height) and ln(BMI) of the person"),
+        "model": Column(
+            text, "M1: age and sex; M1 + size: with ln(height) and ln(BMI) of the person"
+        ),
         **{
             f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
             for name, what in (
@@ -303,13 +306,13 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             "complete, ipw, tobit, huber, without_outliers, bsa_ratio, size_only (no fixed effects "
             "of how the scan was made) or site_harmonised",
         ),
-        "model": Column(text, "M1: age x sex; M2: with ln(height) and ln(BMI), without site"),
+        "model": _MODEL,
         "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),
         "slope_pct_per_decade_ci_low": Column(real, "lower 95 % limit, % per decade"),
         "slope_pct_per_decade_ci_high": Column(real, "upper 95 % limit, % per decade"),
         "n_used": Column(whole, "scans used, those that are lower bounds included"),
         "n_censored": Column(whole, "of these, cut volumes taken for lower bounds"),
-        "note": Column(text, "why there is no estimate, or how to read it; null if nothing"),
+        "note": _NOTE,
     },
     "analyse/missingness": {
         "structure": _STRUCTURE,
@@ -355,7 +358,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/tipping": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "model": Column(text, "M1, or M1 + size: with ln(height) and ln(BMI) besides"),
+        "model": _MODEL,
         "slope_pct_per_decade": Column(real, "slope as in slopes, % per decade"),
         "bias_pct_per_decade": Column(
             real,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,37 @@ class Fit:
     se_kind: str
     """HC3, or cluster where a subject has several rows."""
 
+    def of(self, response: int) -> Estimated:
+        """One of the responses alone."""
+        return Estimated(
+            self.coefficients[:, response], self.covariance[response], self.degrees_of_freedom
+        )
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Coefficients of one response however they were found, with their covariance."""
+
+    coefficients: np.ndarray
+    """(terms,)."""
+    covariance: np.ndarray
+    """(terms, terms)."""
+    degrees_of_freedom: float = math.inf
+
+    def contrast(self, weights: np.ndarray) -> Estimate:
+        """Estimate, 95 % t interval and two-sided p of ``weights @ coefficients``.
+
+        p is NaN where the standard error is 0.
+        """
+        weights = np.asarray(weights, dtype=float)
+        value = float(weights @ self.coefficients)
+        se = math.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
+        half = float(stats.t.ppf(0.975, self.degrees_of_freedom)) * se
+        p_value, log10_p = float("nan"), float("nan")
+        if se > 0:
+            p_value, log10_p = two_sided_p(value / se, self.degrees_of_freedom)
+        return Estimate(value, se, value - half, value + half, p_value, log10_p)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -39,6 +71,14 @@ class Estimate:
     ci_high: float
     p_value: float
     log10_p: float
+
+    def cells(self, name: str) -> dict[str, float]:
+        """Value and limits as columns of a table: ``name, name_ci_low, name_ci_high``."""
+        return {name: self.value, f"{name}_ci_low": self.ci_low, f"{name}_ci_high": self.ci_high}
+
+    def percent_cells(self, name: str) -> dict[str, float]:
+        """The same of a change of ln(volume), as percent of the volume."""
+        return {column: 100 * math.expm1(value) for column, value in self.cells(name).items()}
 
 
 def orthonormal(
@@ -144,18 +184,8 @@ def count_subjects(subjects: np.ndarray) -> int:
 
 
 def contrast(fitted: Fit, weights: np.ndarray, response: int = 0) -> Estimate:
-    """Estimate, 95 % t interval and two-sided p of ``weights @ coefficients``.
-
-    p is NaN where the standard error is 0.
-    """
-    weights = np.asarray(weights, dtype=float)
-    value = float(weights @ fitted.coefficients[:, response])
-    se = float(np.sqrt(weights @ fitted.covariance[response] @ weights))
-    half = float(stats.t.ppf(0.975, fitted.degrees_of_freedom)) * se
-    p_value, log10_p = float("nan"), float("nan")
-    if se > 0:
-        p_value, log10_p = two_sided_p(value / se, fitted.degrees_of_freedom)
-    return Estimate(value, se, value - half, value + half, p_value, log10_p)
+    """`Estimated.contrast` of one response of a fit."""
+    return fitted.of(response).contrast(weights)
 
 
 def fitted_means(fitted: Fit, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +205,8 @@ def two_sided_p(t: float, degrees_of_freedom: float) -> tuple[float, float]:
     p_value = 2 * float(stats.t.sf(t, degrees_of_freedom))
     if p_value > 1e-280:
         return p_value, float(np.log10(p_value))
+    if math.isinf(degrees_of_freedom):
+        return p_value, float((np.log(2) + stats.norm.logsf(t)) / np.log(10))
     spread = degrees_of_freedom + t * t
     scale = spread / ((degrees_of_freedom + 1) * t)  # the integrand falls by e over this length
 
@@ -293,36 +325,25 @@ def natural_spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
     (n, k - 1) float array
     """
     x = np.asarray(x, dtype=float)
-    last, before = knots[-1], knots[-2]
-
-    def cubed(knot: float) -> np.ndarray:
-        return np.clip(x - knot, 0, None) ** 3
-
-    columns = [x]
-    for knot in knots[:-2]:
-        bend = (
-            cubed(knot)
-            - cubed(before) * (last - knot) / (last - before)
-            + cubed(last) * (before - knot) / (last - before)
-        )
-        columns.append(bend / (last - knots[0]) ** 2)
-    return np.column_stack(columns)
+    return np.column_stack([x, *_bends(knots, lambda knot: np.clip(x - knot, 0, None) ** 3)])
 
 
 def natural_spline_slope(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Derivative of `natural_spline` by x, in the same columns."""
     x = np.asarray(x, dtype=float)
+    steep = _bends(knots, lambda knot: 3 * np.clip(x - knot, 0, None) ** 2)
+    return np.column_stack([np.ones(len(x)), *steep])
+
+
+def _bends(knots: np.ndarray, power: Callable[[float], np.ndarray]) -> list[np.ndarray]:
+    """Per knot but the last two: its power, less what makes it linear beyond the last knot."""
     last, before = knots[-1], knots[-2]
-
-    def squared(knot: float) -> np.ndarray:
-        return 3 * np.clip(x - knot, 0, None) ** 2
-
-    columns = [np.ones(len(x))]
-    for knot in knots[:-2]:
-        bend = (
-            squared(knot)
-            - squared(before) * (last - knot) / (last - before)
-            + squared(last) * (before - knot) / (last - before)
+    return [
+        (
+            power(knot)
+            - power(before) * (last - knot) / (last - before)
+            + power(last) * (before - knot) / (last - before)
         )
-        columns.append(bend / (last - knots[0]) ** 2)
-    return np.column_stack(columns)
+        / (last - knots[0]) ** 2
+        for knot in knots[:-2]
+    ]

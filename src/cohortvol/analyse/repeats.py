@@ -9,29 +9,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.regression import RANK_TOLERANCE
+from cohortvol.analyse.cohort import GROUPS, Cohort
+from cohortvol.analyse.designs import YEARS_PER_DECADE
+from cohortvol.analyse.regression import Estimated, orthonormal
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
 
-YEARS_PER_DECADE = 10.0
 MOST_OF_ONE = 1 - 1e-9
 """Largest share of the variance that may lie between people."""
-
-
 WITH_SIZE = "M1 + size"
 
 
-@dataclass(frozen=True)
-class RandomIntercept:
-    """y = X b + u(subject) + e, fitted by restricted maximum likelihood."""
+@dataclass(frozen=True, kw_only=True)
+class RandomIntercept(Estimated):
+    """y = X b + u(subject) + e, by restricted maximum likelihood; normal intervals."""
 
-    coefficients: np.ndarray
-    """(terms,)."""
-    covariance: np.ndarray
-    """(terms, terms), at the estimated variances."""
     variance_between: float
     """Of u, between people."""
     variance_within: float
@@ -64,11 +58,7 @@ def random_intercept(
     EstimateError
         ``ANA_COLLINEAR`` if the design has not full rank, ``ANA_TOO_FEW`` if nobody has two rows.
     """
-    length = np.linalg.norm(design, axis=0)
-    q, r = np.linalg.qr(design / np.where(length > 0, length, 1.0))
-    singular = np.linalg.svd(r, compute_uv=False)
-    if singular[-1] <= RANK_TOLERANCE * singular[0]:
-        raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
+    q, r, length = orthonormal(design)
     first = q.T @ response
     left = response - q @ first  # what least squares leaves: keeps digits below
     members = np.unique(subjects, return_inverse=True)[1]
@@ -88,7 +78,12 @@ def random_intercept(
     back = np.linalg.inv(r) / length[:, None]
     covariance = within * back @ inverse @ back.T
     between = within * share / (1 - share)
-    return RandomIntercept(back @ (first + change), covariance, between, within)
+    return RandomIntercept(
+        coefficients=back @ (first + change),
+        covariance=covariance,
+        variance_between=between,
+        variance_within=within,
+    )
 
 
 _Profiled = tuple[float, np.ndarray, np.ndarray, float]
@@ -146,7 +141,7 @@ def within_between(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     for index, structure in enumerate(cohort.structures):
         for model in models:
             usable = cohort.usable(index) & (cohort.has_size if model == WITH_SIZE else True)
-            for sex in ("all", "F", "M"):
+            for sex in GROUPS:
                 key = {"structure": structure, "sex": sex, "model": model}
                 mask = usable & cohort.of_sex(sex)
                 data = cohort.scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
@@ -187,13 +182,8 @@ def _of_one(data: pd.DataFrame, with_size: bool, settings: Settings) -> dict[str
         )
     except EstimateError as error:
         return {**found, "note": str(error)}
-    half = float(stats.norm.ppf(0.975))
-    for name, term in (("between", 1), ("within", 2)):
-        value, se = fitted.coefficients[term], math.sqrt(fitted.covariance[term, term])
-        found[f"{name}_pct_per_decade"] = 100 * math.expm1(value)
-        found[f"{name}_pct_per_decade_ci_low"] = 100 * math.expm1(value - half * se)
-        found[f"{name}_pct_per_decade_ci_high"] = 100 * math.expm1(value + half * se)
-    weights = np.zeros(len(columns))
-    weights[[1, 2]] = -1, 1
-    z = weights @ fitted.coefficients / math.sqrt(weights @ fitted.covariance @ weights)
-    return {**found, "difference_p_value": 2 * float(stats.norm.sf(abs(z))), "icc": fitted.icc}
+    between, within = np.eye(len(columns))[[1, 2]]
+    found |= fitted.contrast(between).percent_cells("between_pct_per_decade")
+    found |= fitted.contrast(within).percent_cells("within_pct_per_decade")
+    difference = fitted.contrast(within - between)
+    return {**found, "difference_p_value": difference.p_value, "icc": fitted.icc}

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.joint import Estimated
+from cohortvol.analyse.regression import Estimated
 from cohortvol.errors import EstimateError
 
 OUTLIER_Z = 5.0

@@ -21,6 +21,7 @@ from cohortvol.analyse.body_size import body_size
 from cohortvol.analyse.centiles import centiles
 from cohortvol.analyse.cohort import Cohort
 from cohortvol.analyse.correlation import correlations
+from cohortvol.analyse.curves import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.analyse.describe import dropped, flow, summary, table1
 from cohortvol.analyse.designs import FACTORS, factors_of
 from cohortvol.analyse.diagnostics import diagnostics
@@ -34,7 +35,6 @@ from cohortvol.analyse.selection import missingness
 from cohortvol.analyse.sensitivity import sensitivity
 from cohortvol.analyse.settings import Settings, checked
 from cohortvol.analyse.slopes import trends
-from cohortvol.analyse.trends import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.analyse.two_models import two_models
 from cohortvol.files import commit_digests, commit_json, sha256_of
 

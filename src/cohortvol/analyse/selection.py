@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.joint import Estimated, size_columns
+from cohortvol.analyse.cohort import SEXES, Cohort
+from cohortvol.analyse.regression import Estimated
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
 
@@ -65,7 +65,8 @@ def inverse_probability_weights(
     ages = scans["age_years"].to_numpy(dtype=float)
     ages = (ages - ages.mean())[:, None]
     male = (scans[["sex"]] == "M").to_numpy(dtype=float)
-    size = size_columns(scans, with_size)
+    measures = ["height_cm", "bmi"] if with_size else []
+    size = np.log(scans[measures].to_numpy(dtype=float))
     size = size - size.mean(axis=0)
     table = np.column_stack([ages, ages**2, male, ages * male, size, ages * size])
     spread = table.std(axis=0)
@@ -210,21 +211,20 @@ def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     pandas.DataFrame
         ``analyse/missingness`` as `outputs.SCHEMAS` has it.
     """
-    least = settings.suppress_below
-    hidden = f"a count below {least} is not shown"
+    hidden = f"a count below {settings.suppress_below} is not shown"
     levels = levels_of(cohort.scans[cohort.in_trends])
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         missing = ~cohort.usable(index)[cohort.in_trends]
         for (variable, level), mask in levels.items():
             n, out = int(mask.sum()), int((mask & missing).sum())
-            few = any(0 < count < least for count in (n, out))
+            few = None in (settings.shown(n), settings.shown(out))
             rows.append(
                 {
                     "structure": structure,
                     "variable": variable,
                     "level": level,
-                    "n_scans": None if 0 < n < least else n,
+                    "n_scans": settings.shown(n),
                     "n_unusable": None if few else out,
                     "unusable_pct": None if few or n == 0 else 100 * out / n,
                     "note": hidden if few else None,
@@ -247,6 +247,6 @@ def levels_of(scans: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
         levels[variable, f"upper third, above {high:.1f} {unit}"] = values > high
         if variable != "age_years":
             levels[variable, "not known"] = np.isnan(values)
-    for sex in ("F", "M"):
+    for sex in SEXES:
         levels["sex", sex] = (scans["sex"] == sex).to_numpy(dtype=bool)
     return levels

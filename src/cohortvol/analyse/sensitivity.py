@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.body_size import body_surface_m2
+from cohortvol.analyse.cohort import GROUPS, Cohort
 from cohortvol.analyse.designs import build
 from cohortvol.analyse.groups import Model, ladder
-from cohortvol.analyse.joint import Estimated, Problem, problems
-from cohortvol.analyse.regression import count_subjects, fit
+from cohortvol.analyse.joint import Problem, problems
+from cohortvol.analyse.regression import Estimated, count_subjects, fit
 from cohortvol.analyse.robust import comparable_sites, harmonised, huber, outliers
 from cohortvol.analyse.selection import censored_regression, inverse_probability_weights
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
-
-GROUPS = ("all", "F", "M")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def _slopes(data: Data, estimate: Estimator, settings: Settings) -> list[dict[st
             rows |= {sex: {"note": str(error)} for sex in problem.slopes}
             continue
         for sex, weights in problem.slopes.items():
-            rows[sex] = {**fitted.percent(weights), "note": data.note or None}
+            slope = fitted.contrast(weights).percent_cells("slope_pct_per_decade")
+            rows[sex] = {**slope, "note": data.note or None}
     for sex, row in rows.items():
         here = np.ones(len(data.scans), bool) if sex == "all" else data.scans["sex"] == sex
         row |= {"n_used": int(here.sum()), "n_censored": int(data.censored[here].sum())}
@@ -145,7 +145,7 @@ def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> D
     data = _data(cohort, index, known & usable, model, settings)
     kept = weights[usable[known]]
     note = f"largest weight {kept.max():.1f} times the mean" if kept.max() > 10 else ""
-    return Data(data.scans, data.log_volume, data.extra, kept, data.censored, note)
+    return replace(data, weights=kept, note=note)
 
 
 def _with_cut(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
@@ -155,7 +155,7 @@ def _with_cut(cohort: Cohort, index: int, model: Model, settings: Settings) -> D
     mask = cohort.usable(index) | bound
     data = _data(cohort, index, mask, model, settings)
     censored = bound[mask & cohort.has_size if model.size else mask]
-    return Data(data.scans, data.log_volume, data.extra, data.weights, censored)
+    return replace(data, censored=censored)
 
 
 def _without_outliers(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
@@ -169,11 +169,9 @@ def _without_outliers(cohort: Cohort, index: int, model: Model, settings: Settin
 
 
 def _over_surface(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    """Volume over body surface (Mosteller 1987, square root of cm x kg / 3600)."""
+    """Volume over body surface."""
     data = _data(cohort, index, cohort.usable(index) & cohort.has_size, model, settings)
-    surface = np.sqrt(data.scans["height_cm"] * data.scans["weight_kg"] / 3600).to_numpy(float)
-    log_ratio = data.log_volume - np.log(surface)
-    return Data(data.scans, log_ratio, data.extra, data.weights, data.censored)
+    return replace(data, log_volume=data.log_volume - np.log(body_surface_m2(data.scans)))
 
 
 def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
@@ -191,16 +189,13 @@ def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) ->
     if not found or not found[-1].keep.all():
         raise EstimateError("ANA_SITES", "age or volume is the same for all of a sex")
     moved = harmonised(found[-1].design, data.log_volume, data.scans[named[0]])
-    return Data(data.scans, moved, data.extra, data.weights, data.censored, data.note)
+    return replace(data, log_volume=moved)
 
 
 def _least_squares(problem: Problem, data: Data) -> Estimated:
     root = np.sqrt(data.weights)
     subjects = data.scans["subject"].to_numpy()
-    fitted = fit(problem.design * root[:, None], data.log_volume * root, subjects)
-    return Estimated(
-        fitted.coefficients[:, 0], fitted.covariance[0], float(fitted.degrees_of_freedom)
-    )
+    return fit(problem.design * root[:, None], data.log_volume * root, subjects).of(0)
 
 
 def _tobit(problem: Problem, data: Data) -> Estimated:

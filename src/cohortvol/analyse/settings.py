@@ -11,10 +11,13 @@ LEAST = {
     "min_n_per_sex": 1,
     "min_n_fit": 3,
     "suppress_below": 0,
+    "min_n_per_level": 2,
+    "bootstrap_draws": 100,
+    "seed": 0,
     "min_n_centiles": 50,
     "min_n_rescanned": 20,
 }
-"""Settings that are counts, with the least that makes sense."""
+"""Settings that are whole numbers, with the least that makes sense."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Settings:
     agreement: str | None = None
     """Table in which `assemble` gathered the comparison with another segmentation model."""
 
+    def shown(self, n: int) -> int | None:
+        """A count of people, or None where they are so few that it is not shown."""
+        return None if 0 < n < self.suppress_below else n
+
 
 def checked(settings: dict[str, Any]) -> Settings:
     """Settings by name, unknown names refused.
@@ -68,16 +75,7 @@ def checked(settings: dict[str, Any]) -> Settings:
         if name not in known:
             raise ConfigError(f"analyse: unknown setting {name!r}{did_you_mean(name, known)}")
     chosen = Settings(**settings)
-    for name, least in (
-        ("min_n_per_sex", 1),
-        ("min_n_fit", 3),
-        ("suppress_below", 0),
-        ("min_n_per_level", 2),
-        ("bootstrap_draws", 100),
-        ("seed", 0),
-        ("min_n_centiles", 50),
-        ("min_n_rescanned", 20),
-    ):
+    for name, least in LEAST.items():
         if getattr(chosen, name) < least:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"

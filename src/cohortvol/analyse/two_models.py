@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cohortvol.analyse.cohort import Cohort
+from cohortvol.analyse.describe import agreement
 from cohortvol.analyse.selection import levels_of
 from cohortvol.analyse.settings import Settings
 from cohortvol.errors import TableError
 from cohortvol.tables import AGREEMENT, read_table
 
-LIMITS = 1.96
-"""Standard deviations to either side of the limits of agreement (Bland and Altman 1986)."""
 COLUMNS = ("scan_id", "structure", "other_model", "volume_difference_pct", "dice")
 
 
@@ -61,17 +58,13 @@ def two_models(cohort: Cohort, settings: Settings) -> pd.DataFrame:
 def _of_group(compared: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     n, least = len(compared), max(settings.min_n_fit, settings.suppress_below)
     if n < least:
-        shown = None if 0 < n < settings.suppress_below else n
-        return {"n_used": shown, "note": f"ANA_TOO_FEW: {least} scans measured by both needed"}
-    difference = compared["volume_difference_pct"]
-    mean, sd = float(difference.mean()), float(difference.std())
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+        return {
+            "n_used": settings.shown(n),
+            "note": f"ANA_TOO_FEW: {least} scans measured by both needed",
+        }
+    difference = compared["volume_difference_pct"].to_numpy()
     return {
         "n_used": n,
-        "difference_mean_pct": mean,
-        "difference_mean_pct_ci_low": mean - half,
-        "difference_mean_pct_ci_high": mean + half,
-        "limit_low_pct": mean - LIMITS * sd,
-        "limit_high_pct": mean + LIMITS * sd,
+        **agreement(difference, "difference_mean_pct", "pct"),
         "dice_median": float(compared["dice"].median()),
     }

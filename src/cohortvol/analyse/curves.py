@@ -1,0 +1,70 @@
+"""The curves of volume against age for the figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cohortvol.analyse.cohort import SEXES, Cohort
+from cohortvol.analyse.designs import ages_of_curve, fenced
+from cohortvol.analyse.parts import part
+from cohortvol.analyse.regression import fit, fitted_means, natural_spline
+from cohortvol.analyse.settings import Settings
+from cohortvol.errors import EstimateError
+
+KNOT_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
+
+
+def knots_years(cohort: Cohort) -> np.ndarray:
+    """Knots of the spline curves: percentiles of the ages of all scans in the trends."""
+    ages = cohort.scans.loc[cohort.in_trends, "age_years"].to_numpy(dtype=float)
+    return np.percentile(ages, KNOT_PERCENTILES) if len(ages) else np.empty(0)
+
+
+def curves(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+    """Fitted volume by age for the figures: M1, and the natural spline by sex.
+
+    A curve is exp(mean of ln(volume)), so about the median volume, with the 95 % interval
+    of that mean. It stands only between the 1st and 99th percentile of the ages of its sex.
+    The spline is fitted where a sex has `Settings.min_n_per_sex` subjects.
+    """
+    knots = knots_years(cohort)
+    pieces = []
+    for index, structure in enumerate(cohort.structures):
+        for model, least in (("M1", settings.min_n_fit), ("spline", settings.min_n_per_sex)):
+            for sex in SEXES:
+                mask = cohort.usable(index) & cohort.of_sex(sex)
+                if part(cohort, index, mask, least).trouble:
+                    continue
+                try:
+                    curve = _curve(cohort, index, mask, knots if model == "spline" else None)
+                except EstimateError:
+                    continue  # the slopes table says why
+                pieces.append(curve.assign(structure=structure, sex=sex, model=model))
+    return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
+
+
+def _curve(
+    cohort: Cohort, structure: int, mask: np.ndarray, knots: np.ndarray | None
+) -> pd.DataFrame:
+    """One sex alone: the line of the joint fit, in which every term has its interaction."""
+    age_years = cohort.scans["age_years"].to_numpy(dtype=float)[mask]
+    subjects = cohort.scans["subject"].to_numpy()[mask]
+    ages = ages_of_curve(*fenced(age_years))
+    if knots is not None and (np.diff(knots) <= 0).any():
+        raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
+
+    def basis(years: np.ndarray) -> np.ndarray:
+        terms = years if knots is None else natural_spline(years, knots)
+        return np.column_stack([np.ones(len(years)), terms])
+
+    fitted = fit(basis(age_years), np.log(cohort.volume_ml[mask, structure]), subjects)
+    mean, half = fitted_means(fitted, basis(ages))
+    return pd.DataFrame(
+        {
+            "age_years": ages,
+            "volume_ml": np.exp(mean),
+            "volume_ml_ci_low": np.exp(mean - half),
+            "volume_ml_ci_high": np.exp(mean + half),
+        }
+    )
