@@ -32,10 +32,10 @@ import pandas as pd
 
 from cohortvol.simulate import run as simulate
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "slurm"))
-import lab  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
+import lab
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 N_DIFFERENT = 24
 BOX_MM = 90.0
 TABLES = ("volumes.parquet", "scans.parquet")

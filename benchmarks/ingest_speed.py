@@ -10,7 +10,6 @@ and grey values besides.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +19,6 @@ import numpy as np
 
 from cohortvol import ingest
 from cohortvol.tables import SHARD, append_rows, write_table
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from side_by_side import grey, write_scan
 
 N_DIFFERENT = 20

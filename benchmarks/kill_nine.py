@@ -40,19 +40,19 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import torch  # noqa: E402
+import torch
 
-import nnunet_fixture  # noqa: E402
-from cohortvol import assemble, files, ingest, manifest, measure  # noqa: E402
-from cohortvol.errors import CohortvolError  # noqa: E402
-from cohortvol.files import make_folder, sha256_of  # noqa: E402
-from cohortvol.networks import Source, import_nnunet  # noqa: E402
-from cohortvol.segment import Segmenter, pipeline, run_shard  # noqa: E402
-from cohortvol.segment.receipts import ShardFolder  # noqa: E402
-from cohortvol.tables import (  # noqa: E402  # noqa: E402
+import cohortvol.segment.infer  # noqa: F401 - loaded here, so that no child has to load torch
+import nnunet_fixture
+from cohortvol import assemble, files, ingest, manifest, measure
+from cohortvol.errors import CohortvolError
+from cohortvol.files import make_folder, sha256_of
+from cohortvol.networks import Source, import_nnunet
+from cohortvol.segment import pipeline, run_shard
+from cohortvol.segment.receipts import ShardFolder
+from cohortvol.tables import (
     COHORT_VOLUMES,
     INGEST,
     SCANS,
@@ -61,8 +61,8 @@ from cohortvol.tables import (  # noqa: E402  # noqa: E402
     read_as_written,
     read_table,
 )
-from cohortvol.verify.reading import receipt_is_whole  # noqa: E402
-from segment_cohort import AFFINE, scan, write_scan  # noqa: E402
+from cohortvol.verify.reading import receipt_is_whole
+from segment_cohort import AFFINE, scan, write_scan
 
 MODEL = "tiny"
 SHAPE = (20, 18, 12)
@@ -70,8 +70,6 @@ SCHEMAS = {
     "segment": SEGMENT, "measure": VOLUMES, "volumes.parquet": COHORT_VOLUMES,
     "scans.parquet": SCANS,
 }  # fmt: skip
-
-assert Segmenter  # loaded here, so that no child has to load torch  # noqa: S101
 
 
 def main() -> int:
@@ -201,22 +199,17 @@ class Loop:
         for scan_id, path in receipts.items():
             known.setdefault(scan_id, sha256_of(path))
         for path in results.rglob("*"):
-            if path.is_dir() or path.name == files.IN_USE:
-                continue
-            if path.name.startswith("."):
+            if path.is_dir() or path.name.startswith("."):
                 continue
             if why := why_torn(path, results):
                 self._fault("torn", results, f"{path.relative_to(results)}: {why}")
         for path in results.glob("**/*.parquet"):
             stage = path.relative_to(results).parts[0]
-            if stage in ("segment", "scans.parquet"):
-                ids = read_table(path, SCHEMAS[stage])["scan_id"]
-                if ids.duplicated().any():
-                    self._fault("duplicated", results, f"{path}: a scan twice")
-            elif stage in ("measure", "volumes.parquet"):
-                rows = read_table(path, SCHEMAS[stage])[["scan_id", "structure"]]
-                if rows.duplicated().any():
-                    self._fault("duplicated", results, f"{path}: a volume twice")
+            if stage in SCHEMAS:
+                rows = read_table(path, SCHEMAS[stage])
+                what, *key = ("volume", "structure") if "structure" in rows else ("scan",)
+                if rows.duplicated(["scan_id", *key]).any():
+                    self._fault("duplicated", results, f"{path}: a {what} twice")
 
     def _compare(self, results: Path) -> None:
         """What is the same in every run, against the calm one."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
 from side_by_side import (
     SETTINGS,
     cohortvol_command,

@@ -22,12 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from side_by_side import SETTINGS, import_known, published_weights
-
 from cohortvol.models import load_card
 from cohortvol.networks import load_part
 from cohortvol.segment.heap import keep_large_blocks
+from side_by_side import SETTINGS, import_known, published_weights
 
 CHOICES = {
     "cpu": ("as torch comes", "heap kept", "heap kept, channels last", "heap kept, bfloat16",

@@ -18,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from statistics import mean, median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chaos import run, small_scans
 
 

@@ -49,10 +49,10 @@ from cohortvol.models import Card, load_card
 from cohortvol.overlap import overlap_by_structure
 from cohortvol.segment.zoom import nearest
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-from published_fixture import weights_folder  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from published_fixture import weights_folder
 
+HERE = Path(__file__).resolve().parent
 SUFFIX = ".nii.gz"
 TINY = {
     "patch_size": [96, 112, 112],

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from cohortvol.segment import infer, nnunet, pipeline, run_shard, tiles
 from side_by_side import (
     SETTINGS,
     cohortvol_command,
@@ -27,16 +26,14 @@ from side_by_side import (
     speed_scans,
 )
 
-from cohortvol.segment import infer, nnunet, run_shard, tiles, worker
-
 STAGES: dict[str, tuple[Any, str]] = {
-    "read and prepare": (worker, "_read_and_prepare"),
+    "read and prepare": (pipeline, "_read_and_prepare"),
     "blend": (tiles._Blender, "add"),
     "sums to logits": (tiles._Blender, "advance"),
     "label of the greatest": (infer, "label_of_greatest"),
     "labels to the scan": (infer.Segmenter, "finish"),
-    "encode": (worker, "nifti_gz"),
-    "write": (worker, "commit"),
+    "encode": (pipeline, "nifti_gz"),
+    "write": (pipeline, "commit"),
 }
 
 

@@ -47,6 +47,7 @@ from threshold_cohort import (
     Stages,
     ThresholdSegmenter,
     image_bytes,
+    shards_of,
     slices_of,
     threshold_in_place_of_the_network,
 )
@@ -353,15 +354,19 @@ class CohortMachine(RuleBasedStateMachine):
     def _check_accounts(self) -> None:
         """I2, I9, I10: every row once, in the state that its image and row deserve."""
         scans = pd.read_parquet(self.results / "scans.parquet")
-        here = self.source.here()
-        ids = Counter(row.scan_id for row in here)
-        expected = [(row.scan_id, self._state(row, ids[row.scan_id])) for row in here]
+        expected = self._states()
         found = list(zip(scans["scan_id"], scans["state"], strict=True))
         assert found == expected, f"I9, I10: {found} in place of {expected}"
         volumes = pd.read_parquet(self.results / "volumes.parquet")
         assert not volumes.duplicated(["scan_id", "structure"]).any(), "I2: counted twice"
         done = {scan_id for scan_id, state in expected if state == "done"}
         assert set(volumes["scan_id"]) == done, "I9: volumes of other scans than those done"
+
+    def _states(self) -> list[tuple[str, str]]:
+        """Id and state of every row that is here."""
+        here = self.source.here()
+        ids = Counter(row.scan_id for row in here)
+        return [(row.scan_id, self._state(row, ids[row.scan_id])) for row in here]
 
     def _state(self, row: Row, n_rows: int) -> str:
         kind, content = self.images[row.image]
@@ -448,7 +453,7 @@ class CohortMachine(RuleBasedStateMachine):
         """Receipts that the run may not touch: of another model, or what would be made again."""
         key = segmentation_key(load_card(self.source.model(self.settings)), self.settings.profile)
         here = {row.scan_id: self.source.image(row.image) for row in self.source.here()}
-        twice = [row.scan_id for row in self.source.here()]
+        ids = Counter(row.scan_id for row in self.source.here())
         gone = {row.scan_id for row in self.source.rows} - set(here)
         standing = set()
         for (model, scan_id), (receipt, label_map) in receipts.items():
@@ -458,7 +463,7 @@ class CohortMachine(RuleBasedStateMachine):
             same = (
                 image is not None
                 and image.exists()
-                and twice.count(scan_id) == 1
+                and ids[scan_id] == 1
                 and said["image_sha256"] == sha256_of(image)
             )
             if whole and scan_id not in gone and image is not None:
@@ -484,13 +489,8 @@ class CohortMachine(RuleBasedStateMachine):
 
     def _files_of_results(self) -> list[str]:
         """Files that must be there: not those of scans that left or broke, and of other models."""
-        ids = Counter(row.scan_id for row in self.source.here())
-        here = {
-            row.scan_id
-            for row in self.source.here()
-            if self._state(row, ids[row.scan_id]) in ("done", "failed")
-        }
-        shards = self._shards()
+        here = {scan_id for scan_id, state in self._states() if state in ("done", "failed")}
+        shards = set(shards_of(self.results))
         names = []
         for path in sorted(self.results.rglob("*")):
             name = path.relative_to(self.results).as_posix()
@@ -510,10 +510,6 @@ class CohortMachine(RuleBasedStateMachine):
             case (*_, file) if file[:4].isdigit():
                 return file[:4] in shards
         return True
-
-    def _shards(self) -> set[str]:
-        lines = (self.results / "manifest/index.tsv").read_text().splitlines()[1:]
-        return {line.partition("\t")[0] for line in lines}
 
     def _times(self) -> dict[str, tuple[int, int]]:
         return {

@@ -25,14 +25,10 @@ from unittest import mock
 Tree = dict[str, bytes | None]
 """Content of every file by its path relative to the root; None for a folder."""
 
+Change = dict[str, int | None]
+"""Names that one call gave or took at once: path to number of the file, None for gone."""
+
 MOST_NAMES_IN_DOUBT = 6
-
-
-@dataclass(frozen=True)
-class Change:
-    """Names that one call gave or took at once: path to number of the file, None for gone."""
-
-    names: dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,10 @@ class Moment:
         assert len(self.in_doubt) <= MOST_NAMES_IN_DOUBT, self.in_doubt
         found: list[Tree] = []
         for chosen in product((False, True), repeat=len(self.in_doubt)):
-            names: dict[str, int | None] = dict(self.kept)
+            names: Change = dict(self.kept)
             for change, is_kept in zip(self.in_doubt, chosen, strict=True):
                 if is_kept:
-                    names.update(change.names)
+                    names.update(change)
             for how in ("gone", "half", "there"):
                 tree: Tree = dict.fromkeys(self.folders)
                 for path, number in names.items():
@@ -82,7 +78,7 @@ class Moment:
                     found.append(tree)
                     yield f"power cut, names {[*map(int, chosen)]}, unsynced bytes {how}", tree
 
-    def _has_folder(self, path: str, names: dict[str, int | None]) -> bool:
+    def _has_folder(self, path: str, names: Change) -> bool:
         return all(
             str(parent) in self.folders or names.get(str(parent)) == FOLDER
             for parent in Path(path).parents
@@ -140,8 +136,8 @@ class _Disk:
             )
         )
 
-    def change(self, **names: int | None) -> None:
-        self.in_doubt.append(Change(names))
+    def change(self, names: Change) -> None:
+        self.in_doubt.append(names)
         for path, number in names.items():
             if number is None:
                 self.names.pop(path, None)
@@ -152,10 +148,10 @@ class _Disk:
         """Names in this folder are on the disk for good now."""
         left = []
         for change in self.in_doubt:
-            if any(str(Path(path).parent) != folder for path in change.names):
+            if any(str(Path(path).parent) != folder for path in change):
                 left.append(change)
                 continue
-            for path, number in change.names.items():
+            for path, number in change.items():
                 if number == FOLDER:
                     self.folders.add(path)
                 elif number is None:
@@ -206,7 +202,7 @@ def _watched(disk: _Disk) -> Iterator[None]:
             disk.before(f"create {place}")
         handle: int = real["open"](path, flags, *rest, **options)
         if is_new:
-            disk.change(**{str(place): disk.new_file()})
+            disk.change({str(place): disk.new_file()})
         elif place is not None and flags & os.O_TRUNC:
             disk.written[disk.names[place]] = b""
         return handle
@@ -234,13 +230,13 @@ def _watched(disk: _Disk) -> Iterator[None]:
         old, new = disk.inside(source), disk.inside(target)
         disk.before(f"replace {new}")
         real["replace"](source, target)
-        disk.change(**{str(new): disk.names[str(old)], str(old): None})
+        disk.change({str(new): disk.names[str(old)], str(old): None})
 
     def link(source: Any, target: Any) -> None:
         old, new = disk.inside(source), disk.inside(target)
         disk.before(f"link {new}")
         real["link"](source, target)
-        disk.change(**{str(new): disk.names[str(old)]})
+        disk.change({str(new): disk.names[str(old)]})
 
     def unlink(path: Any, **options: Any) -> None:
         place = disk.inside(path)
@@ -248,7 +244,7 @@ def _watched(disk: _Disk) -> Iterator[None]:
             return real["unlink"](path, **options)
         disk.before(f"unlink {place}")
         real["unlink"](path, **options)
-        return disk.change(**{place: None})
+        return disk.change({place: None})
 
     def mkdir(path: Any, *rest: Any, **options: Any) -> None:
         place = disk.inside(path)
@@ -256,7 +252,7 @@ def _watched(disk: _Disk) -> Iterator[None]:
             disk.before(f"mkdir {place}")
         real_mkdir(path, *rest, **options)
         if place is not None:
-            disk.change(**{place: FOLDER})
+            disk.change({place: FOLDER})
 
     calls = {"open": os_open, "fsync": fsync, "replace": replace, "link": link}
     calls |= {"unlink": unlink, "mkdir": mkdir}

@@ -1,11 +1,57 @@
-"""The data of three published studies behind some of the values of `golden.csv`."""
+"""The data of published studies, and of NIST, behind some of the values of `golden.csv`."""
 
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import statsmodels.api as sm
+from statsmodels.datasets import longley as economy
+
+from golden_values import golden
+
+WAMPLER = {
+    "nist_wampler1": (1, 0),
+    "nist_wampler2": (10, 0),
+    "nist_wampler3": (1, 1),
+    "nist_wampler4": (1, 100),
+    "nist_wampler5": (1, 10_000),
+}
+"""Unit of x, and how much noise there is, by check."""
+
+WAMPLER_NOISE = [759, -2048, 2048, -2048, 2523, -2048, 2048, -2048, 1838, -2048, 2048]
+MCYCLE = Path(sm.__file__).parent / "gam" / "tests" / "results" / "motorcycle.csv"
+
+
+def wampler(check: str) -> tuple[np.ndarray, np.ndarray]:
+    """Design and response of a polynomial of degree 5 at 21 places."""
+    unit, noise = WAMPLER[check]
+    x = np.arange(21.0)
+    mirrored = np.array(WAMPLER_NOISE + WAMPLER_NOISE[-2::-1])
+    exact = ((x / unit)[:, None] ** np.arange(6)).sum(axis=1).round(5)
+    return x[:, None] ** np.arange(6), exact + noise * mirrored
+
+
+def longley() -> tuple[np.ndarray, np.ndarray]:
+    """Design and response of 16 years of employment, as NIST has them."""
+    data = economy.load_pandas()
+    return np.column_stack([np.ones(16), data.exog.to_numpy()]), data.endog.to_numpy()
+
+
+def longley_of_r() -> tuple[np.ndarray, np.ndarray]:
+    """The same in the units of R's copy."""
+    design, response = longley()
+    return design / [1, 1, 1000, 10, 10, 1000, 1], response / 1000
+
+
+def motorcycle() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times after an impact, acceleration of a head, and the knots that ns() of R chooses."""
+    data = pd.read_csv(MCYCLE)
+    times = data["times"].to_numpy()
+    inner = golden("mcycle_ns", "interior_knots")["value"].astype(float)
+    return times, data["accel"].to_numpy(), np.array([times.min(), *inner, times.max()])
 
 
 def tobin() -> pd.DataFrame:

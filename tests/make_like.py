@@ -15,7 +15,6 @@ Inputs of over 1 MB, of which Snakemake compares the times alone, are not meant.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from typing import Any
 
 import cohortvol
 from cohortvol.errors import CohortvolError
-from cohortvol.files import claim
+from cohortvol.files import claim, sha256_of
 from cohortvol.models import load_card, segmentation_key, verify
 from cohortvol.verify.clock import bring_to_present
 from cohortvol.verify.quick import remove_damaged, remove_unfinished
@@ -119,20 +118,25 @@ class MakeLike:
         InUseError
             If another run is in the folder.
         """
-        run = _Run(self, Stages(source, settings, self.results), frozenset(forced))
-        run.starts, run.end_of_killed_job = starts, end_of_killed_job
+        stages = Stages(source, settings, self.results)
+        run = _Run(self, stages, frozenset(forced), end_of_killed_job, starts)
         return run.go(order or random.Random(0))  # noqa: S311
 
 
 class _Run:
-    def __init__(self, kept: MakeLike, stages: Stages, forced: frozenset[str]) -> None:
+    def __init__(
+        self,
+        kept: MakeLike,
+        stages: Stages,
+        forced: frozenset[str],
+        end_of_killed_job: Callable[[], bool],
+        starts: Callable[[str], None],
+    ) -> None:
         self.kept, self.stages, self.forced = kept, stages, forced
+        self.end_of_killed_job, self.starts = end_of_killed_job, starts
         self.results = kept.results
         self.finished: set[str] = set()
         self.incomplete = set(kept.unfinished)
-
-    starts: Callable[[str], None]
-    end_of_killed_job: Callable[[], bool]
 
     def go(self, order: random.Random) -> Outcome:
         outcome = Outcome()
@@ -201,7 +205,7 @@ class _Run:
                 outcome.failed[job.name] = "older than its input: the clock was set back"
                 self._forget(job)
                 return False
-            checksums = {path: _checksum(path) for path in job.inputs}
+            checksums = {path: sha256_of(path) for path in job.inputs}
             for path in job.outputs:
                 self.kept.records[path] = Record(job.inputs, job.params, checksums)
             self.kept.unfinished -= set(job.outputs)
@@ -209,7 +213,7 @@ class _Run:
         return False
 
     def _failed(self, job: Job, backups: dict[Path, bytes]) -> None:
-        checksums = {path: _checksum(path) for path in job.inputs if path.exists()}
+        checksums = {path: sha256_of(path) for path in job.inputs if path.exists()}
         for path in job.outputs:
             if path in backups:
                 path.write_bytes(backups[path])
@@ -299,7 +303,7 @@ class _Run:
         """Whether an input has the bytes that every output was made from."""
         records = [self.kept.records.get(output) for output in job.outputs]
         known = {record.checksums.get(path) if record else None for record in records}
-        return known == {_checksum(path)}
+        return known == {sha256_of(path)}
 
     def _manifest(self) -> Job:
         folder, stages = self.results / "manifest", self.stages
@@ -310,8 +314,8 @@ class _Run:
             (folder / "scans.parquet", folder / "shards.parquet", folder / "index.tsv"),
             _params(
                 stages.settings.shard_size,
-                _checksum(stages.source.manifest),
-                _checksum(stages.source.withdrawals),
+                sha256_of(stages.source.manifest),
+                sha256_of(stages.source.withdrawals),
             ),
             stages.manifest,
             updated=(folder / "scans.parquet", folder / "shards.parquet"),
@@ -418,7 +422,3 @@ def _time(path: Path) -> float:
 
 def _times(paths: Iterable[Path]) -> list[float]:
     return [_time(path) for path in paths if path.exists()]
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

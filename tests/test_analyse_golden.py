@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
 from scipy.linalg import solve_triangular
-from statsmodels.datasets import longley, stackloss
+from statsmodels.datasets import stackloss
 
 from cohortvol.analyse.batch import fit_many
 from cohortvol.analyse.correlation import correlation
@@ -22,10 +20,8 @@ from cohortvol.analyse.regression import (
     natural_spline,
     orthonormal,
 )
+from golden_data import WAMPLER, longley, longley_of_r, motorcycle, wampler
 from golden_values import assert_agrees, data_of_r, golden
-
-MCYCLE = Path(sm.__file__).parent / "gam" / "tests" / "results" / "motorcycle.csv"
-WAMPLER_NOISE = [759, -2048, 2048, -2048, 2523, -2048, 2048, -2048, 1838, -2048, 2048]
 
 
 def by_fit(design: np.ndarray, response: np.ndarray) -> Fit:
@@ -88,25 +84,18 @@ def errors_of(fitted: Fit) -> np.ndarray:
     return np.sqrt(np.diag(fitted.covariance[0]))
 
 
-def longley_of_r() -> tuple[np.ndarray, np.ndarray]:
-    data = longley.load_pandas()
-    units = [1, 1000, 10, 10, 1000, 1]  # R's copy of the data is in other units
-    design = np.column_stack([np.ones(16), data.exog.to_numpy() / units])
-    return design, data.endog.to_numpy() / 1000
-
-
 def test_longley_classical_errors_agree_with_nist():
-    data = longley.load_pandas()
-    design = np.column_stack([np.ones(16), data.exog.to_numpy()])
-    found = residuals_of(design, data.endog.to_numpy())
+    found = residuals_of(*longley())
     assert_agrees(found.classical_errors, golden("nist_longley", "se"))
 
 
 @both_ways
 def test_longley_in_the_units_of_r_agrees_with_its_estimates_and_hc3(solve):
-    fitted = fit(*longley_of_r())
+    design, response = longley_of_r()
+    fitted = fit(design, response)
     if solve is by_batch:
-        fitted = fit_many(longley_of_r()[0], np.column_stack([longley_of_r()[1]] * 2))[1]
+        fitted = fit_many(design, np.column_stack([response] * 2))[1]
+    assert fitted.se_kind == "HC3"
     assert_agrees(fitted.coefficients[:, 0], golden("longley_hc", "estimate"))
     assert_agrees(errors_of(fitted), golden("longley_hc", "HC3"))
 
@@ -127,30 +116,15 @@ def test_leverage_and_residuals_of_longley_give_all_robust_errors_of_r():
     assert_agrees(found.classical_errors, golden("longley_hc", "se"))
 
 
-@pytest.mark.parametrize(
-    ("check", "unit", "noise"),
-    [
-        ("nist_wampler1", 1, 0),
-        ("nist_wampler2", 10, 0),
-        ("nist_wampler3", 1, 1),
-        ("nist_wampler4", 1, 100),
-        ("nist_wampler5", 1, 10_000),
-    ],
-)
-def test_wampler_polynomials_agree_with_nist_in_the_batch(check, unit, noise):
-    x = np.arange(21.0)
-    design = x[:, None] ** np.arange(6)
-    mirrored = np.array(WAMPLER_NOISE + WAMPLER_NOISE[-2::-1])
-    response = ((x / unit)[:, None] ** np.arange(6)).sum(axis=1).round(5) + noise * mirrored
+@pytest.mark.parametrize("check", WAMPLER)
+def test_wampler_polynomials_agree_with_nist_in_the_batch(check):
+    design, response = wampler(check)
     found = fit_many(design, np.column_stack([response, response[::-1]]))[0]
     assert_agrees(found.coefficients[:, 0], golden(check, "estimate"))
 
 
 def test_wampler5_residuals_and_errors_agree_with_nist():
-    x = np.arange(21.0)
-    design = x[:, None] ** np.arange(6)
-    mirrored = np.array(WAMPLER_NOISE + WAMPLER_NOISE[-2::-1])
-    found = residuals_of(design, design.sum(axis=1) + 10_000 * mirrored)
+    found = residuals_of(*wampler("nist_wampler5"))
     assert_agrees([found.rss], golden("nist_wampler5", "RSS"))
     assert_agrees([np.sqrt(found.rss / found.freedom)], golden("nist_wampler5", "residual_sd"))
     # 13.7 digits are the last bits of one QR; another rounds them another way
@@ -243,10 +217,7 @@ def test_weight_of_17549_people_goes_with_height_as_r_says(solve):
 
 
 def test_the_spline_of_r_is_tested_against_a_line_as_r_does_and_is_not_that_of_patsy():
-    data = pd.read_csv(MCYCLE)
-    times, accel = data["times"].to_numpy(), data["accel"].to_numpy()
-    inner = golden("mcycle_ns", "interior_knots")["value"].astype(float)
-    knots = np.array([times.min(), *inner, times.max()])
+    times, accel, knots = motorcycle()
     one = np.ones(len(times))
     line = residuals_of(np.column_stack([one, times]), accel)
     bent = residuals_of(np.column_stack([one, natural_spline(times, knots)]), accel)

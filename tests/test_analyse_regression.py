@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
-from statsmodels.datasets import longley
 from statsmodels.stats.multitest import multipletests
 
 from cohortvol.analyse.correlation import correlation
@@ -23,10 +20,8 @@ from cohortvol.analyse.regression import (
     two_sided_p,
 )
 from cohortvol.errors import EstimateError
+from golden_data import WAMPLER, longley, motorcycle, wampler
 from golden_values import assert_agrees, golden
-
-MCYCLE = Path(sm.__file__).parent / "gam" / "tests" / "results" / "motorcycle.csv"
-WAMPLER_NOISE = [759, -2048, 2048, -2048, 2523, -2048, 2048, -2048, 1838, -2048, 2048]
 
 
 def ages_and_volumes(n: int = 400, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -37,37 +32,13 @@ def ages_and_volumes(n: int = 400, seed: int = 1) -> tuple[np.ndarray, np.ndarra
 
 
 def test_longley_agrees_with_nist():
-    data = longley.load_pandas()
-    design = np.column_stack([np.ones(16), data.exog.to_numpy()])
-    fitted = fit(design, data.endog.to_numpy())
+    fitted = fit(*longley())
     assert_agrees(fitted.coefficients[:, 0], golden("nist_longley", "estimate"))
 
 
-def test_longley_hc3_agrees_with_r():
-    data = longley.load_pandas()
-    units = [1, 1000, 10, 10, 1000, 1]  # R's copy of the data is in other units
-    design = np.column_stack([np.ones(16), data.exog.to_numpy() / units])
-    fitted = fit(design, data.endog.to_numpy() / 1000)
-    errors = np.sqrt(np.diag(fitted.covariance[0]))
-    assert fitted.se_kind == "HC3"
-    assert_agrees(errors, golden("longley_hc", "HC3"))
-
-
-@pytest.mark.parametrize(
-    ("check", "unit", "noise"),
-    [
-        ("nist_wampler1", 1, 0),
-        ("nist_wampler2", 10, 0),
-        ("nist_wampler3", 1, 1),
-        ("nist_wampler4", 1, 100),
-        ("nist_wampler5", 1, 10_000),
-    ],
-)
-def test_wampler_polynomials_agree_with_nist(check, unit, noise):
-    x = np.arange(21.0)
-    design = x[:, None] ** np.arange(6)
-    mirrored = np.array(WAMPLER_NOISE + WAMPLER_NOISE[-2::-1])
-    response = ((x / unit)[:, None] ** np.arange(6)).sum(axis=1).round(5) + noise * mirrored
+@pytest.mark.parametrize("check", WAMPLER)
+def test_wampler_polynomials_agree_with_nist(check):
+    design, response = wampler(check)
     assert_agrees(fit(design, response).coefficients[:, 0], golden(check, "estimate"))
 
 
@@ -79,10 +50,7 @@ def test_regression_through_the_origin_agrees_with_nist():
 
 
 def test_natural_spline_agrees_with_ns_of_r():
-    data = pd.read_csv(MCYCLE)
-    times, accel = data["times"].to_numpy(), data["accel"].to_numpy()
-    inner = golden("mcycle_ns", "interior_knots")["value"].astype(float)
-    knots = np.array([times.min(), *inner, times.max()])
+    times, accel, knots = motorcycle()
 
     def basis(x):
         return np.column_stack([np.ones(len(x)), natural_spline(x, knots)])

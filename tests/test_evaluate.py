@@ -37,6 +37,14 @@ def body(shift=0, without=()):
     return labels
 
 
+def renamed(names):
+    """The same body under the label indices of `names`."""
+    labels = np.zeros_like(body())
+    for name, label in NAMES.items():
+        labels[body() == label] = names[name]
+    return labels
+
+
 def save(path, labels, affine=AFFINE):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(nifti_gz(labels, affine))
@@ -130,12 +138,8 @@ def test_kidneys_on_the_wrong_sides_in_the_experts_map_are_not_compared():
 
 def test_vocabularies_are_joined_by_the_name_of_the_structure():
     theirs = vocabulary("amos22")
-    labels = np.zeros_like(body())
-    for name, label in NAMES.items():
-        labels[body() == label] = theirs[name]
-    rows = measure_pair(
-        LabelMap(body(), AFFINE, NAMES), LabelMap(labels, AFFINE, theirs), tolerance_mm=3
-    )
+    model = LabelMap(renamed(theirs), AFFINE, theirs)
+    rows = measure_pair(LabelMap(body(), AFFINE, NAMES), model, tolerance_mm=3)
     assert {row["structure"]: row["dice"] for row in rows} == dict.fromkeys(NAMES, 1.0)
 
 
@@ -231,9 +235,7 @@ def test_a_slice_that_is_missing_is_noticed(tmp_path):
 
 
 def test_amos_is_read_with_the_names_of_its_own_table(tmp_path):
-    amos = np.zeros_like(body())
-    for name, label in NAMES.items():
-        amos[body() == label] = vocabulary("amos22")[name]
+    amos = renamed(vocabulary("amos22"))
     save(tmp_path / "labelsTr" / "amos_0507.nii.gz", amos)
     save(tmp_path / "imagesTr" / "amos_0507.nii.gz", amos)
     names = {"0": "background", "1": "spleen", "2": "right kidney", "3": "left kidney",
@@ -265,8 +267,6 @@ def test_masks_of_the_totalsegmentator_dataset_make_one_label_map_even_where_the
 def test_names_in_the_header_of_totalsegmentators_output_are_read(shared_data):
     folder = shared_data / "totalsegmentator_refs"
     found = find_label_maps(folder)["example_seg_mr"]
-    from cohortvol.evaluate.labels import read_nifti
-
     named = read_nifti(found, None)
     assert {name: named.labels[name] for name in NAMES} == {
         "liver": 5, "kidney_right": 2, "kidney_left": 3, "spleen": 1,

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from cohortvol.evaluate.surface import (
+    Distances,
     border_distances,
     element_areas_mm2,
     element_distances,
@@ -121,8 +122,6 @@ def test_a_distance_that_equals_the_tolerance_is_within_it_whatever_the_spacing(
 
 
 def test_the_percentile_weighs_by_area():
-    from cohortvol.evaluate.surface import Distances
-
     mostly_near = Distances(np.array([5.0, 1.0, 3.0]), np.array([4.0, 90.0, 6.0]))
     assert mostly_near.percentile(90) == 1.0
     assert mostly_near.percentile(95) == 3.0

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cohortvol.files import (
     commit,
     commit_json,
     sha256_of,
+    sweep,
     warn_if_world_readable,
 )
 
@@ -68,6 +70,28 @@ def test_a_folder_that_everyone_can_look_into_is_named(tmp_path, monkeypatch, ca
     warn_if_world_readable(tmp_path)
     warn_if_world_readable(tmp_path / "nowhere")
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400, 86_400])
+def test_a_clock_that_is_wrong_deletes_no_file_that_is_being_written(
+    tmp_path, monkeypatch, ahead_s
+):
+    (tmp_path / ".a.json.1-ab.tmp").touch()
+    (tmp_path / ".b.json.1-ab.tmp").touch()
+    old = time.time() - 2 * 3600
+    os.utime(tmp_path / ".b.json.1-ab.tmp", (old, old))
+    own = time.time
+    monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".a.json.1-ab.tmp"]
+
+
+def test_a_folder_without_temporary_files_is_swept_without_a_write(tmp_path, monkeypatch):
+    (tmp_path / "a.json").touch()
+    before = tmp_path.stat().st_mtime_ns
+    monkeypatch.setattr(Path, "touch", lambda *_, **__: pytest.fail("it was written to"))
+    sweep(tmp_path)
+    assert tmp_path.stat().st_mtime_ns == before
 
 
 def test_equal_values_give_equal_json(tmp_path):

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import nifti_files
-from cohortvol import ingest, storage, tables, weights
+from cohortvol import ingest, storage, tables
 from cohortvol.errors import OutputError, ScanError, TableError, TemporaryError
 from cohortvol.files import (
     check_writable,
@@ -32,7 +32,6 @@ from cohortvol.files import (
     read_object,
     remove,
     sha256_of,
-    sweep,
 )
 from cohortvol.resources import runs
 from cohortvol.segment.images import read_image
@@ -86,6 +85,17 @@ def mounted(folder, options):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@contextmanager
+def no_file_larger_than(n_bytes):
+    """A real limit: the kernel refuses the write in its middle."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -117,15 +127,10 @@ def write_table_of(n_rows, path):
     ids=["bytes", "table"],
 )
 def test_a_file_larger_than_the_limit_is_not_begun(tmp_path, write):
-    """A real one: the kernel refuses the write in its middle."""
     commit_bytes(tmp_path / "a", b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(TemporaryError, match=r"IO_NO_SPACE: File too large"):
-            write(tmp_path / "a")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(TemporaryError, match=r"IO_NO_SPACE: File too large")
+    with no_file_larger_than(20_000), refused:
+        write(tmp_path / "a")
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
 
@@ -252,13 +257,8 @@ def test_a_disk_that_fills_while_images_are_made_is_no_fault_of_the_scans(tmp_pa
     listed, out = tmp_path / "shards" / "0000.parquet", tmp_path / "ingest" / "0000.parquet"
     tables.write_table(listed, tables.append_rows(rows, tables.SHARD), tables.SHARD)
     rules = ingest.Rules(volume=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
-    try:
-        with pytest.raises(TemporaryError, match="IO_NO_SPACE"):
-            ingest.run(listed, out, rules)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_larger_than(8_000), pytest.raises(TemporaryError, match="IO_NO_SPACE"):
+        ingest.run(listed, out, rules)
     assert not out.exists()
     assert set(ingest.run(listed, out, rules)["state"]) == {"ready"}
 
@@ -525,20 +525,6 @@ def test_a_run_tries_the_file_system_first_and_needs_no_home(tmp_path):
 # --- clocks, homes, torn records
 
 
-@pytest.mark.parametrize("ahead_s", [-86_400, 86_400])
-def test_a_clock_that_is_wrong_deletes_no_file_that_is_being_written(
-    tmp_path, monkeypatch, ahead_s
-):
-    (tmp_path / ".a.json.1-ab.tmp").touch()
-    (tmp_path / ".b.json.1-ab.tmp").touch()
-    old = time.time() - 2 * 3600
-    os.utime(tmp_path / ".b.json.1-ab.tmp", (old, old))
-    own = time.time
-    monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
-    sweep(tmp_path)
-    assert names(tmp_path) == [".a.json.1-ab.tmp"]
-
-
 @pytest.mark.parametrize("times", [4, 5])
 def test_a_folder_that_cannot_be_listed_now_is_waited_for(tmp_path, monkeypatch, times):
     shard = ShardFolder(tmp_path)
@@ -552,14 +538,6 @@ def test_a_folder_that_cannot_be_listed_now_is_waited_for(tmp_path, monkeypatch,
     assert failing.failed == times
 
 
-def test_a_folder_without_temporary_files_is_swept_without_a_write(tmp_path, monkeypatch):
-    (tmp_path / "a.json").touch()
-    before = tmp_path.stat().st_mtime_ns
-    monkeypatch.setattr(Path, "touch", refuse)
-    sweep(tmp_path)
-    assert tmp_path.stat().st_mtime_ns == before
-
-
 def test_what_is_newer_is_told_by_no_clock(tmp_path, works):
     """A receipt stands by what is in it, whatever the times of the files around it."""
     shard = segment(tmp_path / "0000", works[:2], Threshold())
@@ -570,14 +548,6 @@ def test_what_is_newer_is_told_by_no_clock(tmp_path, works):
     segment(shard.folder, works[:2], again)
     assert again.calls == 0
     assert shard.receipt(works[0].scan_id) == receipt
-
-
-def test_an_account_without_a_home_has_no_weights_there(monkeypatch):
-    for name in ("HOME", "TOTALSEG_HOME_DIR", "TOTALSEG_WEIGHTS_PATH", "MRSEG_WEIGHTS_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("COHORTVOL_WEIGHTS", raising=False)
-    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    assert weights.places() == []
 
 
 def test_figures_are_drawn_without_a_home_and_with_next_to_no_temporary_folder(tmp_path):

@@ -15,8 +15,9 @@ from cohortvol.train.cases import (
     harmonised,
     index_of_part,
     split_by_subject,
+    splits_of_part,
 )
-from cohortvol.train.recipe import read_recipe, variants_of
+from cohortvol.train.recipe import Phase, read_recipe, variants_of
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -234,8 +235,6 @@ def test_a_source_that_no_case_has_is_named(two_datasets):
 
 
 def test_a_fold_without_a_case_to_hold_out_is_refused(two_datasets):
-    from cohortvol.train.cases import splits_of_part
-
     settings = read(two_datasets, recipe(n_folds=6))
     with pytest.raises(ConfigError, match="part small: fold 5 has nothing to hold out"):
         splits_of_part(settings, "small", cases_of(settings))
@@ -243,7 +242,6 @@ def test_a_fold_without_a_case_to_hold_out_is_refused(two_datasets):
 
 def test_a_case_is_drawn_as_often_as_its_dataset_and_source_say():
     from cohortvol.train.nnunet import ShortTrainer
-    from cohortvol.train.recipe import Phase
 
     trainer = ShortTrainer.__new__(ShortTrainer)
     groups = {

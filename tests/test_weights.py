@@ -113,3 +113,11 @@ def test_places_are_those_that_exist_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "home"))
     monkeypatch.delenv("MRSEG_WEIGHTS_PATH", raising=False)
     assert places() == [tmp_path / "mine", tmp_path / "home" / "nnunet" / "results"]
+
+
+def test_an_account_without_a_home_has_no_weights_there(monkeypatch):
+    for name in ("HOME", "TOTALSEG_HOME_DIR", "TOTALSEG_WEIGHTS_PATH", "MRSEG_WEIGHTS_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("COHORTVOL_WEIGHTS", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert places() == []

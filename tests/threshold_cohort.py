@@ -168,6 +168,10 @@ class Source:
     folder: Path
     rows: list[Row] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
+    models: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Weights and notes of each model as it is on the disk."""
+    date: int = 1_700_000_000
+    """Of the image that was written or touched last."""
 
     @property
     def manifest(self) -> Path:
@@ -203,16 +207,16 @@ class Source:
         self._date(self.image(name))
 
     def _date(self, path: Path) -> None:
-        self._dates = getattr(self, "_dates", 1_700_000_000) + 1
-        os.utime(path, (self._dates, self._dates))
+        self.date += 1
+        os.utime(path, (self.date, self.date))
 
     def model(self, settings: Settings) -> Path:
         """The model folder that the settings name, with the weights that they name."""
         folder = self.folder / "models" / settings.model
         wanted = (settings.weights, settings.notes)
-        if self.__dict__.setdefault("_models", {}).get(settings.model) != wanted:
+        if self.models.get(settings.model) != wanted:
             write_model(folder, *wanted)
-            self.__dict__["_models"][settings.model] = wanted
+            self.models[settings.model] = wanted
         return folder
 
     def here(self) -> list[Row]:
@@ -231,6 +235,11 @@ class Source:
 def _write_changed(path: Path, content: bytes) -> None:
     if not path.exists() or path.read_bytes() != content:
         path.write_bytes(content)
+
+
+def shards_of(results: Path) -> list[str]:
+    lines = (results / "manifest/index.tsv").read_text().splitlines()
+    return [line.partition("\t")[0] for line in lines[1:]]
 
 
 class Stages:
@@ -304,8 +313,7 @@ class Stages:
         )
 
     def shards(self) -> list[str]:
-        lines = (self.results / "manifest/index.tsv").read_text().splitlines()
-        return [line.partition("\t")[0] for line in lines[1:]]
+        return shards_of(self.results)
 
     def all(self) -> None:
         """Every stage once, in order."""

@@ -17,8 +17,8 @@ from bids_fixture import people, write_dataset
 from cohortvol.keys import keys_of_scans
 from cohortvol.simulate import run as simulate
 from planted import found_in, written
+from workflow_run import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CANARY = re.compile(rb"CANARY|Kanarienv|\xe9\x9b\x80")
 ODD = ["CANARY/../Doe", 'O\'CANARY "x" $(rm) *\nKanarienvo\u0308gel', "雀" * 100]
@@ -27,20 +27,8 @@ ODD = ["CANARY/../Doe", 'O\'CANARY "x" $(rm) *\nKanarienvo\u0308gel', "雀" * 10
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(manifest, results, *words, **settings):
-    given = {"manifest": manifest, "results": results, **settings}
-    return subprocess.run(
-        [
-            sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
-            *(f"{name}={value}" for name, value in given.items()),
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-
-
-def snakemake(manifest, results, *words, **settings):
-    done = run(manifest, results, *words, **settings)
-    assert done.returncode == 0, done.stderr[-5000:]
+def snakemake(*words, **settings):
+    done = run(*words, **settings)
     return done.stdout + done.stderr
 
 
@@ -131,8 +119,7 @@ def test_a_second_run_of_a_dataset_does_nothing_until_a_scan_is_added(plain, dat
 
 
 def test_a_folder_that_is_no_dataset_is_a_short_message(tmp_path):
-    done = run(tmp_path, tmp_path / "results")
-    assert done.returncode != 0
+    done = run(tmp_path, tmp_path / "results", code=64)
     assert "without dataset_description.json" in done.stderr
     assert "Traceback" not in done.stderr
 

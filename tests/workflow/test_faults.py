@@ -3,10 +3,7 @@
 import csv
 import gzip
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +14,8 @@ import dicom_fixture
 import nifti_files
 from cohortvol.simulate import run as simulate
 from planted import found_in, written
+from workflow_run import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 N_GOOD = 3
 HEADER_CANARIES = ("CANARYDESCRIP", "CANARYAUX", "CANARYDB", "CANARYINTENT", "CANARYEXTENSION")
 PATH_CANARY = "CANARYPATH"
@@ -53,15 +50,7 @@ def finished(expected, tmp_path_factory):
         rows.writerow(["scan_id", "image", "age_years", "sex"])
         rows.writerows([name, image, 50, "F"] for name, (image, _) in expected.items())
     began = time.time()
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "snakemake", "--cores", "2", "--config",
-            f"manifest={folder / 'manifest.csv'}", f"results={folder / 'results'}",
-            "shard_size=20",
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    run(folder / "manifest.csv", folder / "results", shard_size=20)
     return folder / "results", began
 
 

@@ -1,9 +1,7 @@
 """Cohorts that keep no label maps: the same numbers, nothing segmented twice."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,20 +10,14 @@ from cohortvol import cli
 from cohortvol.simulate import run as simulate
 from cohortvol.tables import KEPT, read_table
 from cohortvol.verify.folder import verify
+from workflow_run import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "embedded-v1"
 N_SCANS = 5
 
+snakemake = partial(run, shard_size=3)
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def snakemake(manifest, results, *settings, code=0):
-    words = [f"manifest={manifest}", f"results={results}", "shard_size=3", *settings]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr[-5000:]
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def kept(source, tmp_path_factory):
 def bare(source, kept, tmp_path_factory):
     """Results made from the beginning without keeping label maps."""
     results = tmp_path_factory.mktemp("bare") / "results"
-    snakemake(source / "five.csv", results, "keep_label_maps=false")
+    snakemake(source / "five.csv", results, keep_label_maps="false")
     return results
 
 
@@ -76,12 +68,12 @@ def test_volumes_and_pictures_are_those_of_a_cohort_that_keeps_them(kept, bare):
 def test_nothing_is_segmented_again_for_a_new_scan_or_a_lost_table(source, bare, tmp_path):
     results = shutil.copytree(bare, tmp_path / "results")
     before = receipts(results)
-    done = snakemake(source / "five.csv", results, "keep_label_maps=false")
+    done = snakemake(source / "five.csv", results, keep_label_maps="false")
     assert "Nothing to be done" in done.stderr
     (results / f"measure/{MODEL}/0000.parquet").unlink()
     (results / f"segment/{MODEL}/0001.parquet").unlink()
     grown = shutil.copy(source / "manifest.csv", source / "six.csv")
-    snakemake(grown, results, "keep_label_maps=false")
+    snakemake(grown, results, keep_label_maps="false")
     after = receipts(results)
     assert before.items() <= after.items()
     assert len(after) == N_SCANS + 1
@@ -96,11 +88,11 @@ def test_label_maps_go_when_the_setting_is_changed_and_come_back_with_it(source,
     rows.assign(image=[str(source / image) for image in rows["image"]]).to_csv(manifest)
     snakemake(manifest, results)
     before, volumes = receipts(results), (results / "volumes.parquet").read_bytes()
-    snakemake(manifest, results, "keep_label_maps=false")
+    snakemake(manifest, results, keep_label_maps="false")
     assert label_maps(results) == []
     assert receipts(results) == before
-    changed = "measure={min_largest_fraction: 0.5}"
-    snakemake(manifest, results, "keep_label_maps=false", changed)
+    changed = "{min_largest_fraction: 0.5}"
+    snakemake(manifest, results, keep_label_maps="false", measure=changed)
     again = receipts(results)
     assert all(again[name] != before[name] for name in before)
     snakemake(manifest, results)
@@ -122,19 +114,15 @@ def test_rows_that_stand_in_for_label_maps_are_repaired_and_withdrawn(source, ba
         ]
         lost.write_bytes(content)
     (kept / "0001.parquet").write_bytes(b"no table")
-    done = snakemake(source / "five.csv", results, "keep_label_maps=false")
+    done = snakemake(source / "five.csv", results, keep_label_maps="false")
     assert "kept/0001.parquet: a damaged table" in done.stderr
     again = receipts(results)
     assert sum(again[name] != before[name] for name in before) == 2
     assert (results / "volumes.parquet").read_bytes() == volumes
     gone = pd.read_csv(source / "five.csv", dtype=str).iloc[0]
-    (tmp_path / "list.txt").write_text(f"{gone['subject_id']}\n")
-    snakemake(
-        source / "five.csv",
-        results,
-        "keep_label_maps=false",
-        f"withdrawals={tmp_path / 'list.txt'}",
-    )
+    withdrawn = tmp_path / "list.txt"
+    withdrawn.write_text(f"{gone['subject_id']}\n")
+    snakemake(source / "five.csv", results, keep_label_maps="false", withdrawals=withdrawn)
     left = read_table(results / f"measure/{MODEL}/kept/0000.parquet", KEPT)
     assert gone["scan_id"] not in set(left["scan_id"])
     assert {name: again[name] for name in receipts(results)} == receipts(results)
@@ -142,7 +130,7 @@ def test_rows_that_stand_in_for_label_maps_are_repaired_and_withdrawn(source, ba
 
 def test_what_needs_label_maps_says_so(source, bare, tmp_path, capsys):
     refused = snakemake(
-        source / "five.csv", bare, "keep_label_maps=false", "agreement={model: other}", code=64
+        source / "five.csv", bare, keep_label_maps="false", agreement="{model: other}", code=64
     )
     assert "label maps are compared, and keep_label_maps is false" in refused.stderr
     command = ["bids-derivatives", "--results", str(bare), "--out", str(tmp_path / "out")]

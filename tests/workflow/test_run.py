@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,29 +16,16 @@ import pytest
 
 from cohortvol.simulate import run as simulate
 from cohortvol.simulate.compare import volumes_against_truth
+from workflow_run import REPOSITORY, command, run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "embedded-v1"
 N_SCANS = 17
 TABLES = ("volumes.parquet", "scans.parquet")
+SETTINGS = {"bad_rows": "quarantine", "shard_size": 5}
+
+snakemake = partial(run, **SETTINGS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def command(manifest, results, *settings):
-    return [
-        sys.executable, "-m", "snakemake", "--cores", "2", "--config",
-        f"manifest={manifest}", f"results={results}", "bad_rows=quarantine", "shard_size=5",
-        *settings,
-    ]  # fmt: skip
-
-
-def snakemake(manifest, results, *settings):
-    done = subprocess.run(
-        command(manifest, results, *settings), cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done
 
 
 def receipts(results):
@@ -175,7 +163,7 @@ def test_a_new_title_draws_the_report_and_segments_nothing(source, copy):
     snakemake(source / "manifest.csv", copy, "--forcerun", "report")
     tables = [path for path in copy.rglob("*.parquet") if "report" not in path.parts]
     before = {path: path.stat().st_mtime_ns for path in tables}
-    done = snakemake(source / "manifest.csv", copy, 'report={"title": "Another title"}')
+    done = snakemake(source / "manifest.csv", copy, report='{"title": "Another title"}')
     assert "No scan was segmented in this run" in done.stderr
     assert "Another title" in (copy / "report" / "index.html").read_text()
     assert {path: path.stat().st_mtime_ns for path in tables} == before
@@ -190,7 +178,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
     seen = {}
     for kill in range(3):
         driver = subprocess.Popen(
-            command(source / "manifest.csv", results),
+            command(source / "manifest.csv", results, **SETTINGS),
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -234,13 +222,13 @@ def test_decisions_assemble_and_report_again_and_measure_nothing(source, copy, t
     kept = [copy / stage for stage in ("ingest", "segment", "measure")]
     before = {path: path.stat().st_mtime_ns for stage in kept for path in stage.rglob("*.parquet")}
     # Snakemake remembers the settings of what it made itself, not of a copy.
-    snakemake(source / "manifest.csv", copy, f"decisions={table}", "--forcerun", "assemble")
+    snakemake(source / "manifest.csv", copy, "--forcerun", "assemble", decisions=table)
     after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
     assert after.loc[shown, ["qc", "review"]].tolist() == ["exclude", "exclude"]
     assert after.loc[shown, "qc_auto"] != "exclude"
     assert "1 scan excluded" in (copy / "report" / "index.html").read_text()
     table.write_text(f"{head}\n{shown},,accept,ab,2026-11-21,sharp after all\n")
-    snakemake(source / "manifest.csv", copy, f"decisions={table}", "report={public: true}")
+    snakemake(source / "manifest.csv", copy, decisions=table, report="{public: true}")
     assert "Made to be passed on" in (copy / "report" / "index.html").read_text()
     after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
     assert after.loc[shown, "review"] == "accept"

@@ -4,9 +4,6 @@ import csv
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,8 @@ import dicom_fixture
 from cohortvol.simulate import run as simulate
 from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import holds_no_results
+from workflow_run import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "embedded-v1"
 FINAL = ("volumes.parquet", "scans.parquet", "analyse/slopes.csv", "report/index.html")
 
@@ -36,15 +33,8 @@ def manifest(tmp_path_factory):
     return folder / "manifest.csv"
 
 
-def snakemake(manifest, results, *words):
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
-            f"manifest={manifest}", f"results={results}", "shard_size=3", "hash_ids=true",
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+def snakemake(*words):
+    done = run(*words, shard_size=3, hash_ids="true")
     return done.stdout + done.stderr
 
 

@@ -15,8 +15,8 @@ import pytest
 import dicom_fixture
 from cohortvol.simulate import run as simulate
 from planted import found_in, written
+from workflow_run import run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 MODEL = "embedded-v1"
 CANARY = re.compile(rb"CANARY[-A-Za-z0-9]*")
@@ -27,16 +27,8 @@ GONE = ("CANARYanna", "CANARYbert", "CANARYcleo")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def snakemake(manifest, results, *words, **settings):
-    given = {"manifest": manifest, "results": results, "shard_size": 3, **settings}
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
-            *(f"{name}={value}" for name, value in given.items()),
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+def snakemake(*words, **settings):
+    done = run(*words, shard_size=3, **settings)
     return done.stdout + done.stderr
 
 
