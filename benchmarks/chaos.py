@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -202,9 +203,8 @@ class Chaos:
         return True
 
     def _kill_worker(self) -> bool:
-        found = subprocess.run(
-            ["pgrep", "-f", "cohortvol segment "], capture_output=True, text=True
-        )
+        worker = f"cohortvol segment --ingest {re.escape(str(self.results))}/"
+        found = subprocess.run(["pgrep", "-f", worker], capture_output=True, text=True)
         pids = found.stdout.split()
         if pids:
             with _unless_gone():
