@@ -715,7 +715,7 @@ def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeyp
         raise TemporaryError(f"{final}: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "commit", full)
+        patched.setattr(pipeline, "commit_bytes", full)
         with pytest.raises(TemporaryError, match="no space left"):
             run_shard(**shard.arguments())
     assert shard.receipts() == {}

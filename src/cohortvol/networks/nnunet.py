@@ -6,7 +6,6 @@ import _codecs
 import os
 import pickle
 import re
-import secrets
 import shutil
 import stat
 import tempfile
@@ -50,6 +49,7 @@ from cohortvol.networks.build import (
     read_json,
     read_weights,
 )
+from cohortvol.storage import temporary_beside
 
 # What nnU-Net stores beside tensors: numpy scalars in its log, under names of numpy 1 and 2.
 SAFE_GLOBALS: list[Any] = [
@@ -158,7 +158,7 @@ def import_nnunet(
     if out.exists():
         raise ModelError(f"{out} exists already; choose another name or delete it")
     make_folder(out.parent)
-    temporary = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = temporary_beside(out)
     try:
         parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
