@@ -30,7 +30,7 @@ from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter, pipeline, run_shard
 from cohortvol.segment.body import body_box
 from cohortvol.segment.images import read_image
-from cohortvol.segment.infer import Memory
+from cohortvol.segment.machine import Memory
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
 N_SCANS = 6
