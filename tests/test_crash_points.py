@@ -100,8 +100,8 @@ def test_a_rename_without_a_sync_is_found_torn(tmp_path):
 
 
 def test_what_the_model_says_of_a_kill_is_what_a_real_one_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr("cohortvol.files.secrets.token_hex", lambda n: "0" * 2 * n)
-    monkeypatch.setattr("cohortvol.files.os.getpid", lambda: 1)
+    monkeypatch.setattr("cohortvol.storage.secrets.token_hex", lambda n: "0" * 2 * n)
+    monkeypatch.setattr("cohortvol.storage.os.getpid", lambda: 1)
     after = After(tmp_path, lambda folder: commit_bytes(folder / "new" / "a", NEW), {".": None})
     for number, moment in enumerate(after.moments[:-1]):
         root = restore({".": None}, tmp_path / f"killed-{number}")

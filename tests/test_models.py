@@ -30,7 +30,7 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.networks import Source, build, import_nnunet, load_part, nnunet
+from cohortvol.networks import Source, build, import_nnunet, load_part, unpacking
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -282,7 +282,7 @@ def test_a_zip_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
     trained, tmp_path, monkeypatch
 ):
     archive = zipped(trained, tmp_path / "bomb.zip")
-    monkeypatch.setattr(nnunet, "MAX_UNZIPPED_BYTES", 1000)
+    monkeypatch.setattr(unpacking, "MAX_UNZIPPED_BYTES", 1000)
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     with pytest.raises(ModelError, match="more than 1000 bytes when unzipped"):
         imported(archive, tmp_path / "bad")
@@ -290,7 +290,7 @@ def test_a_zip_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
 
 def test_a_member_is_never_longer_than_the_zip_says(tmp_path):
     with pytest.raises(ModelError, match="larger than the zip says"):
-        nnunet._copy_at_most(io.BytesIO(bytes(100)), io.BytesIO(), 99, tmp_path)
+        unpacking._copy_at_most(io.BytesIO(bytes(100)), io.BytesIO(), 99, tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])

@@ -30,7 +30,7 @@ from cohortvol.nifti import nifti_gz
 from cohortvol.segment import Segmenter, pipeline, run_shard
 from cohortvol.segment.body import body_box
 from cohortvol.segment.images import read_image
-from cohortvol.segment.infer import Memory
+from cohortvol.segment.machine import Memory
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
 N_SCANS = 6
@@ -715,7 +715,7 @@ def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeyp
         raise TemporaryError(f"{final}: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "commit", full)
+        patched.setattr(pipeline, "commit_bytes", full)
         with pytest.raises(TemporaryError, match="no space left"):
             run_shard(**shard.arguments())
     assert shard.receipts() == {}

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,15 @@ import pandas as pd
 
 from cohortvol import structures
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit, commit_json, commit_text, make_folder, sha256_of
+from cohortvol.files import (
+    commit_bytes,
+    commit_json,
+    commit_text,
+    json_text,
+    make_folder,
+    sha256_of,
+)
+from cohortvol.storage import temporary_beside
 from cohortvol.tables import MANIFEST, SCANS, VOLUMES, read_table
 
 log = logging.getLogger(__name__)
@@ -134,7 +141,7 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
         _put(label_map, place, scan["label_map_sha256"], copy=copy)
         _commit_new(
             place.with_name(f"{name.stem}_dseg.json"),
-            _as_json(_sidecar(scan, sources.get(scan["scan_id"]))),
+            json_text(_sidecar(scan, sources.get(scan["scan_id"]))),
         )
         _commit_new(folder / f"{name.stem}_morph.tsv", _morph_table(by_scan[scan["scan_id"]]))
         written.add(name.stem)
@@ -338,10 +345,6 @@ def _cell(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _as_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
 def _commit_new(path: Path, text: str) -> None:
     """Write a file unless it holds this text already."""
     try:
@@ -361,7 +364,7 @@ def _put(label_map: Path, place: Path, sha256: str, *, copy: bool) -> None:
         if copy and not is_link and sha256_of(place) == sha256:
             return
     if not copy:
-        temporary = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        temporary = temporary_beside(place)
         try:
             os.link(label_map, temporary)
             os.replace(temporary, place)
@@ -373,8 +376,7 @@ def _put(label_map: Path, place: Path, sha256: str, *, copy: bool) -> None:
             temporary.unlink(missing_ok=True)
         if place.exists() and sha256_of(place) == sha256:
             return
-    content = label_map.read_bytes()
-    commit(place, lambda stream: stream.write(content))
+    commit_bytes(place, label_map.read_bytes())
 
 
 def _remove_others(out: Path, written: set[str]) -> int:

@@ -9,7 +9,6 @@ import importlib
 import json
 import logging
 import os
-import secrets
 import socket
 import zlib
 from collections.abc import Callable, Iterable
@@ -19,7 +18,15 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from cohortvol.errors import InUseError, OutputError
-from cohortvol.storage import explained, now_s, of_ours, patiently
+from cohortvol.storage import (
+    explained,
+    nearest,
+    now_s,
+    of_ours,
+    patiently,
+    sync_folder,
+    temporary_beside,
+)
 
 try:
     inflate: Any = importlib.import_module("isal.isal_zlib")
@@ -49,15 +56,6 @@ def _make_folder(path: Path) -> None:
     for place in missing:
         with suppress(PermissionError):  # of a folder of others that may be entered, not listed
             sync_folder(place.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Force the names in a folder to the disk: those it got, and those it lost."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> str:
@@ -111,7 +109,7 @@ def _commit(
     make_folder(final.parent)
 
     def attempt() -> str:
-        temporary = final.parent / f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        temporary = temporary_beside(final)
         try:
             with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
                 write(stream)
@@ -173,9 +171,14 @@ def commit_text(final: Path, text: str) -> str:
     return commit_bytes(final, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """JSON with sorted keys, so that equal values give equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def commit_json(final: Path, value: Any) -> str:
-    """`commit` for JSON with sorted keys, so that equal values give equal bytes."""
-    return commit_text(final, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """`commit` for `json_text`."""
+    return commit_text(final, json_text(value))
 
 
 DIGESTS = "files.sha256"
@@ -200,8 +203,7 @@ def check_writable(folder: Path) -> None:
     OutputError
         If the folder, or the nearest one above it that exists, refuses a file.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    probe = nearest / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    probe = temporary_beside(nearest(folder) / "probe")
     with explained(folder):
         probe.touch()
         probe.unlink()

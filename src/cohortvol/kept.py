@@ -16,7 +16,15 @@ import pandas as pd
 
 from cohortvol.errors import TableError
 from cohortvol.files import digest_of, sha256_of
-from cohortvol.tables import KEPT, PREVIEWS, VOLUMES, read_table, write_table
+from cohortvol.tables import (
+    KEPT,
+    PREVIEWS,
+    VOLUMES,
+    Column,
+    append_rows,
+    read_table,
+    write_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +153,10 @@ def _pictures_of(table: Path) -> Path:
     return table.parent / "previews" / table.name
 
 
-def _read(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=list(columns))
-    try:
-        return read_table(path, dict(columns))
-    except TableError as error:
-        log.warning("%s; its scans are segmented again", error)
-        return pd.DataFrame(columns=list(columns))
+def _read(path: Path, columns: dict[str, Column]) -> pd.DataFrame:
+    if path.is_file():
+        try:
+            return read_table(path, columns)
+        except TableError as error:
+            log.warning("%s; its scans are segmented again", error)
+    return append_rows([], columns)

@@ -384,11 +384,13 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
             f"profile {full_name!r}: after the name may stand {BODY}, {SOFTMAX} or {BODY}{SOFTMAX}"
         )
     if chosen not in card.profiles:
-        raise ModelError(f"model {card.id}: no profile {chosen!r}{_known(chosen, card.profiles)}")
+        raise ModelError(
+            f"model {card.id}: no profile {chosen!r}{did_you_mean(chosen, card.profiles)}"
+        )
     if chosen not in PROFILES:
         raise ModelError(
             f"model {card.id}: profile {chosen!r} needs another version of cohortvol"
-            f"{_known(chosen, PROFILES)}"
+            f"{did_you_mean(chosen, PROFILES)}"
         )
     profile = PROFILES[chosen]
     if chosen == FAST and card.spacing_mm is None:
@@ -430,10 +432,6 @@ def restrict(card: Card, roi: Sequence[str]) -> Card:
 
 def _only(labels: Mapping[int, str], roi: Sequence[str]) -> dict[int, str]:
     return {index: name for index, name in labels.items() if name in roi}
-
-
-def _known(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    return did_you_mean(name, list(known))
 
 
 OPTIONAL = ("tile_step", "layer")

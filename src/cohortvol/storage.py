@@ -32,6 +32,8 @@ WAITS_S = (0.1, 0.3, 1.0, 2.0)
 RACERS = 8
 ROUNDS = 20
 
+ELSEWHERE = "Put the results on another file system: a local disk, NFS, Lustre or GPFS."
+
 
 # --- patience
 
@@ -155,12 +157,31 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-# --- time
+# --- names, folders and time
+
+
+def temporary_beside(final: Path) -> Path:
+    """A hidden name beside a file, which nobody else has; `cohortvol.files.sweep` knows them."""
+    return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def nearest(folder: Path) -> Path:
+    """A folder, or the nearest place above it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def sync_folder(path: Path) -> None:
+    """Force the names in a folder to the disk: those it got, and those it lost."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def now_s(folder: Path) -> float:
     """Time of the server that keeps a folder, as it writes it beside files, s since the epoch."""
-    probe = folder / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    probe = temporary_beside(folder / "now")
     try:
         probe.touch()
         os.utime(probe)
@@ -175,8 +196,8 @@ def now_s(folder: Path) -> float:
 @contextmanager
 def place_for_trials(folder: Path) -> Iterator[Path]:
     """A hidden folder on the file system of `folder`, which need not exist; gone afterwards."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    own = nearest / f".trial-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    above = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    own = temporary_beside(above / "trial")
     own.mkdir()
     try:
         yield own
@@ -249,11 +270,7 @@ def synced(folder: Path) -> None:
         stream.write(b"1")
         stream.flush()
         os.fsync(stream.fileno())
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    sync_folder(folder)
 
 
 def locked(folder: Path) -> None:
@@ -315,6 +332,5 @@ def self_test(folder: Path, *, with_hard_links: bool = False) -> None:
                 raise OutputError(
                     f"{folder}: IO_NOT_ATOMIC, this file system does not keep a promise "
                     f"({name}: {error.strerror or error})\n"
-                    "  A run that is interrupted there could leave half a file. Put the results on "
-                    "another file system: a local disk, NFS, Lustre or GPFS."
+                    f"  A run that is interrupted there could leave half a file. {ELSEWHERE}"
                 ) from error

@@ -19,17 +19,8 @@ rule analyse:
     params:
         folder=subpath(output[0], parent=True),
         cut="--exclude-cut" if config["analyse"]["exclude_cut"] else "--keep-cut",
-        quantiles=(
-            "--quantile-check"
-            if config["analyse"]["quantile_check"]
-            else "--no-quantile-check"
-        ),
         settings=options(
-            {
-                k: v
-                for k, v in config["analyse"].items()
-                if k not in ("exclude_cut", "quantile_check")
-            }
+            {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
         ),
         version=cohortvol.__version__,
     shell:
@@ -39,7 +30,6 @@ rule analyse:
             --scans {input.scans:q} \
             --out {params.folder:q} \
             {params.cut} \
-            {params.quantiles} \
             {params.settings:q} \
             2>{log:q}
         """

@@ -96,8 +96,8 @@ def config_files():
 def options(settings):
     """Settings as command-line options: ``{"min_slices": 8}`` is ``["--min-slices", "8"]``.
 
-    A range stands after its option as two values; an option of a list of names is repeated.
-    None and an empty list leave it out.
+    A range stands after its option as two values; an option of a list of names is repeated; a
+    switch that is off is ``--no-...``. None and an empty list leave it out.
     """
     words = []
     for name, value in settings.items():
@@ -106,6 +106,8 @@ def options(settings):
             words += [word for item in value for word in (option, item)]
         elif isinstance(value, list):
             words += [option, *map(str, value)]
+        elif isinstance(value, bool):
+            words.append(option if value else option.replace("--", "--no-"))
         elif value is not None:
             words += [option, str(value)]
     return words
@@ -121,6 +123,7 @@ with told_without_traceback():
     config = check(
         with_typed_values(config, workflow.config_settings.config), source="--config"
     )
+    MANIFEST, RESULTS = Path(config["manifest"]), Path(config["results"])
     if "--lint" not in sys.argv:
         check_exists(config["manifest"], setting="manifest")
         for setting, path in (
@@ -132,7 +135,7 @@ with told_without_traceback():
         ):
             if path is not None:
                 check_exists(path, setting=setting)
-        check_writable(Path(config["results"]))
+        check_writable(RESULTS)
     MODEL = restrict(
         load_card(find_model(config["model"], Path(config["models_dir"]))),
         config["roi"],
@@ -200,17 +203,17 @@ onstart:
     global STARTED
     STARTED = time.time()
     with told_without_traceback():
-        HELD = claim(Path(config["results"]))
+        HELD = claim(RESULTS)
         check_storage()
-        if left := cancel_left_over(Path(config["results"])):
+        if left := cancel_left_over(RESULTS):
             print(
                 f"cohortvol: {left} Slurm jobs of a run that was killed here were cancelled; "
                 "scans that they finished are kept",
                 file=sys.stderr,
             )
         if RUN_NAME := slurm_name():
-            remember(Path(config["results"]), RUN_NAME)
-        warn_if_world_readable(Path(config["results"]))
+            remember(RESULTS, RUN_NAME)
+        warn_if_world_readable(RESULTS)
         verify(MODEL)
         check_manifest()
 
@@ -218,7 +221,7 @@ onstart:
 # At the end, in that process too. Logs name scans, so their ends are shown here and by no job:
 # what a job prints stands in the log of the cluster, outside the results folder.
 onsuccess:
-    forget(Path(config["results"]))
+    forget(RESULTS)
     tell_end()
 
 
@@ -230,14 +233,14 @@ def tell_end():
     """How far the cohort came, what its jobs took, and why some failed."""
     from cohortvol.status import closing_words
 
-    sys.stderr.write(closing_words(Path(config["results"]), MODEL.id, STARTED))
+    sys.stderr.write(closing_words(RESULTS, MODEL.id, STARTED))
 
 
 def check_storage():
     """Refuse a file system on which a run that is interrupted could leave half a file."""
     from cohortvol.storage import self_test
 
-    self_test(Path(config["results"]), with_hard_links=config["hash_ids"])
+    self_test(RESULTS, with_hard_links=config["hash_ids"])
 
 
 def check_manifest():
@@ -245,19 +248,10 @@ def check_manifest():
 
     So are decoders that are missing where something in it may be DICOM.
     """
-    from cohortvol.manifest import Choice, check
+    from cohortvol.manifest import check, from_config
 
-    images = check(
-        Path(config["manifest"]),
-        Path(config["results"]),
-        bad_rows=config["bad_rows"],
-        sex_codes=config["sex_codes"],
-        age_range_years=config["age_range_years"],
-        choice=Choice(**config["bids"]),
-        hash_ids=config["hash_ids"],
-        salt_file=config["salt_file"] and Path(config["salt_file"]),
-        withdrawals=config["withdrawals"] and Path(config["withdrawals"]),
-    )["image"].dropna()
+    rows = check(MANIFEST, RESULTS, **from_config(config))
+    images = rows["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
         from cohortvol.ingest import check_decoders
 
@@ -266,10 +260,9 @@ def check_manifest():
 
 def manifest_files():
     """The table of scans, or the files of a BIDS dataset that are about all of it."""
-    manifest = Path(config["manifest"])
-    if not manifest.is_dir():
+    if not MANIFEST.is_dir():
         return config["manifest"]
-    return [str(manifest / name) for name in BIDS_FILES if (manifest / name).is_file()]
+    return [str(MANIFEST / name) for name in BIDS_FILES if (MANIFEST / name).is_file()]
 
 
 def manifest_path(wildcards):
@@ -279,8 +272,7 @@ def manifest_path(wildcards):
 
 def manifest_digest(wildcards):
     """Equal for equal rows, whatever the date of the table, or in a BIDS dataset of the images."""
-    path = Path(config["manifest"])
-    return bids_digest() if path.is_dir() else sha256_of(path)
+    return bids_digest() if MANIFEST.is_dir() else sha256_of(MANIFEST)
 
 
 def withdrawals_digest(wildcards):
@@ -291,11 +283,10 @@ def withdrawals_digest(wildcards):
 @cache
 def bids_digest():
     """The digest, and the dataset read once for it in the process that plans."""
-    from cohortvol.files import digest_of
     from cohortvol.manifest import Choice, read_bids
 
     with told_without_traceback():
-        table = read_bids(Path(config["manifest"]), Choice(**config["bids"]))
+        table = read_bids(MANIFEST, Choice(**config["bids"]))
     return digest_of([table.rows, sorted(table.ends.items())])
 
 
@@ -325,12 +316,10 @@ def without_damaged_tables():
         from cohortvol.verify.clock import bring_to_present
         from cohortvol.verify.quick import remove_damaged, remove_unfinished
 
-        remove_damaged(Path(config["results"]), dry_run=workflow.dryrun)
-        remove_unfinished(
-            Path(config["results"]), unfinished_of, dry_run=workflow.dryrun
-        )
+        remove_damaged(RESULTS, dry_run=workflow.dryrun)
+        remove_unfinished(RESULTS, unfinished_of, dry_run=workflow.dryrun)
         if not workflow.dryrun:
-            bring_to_present(Path(config["results"]))
+            bring_to_present(RESULTS)
 
 
 def kept_options(wildcards):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cohortvol import reasons
 from cohortvol.assemble.agreement import flagged, read_agreement
-from cohortvol.assemble.decisions import Decided, decide, read_decisions
+from cohortvol.assemble.decisions import QC, Decided, decide, read_decisions
 from cohortvol.assemble.following import follow, intake
 from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
 from cohortvol.assemble.verdicts import final_states, reviewed, scan_verdicts
@@ -47,7 +47,6 @@ SETTINGS = "assemble.json"
 """File in a results folder with the `Settings` that its cohort tables were made with."""
 
 STATES = ("done", "skipped", "quarantined", "failed")
-QC = ("pass", "flag", "exclude")
 
 
 @dataclass(frozen=True)

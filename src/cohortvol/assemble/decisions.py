@@ -20,7 +20,7 @@ NEEDED = ("scan_id", "decision", "reviewer", "date")
 WHOLE_SCAN = "*"
 ACCEPT, EXCLUDE = "accept", "exclude"
 MEASURED = ("ok", "cut")
-_WORST_FIRST = ("exclude", "flag", "pass")
+QC = ("pass", "flag", "exclude")
 
 
 def read_decisions(path: Path) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def decide(path: Path, decisions: pd.DataFrame, volumes: pd.DataFrame, done: pd.
     TableError
         Listing every decision on a scan or structure that the cohort does not have.
     """
-    is_sum = _is_sum(volumes)
+    is_sum = are_sums(volumes)
     _refuse_unknown(path, decisions, volumes, is_sum, done)
     whole = decisions["structure"] == WHOLE_SCAN
     of_scans = decisions[whole].set_index("scan_id")
@@ -171,7 +171,8 @@ def decide(path: Path, decisions: pd.DataFrame, volumes: pd.DataFrame, done: pd.
     )
 
 
-def _is_sum(volumes: pd.DataFrame) -> np.ndarray:
+def are_sums(volumes: pd.DataFrame) -> np.ndarray:
+    """Whether each row is the sum of a left and a right structure."""
     sums: np.ndarray = (
         volumes["structure"].isin(list(anatomy.pairs())) & volumes["label"].isna()
     ).to_numpy(dtype=bool)
@@ -205,7 +206,7 @@ def _refuse_unknown(
 def _with_sums(decided: pd.DataFrame, automatic: pd.Series, is_sum: np.ndarray) -> pd.DataFrame:
     """Sums of pairs as good as the worse of their sides; reviewed where that changes them."""
     decided = decided.copy()
-    rank = {name: n for n, name in enumerate(_WORST_FIRST)}
+    rank = {name: n for n, name in enumerate(QC)}
     for name, sides in anatomy.pairs().items():
         of_pair = is_sum & (decided["structure"] == name) & decided["status"].isin(MEASURED)
         rows = decided.index[of_pair]
@@ -215,8 +216,8 @@ def _with_sums(decided: pd.DataFrame, automatic: pd.Series, is_sum: np.ndarray) 
             decided[decided["structure"] == side].set_index("scan_id")["qc"].map(rank)
             for side in sides
         ]
-        worse = pd.concat(ranks, axis=1).min(axis=1).reindex(decided.loc[rows, "scan_id"])
-        qc = worse.map(dict(enumerate(_WORST_FIRST))).set_axis(rows)
+        worse = pd.concat(ranks, axis=1).max(axis=1).reindex(decided.loc[rows, "scan_id"])
+        qc = worse.map(dict(enumerate(QC))).set_axis(rows)
         changed = qc.map({"exclude": EXCLUDE}).fillna(ACCEPT)
         decided.loc[rows, "qc"] = qc
         decided.loc[rows, "review"] = changed.where(qc != automatic[rows])

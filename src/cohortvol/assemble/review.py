@@ -7,11 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import structures as anatomy
-from cohortvol.assemble.decisions import COLUMNS, MEASURED, WHOLE_SCAN
+from cohortvol.assemble.decisions import COLUMNS, MEASURED, QC, WHOLE_SCAN, are_sums
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK
 
-QC = ("pass", "flag", "exclude")
 CONTEXT = ("why", "qc_auto", "qc_flags", "volume_ml")
 """Columns of a list to fill in that are there to read only."""
 
@@ -81,10 +79,9 @@ def to_look_at(scans: pd.DataFrame, volumes: pd.DataFrame, sample: int, seed: in
         The same seed draws the same scans, whatever scans are added.
     """
     undecided = scans[(scans["state"] == "done") & scans["review"].isna()]
-    is_sum = volumes["structure"].isin(list(anatomy.pairs())) & volumes["label"].isna()
     single = volumes[
         volumes["status"].isin(MEASURED)
-        & ~is_sum
+        & ~are_sums(volumes)
         & volumes["review"].isna()
         & volumes["scan_id"].isin(undecided["scan_id"])
     ]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,19 +13,15 @@ from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
 from cohortvol.cli.evaluate import evaluate
+from cohortvol.cli.options import AsJson, ModelId, Results
+from cohortvol.cli.output import show, width
 from cohortvol.cli.plan import plan
 from cohortvol.cli.review import review
-from cohortvol.cli.stages import Results
 from cohortvol.cli.verify import verify
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 LOOK = "What happened"
 MAKE = "Cohorts and models"
-
-ModelId = Annotated[
-    str | None, typer.Option(help="Model id, where the folder holds results of several.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -94,9 +88,9 @@ def status(
         found = summary(results, model)
     in_place = keep_watching and sys.stdout.isatty()
     if form == "text" and (in_place or not keep_watching):
-        _print(found, render_summary(found, width=_width()))
+        show(found, render_summary(found, width=width()))
     elif not keep_watching:
-        _print(found, None if as_json else digest(found))
+        show(found, None if as_json else digest(found))
     raise typer.Exit(found["exit_code"])
 
 
@@ -115,7 +109,7 @@ def explain(
     from cohortvol.status import render_explanation
 
     found = follow(results, scan_id, model)
-    _print(found, None if as_json else render_explanation(found, width=_width()))
+    show(found, None if as_json else render_explanation(found, width=width()))
 
 
 def resources(
@@ -135,7 +129,7 @@ def resources(
     from cohortvol.status import render_report, report
 
     found = report(results, model)
-    _print(found, None if as_json else render_report(found, width=_width()))
+    show(found, None if as_json else render_report(found, width=width()))
 
 
 def agreement(
@@ -170,7 +164,7 @@ def agreement(
 
     found = run(results, model, other_model, other_results, shard or ())
     title = f"{model} and {other_model}, {found['scan_id'].nunique()} scans"
-    Console(width=_width()).print(as_table(summary(found), title))
+    Console(width=width()).print(as_table(summary(found), title))
 
 
 def bids_derivatives(
@@ -202,16 +196,6 @@ def bids_derivatives(
 
     if run(results, out, copy=copy, source=source):
         raise typer.Exit(FINISHED_WITH_PROBLEMS)
-
-
-def _print(value: dict[str, Any], text: str | None) -> None:
-    """Print the text, or the value as JSON where there is none."""
-    typer.echo(json.dumps(value, indent=1) if text is None else text.rstrip("\n"))
-
-
-def _width() -> int:
-    """Columns of the terminal; 100 where there is none."""
-    return shutil.get_terminal_size((100, 24)).columns
 
 
 def manifest_from_folder(
@@ -375,7 +359,7 @@ def compare(
 
     from cohortvol.simulate import compare as truth
 
-    console = Console(width=_width())
+    console = Console(width=width())
     if source is not None:
         accuracy = truth.volumes_against_truth(source, results)
         console.print(truth.as_table(accuracy, "Measured against drawn volumes"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cohortvol.cli.options import ModelsDir
 from cohortvol.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def bundle(
         list[str] | None,
         typer.Option(help="Model to bring, id or folder; repeat for several, embedded-v1 if none."),
     ] = None,
-    models_dir: Annotated[Path, typer.Option(help="Folder of models.")] = Path("models"),
+    models_dir: ModelsDir = Path("models"),
     repository: Annotated[
         Path, typer.Option(help="Checkout of cohortvol whose workflow is brought.")
     ] = Path(),

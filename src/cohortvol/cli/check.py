@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,9 +12,9 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from cohortvol.cli.options import AsJson
+from cohortvol.cli.output import line_a_minute, show, width
 from cohortvol.errors import ModelError
-
-SECONDS_BETWEEN_LINES = 60
 
 
 def check(
@@ -37,7 +34,7 @@ def check(
     out: Annotated[
         Path | None, typer.Option(help="CSV to write: every row with its state and reason.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Read every row and every image as a run will, and say what can be used and what cannot.
 
@@ -65,12 +62,8 @@ def check(
     if found["usable"]:
         usable = rows[rows["state"] == "ready"]
         need, why = _needs(usable, chosen, model, seconds_per_scan, converted_bytes)
-    if as_json:
-        estimate = {"estimate": None if need is None else asdict(need)}
-        typer.echo(json.dumps(found | estimate, indent=1))
-    else:
-        width = shutil.get_terminal_size((100, 24)).columns
-        typer.echo(intake.render(found, need, why, width=width).rstrip("\n"))
+    estimate = {"estimate": None if need is None else asdict(need)}
+    show(found | estimate, None if as_json else intake.render(found, need, why, width=width()))
     raise typer.Exit(found["exit_code"])
 
 
@@ -146,14 +139,12 @@ def _progress(total: int) -> Iterator[_Read]:
             task = bar.add_task("", total=total)
             yield lambda n: bar.advance(task, n)
         return
-    done, said = 0, time.monotonic()
+    done, told = 0, line_a_minute("scans read")
 
     def read(n: int) -> None:
-        nonlocal done, said
+        nonlocal done
         done += n
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            typer.echo(f"{done:,} of {total:,} scans read", err=True)
+        told(done, total)
 
     yield read
 

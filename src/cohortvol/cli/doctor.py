@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cohortvol.cli.options import AsJson, Device, ModelsDir
+from cohortvol.cli.output import show, width
 from cohortvol.errors import CohortvolError
 
 
@@ -22,12 +22,12 @@ def doctor(
         typer.Option(help="Results folder, there or not: its file system is tried out."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model id, or its folder.")] = "embedded-v1",
-    models_dir: Annotated[Path, typer.Option(help="Folder of models.")] = Path("models"),
+    models_dir: ModelsDir = Path("models"),
     profile: Annotated[
         Path, typer.Option(help="Snakemake profile that the cluster is compared with.")
     ] = Path("profiles/slurm"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     r"""Check this machine before a cohort runs on it, and say what to do about what is wrong.
 
@@ -44,10 +44,10 @@ def doctor(
     """
     from cohortvol.doctor import Finding, examine, exit_code, render, tell
 
-    width = shutil.get_terminal_size((100, 24)).columns
+    columns = width()
 
     def told(name: str, finding: Finding) -> None:
-        typer.echo(render(name, finding, width))
+        typer.echo(render(name, finding, columns))
 
     node = platform.node()
     if not as_json:
@@ -55,10 +55,8 @@ def doctor(
     checks = _checks(results, model, models_dir, profile, device)
     found = examine(checks, None if as_json else told)
     summary = tell(node, found)
-    if as_json:
-        typer.echo(json.dumps(summary, indent=1))
-    else:
-        typer.echo(", ".join(f"{n} {verdict}" for verdict, n in summary["counts"].items()))
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in summary["counts"].items())
+    show(summary, None if as_json else counts)
     raise typer.Exit(exit_code(found.values()))
 
 

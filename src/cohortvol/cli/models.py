@@ -18,9 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cohortvol.cli.options import Device, InferenceProfile, ModelsDir, Threads
 from cohortvol.errors import ConfigError, TemporaryError
-
-ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="List, fetch, import and check models."
@@ -148,9 +147,7 @@ def calibrate_model(
             "dseg.tsv (index, name) in it names the labels, the model's own indices if not there."
         ),
     ],
-    profile: Annotated[
-        str | None, typer.Option(help="Inference profile; the model's own if not given.")
-    ] = None,
+    profile: InferenceProfile = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -158,8 +155,8 @@ def calibrate_model(
         ),
     ] = False,
     note: Annotated[str, typer.Option(help="For the card: which scans, labelled by whom.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
     r"""Measure on labelled scans how far volumes are off, so that intervals hold what they say.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cohortvol.cli.options import AsJson
+from cohortvol.cli.output import show
 
 
 def plan(
@@ -20,7 +22,7 @@ def plan(
         Path | None, typer.Option(help="Results folder, if not as in the settings.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, if not as in the settings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Say in numbers which scans the next run keeps, reads, and segments again, and why.
 
@@ -33,7 +35,7 @@ def plan(
     """
     from cohortvol import config
     from cohortvol import plan as plans
-    from cohortvol.manifest import Choice, check, file_facts
+    from cohortvol.manifest import check, file_facts, from_config
     from cohortvol.models import find_model, load_card, restrict, segmentation_key
 
     chosen = config.load(settings)
@@ -41,17 +43,7 @@ def plan(
     folder = results or Path(chosen["results"])
     card = load_card(find_model(model or chosen["model"], Path(chosen["models_dir"])))
     card = restrict(card, chosen["roi"])
-    rows = check(
-        scans,
-        folder,
-        bad_rows="quarantine",
-        sex_codes=chosen["sex_codes"],
-        age_range_years=chosen["age_range_years"],
-        choice=Choice(**chosen["bids"]),
-        hash_ids=chosen["hash_ids"],
-        salt_file=chosen["salt_file"] and Path(chosen["salt_file"]),
-        withdrawals=chosen["withdrawals"] and Path(chosen["withdrawals"]),
-    )
+    rows = check(scans, folder, **from_config({**chosen, "bad_rows": "quarantine"}))
     usable = rows[rows["state"].isna()]
     facts = {
         scan_id: file_facts(image)
@@ -59,7 +51,4 @@ def plan(
     }
     key = segmentation_key(card, chosen["segment"]["profile"])
     found = plans.plan(rows, facts, folder, card.id, key)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        typer.echo(plans.render(found, str(scans), card.id).rstrip("\n"))
+    show(found, None if as_json else plans.render(found, str(scans), card.id))

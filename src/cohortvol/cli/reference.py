@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cohortvol.cli.stages import Scans, Volumes
+from cohortvol.cli.options import Scans, Volumes
+
+OneModel = Annotated[str | None, typer.Option(help="Model to use, where the table holds several.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,9 +23,7 @@ def fit_reference(
     volumes: Volumes,
     scans: Scans,
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    segmentation_model: Annotated[
-        str | None, typer.Option(help="Model to use, where the table holds several.")
-    ] = None,
+    segmentation_model: OneModel = None,
     min_n: Annotated[
         int, typer.Option(min=50, help="Subjects per sex below which there are no centiles.")
     ] = 300,
@@ -49,9 +49,7 @@ def score_reference(
     volumes: Volumes,
     scans: Scans,
     out: Annotated[Path, typer.Option(help="Table to write, CSV or .parquet.")],
-    segmentation_model: Annotated[
-        str | None, typer.Option(help="Model to use, where the table holds several.")
-    ] = None,
+    segmentation_model: OneModel = None,
     any_model: Annotated[
         bool,
         typer.Option(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cohortvol.cli.options import AsJson, ModelId, Results
+from cohortvol.cli.output import show
 from cohortvol.errors import ConfigError
 
 
 def review(
-    results: Annotated[Path, typer.Option(help="Results folder of the cohort.")],
+    results: Results,
     decisions: Annotated[
         Path | None, typer.Argument(help="Decision table, CSV, TSV or Parquet.")
     ] = None,
@@ -24,10 +25,8 @@ def review(
         int, typer.Option(min=0, help="With --todo: passed scans drawn at random.")
     ] = 50,
     seed: Annotated[int, typer.Option(help="The same seed draws the same sample.")] = 1,
-    model: Annotated[
-        str | None, typer.Option(help="Model id, where the folder holds results of several.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    model: ModelId = None,
+    as_json: AsJson = False,
 ) -> None:
     r"""Check a table of human decisions, and say what it would change; nothing is written.
 
@@ -71,7 +70,7 @@ def review(
         typer.echo(f"{out}: {len(rows):,} rows of {rows['scan_id'].nunique():,} scans to look at")
         return
     told = changes(found.scans, volumes, found.idle)
-    typer.echo(json.dumps(told, indent=1) if as_json else _text(told))
+    show(told, None if as_json else _text(told))
     raise typer.Exit(told["exit_code"])
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cohortvol.cli.options import Device, InferenceProfile, Results, Scans, Threads, Volumes
 from cohortvol.errors import ConfigError
 
 PANEL = "The flow, in order"
 
-Results = Annotated[Path, typer.Option(help="Results folder of the cohort.")]
 Out = Annotated[Path, typer.Option(help="Table to write.")]
 OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
 ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v1.")]
@@ -31,8 +31,6 @@ KeptTable = Annotated[
 Measuring = Annotated[
     str, typer.Option(help="Stands for the settings of measure: other rows of --kept do not count.")
 ]
-Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
-Scans = Annotated[Path, typer.Option(help="Table of scans, Parquet or CSV.")]
 
 
 class BadRows(StrEnum):
@@ -233,11 +231,9 @@ def segment(
     model: ModelFolder,
     folder: Annotated[Path, typer.Option(help="Folder for label maps and receipts.")],
     out: Out,
-    profile: Annotated[
-        str | None, typer.Option(help="Inference profile; the model's own if not given.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    profile: InferenceProfile = None,
+    threads: Threads = 0,
+    device: Device = "auto",
     roi: Roi = None,
     attempts_left: Annotated[
         int,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cohortvol.cli.stages import Results
+from cohortvol.cli.options import AsJson, Results
+from cohortvol.cli.output import line_a_minute, show
 from cohortvol.errors import ConfigError
-
-SECONDS_BETWEEN_LINES = 60
 
 
 def verify(
@@ -37,7 +33,7 @@ def verify(
         Path | None,
         typer.Option(help="Salt of hashed ids, if it is not <results>/private/salt."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Find every file of a results folder that is damaged, missing or out of date.
 
@@ -65,26 +61,13 @@ def verify(
         from cohortvol.verify.search import search
 
         hits = search(results, withdrawn, salt_file)
-        typer.echo(json.dumps(hits, indent=1) if as_json else render_search(hits))
+        show(hits, None if as_json else render_search(hits))
         raise typer.Exit(hits["exit_code"])
-    found = folder.verify(results, deep=deep, salt_file=salt_file, told=_line_a_minute())
+    found = folder.verify(
+        results, deep=deep, salt_file=salt_file, told=line_a_minute("shards looked at")
+    )
     gone = folder.repair(results, found["problems"]) if repair else None
-    if as_json:
-        listed = {**found, "problems": [asdict(one) for one in found["problems"]]}
-        typer.echo(json.dumps(listed | ({} if gone is None else {"deleted": gone}), indent=1))
-    else:
-        typer.echo(render(found, gone))
+    listed = {**found, "problems": [asdict(one) for one in found["problems"]]}
+    listed |= {} if gone is None else {"deleted": gone}
+    show(listed, None if as_json else render(found, gone))
     raise typer.Exit(found["exit_code"])
-
-
-def _line_a_minute() -> Callable[[int, int], None]:
-    """Says how many shards have been looked at, where that takes long."""
-    said = time.monotonic()
-
-    def told(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            typer.echo(f"{done:,} of {total:,} shards looked at", err=True)
-
-    return told

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
 from cohortvol.files import is_world_readable
-from cohortvol.storage import place_for_trials
+from cohortvol.storage import nearest, place_for_trials
 
 APART_S = 2.0
 """Difference of clocks, s, below the resolution of some file systems."""
@@ -39,7 +39,7 @@ def space(folder: Path | None, wanted: Wanted | None, why_unknown: str = "") -> 
     """Whether what the cohort still needs fits on the disk. A quota is not seen."""
     if folder is None:
         return skipped(*NO_FOLDER)
-    disk = os.statvfs(_nearest(folder))
+    disk = os.statvfs(nearest(folder))
     free = disk.f_bavail * disk.f_frsize
     says = f"{_size(free)} free"
     if wanted is None:
@@ -58,7 +58,7 @@ def inodes(folder: Path | None, wanted: Wanted | None) -> Finding:
     """Whether as many files fit; some file systems count none."""
     if folder is None:
         return skipped(*NO_FOLDER)
-    disk = os.statvfs(_nearest(folder))
+    disk = os.statvfs(nearest(folder))
     if disk.f_files == 0:
         return passed("this file system does not count files")
     says = f"{disk.f_favail:,} more files fit"
@@ -140,10 +140,6 @@ def _writable(folder: Path) -> bool:
             return folder.is_dir()
     except OSError:
         return False
-
-
-def _nearest(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _size(n_bytes: float) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cohortvol.doctor.findings import Check, Finding, failed, passed, skipped, warned
-from cohortvol.storage import GUARANTEES, place_for_trials
-
-ELSEWHERE = "Put the results on another file system: a local disk, NFS, Lustre or GPFS."
+from cohortvol.storage import ELSEWHERE, GUARANTEES, place_for_trials
 
 _WITHOUT = {
     "flock": "Two runs in this folder would not notice each other: start one at a time.",

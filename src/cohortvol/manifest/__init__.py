@@ -38,6 +38,7 @@ __all__ = [
     "assign_shards",
     "check",
     "file_facts",
+    "from_config",
     "from_folder",
     "read_bids",
     "read_manifest",
@@ -195,6 +196,13 @@ def check(
         choice=choice,
         withdrawn=who_withdrew(withdrawals, manifest),
     )
+
+
+def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `check` and `run` take by name, of a checked config."""
+    names = ("bad_rows", "sex_codes", "age_range_years", "hash_ids")
+    files = {name: config[name] and Path(config[name]) for name in ("salt_file", "withdrawals")}
+    return {name: config[name] for name in names} | files | {"choice": Choice(**config["bids"])}
 
 
 def _read(manifest: Path, keys: Keys | None, **settings: Any) -> pd.DataFrame:

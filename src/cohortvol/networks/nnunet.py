@@ -6,17 +6,11 @@ import _codecs
 import os
 import pickle
 import re
-import secrets
 import shutil
-import stat
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,7 +21,7 @@ from safetensors.torch import save
 from cohortvol import catalogue
 from cohortvol.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.errors import ModelError
-from cohortvol.files import commit, commit_json, make_folder, sha256_of
+from cohortvol.files import commit, commit_json, make_folder
 from cohortvol.models import (
     CARD,
     FAST,
@@ -50,6 +44,8 @@ from cohortvol.networks.build import (
     read_json,
     read_weights,
 )
+from cohortvol.networks.unpacking import check_sha256, trained_folder
+from cohortvol.storage import temporary_beside
 
 # What nnU-Net stores beside tensors: numpy scalars in its log, under names of numpy 1 and 2.
 SAFE_GLOBALS: list[Any] = [
@@ -60,9 +56,7 @@ SAFE_GLOBALS: list[Any] = [
     np.dtypes.Float32DType,
     _codecs.encode,
 ]
-MAX_UNZIPPED_BYTES = 16 * 2**30
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_WANTED = re.compile(r"(^|/)(plans\.json|dataset\.json|fold_(all|\d+)/[A-Za-z0-9_]+\.pth)$")
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ def import_nnunet(
     if out.exists():
         raise ModelError(f"{out} exists already; choose another name or delete it")
     make_folder(out.parent)
-    temporary = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = temporary_beside(out)
     try:
         parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
@@ -229,12 +223,12 @@ def _layered(model: KnownModel) -> list[tuple[int, KnownWeights]]:
 
 def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
     place = Path(source.place)
-    with _trained_folder(place, source.sha256) as trained:
+    with trained_folder(place, source.sha256) as trained:
         folds = _choose_folds(trained, source.folds, checkpoint)
         if source.sha256 is not None and place.is_dir():
             if len(folds) != 1:
                 raise ModelError(f"--sha256 of a folder pins one checkpoint; {len(folds)} folds")
-            _check_sha256(trained / f"fold_{folds[0]}" / checkpoint, source.sha256)
+            check_sha256(trained / f"fold_{folds[0]}" / checkpoint, source.sha256)
         return _write_part(source, trained, folder, folds, checkpoint)
 
 
@@ -363,73 +357,3 @@ def _choose_folds(trained: Path, folds: Sequence[str], checkpoint: str) -> list[
             f"; folds there: {', '.join(found) or 'none'}"
         )
     return chosen
-
-
-@contextmanager
-def _trained_folder(source: Path, sha256: str | None) -> Iterator[Path]:
-    """The one folder with plans.json and dataset.json in a folder or a zip."""
-    if source.is_dir():
-        yield _find_trained(source)
-    elif source.is_file() and zipfile.is_zipfile(source):
-        if sha256 is not None:
-            _check_sha256(source, sha256)
-        with tempfile.TemporaryDirectory(prefix="cohortvol-import-") as temporary:
-            _unzip(source, Path(temporary))
-            yield _find_trained(Path(temporary))
-    else:
-        raise ModelError(f"{source}: neither a folder nor a zip of a trained nnU-Net v2")
-
-
-def _find_trained(folder: Path) -> Path:
-    places = sorted(
-        path.parent
-        for path in folder.glob("**/plans.json")
-        if (path.parent / "dataset.json").is_file() and any(path.parent.glob("fold_*"))
-    )
-    if len(places) != 1:
-        found = "\n".join(f"  {place}" for place in places)
-        raise ModelError(
-            f"{folder}: {len(places)} trained nnU-Nets (plans.json, dataset.json, fold_*) in it, "
-            f"need exactly one\n{found}".rstrip()
-        )
-    return places[0]
-
-
-def _unzip(source: Path, folder: Path) -> None:
-    """Take plans, dataset and checkpoints out of a zip; nothing else, and no links."""
-    try:
-        _take_out(source, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ModelError(
-            f"{source}: damaged zip (MOD_CORRUPT): {error}\n  Download or copy it again."
-        ) from error
-
-
-def _take_out(source: Path, folder: Path) -> None:
-    with zipfile.ZipFile(source) as archive:
-        members = [member for member in archive.infolist() if _WANTED.search(member.filename)]
-        if sum(member.file_size for member in members) > MAX_UNZIPPED_BYTES:
-            raise ModelError(f"{source}: more than {MAX_UNZIPPED_BYTES} bytes when unzipped")
-        for member in members:
-            place = PurePosixPath(member.filename)
-            link = stat.S_ISLNK(member.external_attr >> 16)
-            if link or place.is_absolute() or ".." in place.parts or "\\" in member.filename:
-                raise ModelError(f"{source}: unsafe member {member.filename!r}")
-            target = folder / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as packed, open(target, "xb") as unpacked:
-                _copy_at_most(packed, unpacked, member.file_size, source)
-
-
-def _copy_at_most(packed: Any, unpacked: Any, size: int, source: Path) -> None:
-    while chunk := packed.read(2**20):
-        size -= len(chunk)
-        if size < 0:
-            raise ModelError(f"{source}: a member is larger than the zip says")
-        unpacked.write(chunk)
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    found = sha256_of(path)
-    if found != expected.lower():
-        raise ModelError(f"{path}: sha256 {found} (MOD_CHECKSUM)\n  expected {expected.lower()}")

@@ -7,10 +7,9 @@ while the network is busy. `Segmenter.segment` does all three.
 from __future__ import annotations
 
 import io
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
+from cohortvol.errors import ModelError, ScanError, TemporaryError
 from cohortvol.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
 from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
-from cohortvol.networks.devices import why_no_gpu
 from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.segment.body import Box, body_box
 from cohortvol.segment.fast import FastPart
 from cohortvol.segment.heap import keep_large_blocks, return_free_pages
+from cohortvol.segment.machine import CPU, Memory, device_of, machine_errors
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
 from cohortvol.segment.tiles import blend, label_of_greatest
 from cohortvol.segment.zoom import nearest, zoom, zoom_fast
 
-LOG = logging.getLogger(__name__)
-
-CPU = torch.device("cpu")
-TILES_PER_BATCH = 4
 CANARY_TOLERANCE = 0.05
 SCANS_BETWEEN_TRIMS = 10
 
@@ -84,35 +79,6 @@ class Predicted:
     outputs: list[Output]
     seconds_network: float
     softmax: Ratios | None = None
-
-
-@dataclass
-class Memory:
-    """How much of a GPU's memory is used at a time; less after every time it did not suffice.
-
-    The labels do not depend on it, but for the last bits of a GPU's arithmetic.
-    """
-
-    device: torch.device
-    tiles_per_batch: int
-    blend_on: torch.device
-
-    @classmethod
-    def of(cls, device: torch.device) -> Memory:
-        """Several patches at a time on a GPU, one on a CPU, where more gain nothing."""
-        return cls(device, TILES_PER_BATCH if device.type == "cuda" else 1, device)
-
-    def step_down(self) -> bool:
-        """Use less from now on; False where less cannot be used."""
-        if self.tiles_per_batch > 1:
-            self.tiles_per_batch //= 2
-            LOG.warning("out of GPU memory: %d patches at a time now", self.tiles_per_batch)
-        elif self.blend_on != CPU:
-            self.blend_on = CPU
-            LOG.warning("out of GPU memory: patches are added up on the host now")
-        else:
-            return False
-        return True
 
 
 class Segmenter:
@@ -172,17 +138,17 @@ class Segmenter:
         recipe = choose_profile(card, profile)
         if threads > 0:
             torch.set_num_threads(threads)
-        chosen = _device(device)
+        chosen = device_of(device)
         if chosen == CPU:
             keep_large_blocks()
         if chosen.type == "cuda":
             # The same kernels every time, so that a resumed run gives the same labels.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
-        with _quiet():
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints
             parts = [load_part(card, part) for part in card.parts]
             segmenter = cls(card, recipe, parts, chosen)
-        with _machine_errors(), torch.inference_mode():
+        with machine_errors(), torch.inference_mode():
             for loaded in parts:
                 _check_canary(loaded, chosen)
         return segmenter
@@ -238,7 +204,7 @@ class Segmenter:
 
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
         """Everything before the network, on the CPU. See `segment`."""
-        with _machine_errors():
+        with machine_errors():
             moved, moved_affine = to_axes(data, affine, self.card.orientation)
             edges_mm = spacing_mm(moved_affine)
             body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
@@ -278,7 +244,7 @@ class Segmenter:
     def predict(self, prepared: Prepared) -> Predicted:
         """The networks' part of `segment`; one call at a time."""
         start = time.perf_counter()
-        with _machine_errors(), torch.inference_mode():
+        with machine_errors(), torch.inference_mode():
             predicted = [
                 self._predict(part, source)
                 for part, source in zip(self._parts, prepared.inputs, strict=True)
@@ -311,7 +277,7 @@ class Segmenter:
         """Everything after the network, on the CPU: the label map of `segment`."""
         prepared = predicted.prepared
         layers = {layer: np.zeros(prepared.grid, self._dtype) for layer in self.card.layers}
-        with _machine_errors():
+        with machine_errors():
             for part, source, output in zip(
                 self._parts, prepared.inputs, predicted.outputs, strict=True
             ):
@@ -421,58 +387,3 @@ def _check_canary(loaded: LoadedPart, device: torch.device) -> None:
                 "  The GPU, its driver or the memory is broken, or the weights were changed.\n"
                 "  Check `cohortvol models verify`; if it is the machine, run on another one."
             )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if why := why_no_gpu():
-            raise ConfigError(
-                f"this job was given a GPU that cannot be used (ENV_CUDA): {why}\n"
-                "  `cohortvol doctor` in such a job says more. Run it on another node, or set\n"
-                "  segment.device to cpu and ask for no GPU."
-            )
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:1") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:1")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs (ENV_CUDA)\n"
-            "  Check the driver with nvidia-smi, ask the cluster for a GPU, or use --device cpu."
-        )
-    return device
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nnU-Net's prints off the standard output."""
-    with redirect_stdout(io.StringIO()):
-        yield
-
-
-@contextmanager
-def _machine_errors() -> Iterator[None]:
-    """Tell a scan too large for the machine from a machine that has to be left."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise ScanError("RUN_GPU_OOM", "") from error
-    except MemoryError as error:
-        raise ScanError("RUN_HOST_OOM", "") from error
-    except RuntimeError as error:
-        text = str(error)
-        if "can't allocate memory" in text or "not enough memory" in text:
-            raise ScanError("RUN_HOST_OOM", "") from error
-        if any(word in text for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")):
-            raise TemporaryError(
-                f"the GPU reported an error and this process can no longer use it ({error})\n"
-                "  Finished scans are kept. Run the same command again, on another node if it "
-                "comes back."
-            ) from error
-        raise

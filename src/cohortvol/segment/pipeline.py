@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
-from cohortvol.files import commit
+from cohortvol.files import commit_bytes
 from cohortvol.nifti import nifti_gz
 from cohortvol.segment.images import read_image
 from cohortvol.segment.progress import ShardProgress
@@ -184,9 +184,7 @@ class Pipeline:
             return
         content = nifti_gz(labels, predicted.prepared.affine)
         with self._storage_errors(claim):
-            sha256 = commit(
-                self._shard.label_map(claim.work.scan_id), lambda stream: stream.write(content)
-            )
+            sha256 = commit_bytes(self._shard.label_map(claim.work.scan_id), content)
         self._end(
             claim,
             Outcome(

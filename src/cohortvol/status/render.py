@@ -168,12 +168,9 @@ def render_explanation(explanation: dict[str, Any], width: int = 100) -> str:
 
 
 def _volumes(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     known = any(row["interval"] is not None for row in rows)
-    for name in ("structure", "volume_ml", *(("low_to_high_ml", "interval") if known else ())):
-        table.add_column(name, justify="right" if name.endswith("_ml") else "left")
-    for name in ("status", "qc", "qc_flags"):
-        table.add_column(name)
+    of_interval = ("low_to_high_ml>", "interval") if known else ()
+    table = columns("structure", "volume_ml>", *of_interval, "status", "qc", "qc_flags")
     for row in rows:
         cells = [row["structure"], "-" if row["volume_ml"] is None else f"{row['volume_ml']:.1f}"]
         if known:

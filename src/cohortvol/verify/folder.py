@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError
-from cohortvol.files import claim
+from cohortvol.files import DIGESTS, claim
 from cohortvol.keys import IDS, PRIVATE, SALT, key_of, map_bytes, read_map
 from cohortvol.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
-from cohortvol.verify.places import DIGESTS, INDEX, Problem
+from cohortvol.verify.places import INDEX, Problem
 from cohortvol.verify.reading import Folder
 from cohortvol.verify.shards import check_ingest, check_model
 
@@ -79,7 +79,7 @@ def verify(
         for path in (folder.results / "measure" / model).glob("*.parquet")
         if models[model]["measure"]
     ]
-    _not_older(folder, DIGESTS, measured)
+    folder.not_older(DIGESTS, measured)
     _pages(folder, tables)
     _private(folder, salt_file)
     problems = _first_of_each(folder.problems)
@@ -215,20 +215,8 @@ def _pages(folder: Folder, tables: dict[str, str]) -> None:
             folder.report(
                 "analyse/analyse.json", "out of date", f"was made of another {of['file']}"
             )
-    _not_older(folder, f"report/{DIGESTS}", [f"analyse/{DIGESTS}"])
-    _not_older(folder, f"analyse/{DIGESTS}", [DIGESTS])
-
-
-def _not_older(folder: Folder, path: str, sources: Iterable[str]) -> None:
-    """Report a file that is older than what it was made of, as Snakemake sees it."""
-    times = {
-        name: (folder.results / name).stat().st_mtime_ns
-        for name in (*sources, path)
-        if (folder.results / name).exists()
-    }
-    newest = max(times, key=lambda name: times[name], default=path)
-    if times.get(path, 0) and times[path] < times[newest]:
-        folder.report(path, "out of date", f"is older than {newest}")
+    folder.not_older(f"report/{DIGESTS}", [f"analyse/{DIGESTS}"])
+    folder.not_older(f"analyse/{DIGESTS}", [DIGESTS])
 
 
 def _private(folder: Folder, salt_file: Path | None) -> None:

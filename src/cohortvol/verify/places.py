@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from cohortvol.files import DIGESTS
+
 INDEX = "manifest/index.tsv"
-DIGESTS = "files.sha256"
 
 _RECEIPT = re.compile(r"(?P<scan>[^.]+)(_dseg\.nii\.gz|\.json)")
 
@@ -100,8 +101,10 @@ def effect_of(path: str) -> str:
             return "this scan is segmented again"
         case ("measure", _, "kept", *_):
             return "scans of the shard whose label map was not kept are segmented again"
-        case ("measure" | "agreement", *_):
-            return f"the shard is {'measured' if path[0] == 'm' else 'compared'} again"
+        case ("measure", *_):
+            return "the shard is measured again"
+        case ("agreement", *_):
+            return "the shard is compared again"
         case ("analyse" | "report" as stage, *_):
             return f"{stage} runs again"
         case ("contact_sheet.csv",):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from cohortvol.errors import TableError
-from cohortvol.files import digest_of, sha256_of
+from cohortvol.files import DIGESTS, digest_of, json_text, sha256_of
 from cohortvol.tables import Column, read_as_written
-from cohortvol.verify.places import DIGESTS, Problem, problem
+from cohortvol.verify.places import Problem, problem
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -72,7 +73,7 @@ class Folder:
         try:
             text = (self.results / path).read_bytes().decode()
             value = json.loads(text)
-            as_written = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+            as_written = json_text(value)
         except ValueError:
             self.report(path, "damaged", "is no JSON")
             return None
@@ -90,6 +91,17 @@ class Folder:
             self.report(path, "damaged", f"has {size} bytes, not {n_bytes}")
         elif self.deep and sha256_of(self.results / path) != sha256:
             self.report(path, "damaged", "its bytes are not those that were written")
+
+    def not_older(self, path: str, sources: Iterable[str]) -> None:
+        """A file that must not be older than what it was made of, as Snakemake sees it."""
+        times = {
+            name: (self.results / name).stat().st_mtime_ns
+            for name in (*sources, path)
+            if (self.results / name).exists()
+        }
+        newest = max(times, key=lambda name: times[name], default=path)
+        if times.get(path, 0) and times[path] < times[newest]:
+            self.report(path, "out of date", f"is older than {newest}")
 
     def listed(self, folder: str, last: str) -> dict[str, str]:
         """Digest of every file that a stage lists in ``files.sha256``, each compared with it.

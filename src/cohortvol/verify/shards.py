@@ -110,7 +110,7 @@ def check_model(
                 folder.report(
                     path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
                 )
-        _not_older(folder, path, f"ingest/{shard}.parquet")
+        folder.not_older(path, [f"ingest/{shard}.parquet"])
     of_scan = {row["scan_id"]: row for row in rows}
     _check_receipts(folder, f"segment/{model}/{shard}", of_scan, _kept(folder, model, shard))
 
@@ -119,7 +119,7 @@ def check_model(
     measured = folder.table(out, VOLUMES) if wanted("measure", out) else None
     if measured is not None and segmented is not None:
         _same_scans(folder, out, pc.unique(measured["scan_id"]), label_maps, "segment")
-        _not_older(folder, out, path)
+        folder.not_older(out, [path])
     if segmented is not None:
         _check_label_names(folder, f"segment/{model}/{shard}", measured)
 
@@ -222,10 +222,3 @@ def _same_scans(
     what = f"lacks {lacks} and has {more} other scans than {stage}"
     folder.report(path, "out of date", what)
     return False
-
-
-def _not_older(folder: Folder, path: str, source: str) -> None:
-    """Report a table that is older than what it was made of, as Snakemake sees it."""
-    ages = [(folder.results / name).stat().st_mtime_ns for name in (path, source)]
-    if ages[0] < ages[1]:
-        folder.report(path, "out of date", f"is older than {source}")

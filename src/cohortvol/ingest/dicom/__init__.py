@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from cohortvol.errors import ScanError
-from cohortvol.files import commit, make_folder
+from cohortvol.files import commit_bytes, make_folder
 from cohortvol.ingest.dicom.choice import choose
 from cohortvol.ingest.dicom.conversion import check_decoders, convert
 from cohortvol.ingest.dicom.frames import dixon_named, read_frames
@@ -78,8 +78,7 @@ def to_nifti(
         raise ScanError("IMG_TOO_LARGE", f"{n_voxels} voxels, over {rules.max_voxels}")
     make_folder(out.parent)
     grey, more = convert(volume, out.parent)
-    content = nifti_gz(grey, volume.affine)
-    commit(out, lambda stream: stream.write(content))
+    commit_bytes(out, nifti_gz(grey, volume.affine))
     facts = choice.chosen.first.facts
     more += _count_codes(facts, len(volume.frames)) + _date_codes(facts)
     known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}

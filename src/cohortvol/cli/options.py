@@ -1,0 +1,22 @@
+"""Options that several commands have, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Results = Annotated[Path, typer.Option(help="Results folder of the cohort.")]
+Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
+Scans = Annotated[Path, typer.Option(help="Table of scans, Parquet or CSV.")]
+ModelId = Annotated[
+    str | None, typer.Option(help="Model id, where the folder holds results of several.")
+]
+ModelsDir = Annotated[Path, typer.Option(help="Folder of models.")]
+InferenceProfile = Annotated[
+    str | None, typer.Option(help="Inference profile; the model's own if not given.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]

@@ -1,0 +1,102 @@
+"""The machine under the networks: its device, its memory, and which errors are its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from cohortvol.errors import ConfigError, ScanError, TemporaryError
+from cohortvol.networks.devices import why_no_gpu
+
+LOG = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+TILES_PER_BATCH = 4
+
+
+@dataclass
+class Memory:
+    """How much of a GPU's memory is used at a time; less after every time it did not suffice.
+
+    The labels do not depend on it, but for the last bits of a GPU's arithmetic.
+    """
+
+    device: torch.device
+    tiles_per_batch: int
+    blend_on: torch.device
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """Several patches at a time on a GPU, one on a CPU, where more gain nothing."""
+        return cls(device, TILES_PER_BATCH if device.type == "cuda" else 1, device)
+
+    def step_down(self) -> bool:
+        """Use less from now on; False where less cannot be used."""
+        if self.tiles_per_batch > 1:
+            self.tiles_per_batch //= 2
+            LOG.warning("out of GPU memory: %d patches at a time now", self.tiles_per_batch)
+        elif self.blend_on != CPU:
+            self.blend_on = CPU
+            LOG.warning("out of GPU memory: patches are added up on the host now")
+        else:
+            return False
+        return True
+
+
+def device_of(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if why := why_no_gpu():
+            raise ConfigError(
+                f"this job was given a GPU that cannot be used (ENV_CUDA): {why}\n"
+                "  `cohortvol doctor` in such a job says more. Run it on another node, or set\n"
+                "  segment.device to cpu and ask for no GPU."
+            )
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs (ENV_CUDA)\n"
+            "  Check the driver with nvidia-smi, ask the cluster for a GPU, or use --device cpu."
+        )
+    return device
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Tell a scan too large for the machine from a machine that has to be left."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise ScanError("RUN_GPU_OOM", "") from error
+    except MemoryError as error:
+        raise ScanError("RUN_HOST_OOM", "") from error
+    except RuntimeError as error:
+        text = str(error)
+        if "can't allocate memory" in text or "not enough memory" in text:
+            raise ScanError("RUN_HOST_OOM", "") from error
+        if any(word in text for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")):
+            raise TemporaryError(
+                f"the GPU reported an error and this process can no longer use it ({error})\n"
+                "  Finished scans are kept. Run the same command again, on another node if it "
+                "comes back."
+            ) from error
+        raise
