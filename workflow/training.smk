@@ -51,8 +51,6 @@ def checked(given):
     if settings["recipe"] is None:
         return settings, {}
     path = Path(settings["recipe"])
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe")
     variants = variants_of(path) or [None]
     recipes = {
         recipe.id: (variant, recipe)

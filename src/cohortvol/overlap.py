@@ -51,8 +51,7 @@ def overlap_by_structure(
     first_labels, second_labels : mapping of str to int
         Structure to label index.
     """
-    grid = first.shape[:3]
-    layers = [np.moveaxis(labels.reshape(*grid, -1), -1, 0) for labels in (first, second)]
+    layers = [layers_of(labels) for labels in (first, second)]
     n_labels = [1 + max(labels.values(), default=0) for labels in (first_labels, second_labels)]
     both = np.zeros(n_labels, dtype=np.int64)
     sizes = [np.zeros(n, dtype=np.int64) for n in n_labels]
@@ -71,6 +70,11 @@ def overlap_by_structure(
         for structure, label in first_labels.items()
         if structure in second_labels
     }
+
+
+def layers_of(labels: np.ndarray) -> np.ndarray:
+    """The layers of a label map, (layers, I, J, K); of most there is one."""
+    return np.moveaxis(labels.reshape(*labels.shape[:3], -1), -1, 0)
 
 
 def _counts(labels: np.ndarray, n_labels: int) -> np.ndarray:

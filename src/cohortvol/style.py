@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ SEX_COLOUR = {"F": "#D55E00", "M": "#0072B2", "all": "#333333"}
 """Told apart under every common colour vision deficiency (CIE76 difference >= 91)."""
 SEX_DARK = {"F": "#7a3500", "M": "#003f63"}
 SEX_LINE: dict[str, Any] = {"F": "-", "M": (0, (4, 1.6)), "all": "-"}
+SEX_MARKER = {"F": "o", "M": "^", "all": "o"}
 SEX_WORD = {"F": "Women", "M": "Men", "all": "All"}
 INK, QUIET = "#1a1a1a", "#5f6368"
 
@@ -216,6 +217,11 @@ def significant(value: float | None, figures: int = 3) -> str:
 def interval(value: float, low: float, high: float, digits: int = 1) -> str:
     """``−4.1 (−5.0 to −3.2)``."""
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def interval_of(row: Mapping[str, Any], name: str, digits: int = 1) -> str:
+    """`interval` of an estimate whose limits stand beside it, as ``<name>_ci_low`` and so on."""
+    return interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"], digits)
 
 
 def probability(value: float | None, log10: float | None = None) -> str:

@@ -97,7 +97,7 @@ def contour_figure(pictures: Sequence[Picture], models: Sequence[str]) -> Plot:
                 {"case": which.lower(), "scan_id": view.picture.scan_id, "model": model,
                  "dice": dice, "slice": view.slice, "slices": view.n_slices}
             )  # fmt: skip
-    return Plot(figure, pd.DataFrame(rows), [])
+    return Plot(figure, pd.DataFrame(rows))
 
 
 class _View:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from cohortvol.errors import GeometryError, ScanError
 from cohortvol.evaluate.labels import LabelMap
 from cohortvol.evaluate.surface import border_distances, element_distances
 from cohortvol.geometry import check_same_grid, orientation, spacing_mm, to_axes, voxel_volume_ml
-from cohortvol.overlap import overlap_by_structure
+from cohortvol.overlap import layers_of, overlap_by_structure
 from cohortvol.structures import pairs
 
 PAPER, STRICT = "paper", "strict"
@@ -104,16 +103,11 @@ def _volume_errors(n_expert: int, n_model: int, voxel_ml: float) -> dict[str, fl
     }
 
 
-def _layers(label_map: LabelMap) -> Iterator[np.ndarray]:
-    grid = label_map.voxels.shape[:3]
-    yield from np.moveaxis(label_map.voxels.reshape(*grid, -1), -1, 0)
-
-
 def _boxes(label_map: LabelMap) -> dict[str, tuple[int, Box]]:
     """Layer and bounding box of every structure that a label map holds."""
     names = {label: structure for structure, label in label_map.labels.items()}
     found = {}
-    for number, layer in enumerate(_layers(label_map)):
+    for number, layer in enumerate(layers_of(label_map.voxels)):
         for label, box in enumerate(ndimage.find_objects(layer), start=1):
             if box is not None and label in names:
                 found[names[label]] = (number, box)

@@ -121,23 +121,21 @@ def _lead(pairs: pd.DataFrame, models: Sequence[str]) -> str:
 
 
 def _cell(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    row, digits = rows.get(metric), _SHOWN[metric][1]
-    if row is None or pd.isna(row["mean"]):
-        return "–"
-    if pd.isna(row["ci_low"]):
-        return style.number(row["mean"], digits)
-    return style.interval(row["mean"], row["ci_low"], row["ci_high"], digits)
+    return _mean(rows[metric], "mean", _SHOWN[metric][1]) if metric in rows else "–"
+
+
+def _mean(row: Mapping[str, Any], name: str, digits: int) -> str:
+    """A mean with its interval; without, where it has none; a dash where there is no mean."""
+    if pd.isna(row[name]) or pd.isna(row["ci_low"]):
+        return style.number(row[name], digits)
+    return style.interval(row[name], row["ci_low"], row["ci_high"], digits)
 
 
 def _cells(part: pd.DataFrame) -> list[str]:
     by_metric = {row["metric"]: row for row in part.to_dict("records")}
     dice = by_metric["dice"]
-    counts = [style.count(dice["n_pairs"]), _count(dice["n_missed"])]
+    counts = [style.count(dice["n_pairs"]), style.number(dice["n_missed"], 0)]
     return counts + [_cell(by_metric, metric) for metric in _SHOWN]
-
-
-def _count(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{int(value):,}"
 
 
 _HEADER = ["Pairs", "Missed", *[heading for heading, _ in _SHOWN.values()]]
@@ -183,17 +181,14 @@ def _comparisons(comparisons: pd.DataFrame) -> Table:
     rows = []
     for row in comparisons.to_dict("records"):
         heading, digits = _SHOWN[row["metric"]]
-        known = not pd.isna(row["mean_difference"])
-        name = "Mean of structures" if pd.isna(row["structure"]) else row["structure"]
+        name = row["structure"]
         rows.append(
             [
                 f"{row['other_model']} − {row['model']}",
-                name if pd.isna(row["structure"]) else style.display_name(name),
+                "Mean of structures" if pd.isna(name) else style.display_name(name),
                 heading,
-                _count(row["n_subjects"]),
-                style.interval(row["mean_difference"], row["ci_low"], row["ci_high"], digits)
-                if known and not pd.isna(row["ci_low"])
-                else style.number(row["mean_difference"], digits),
+                style.number(row["n_subjects"], 0),
+                _mean(row, "mean_difference", digits),
                 style.probability(row["p_value"]),
                 style.probability(row["p_corrected"]),
             ]

@@ -27,7 +27,6 @@ class Plot:
 
     figure: Figure
     data: pd.DataFrame
-    structures: list[str]
 
 
 def colour_of(models: Sequence[str]) -> dict[str, str]:
@@ -80,7 +79,7 @@ def box_plots(pairs: pd.DataFrame, models: Sequence[str], tolerance_mm: float) -
         data = shown[shown["structure"].isin(here)][
             ["model", "scan_id", "structure", "dice", "nsd"]
         ]
-        yield Plot(figure, data, here)
+        yield Plot(figure, data)
 
 
 def _box(axis: Axes, values: np.ndarray, at: float, colour: str) -> None:
@@ -147,7 +146,7 @@ def bland_altman(pairs: pd.DataFrame, models: Sequence[str]) -> Iterator[Plot]:
             top=1 - 11 / height_mm, bottom=9 / height_mm,
         )  # fmt: skip
         columns = ["model", "scan_id", "structure", "expert_ml", "model_ml", "volume_error_ml"]
-        yield Plot(figure, shown[shown["structure"].isin(here)][columns], here)
+        yield Plot(figure, shown[shown["structure"].isin(here)][columns])
 
 
 def _differences(panel: Axes, expert_ml: np.ndarray, error_ml: np.ndarray, colour: str) -> None:

@@ -30,7 +30,7 @@ from cohortvol.evaluate.datasets import (
     read_model,
 )
 from cohortvol.evaluate.groups import Scans, read_scans
-from cohortvol.evaluate.labels import vocabulary
+from cohortvol.evaluate.labels import LabelMap, vocabulary
 from cohortvol.evaluate.measures import PAPER, measure_pair
 from cohortvol.evaluate.outputs import PAIRS, write
 from cohortvol.evaluate.statistics import compare, summarise
@@ -73,6 +73,30 @@ class Model:
     name: str
     folder: Path
     labels: str | None = None
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """A model's label maps by scan, and how to read them.
+
+    Attributes
+    ----------
+    places : mapping of str to Path
+        Label maps by scan.
+    labels : mapping of str to int, or None
+        Structure to label index; None where the files say it, or it is the expert's.
+    same : bool
+        Whether it is the expert's.
+    """
+
+    places: Mapping[str, Path]
+    labels: Mapping[str, int] | None
+    same: bool
+
+    def read(self, scan_id: str, expert: LabelMap) -> LabelMap:
+        """The label map of a scan that has one; ScanError where it cannot be used."""
+        labels = expert.labels if self.same else self.labels
+        return read_model(self.places[scan_id], labels, expert)
 
 
 def run(
@@ -120,20 +144,10 @@ def run(
     if not models or len(set(names)) < len(names):
         raise ConfigError(f"models need different names; given: {', '.join(names) or 'none'}")
     cases = find_cases(expert, layout, expert_labels)
-    maps = {model.name: find_label_maps(model.folder) for model in models}
-    if len(cases) == 1:  # what stands in the folder itself is of the one case
-        maps = {
-            name: {cases[0].scan_id: found[""]} if list(found) == [""] else found
-            for name, found in maps.items()
-        }
-    known = {
-        model.name: None if model.labels in (None, SAME) else vocabulary(str(model.labels))
-        for model in models
-    }
-    same = {model.name for model in models if model.labels == SAME}
+    maps = {model.name: _maps_of(model, cases) for model in models}
     of_scans = Scans() if scans is None else read_scans(scans, [case.scan_id for case in cases])
     make_folder(out)
-    one = partial(compare_case, maps=maps, vocabularies=known, same=same, settings=settings)
+    one = partial(compare_case, maps=maps, settings=settings)
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("comparing", total=len(cases))
@@ -152,7 +166,7 @@ def run(
     for name, table in (("pairs", pairs), ("summary", summary), ("comparisons", comparisons)):
         write(out, name, table)
     record = _record(expert, cases, models, maps, settings)
-    page.write(out, pairs, summary, comparisons, record, _pictures(cases, maps, known, same, pairs))
+    page.write(out, pairs, summary, comparisons, record, _pictures(cases, maps, pairs))
     commit_json(out / "evaluate.json", record)
     compared = pairs[pairs["dice"].notna()]
     log.info(
@@ -160,10 +174,18 @@ def run(
         compared["scan_id"].nunique(), len(cases), len(models), len(compared),
         int(pairs["reason"].notna().sum()),
     )  # fmt: skip
-    for name, places in maps.items():
-        if unasked := sorted(set(places) - {case.scan_id for case in cases}):
+    for name, of_model in maps.items():
+        if unasked := sorted(set(of_model.places) - {case.scan_id for case in cases}):
             log.warning("%s: %d label maps have no expert's: %s", name, len(unasked), unasked[0])
     return pairs
+
+
+def _maps_of(model: Model, cases: Sequence[Case]) -> _Maps:
+    places = find_label_maps(model.folder)
+    if len(cases) == 1 and list(places) == [""]:  # what stands in the folder itself is of the case
+        places = {cases[0].scan_id: places[""]}
+    labels = None if model.labels in (None, SAME) else vocabulary(str(model.labels))
+    return _Maps(places, labels, model.labels == SAME)
 
 
 def _each(
@@ -177,12 +199,7 @@ def _each(
 
 
 def compare_case(
-    case: Case,
-    *,
-    maps: Mapping[str, Mapping[str, Path]],
-    vocabularies: Mapping[str, Mapping[str, int] | None],
-    same: set[str],
-    settings: Settings,
+    case: Case, *, maps: Mapping[str, _Maps], settings: Settings
 ) -> list[dict[str, Any]]:
     """Rows of PAIRS of one scan, for every model; what cannot be read is a row with a reason.
 
@@ -190,12 +207,8 @@ def compare_case(
     ----------
     case : Case
         The scan.
-    maps : mapping of str to mapping of str to Path
-        Label maps by scan, by model.
-    vocabularies : mapping of str to mapping or None
-        Structure to label by model; None where its files say it, or it is the expert's.
-    same : set of str
-        Models whose vocabulary is the expert's.
+    maps : mapping of str to _Maps
+        Of each model.
     settings : Settings
         How to compare.
     """
@@ -205,16 +218,15 @@ def compare_case(
         expert = read_expert(case)
     except ScanError as error:
         refusal = {"reason": error.reason, "detail": f"expert: {error.detail}"}
-    for name, places in maps.items():
+    for name, found in maps.items():
         known = {"model": name, "scan_id": case.scan_id, "subject_id": case.subject_id}
         if expert is None:
             rows.append(known | refusal)
             continue
         try:
-            if case.scan_id not in places:
+            if case.scan_id not in found.places:
                 raise ScanError("EVAL_NO_LABEL_MAP", f"nothing is called {case.scan_id}")
-            labels = expert.labels if name in same else vocabularies[name]
-            model = read_model(places[case.scan_id], labels, expert)
+            model = found.read(case.scan_id, expert)
             measured = measure_pair(
                 expert, model, tolerance_mm=settings.tolerance_mm, rule=settings.rule
             )
@@ -230,11 +242,7 @@ def compare_case(
 
 
 def _pictures(
-    cases: Sequence[Case],
-    maps: Mapping[str, Mapping[str, Path]],
-    vocabularies: Mapping[str, Mapping[str, int] | None],
-    same: set[str],
-    pairs: pd.DataFrame,
+    cases: Sequence[Case], maps: Mapping[str, _Maps], pairs: pd.DataFrame
 ) -> list[Picture]:
     """The scans of the lowest and the highest Dice with their label maps, read again."""
     by_id = {case.scan_id: case for case in cases}
@@ -242,12 +250,7 @@ def _pictures(
     for scan_id, dice in extremes(pairs):
         case = by_id[scan_id]
         expert = read_expert(case)
-        models = {
-            name: read_model(
-                maps[name][scan_id], expert.labels if name in same else vocabularies[name], expert
-            )
-            for name in dice
-        }
+        models = {name: maps[name].read(scan_id, expert) for name in dice}
         grey, affine = read_image(case) or (None, None)
         pictures.append(Picture(scan_id, grey, affine, expert, models, dice))
     return pictures
@@ -257,7 +260,7 @@ def _record(
     expert: Path,
     cases: Sequence[Case],
     models: Sequence[Model],
-    maps: Mapping[str, Mapping[str, Path]],
+    maps: Mapping[str, _Maps],
     settings: Settings,
 ) -> dict[str, Any]:
     """Settings, versions, and what went in, as ``evaluate.json`` holds it."""
@@ -276,8 +279,8 @@ def _record(
                 "name": model.name,
                 "folder": model.folder.name,
                 "labels": model.labels,
-                "n_label_maps": len(maps[model.name]),
-                "sha256": _digest(maps[model.name]),
+                "n_label_maps": len(maps[model.name].places),
+                "sha256": _digest(maps[model.name].places),
             }
             for model in models
         ],

@@ -8,10 +8,8 @@ import pandas as pd
 
 from cohortvol import style
 from cohortvol.report.forest import NEGATIVE_CONTROLS
-from cohortvol.report.inputs import Analysis
+from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
 
-_SLOPE = "slope_pct_per_decade"
-_LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
 _WIDTH = 100.0
 
 
@@ -52,12 +50,12 @@ def answer(analysis: Analysis, *, level: float) -> Answer | None:
     Answer or None
         None where no such slope was estimated.
     """
-    pooled = analysis.slopes[analysis.slopes["sex"] == "all"].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    pooled = analysis.slopes[analysis.slopes["sex"] == "all"].dropna(subset=[SLOPE, LOW, HIGH])
     if pooled.empty:
         return None
     model = str(max(pooled["model"]))
     first = pooled[pooled["model"] == "M1"].set_index("structure")
-    slopes = pooled[pooled["model"] == model].sort_values(_SLOPE)
+    slopes = pooled[pooled["model"] == model].sort_values(SLOPE)
     control = slopes["structure"].isin(NEGATIVE_CONTROLS)
     slopes = pd.concat([slopes[~control], slopes[control]])
     low, high = _range(slopes)
@@ -66,16 +64,16 @@ def answer(analysis: Analysis, *, level: float) -> Answer | None:
         name = row["structure"]
         other = first.loc[name] if model != "M1" and name in first.index else None
         clear = bool(row["q_value"] < level)
-        kind = "unclear" if not clear else "smaller" if row[_SLOPE] < 0 else "larger"
-        ends = [max(low, min(high, row[column])) for column in (_LOW, _SLOPE, _HIGH)]
+        kind = "unclear" if not clear else "smaller" if row[SLOPE] < 0 else "larger"
+        ends = [max(low, min(high, row[column])) for column in (LOW, SLOPE, HIGH)]
         places = [round(_WIDTH * (end - low) / (high - low), 2) for end in ends]
         rows.append(
             Row(
                 name=style.display_name(name),
                 control=name in NEGATIVE_CONTROLS,
                 kind=kind,
-                unadjusted="" if other is None else _interval(other),
-                slope=_interval(row),
+                unadjusted="" if other is None else style.interval_of(other, SLOPE),
+                slope=style.interval_of(row, SLOPE),
                 sure=_sure(analysis, name, model, row["q_value"], level),
                 low=places[0],
                 at=places[1],
@@ -86,15 +84,11 @@ def answer(analysis: Analysis, *, level: float) -> Answer | None:
     return Answer(model, _sentences(rows), rows, zero, model != "M1")
 
 
-def _interval(row: pd.Series | dict[str, float]) -> str:
-    return style.interval(row[_SLOPE], row[_LOW], row[_HIGH])
-
-
 def _range(slopes: pd.DataFrame) -> tuple[float, float]:
     """Ends of the bars: all estimates, and intervals unless they are very wide."""
-    reach = 1.6 * max(float(slopes[_SLOPE].abs().max()), 1.0)
-    low = max(float(slopes[_LOW].min()), -reach)
-    high = min(float(slopes[_HIGH].max()), reach)
+    reach = 1.6 * max(float(slopes[SLOPE].abs().max()), 1.0)
+    low = max(float(slopes[LOW].min()), -reach)
+    high = min(float(slopes[HIGH].max()), reach)
     margin = 0.04 * (max(high, 0.0) - min(low, 0.0))
     return min(low, 0.0) - margin, max(high, 0.0) + margin
 
@@ -107,12 +101,12 @@ def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level:
     parts = [f"q {_compared(q_value)}"]
     table = analysis.table("sensitivity")
     others = table[(table["structure"] == structure) & (table["sex"] == "all")]
-    others = others.dropna(subset=[_LOW, _HIGH])
+    others = others.dropna(subset=[LOW, HIGH])
     if len(others) and q_value < level:
         slopes = analysis.slopes
         own = slopes[(slopes["structure"] == structure) & (slopes["sex"] == "all")]
-        sign = own[own["model"] == model][_SLOPE].iloc[0] > 0
-        same = (others[_LOW] > 0) if sign else (others[_HIGH] < 0)
+        sign = own[own["model"] == model][SLOPE].iloc[0] > 0
+        same = (others[LOW] > 0) if sign else (others[HIGH] < 0)
         parts.append(f"{same.sum()} of {len(same)} analyses agree")
     bends = analysis.table("nonlinearity")
     here = bends[(bends["structure"] == structure) & (bends["q_value"] < level)]

@@ -23,7 +23,7 @@ def box_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels: four quartiles of age, each pooled and per sex; none without quartiles."""
     table = analysis.table("quartiles")
     groups = [sex for sex in GROUPS if sex in set(table.dropna(subset=["median_ml"])["sex"])]
-    structures = [name for name in analysis.structures() if name in set(table["structure"])]
+    structures = analysis.structures(table["structure"])
     if not groups:
         return
     for names in panels.pages_of(structures, _SHAPE):

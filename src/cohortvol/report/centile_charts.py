@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -25,21 +26,19 @@ def centile_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels, two beside each other for a structure; none without centiles."""
     table = analysis.table("centiles").dropna(subset=["age_years"])
     sexes = analysis.sexes
-    structures = [name for name in analysis.structures() if name in set(table["structure"])]
-    shown = [f"{name}\t{sex}" for name in structures for sex in sexes]
+    shown = list(product(analysis.structures(table["structure"]), sexes))
     for keys in panels.pages_of(shown, _SHAPE):
         figure, axes = panels.grid(len(keys), _SHAPE, x="Age (years)", y="Volume (mL)")
-        names = list(dict.fromkeys(key.split("\t")[0] for key in keys))
-        for panel, one in zip(axes, keys, strict=True):
-            name, sex = one.split("\t")
+        names = list(dict.fromkeys(name for name, _ in keys))
+        for panel, (name, sex) in zip(axes, keys, strict=True):
             of_structure = table[table["structure"] == name]
             here = of_structure[of_structure["sex"] == sex].sort_values("age_years")
             _limits(panel, of_structure)
             _draw(panel, here, sex)
-            n = here["n_used"].iloc[0] if len(here) else None
-            words = f"{style.SEX_WORD[sex]}, n = {style.count(n)}" if len(here) else ""
-            title = style.display_name(name)
-            panels.head(panel, title, [(words or style.SEX_WORD[sex], style.SEX_COLOUR[sex])])
+            words = style.SEX_WORD[sex]
+            if len(here):
+                words += f", n = {style.count(here['n_used'].iloc[0])}"
+            panels.head(panel, style.display_name(name), [(words, style.SEX_COLOUR[sex])])
         figure.align_ylabels(axes)
         _key(figure, sexes, sparse=bool(table["sparse"].fillna(False).astype(bool).any()))
         data = table[table["structure"].isin(names)].drop(columns="note")

@@ -64,7 +64,7 @@ def public(analysis: Analysis) -> Analysis:
         interactions=_estimates(analysis.interactions),
         correlations=_estimates(analysis.correlations),
         curves=_curves(analysis.curves),
-        summary=_summary(analysis.summary),
+        summary=_quantiles(analysis.summary),
         dropped=_dropped(analysis.dropped),
         table1=_table1(analysis.table1),
         flow=_flow(analysis.flow),
@@ -181,7 +181,7 @@ def _without_limits(levels: pd.Series) -> pd.Series:
 
 
 _BESIDE: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
-    "nonlinearity": lambda rows: _estimates(rows),
+    "nonlinearity": _estimates,
     "slopes_at_age": _slopes_at_age,
     "peaks": _peaks,
     "quartiles": _quartiles_of_age,
@@ -190,9 +190,9 @@ _BESIDE: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "within_between": _within_between,
     "sensitivity": _sensitivity,
     "missingness": _missingness,
-    "literature": lambda rows: _estimates(rows),
+    "literature": _estimates,
     "tipping": lambda rows: rows,
-    "asymmetry": lambda rows: _estimates(rows),
+    "asymmetry": _estimates,
     "two_models": lambda rows: _estimates(rows).assign(level=_without_limits(rows["level"])),
 }
 """Tables beside the slopes that a public report may show, and how; no other is shown."""
@@ -202,11 +202,6 @@ def _curves(curves: pd.DataFrame) -> pd.DataFrame:
     """Fitted curves at whole years up to `OLDEST_YEARS`; their ends are ages of people."""
     age = curves["age_years"].astype(float)
     return curves[(age == age.round()) & (age <= OLDEST_YEARS)]
-
-
-def _summary(rows: pd.DataFrame) -> pd.DataFrame:
-    kept = {name: rows[name].where(rows["n"] >= least) for name, least in LEAST_N.items()}
-    return rows.assign(n=rounded(rows["n"]), **kept)
 
 
 def _dropped(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -23,7 +23,7 @@ from cohortvol.report import (
     trends,
 )
 from cohortvol.report.flow import Flow, flow_figure
-from cohortvol.report.inputs import Analysis
+from cohortvol.report.inputs import HIGH, LOW, Analysis
 from cohortvol.report.panels import Page
 
 TITLES = {
@@ -86,15 +86,15 @@ class Subject:
     flow: Flow
     planted: pd.DataFrame | None = None
     public: bool = False
-    level: float = field(default=0.05)
+    level: float = 0.05
 
 
 def draw(subject: Subject) -> Iterator[Drawn]:
     """All figures that have something to show."""
     yield _flow(subject.flow)
-    for name, pages, context in _kinds(subject):
+    for name, pages in _kinds(subject):
         found = list(pages)
-        more = context(found) if found else {}
+        more = _inside(found) if found and name == "planted" else {}
         for number, page in enumerate(found, start=1):
             here = more | _of_page(name, page, subject, number=number, n_pages=len(found))
             alt = _ALT[name].format(names=_names(page.structures))
@@ -115,25 +115,21 @@ _ALT = {
 }
 
 
-def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page], Any]]:
-    """Name, pages, and a function from all pages to what the captions need besides."""
+def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
+    """Name and pages of each kind of figure."""
     analysis, points, public = subject.analysis, subject.points, subject.public
-
-    def nothing(_pages: list[Page]) -> dict[str, Any]:
-        return {}
-
-    yield "trends", trends.trend_pages(analysis, points, public=public), nothing
-    yield "centiles", centile_charts.centile_pages(analysis), nothing
-    yield "forest", forest.forest_pages(analysis, level=subject.level), nothing
-    yield "quartiles", boxes.box_pages(analysis), nothing
-    yield "heatmap", heatmap.heat_pages(analysis, level=subject.level), nothing
-    yield "sides", sides.side_pages(analysis, points, public=public), nothing
-    yield "missing", missing.missing_pages(analysis), nothing
-    yield "sensitivity", sensitivity.sensitivity_pages(analysis), nothing
-    yield "repeats", repeats.repeat_pages(analysis), nothing
+    yield "trends", trends.trend_pages(analysis, points, public=public)
+    yield "centiles", centile_charts.centile_pages(analysis)
+    yield "forest", forest.forest_pages(analysis, level=subject.level)
+    yield "quartiles", boxes.box_pages(analysis)
+    yield "heatmap", heatmap.heat_pages(analysis, level=subject.level)
+    yield "sides", sides.side_pages(analysis, points, public=public)
+    yield "missing", missing.missing_pages(analysis)
+    yield "sensitivity", sensitivity.sensitivity_pages(analysis)
+    yield "repeats", repeats.repeat_pages(analysis)
     if subject.planted is not None:
         pages = forest.forest_pages(analysis, level=subject.level, planted=subject.planted)
-        yield "planted", pages, _inside
+        yield "planted", pages
 
 
 def _flow(flow: Flow) -> Drawn:
@@ -195,8 +191,7 @@ def _worst(analysis: Analysis) -> str:
 def _inside(pages: list[Page]) -> dict[str, Any]:
     """How many intervals hold the slope that was planted."""
     rows = pd.concat([page.data for page in pages])
-    low, high = rows["slope_pct_per_decade_ci_low"], rows["slope_pct_per_decade_ci_high"]
-    held = rows["planted_pct_per_decade"].between(low, high)
+    held = rows["planted_pct_per_decade"].between(rows[LOW], rows[HIGH])
     return {"n_inside": int(held.sum()), "n_intervals": len(rows)}
 
 

@@ -43,14 +43,16 @@ class Flow:
 
     def left(self, step: str) -> float:
         """Scans that ended in this state."""
-        counts = list(self.reasons.get(step, {}).values())
-        given = [n for n in counts if not isnan(n)]
-        return sum(given) if given or not counts else nan
+        return self._sum(step)
 
     @property
     def n_left(self) -> float:
         """Scans that ended in any of `LEFT_THE_FLOW`."""
-        counts = [n for step in LEFT_THE_FLOW for n in self.reasons.get(step, {}).values()]
+        return self._sum(*LEFT_THE_FLOW)
+
+    def _sum(self, *steps: str) -> float:
+        """The counts that are given; NaN where there are some and none is given."""
+        counts = [n for step in steps for n in self.reasons.get(step, {}).values()]
         given = [n for n in counts if not isnan(n)]
         return sum(given) if given or not counts else nan
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cohortvol import style
-from cohortvol.report.inputs import Analysis
+from cohortvol.report import rows as named_rows
+from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
 from cohortvol.report.panels import Page
 
 NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
@@ -21,8 +22,6 @@ NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
 _ROW_MM, _HEAD_MM, _FOOT_MM = 5.6, 8.0, 13.0
 _NAME_MM, _PLOT_MM, _TEXT_MM, _GUTTER_MM = 29.0, 43.0, 32.0, 2.0
 _ROWS_PER_PAGE = 40
-_SLOPE = "slope_pct_per_decade"
-_LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
 
 
 def forest_pages(
@@ -40,7 +39,7 @@ def forest_pages(
         Slopes a simulated cohort was drawn with; they are marked in the same rows.
     """
     slopes = analysis.slopes
-    rows = slopes[slopes["sex"].isin(analysis.sexes)].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    rows = slopes[slopes["sex"].isin(analysis.sexes)].dropna(subset=[SLOPE, LOW, HIGH])
     rows = rows.assign(average=_bends(analysis, rows, level))
     published = published_slopes(analysis) if planted is None else published_slopes(None)
     if planted is not None:
@@ -81,9 +80,8 @@ def published_slopes(analysis: Analysis | None) -> pd.DataFrame:
     columns = ["structure", "sex", "slope", "age_from", "age_to", "evidence", "modality", "source"]
     if analysis is None:
         return pd.DataFrame(columns=columns)
-    table = analysis.table("literature").dropna(subset=["reference_slope_pct_per_decade"])
-    told = table["plotted"].fillna(False).astype(bool) & (table["evidence"] != "UNVERIFIED")
-    return table[told].rename(
+    table = analysis.published().dropna(subset=["reference_slope_pct_per_decade"])
+    return table.rename(
         columns={
             "reference_slope_pct_per_decade": "slope",
             "reference_age_low_years": "age_from",
@@ -94,9 +92,9 @@ def published_slopes(analysis: Analysis | None) -> pd.DataFrame:
 
 def _order(slopes: pd.DataFrame, wanted: set[str]) -> list[str]:
     """Structures by slope, a blank row (empty name), then the negative controls."""
-    last_model = slopes.dropna(subset=[_SLOPE]).sort_values("model", kind="stable")
-    mean = last_model.groupby("structure")[_SLOPE].last()
-    pooled = last_model[last_model["sex"] == "all"].groupby("structure")[_SLOPE].last()
+    last_model = slopes.dropna(subset=[SLOPE]).sort_values("model", kind="stable")
+    mean = last_model.groupby("structure")[SLOPE].last()
+    pooled = last_model[last_model["sex"] == "all"].groupby("structure")[SLOPE].last()
     key = pooled.combine_first(mean)
     names = sorted(wanted, key=lambda name: (float(key.get(name, 0.0)), name))
     controls = [name for name in names if name in NEGATIVE_CONTROLS]
@@ -106,9 +104,9 @@ def _order(slopes: pd.DataFrame, wanted: set[str]) -> list[str]:
 
 def _limit(rows: pd.DataFrame) -> float:
     """Half-width of the axis, so that a few very wide intervals do not squeeze the others."""
-    reach = rows[[_LOW, _HIGH]].abs().max(axis=1)
+    reach = rows[[LOW, HIGH]].abs().max(axis=1)
     usual = float(np.quantile(reach, 0.9)) * 1.15
-    estimates = float(rows[_SLOPE].abs().max()) * 1.1
+    estimates = float(rows[SLOPE].abs().max()) * 1.1
     if "planted_pct_per_decade" in rows:
         estimates = max(estimates, float(rows["planted_pct_per_decade"].abs().max()) * 1.1)
     return max(min(float(reach.max()) * 1.05, max(usual, estimates)), 1.0)
@@ -132,24 +130,13 @@ def _page(
     labels.axis("off")
     for place in range(0, len(names), 2):
         if names[place]:
-            labels.axhspan(place - 0.5, place + 0.5, color="#f2f4f7", linewidth=0)
+            labels.axhspan(place - 0.5, place + 0.5, color=named_rows.BAND, linewidth=0)
     controls = [name for name in names if name in NEGATIVE_CONTROLS]
     for place, name in enumerate(names):
         if name:
-            words = style.display_name(name)
-            room = (_NAME_MM - 2.0) / style.text_width_mm(words, style.LABEL_PT)
-            size = max(style.LEAST_PT, style.LABEL_PT * min(1.0, room))
-            labels.text(1.0, place, words, va="center", size=size)
+            named_rows.write_name(labels, place, name, _NAME_MM)
         else:
-            labels.text(
-                1.0,
-                place + 0.2,
-                "Negative controls",
-                va="center",
-                size=style.LABEL_PT,
-                weight="bold",
-                color=style.QUIET,
-            )
+            named_rows.write_heading(labels, place + 0.2, "Negative controls")
     left = _NAME_MM
     for sex in sexes:
         plot = figure.add_axes(_place(left, _PLOT_MM, height, body))
@@ -158,16 +145,16 @@ def _page(
         _draw_sex(plot, text, here, names, sex=sex, level=level, limit=limit, planted=planted)
         _draw_published(plot, published[published["sex"].isin([sex, "all"])], names, limit)
         left += _PLOT_MM + _TEXT_MM + _GUTTER_MM
-    _key(figure, rows, published, height, planted=planted, level=level)
+    _key(figure, rows, published, planted=planted, level=level)
     shown = [name for name in names if name]
-    columns = ["structure", "sex", "model", _SLOPE, _LOW, _HIGH, "p_value", "q_value", "n_used"]
+    columns = ["structure", "sex", "model", SLOPE, LOW, HIGH, "p_value", "q_value", "n_used"]
     if planted:
         columns.insert(3, "planted_pct_per_decade")
     data = rows.assign(order=rows["structure"].map({name: i for i, name in enumerate(shown)}))
     data = data.sort_values(["order", "sex", "model"])[[*columns, "average"]]
     data = data.assign(negative_control=data["structure"].isin(controls))
     if len(published):
-        beside = published.rename(columns={"slope": _SLOPE}).assign(model="published")
+        beside = published.rename(columns={"slope": SLOPE}).assign(model="published")
         data = pd.concat([data, beside], ignore_index=True)
     return Page(figure, data, shown)
 
@@ -218,7 +205,7 @@ def _draw_sex(
         offset = 0.0 if len(models) == 1 else (-0.23 if row["model"] == models[0] else 0.23)
         y = names.index(row["structure"]) + offset
         _draw_interval(plot, row, y, colour, limit)
-        words = style.interval(row[_SLOPE], row[_LOW], row[_HIGH])
+        words = style.interval_of(row, SLOPE)
         if planted:
             true = row["planted_pct_per_decade"]
             plot.plot([true, true], [y - 0.19, y + 0.19], color=style.INK, linewidth=1.0, zorder=5)
@@ -248,13 +235,13 @@ def _draw_published(plot: Axes, published: pd.DataFrame, names: list[str], limit
 
 
 def _draw_interval(plot: Axes, row: Mapping[str, Any], y: float, colour: str, limit: float) -> None:
-    low, high = max(row[_LOW], -limit), min(row[_HIGH], limit)
+    low, high = max(row[LOW], -limit), min(row[HIGH], limit)
     plot.plot([low, high], [y, y], color=colour, linewidth=0.8, zorder=3, solid_capstyle="butt")
-    for edge, beyond, marker in ((low, row[_LOW] < -limit, "<"), (high, row[_HIGH] > limit, ">")):
+    for edge, beyond, marker in ((low, row[LOW] < -limit, "<"), (high, row[HIGH] > limit, ">")):
         if beyond:
             plot.plot(edge, y, marker=marker, color=colour, markersize=2.4, clip_on=False, zorder=3)
     plot.plot(
-        row[_SLOPE],
+        row[SLOPE],
         y,
         marker="o",
         markersize=3.0,
@@ -270,7 +257,6 @@ def _key(
     figure: Figure,
     rows: pd.DataFrame,
     published: pd.DataFrame,
-    height: float,
     *,
     planted: bool,
     level: float,
@@ -316,15 +302,4 @@ def _key(
                     )
                 )
         entries.append(Line2D([], [], linestyle="", label=marks))
-    figure.legend(
-        handles=entries,
-        loc="lower left",
-        bbox_to_anchor=(1.0 / style.DOUBLE_COLUMN_MM, 1.0 / height),
-        ncols=len(entries),
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=2.2,
-        columnspacing=1.8,
-        handletextpad=0.6,
-    )
+    named_rows.key(figure, entries, spacing=1.8)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from cohortvol import style
 from cohortvol.report import rows
-from cohortvol.report.inputs import Analysis
+from cohortvol.report.inputs import SLOPE, Analysis
 from cohortvol.report.panels import Page
 from cohortvol.report.systems import by_system
 
@@ -25,8 +25,9 @@ DIVERGING, SEQUENTIAL = "PuOr_r", "Greys"
 _NAME_MM, _HEAD_MM, _FOOT_MM, _GAP_MM = 32.0, 13.0, 9.0, 2.0
 _WIDEST_CELL_MM = 15.0
 _MOST_ROWS = 52
-_SLOPE = "slope_pct_per_decade"
 _SMALLEST_LOG10_Q = 10.0
+
+_Column = tuple[str, dict[str, tuple[float, bool]]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class _Block:
     """Columns that share a colour scale: (words above, values) of each."""
 
     title: str
-    columns: list[tuple[str, dict[str, tuple[float, bool]]]]
+    columns: list[_Column]
     is_q: bool = False
 
     def limit(self) -> float:
@@ -79,35 +80,16 @@ def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
 def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
     sexes = analysis.sexes
     groups = ["all", *sexes] if sexes != ["all"] else sexes
-    known = analysis.correlations
-    columns = [
-        (
-            style.SEX_WORD[sex],
-            _cells(known[known["sex"] == sex], "spearman_rho", "p_bonferroni", 0.05),
-        )
-        for sex in groups
-    ]
+    columns = _by_sex(analysis.correlations, groups, "spearman_rho", "p_bonferroni", 0.05)
     yield _Block("Spearman ρ\nwith age", columns)
     slopes = analysis.slopes
     for model, words in (("M1", "Slope M1,\n%/decade"), ("M2", "Slope M2,\n%/decade")):
         here = slopes[slopes["model"] == model]
-        if here[_SLOPE].notna().any():
-            yield _Block(
-                words,
-                [
-                    (
-                        style.SEX_WORD[sex],
-                        _cells(here[here["sex"] == sex], _SLOPE, "q_value", level),
-                    )
-                    for sex in sexes
-                ],
-            )
+        if here[SLOPE].notna().any():
+            yield _Block(words, _by_sex(here, sexes, SLOPE, "q_value", level))
     bends = analysis.table("nonlinearity")
-    columns = [
-        (style.SEX_WORD[sex], _cells(bends[bends["sex"] == sex], "q_value", "q_value", level))
-        for sex in sexes
-        if (bends["sex"] == sex).any()
-    ]
+    tested = [sex for sex in sexes if (bends["sex"] == sex).any()]
+    columns = _by_sex(bends, tested, "q_value", "q_value", level)
     yield _Block("Bend,\nq", columns, is_q=True)
     between = analysis.interactions
     if len(between) and between["difference_pct_per_decade"].notna().any():
@@ -115,6 +97,16 @@ def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
         here = between[between["model"] == model]
         cells = _cells(here, "difference_pct_per_decade", "q_value", level)
         yield _Block("Men against\nwomen, %", [(model, cells)])
+
+
+def _by_sex(
+    table: pd.DataFrame, sexes: list[str], value: str, probability: str, level: float
+) -> list[_Column]:
+    """`_cells` of each sex under its name."""
+    return [
+        (style.SEX_WORD[sex], _cells(table[table["sex"] == sex], value, probability, level))
+        for sex in sexes
+    ]
 
 
 def _cells(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,26 @@ import pyarrow.parquet as pq
 from cohortvol.errors import TableError
 from cohortvol.tables import PREVIEWS, append_rows, read_table, to_pandas
 
-_PCT = ["slope_pct_per_decade", "slope_pct_per_decade_ci_low", "slope_pct_per_decade_ci_high"]
-_ML = ["slope_ml_per_decade", "slope_ml_per_decade_ci_low", "slope_ml_per_decade_ci_high"]
-_DIFFERENCE = [
-    "difference_pct_per_decade",
-    "difference_pct_per_decade_ci_low",
-    "difference_pct_per_decade_ci_high",
-]
+
+def _ends(name: str) -> list[str]:
+    """An estimate and the two limits of its interval."""
+    return [name, f"{name}_ci_low", f"{name}_ci_high"]
+
+
+_PCT = _ends("slope_pct_per_decade")
+SLOPE, LOW, HIGH = _PCT
+_ML = _ends("slope_ml_per_decade")
 
 ANALYSE_COLUMNS = {
     "slopes": [
         *["structure", "sex", "model", *_PCT, *_ML],
-        *[
-            "p_value",
-            "log10_p",
-            "q_value",
-            "n_used",
-            "n_dropped",
-            "mean_volume_ml",
-            "se_kind",
-            "note",
-        ],
+        *["p_value", "log10_p", "q_value", "n_used", "n_dropped", "mean_volume_ml"],
+        *["se_kind", "note"],
     ],
-    "interactions": ["structure", "model", *_DIFFERENCE, "p_value", "q_value", "n_used"],
+    "interactions": [
+        *["structure", "model", *_ends("difference_pct_per_decade")],
+        *["p_value", "q_value", "n_used"],
+    ],
     "correlations": [
         *["structure", "sex", "spearman_rho", "p_value", "p_bonferroni", "pearson_r"],
         *["n_used", "n_dropped"],
@@ -53,12 +50,6 @@ ANALYSE_COLUMNS = {
 }
 ANALYSE_OPTIONAL = {"slopes": ["adjusted_for"], "interactions": ["note"]}
 """Columns of these tables that an analysis of an earlier version lacks."""
-
-
-def _ends(name: str) -> list[str]:
-    """An estimate and the two limits of its interval."""
-    return [name, f"{name}_ci_low", f"{name}_ci_high"]
-
 
 BESIDE_COLUMNS = {
     "nonlinearity": ["structure", "sex", "p_value", "log10_p", "q_value", "n_used"],
@@ -154,9 +145,17 @@ class Analysis:
         """What `analyse` says must be printed, such as that the cohort is small."""
         return [str(sentence) for sentence in self.record.get("sentences", [])]
 
-    def structures(self) -> list[str]:
-        """Structures in the order of the slopes table."""
-        return list(dict.fromkeys(self.slopes["structure"]))
+    def structures(self, among: Iterable[str] | None = None) -> list[str]:
+        """Structures in the order of the slopes table: all of them, or those `among` others."""
+        names = dict.fromkeys(self.slopes["structure"])
+        chosen = names if among is None else set(among)
+        return [name for name in names if name in chosen]
+
+    def published(self) -> pd.DataFrame:
+        """Published values that may be drawn: UNVERIFIED ones never."""
+        table = self.table("literature")
+        told = table["plotted"].fillna(False).astype(bool) & (table["evidence"] != "UNVERIFIED")
+        return table[told]
 
 
 def read_columns(

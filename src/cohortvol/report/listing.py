@@ -6,10 +6,8 @@ import pandas as pd
 
 from cohortvol import style
 from cohortvol.pages import Table
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.page import SEXES, estimate_cells, text_of_count
-
-_PCT = "slope_pct_per_decade"
+from cohortvol.report.inputs import SLOPE, Analysis
+from cohortvol.report.page import SEXES, estimate_cells
 
 
 def age_bands_table(analysis: Analysis) -> Table:
@@ -56,9 +54,9 @@ def modes_table(analysis: Analysis) -> Table:
             here = by_sex.get(sex, {})
             row.append(style.number(here.get("spearman_rho"), 2))
             row.append(style.probability(here.get("p_bonferroni")))
-        row.append(text_of_count(by_sex.get("all", {}).get("n_used")))
+        row.append(style.number(by_sex.get("all", {}).get("n_used"), 0))
         for model in models:
-            row += estimate_cells(slopes.get((structure, model)), _PCT)
+            row += estimate_cells(slopes.get((structure, model)), SLOPE)
         rows.append(row)
     note = (
         "Left, replication: correlations as in the seed study, without adjustment, p by "
@@ -79,21 +77,16 @@ def bends_table(analysis: Analysis) -> Table:
         (row["structure"], row["sex"]): row["q_value"]
         for row in analysis.table("nonlinearity").to_dict("records")
     }
+    peaks = peaks.dropna(subset=["peak_age_years"])
     peak = {(row["structure"], row["sex"]): row for row in peaks.to_dict("records")}
     rows = []
     for key, group in slopes.groupby(["structure", "sex"], sort=False):
         at = {row["age_years"]: row for row in group.to_dict("records")}
         row = [style.display_name(key[0]), style.SEX_WORD.get(key[1], key[1])]
         row.append(style.probability(tested.get(key)))
-        row += [estimate_cells(at.get(age), _PCT, q=False)[0] for age in ages]
+        row += [estimate_cells(at.get(age), SLOPE, q=False)[0] for age in ages]
         top = peak.get(key)
-        name = "peak_age_years"
-        known = top is not None and pd.notna(top[name])
-        row.append(
-            style.interval(top[name], top[f"{name}_ci_low"], top[f"{name}_ci_high"], 0)
-            if known and top is not None
-            else "at an end"
-        )
+        row.append("at an end" if top is None else style.interval_of(top, "peak_age_years", 0))
         rows.append(row)
     note = (
         "Only trends that bend (M3 against M2, false discovery rate); elsewhere one slope tells "
@@ -107,7 +100,7 @@ def published_table(analysis: Analysis) -> Table:
     rows = []
     table = analysis.table("literature")
     for row in table[table["source"].notna()].to_dict("records"):
-        slope = estimate_cells(row, _PCT, q=False)[0]
+        slope = estimate_cells(row, SLOPE, q=False)[0]
         reference = style.number(row["reference_slope_pct_per_decade"])
         if reference != "–":
             reference += " %"
@@ -154,7 +147,7 @@ def tipping_table(analysis: Analysis) -> Table:
             [
                 style.display_name(row["structure"]),
                 row["model"],
-                style.number(row["slope_pct_per_decade"]),
+                style.number(row[SLOPE]),
                 style.number(row["bias_pct_per_decade"]),
                 style.number(row["bias_ci_pct_per_decade"]),
                 style.number(row["bias_over_ages_pct"]),
@@ -190,7 +183,7 @@ def two_models_table(analysis: Analysis) -> Table:
                 estimate_cells(row, name, q=False)[0],
                 f"{low} to {high}",
                 style.number(row["dice_median"], 2),
-                text_of_count(row["n_used"]),
+                style.number(row["n_used"], 0),
             ]
         )
     header = ["Structure", "Scans", "Other model", "Difference, % (95\u00a0%\u00a0CI)"]

@@ -25,11 +25,11 @@ def missing_pages(analysis: Analysis) -> Iterator[Page]:
     if table.empty:
         return
     known = [name for name in VARIABLES if name in set(table["variable"])]
-    structures = [name for name in analysis.structures() if name in set(table["structure"])]
+    structures = analysis.structures(table["structure"])
     highest = max(float(table["unusable_pct"].max()) * 1.05, 1.0)
-    width = (style.DOUBLE_COLUMN_MM - 36.0 - 3.0 * len(known)) / len(known)
+    columns = rows.even_columns(len(known))
     for part in rows.pages_of_groups([("", structures)], _MOST_ROWS):
-        figure, axes = rows.page(part, [width] * len(known), row_mm=4.4, head_mm=7.0, foot_mm=13.0)
+        figure, axes = rows.page(part, columns, row_mm=4.4, head_mm=7.0, foot_mm=13.0)
         for axis, variable in zip(axes, known, strict=True):
             axis.set_xlim(-0.02 * highest, highest)
             axis.set_xlabel("Without a usable volume, %", labelpad=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ from cohortvol import style
 from cohortvol.pages import Table
 from cohortvol.reasons import Reason
 from cohortvol.report.flow import Flow
-from cohortvol.report.inputs import PROVENANCE_COLUMNS, Analysis
+from cohortvol.report.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
 
 SEXES = ("all", "F", "M")
 VARIABLES = {
@@ -30,8 +30,10 @@ VARIABLES = {
 }
 """How Table 1 names its variables; another variable is shown by its own name."""
 
+_ENDS = ("failed", "quarantined", "skipped")
+"""States of scans that did not finish, in the order in which they are listed."""
 _CI = "95\u00a0%\u00a0CI"  # no line break inside
-_PCT, _ML = "slope_pct_per_decade", "slope_ml_per_decade"
+_ML = "slope_ml_per_decade"
 
 
 def table1(analysis: Analysis) -> Table:
@@ -68,12 +70,12 @@ def slope_table(analysis: Analysis) -> Table:
         by_model = {row["model"]: row for row in group.to_dict("records")}
         row = [style.display_name(structure), style.SEX_WORD.get(sex, sex)]
         for model in models:
-            row += estimate_cells(by_model.get(model), _PCT)
+            row += estimate_cells(by_model.get(model), SLOPE)
         first = by_model.get(models[0], {})
         row.append(_ml(first))
         row.append(style.probability(first.get("p_value"), first.get("log10_p")))
         row.append(style.significant(first.get("mean_volume_ml")))
-        row += [text_of_count(first.get("n_used")), text_of_count(first.get("n_dropped"))]
+        row += [style.number(first.get(name), 0) for name in ("n_used", "n_dropped")]
         notes = [item["note"] for item in by_model.values() if isinstance(item["note"], str)]
         row.append("; ".join(dict.fromkeys(notes)))
         rows.append(row)
@@ -89,7 +91,7 @@ def estimate_cells(row: Mapping[str, Any] | None, name: str, *, q: bool = True) 
     """An estimate with its interval, and its q where wanted."""
     if row is None or pd.isna(row[name]):
         return ["–", "–"] if q else ["–"]
-    text = style.interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+    text = style.interval_of(row, name)
     return [text, style.probability(row["q_value"])] if q else [text]
 
 
@@ -98,12 +100,7 @@ def _ml(row: Mapping[str, Any]) -> str:
         return "–"
     size = max(abs(row[f"{_ML}_ci_low"]), abs(row[f"{_ML}_ci_high"]), abs(row[_ML]))
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
-    return style.interval(row[_ML], row[f"{_ML}_ci_low"], row[f"{_ML}_ci_high"], digits)
-
-
-def text_of_count(value: Any) -> str:
-    """A number of scans; a dash where there is none."""
-    return "–" if value is None or pd.isna(value) else f"{int(value):,}"
+    return style.interval_of(row, _ML, digits)
 
 
 def interaction_table(analysis: Analysis) -> Table:
@@ -115,7 +112,7 @@ def interaction_table(analysis: Analysis) -> Table:
             row["model"],
             *estimate_cells(row, name),
             style.probability(row["p_value"]),
-            text_of_count(row["n_used"]),
+            style.number(row["n_used"], 0),
         ]
         for row in analysis.interactions.to_dict("records")
     ]
@@ -139,9 +136,8 @@ def summary_table(analysis: Analysis) -> Table:
         tails = f"{style.significant(row['p5_ml'])} to {style.significant(row['p95_ml'])}"
         sex = style.SEX_WORD.get(row["sex"], row["sex"])
         name = style.display_name(row["structure"])
-        rows.append(
-            [name, sex, text_of_count(row["n"]), middle_half, tails if middle != "–" else "–"]
-        )
+        n = style.number(row["n"], 0)
+        rows.append([name, sex, n, middle_half, tails if middle != "–" else "–"])
     header = ["Structure", "Sex", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
     return Table("Volumes", header, rows, csv="summary")
 
@@ -162,21 +158,11 @@ def dropped_table(analysis: Analysis) -> Table:
 
 def left_out_of(flow: Flow, reasons: Mapping[str, Reason]) -> list[dict[str, Any]]:
     """`left_out` from the counts of the flow alone."""
-    rows: list[dict[str, Any]] = []
-    for state in ("failed", "quarantined", "skipped"):
-        for code, n in flow.reasons.get(state, {}).items():
-            known = reasons.get(code)
-            rows.append(
-                {
-                    "state": state,
-                    "code": code,
-                    "n": n,
-                    "sentence": known.sentence if known else "",
-                    "what_to_do": known.what_to_do if known else "",
-                    "scan_ids": [],
-                }
-            )
-    return rows
+    return [
+        _left_out(state, code, n, reasons)
+        for state in _ENDS
+        for code, n in flow.reasons.get(state, {}).items()
+    ]
 
 
 def left_out(
@@ -186,19 +172,26 @@ def left_out(
     rows = []
     gone = scans[scans["state"] != "done"]
     for (state, code), group in gone.groupby(["state", "reason"], dropna=False, sort=True):
-        known = reasons.get(code) if isinstance(code, str) else None
-        rows.append(
-            {
-                "state": state,
-                "code": code if isinstance(code, str) else "no reason recorded",
-                "n": len(group),
-                "sentence": known.sentence if known else "",
-                "what_to_do": known.what_to_do if known else "",
-                "scan_ids": sorted(group["scan_id"].dropna()) if show_scan_ids else [],
-            }
-        )
-    order = {"failed": 0, "quarantined": 1, "skipped": 2}
-    return sorted(rows, key=lambda row: (order.get(row["state"], 3), -row["n"], row["code"]))
+        code = code if isinstance(code, str) else "no reason recorded"
+        scan_ids = sorted(group["scan_id"].dropna()) if show_scan_ids else []
+        rows.append(_left_out(state, code, len(group), reasons, scan_ids))
+    order = {state: place for place, state in enumerate(_ENDS)}
+    last = len(order)
+    return sorted(rows, key=lambda row: (order.get(row["state"], last), -row["n"], row["code"]))
+
+
+def _left_out(
+    state: str, code: str, n: float, reasons: Mapping[str, Reason], scan_ids: Sequence[str] = ()
+) -> dict[str, Any]:
+    known = reasons.get(code)
+    return {
+        "state": state,
+        "code": code,
+        "n": n,
+        "sentence": known.sentence if known else "",
+        "what_to_do": known.what_to_do if known else "",
+        "scan_ids": scan_ids,
+    }
 
 
 def provenance(scans: pd.DataFrame, *, counts: bool = True) -> list[tuple[str, str]]:

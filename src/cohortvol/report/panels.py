@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,13 @@ from matplotlib.lines import Line2D
 from cohortvol import style
 from cohortvol.report import disclosure
 
+Name = TypeVar("Name")
+
 MOST_POINTS = 500
 """With more scans than this in a panel, counts in hexagons are drawn and not single points."""
 
 _RIGHT_MM, _KEY_MM = 2.0, 12.0
 _HEXAGONS, _PUBLIC_HEXAGONS = 26, 14
-_MARKERS = {"F": "o", "M": "^", "all": "o"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,18 @@ class Shape:
     left_mm: float = 12.0
 
     @property
+    def row_mm(self) -> float:
+        """Height of a row of panels with what stands above and below them."""
+        return self.panel_mm + self.head_mm + self.foot_mm
+
+    @property
     def rows(self) -> int:
         """Rows of panels that fit a page."""
-        each = self.panel_mm + self.head_mm + self.foot_mm
-        return int((style.MAX_HEIGHT_MM - self.top_mm) // each)
+        return int((style.MAX_HEIGHT_MM - self.top_mm) // self.row_mm)
 
 
-def pages_of(names: Sequence[str], shape: Shape) -> Iterator[list[str]]:
-    """Names in pages that are about equally full, of whole rows."""
+def pages_of(names: Sequence[Name], shape: Shape) -> Iterator[list[Name]]:
+    """Names of panels in pages that are about equally full, of whole rows."""
     most = shape.columns * shape.rows
     n_pages = -(-len(names) // most)
     each = shape.columns * -(-len(names) // (shape.columns * n_pages)) if n_pages else most
@@ -65,8 +70,7 @@ def pages_of(names: Sequence[str], shape: Shape) -> Iterator[list[str]]:
 
 def grid(n: int, shape: Shape, *, x: str, y: str) -> tuple[Figure, list[Axes]]:
     """A figure of `n` panels, and the panels from left to right, from top to bottom."""
-    each = shape.panel_mm + shape.head_mm + shape.foot_mm
-    height = shape.top_mm + -(-n // shape.columns) * each
+    height = shape.top_mm + -(-n // shape.columns) * shape.row_mm
     figure = style.new_figure(style.DOUBLE_COLUMN_MM, height)
     free = (
         style.DOUBLE_COLUMN_MM - shape.left_mm - _RIGHT_MM - shape.gutter_mm * (shape.columns - 1)
@@ -76,7 +80,7 @@ def grid(n: int, shape: Shape, *, x: str, y: str) -> tuple[Figure, list[Axes]]:
     for number in range(n):
         row, column = divmod(number, shape.columns)
         left = shape.left_mm + column * (width + shape.gutter_mm)
-        bottom = height - shape.top_mm - row * each - shape.head_mm - shape.panel_mm
+        bottom = height - shape.top_mm - row * shape.row_mm - shape.head_mm - shape.panel_mm
         panel = figure.add_axes(
             (
                 left / style.DOUBLE_COLUMN_MM,
@@ -133,10 +137,13 @@ def _columns(labels: Sequence[str]) -> int:
     return len(labels) if fits else -(-len(labels) // 2)
 
 
-def draw_people(
-    panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool
-) -> tuple[pd.DataFrame, bool]:
-    """Scans in a panel: single marks, or hexagons where they are many or the page is public.
+def are_binned(points: pd.DataFrame, *, public: bool) -> bool:
+    """Whether scans are drawn as hexagons: they are many, or the page is public."""
+    return public or len(points) > MOST_POINTS
+
+
+def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool) -> pd.DataFrame:
+    """Scans in a panel: single marks, or hexagons where they `are_binned`.
 
     Parameters
     ----------
@@ -151,12 +158,10 @@ def draw_people(
     -------
     pandas.DataFrame
         What is drawn: ``kind`` (scan or hexagon), ``sex``, `x`, `y`, and ``n`` of a hexagon.
-    bool
-        Whether hexagons were drawn.
     """
-    if public or len(points) > MOST_POINTS:
-        return _hexagons(panel, points, x, y, public=public), True
-    for sex, marker in _MARKERS.items():
+    if are_binned(points, public=public):
+        return _hexagons(panel, points, x, y, public=public)
+    for sex, marker in style.SEX_MARKER.items():
         here = points[points["sex"] == sex]
         panel.scatter(
             here[x].to_numpy(float),
@@ -168,8 +173,7 @@ def draw_people(
             linewidth=0,
             zorder=2,
         )
-    drawn = points[["sex", x, y]].assign(kind="scan").sort_values(["sex", x, y])
-    return drawn, False
+    return points[["sex", x, y]].assign(kind="scan").sort_values(["sex", x, y])
 
 
 def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool) -> pd.DataFrame:
@@ -231,7 +235,7 @@ def people_key(sexes: Sequence[str], *, binned: bool) -> list[Line2D]:
             label = "scans" if sex == "all" else f"scans, mostly {word}"
             face, marker, size = tuple(1 - (1 - colour) * 0.40), "h", 5.0
         else:
-            label, face, marker, size = f"{word}: scans", tuple(colour), _MARKERS[sex], 2.4
+            label, face, marker, size = f"{word}: scans", tuple(colour), style.SEX_MARKER[sex], 2.4
         entries.append(
             Line2D(
                 [],

@@ -20,17 +20,17 @@ _MOST_ROWS = 40
 def repeat_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of rows, a column per sex; none where too few people were scanned again."""
     table = analysis.table("within_between").dropna(subset=["within_pct_per_decade"])
-    sexes = [sex for sex in ("all", *analysis.sexes) if sex in set(table["sex"])]
-    sexes = list(dict.fromkeys(sexes))
     if table.empty:
         return
+    here = set(table["sex"])
+    sexes = [sex for sex in dict.fromkeys(("all", *analysis.sexes)) if sex in here]
     table = table[table["model"] == max(table["model"])]
     limits = [f"{kind}_pct_per_decade_ci_{end}" for kind in _KINDS for end in ("low", "high")]
     reach = float(table[limits].abs().max(axis=None)) * 1.05
-    structures = [name for name in analysis.structures() if name in set(table["structure"])]
-    width = (style.DOUBLE_COLUMN_MM - 36.0 - 3.0 * len(sexes)) / len(sexes)
+    structures = analysis.structures(table["structure"])
+    columns = rows.even_columns(len(sexes))
     for part in rows.pages_of_groups([("", structures)], _MOST_ROWS):
-        figure, axes = rows.page(part, [width] * len(sexes), row_mm=5.0, head_mm=7.0, foot_mm=13.0)
+        figure, axes = rows.page(part, columns, row_mm=5.0, head_mm=7.0, foot_mm=13.0)
         here = table[table["structure"].isin(part.places)]
         for axis, sex in zip(axes, sexes, strict=True):
             axis.set_xlim(-reach, reach)

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from cohortvol import style
 
 BAND = "#f2f4f7"
+NAME_MM, GAP_MM = 36.0, 3.0
+"""Widths of the names, and of the space between columns, unless a page says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ def pages_of_groups(groups: Sequence[tuple[str, Sequence[str]]], most: int) -> I
         yield Rows(names, frozenset(headings))
 
 
+def even_columns(n: int) -> list[float]:
+    """Widths of `n` columns that fill a page, mm."""
+    return [(style.DOUBLE_COLUMN_MM - NAME_MM - GAP_MM * n) / n] * n
+
+
 def page(
     rows: Rows,
     columns_mm: Sequence[float],
@@ -50,8 +57,8 @@ def page(
     row_mm: float,
     head_mm: float,
     foot_mm: float,
-    name_mm: float = 36.0,
-    gap_mm: float = 3.0,
+    name_mm: float = NAME_MM,
+    gap_mm: float = GAP_MM,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with the names written, and an empty column of marks for each width.
 
@@ -75,22 +82,11 @@ def page(
     for place, name in enumerate(rows.names):
         if place in rows.headings:
             band = False
-            labels.text(
-                1.0,
-                place + 0.08,
-                name,
-                va="center",
-                size=style.LABEL_PT,
-                weight="bold",
-                color=style.QUIET,
-            )
+            write_heading(labels, place + 0.08, name)
             continue
         if band := not band:
             labels.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0)
-        words = style.display_name(name)
-        room = (name_mm - 2.0) / style.text_width_mm(words, style.LABEL_PT)
-        size = max(style.LEAST_PT, style.LABEL_PT * min(1.0, room))
-        labels.text(1.0, place, words, va="center", size=size)
+        write_name(labels, place, name, name_mm)
     axes, left = [], name_mm
     for width in columns_mm:
         column = add(left, width)
@@ -102,7 +98,22 @@ def page(
     return figure, axes
 
 
-def key(figure: Figure, entries: Sequence[object]) -> None:
+def write_name(labels: Axes, place: float, name: str, name_mm: float) -> None:
+    """The words of a structure, smaller where they would be wider than its column."""
+    words = style.display_name(name)
+    room = (name_mm - 2.0) / style.text_width_mm(words, style.LABEL_PT)
+    size = max(style.LEAST_PT, style.LABEL_PT * min(1.0, room))
+    labels.text(1.0, place, words, va="center", size=size)
+
+
+def write_heading(labels: Axes, place: float, words: str) -> None:
+    """What stands above a group of names."""
+    labels.text(
+        1.0, place, words, va="center", size=style.LABEL_PT, weight="bold", color=style.QUIET
+    )
+
+
+def key(figure: Figure, entries: Sequence[object], *, spacing: float = 1.6) -> None:
     """One line of explanations at the foot of a page of rows."""
     height = figure.get_size_inches()[1] * style.MM_PER_INCH
     figure.legend(
@@ -114,6 +125,6 @@ def key(figure: Figure, entries: Sequence[object]) -> None:
         borderaxespad=0,
         borderpad=0,
         handlelength=2.2,
-        columnspacing=1.6,
+        columnspacing=spacing,
         handletextpad=0.6,
     )

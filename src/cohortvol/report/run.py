@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment
 
 from cohortvol import pages, reasons, style
 from cohortvol.errors import ConfigError, OutputError
@@ -109,20 +110,7 @@ def run(
 
     level = float(analysis.settings.get("fdr", 0.05))
     subject = drawing.Subject(analysis, points, flow, truth, public=public, level=level)
-    figures: list[pages.PageFigure] = []
-    written: set[Path] = set()
-    with style.journal_style():
-        for drawn in drawing.draw(subject):
-            caption = pages.caption(jinja, drawn.name, texts | drawn.context)
-            stem = out / "figures" / drawn.stem
-            whole = f"{drawn.title}. {caption}"
-            written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
-            small = pages.for_screen(stem.with_name(f"{drawn.stem}.png").read_bytes())
-            figures.append(
-                pages.PageFigure(drawn.stem, drawn.name, drawn.title, caption, drawn.alt, small)
-            )
-    _remove_stale(out / "figures", written)
-
+    figures, written = _figures(subject, jinja, texts, out / "figures")
     tables = _tables(analysis)
     written.update(_hand_on(analysis, analyse, out / "tables", public=public))
     shown = None
@@ -140,6 +128,7 @@ def run(
         templates,
         {
             "title": title or TITLE,
+            "lead": f"{flow.sentence()} {flow.review()}",
             "figures": figures,
             "tables": tables,
             "flow": flow,
@@ -177,6 +166,28 @@ def run(
     commit_digests(out, [*written, *private], last=path.name)
     log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
     return path
+
+
+def _figures(
+    subject: drawing.Subject, jinja: Environment, texts: dict[str, Any], folder: Path
+) -> tuple[list[pages.PageFigure], set[Path]]:
+    """Draw and save every figure, and remove those of an earlier run: for the page, and files."""
+    figures = []
+    written: set[Path] = set()
+    with style.journal_style():
+        for drawn in drawing.draw(subject):
+            caption = pages.caption(jinja, drawn.name, texts | drawn.context)
+            stem = folder / drawn.stem
+            whole = f"{drawn.title}. {caption}"
+            written.update(style.save_figure(drawn.figure, stem, drawn.data, whole))
+            small = pages.for_screen(stem.with_name(f"{drawn.stem}.png").read_bytes())
+            figures.append(
+                pages.PageFigure(drawn.stem, drawn.name, drawn.title, caption, drawn.alt, small)
+            )
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.stem) and path not in written:
+            path.unlink()
+    return figures, written
 
 
 def _sheets(
@@ -322,10 +333,3 @@ def _check_only_ours(out: Path) -> None:
             f"{', '.join(sorted(path.name for path in strange))}\n"
             "  Remove it, or give an empty folder with --out."
         )
-
-
-def _remove_stale(folder: Path, written: set[Path]) -> None:
-    """Remove pages of figures that an earlier run wrote and this one does not have."""
-    for path in folder.iterdir():
-        if _OURS.fullmatch(path.stem) and path not in written:
-            path.unlink()

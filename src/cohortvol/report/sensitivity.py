@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from cohortvol import style
 from cohortvol.report import panels
-from cohortvol.report.inputs import Analysis
+from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
 from cohortvol.report.panels import Page, Shape
 
 WORDS = {
@@ -26,15 +26,13 @@ WORDS = {
     ("site_harmonised", "M2"): "Sites harmonised, M2",
 }
 """What the rows are called, from top to bottom; another analysis stands below by its own name."""
-_SLOPE = "slope_pct_per_decade"
-_LOW, _HIGH = f"{_SLOPE}_ci_low", f"{_SLOPE}_ci_high"
 
 
 def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels, one per structure, a row per analysis; none without such a table."""
     sexes = analysis.sexes
     table = analysis.table("sensitivity")
-    table = table[table["sex"].isin(sexes)].dropna(subset=[_SLOPE, _LOW, _HIGH])
+    table = table[table["sex"].isin(sexes)].dropna(subset=[SLOPE, LOW, HIGH])
     if table.empty:
         return
     found = set(zip(table["analysis"], table["model"], strict=True))
@@ -42,7 +40,7 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
     shape = Shape(
         panel_mm=3.6 * len(ways) + 2, head_mm=6.0, foot_mm=8.5, left_mm=31.0, gutter_mm=5.0
     )
-    structures = [name for name in analysis.structures() if name in set(table["structure"])]
+    structures = analysis.structures(table["structure"])
     for names in panels.pages_of(structures, shape):
         figure, axes = panels.grid(len(names), shape, x="% per decade (95% CI)", y="")
         for number, (panel, name) in enumerate(zip(axes, names, strict=True)):
@@ -59,7 +57,7 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
                 color=style.SEX_COLOUR[sex],
                 linestyle=style.SEX_LINE[sex],
                 linewidth=0.8,
-                marker=_MARKER[sex],
+                marker=style.SEX_MARKER[sex],
                 markersize=3,
                 label=style.SEX_WORD[sex],
             )
@@ -77,9 +75,6 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
         )
         panels.key(figure, key)
         yield Page(figure, table[table["structure"].isin(names)], names)
-
-
-_MARKER = {"F": "o", "M": "^", "all": "o"}
 
 
 def _words(way: tuple[str, str]) -> str:
@@ -101,11 +96,11 @@ def _draw(panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: 
         offset = 0.0 if len(sexes) == 1 else -0.18 if sex == sexes[0] else 0.18
         place = places[row["analysis"], row["model"]]
         line: dict[str, Any] = {"color": style.SEX_COLOUR[sex], "zorder": 3}
-        panel.plot([row[_LOW], row[_HIGH]], [place + offset] * 2, linewidth=0.8, **line)
+        panel.plot([row[LOW], row[HIGH]], [place + offset] * 2, linewidth=0.8, **line)
         panel.plot(
-            row[_SLOPE],
+            row[SLOPE],
             place + offset,
-            marker=_MARKER[sex],
+            marker=style.SEX_MARKER[sex],
             markersize=2.6,
             markeredgewidth=0,
             **line,
@@ -113,7 +108,7 @@ def _draw(panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: 
         if row["analysis"] == "complete":
             rows = [i for i, model in enumerate(models) if model == row["model"]]
             panel.plot(
-                [row[_SLOPE]] * 2,
+                [row[SLOPE]] * 2,
                 [rows[0] - 0.4, rows[-1] + 0.4],
                 linewidth=0.5,
                 linestyle=":",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -42,18 +43,16 @@ def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False
     table = analysis.table("asymmetry").dropna(subset=["asymmetry_mean_pct"])
     stems = list(dict.fromkeys(table["pair"]))
     kinds = ("asymmetry", "agreement")
-    for keys in panels.pages_of([f"{s}\t{kind}" for s in stems for kind in kinds], _SHAPE):
+    for keys in panels.pages_of(list(product(stems, kinds)), _SHAPE):
         figure, axes = panels.grid(len(keys), _SHAPE, x="", y="")
-        drawn, names, binned = [], [], False
-        for panel, one in zip(axes, keys, strict=True):
-            stem, kind = one.split("\t")
+        drawn, binned = [], False
+        for panel, (stem, kind) in zip(axes, keys, strict=True):
             found = pairs(points, stem)
             rows = table[table["pair"] == stem].set_index("sex")
             draw = _asymmetry if kind == "asymmetry" else _agreement
-            data, hexagons = draw(panel, found, rows, analysis.sexes, public=public)
+            data = draw(panel, found, rows, analysis.sexes, public=public)
             drawn.append(data.assign(pair=stem, panel=kind))
-            binned |= hexagons
-            names.append(stem)
+            binned |= panels.are_binned(found, public=public)
             _head(panel, stem, kind, rows, analysis.sexes)
         key = panels.people_key(analysis.sexes, binned=binned)
         key.append(Line2D([], [], color=style.INK, linewidth=0.9, label="mean"))
@@ -71,12 +70,12 @@ def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False
         columns = ["pair", "panel", "kind", "sex", "age_years", "asymmetry_pct", "mean_ml"]
         columns += ["difference_ml", "n"]
         data = pd.concat(drawn, ignore_index=True).reindex(columns=columns)
-        yield Page(figure, data, list(dict.fromkeys(names)), binned)
+        yield Page(figure, data, list(dict.fromkeys(stem for stem, _ in keys)), binned)
 
 
 def _asymmetry(
     panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str], *, public: bool
-) -> tuple[pd.DataFrame, bool]:
+) -> pd.DataFrame:
     ages = found["age_years"].min(), found["age_years"].max()
     if public:
         ages = disclosure.whole_decades(ages)
@@ -98,10 +97,10 @@ def _asymmetry(
 
 def _agreement(
     panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str], *, public: bool
-) -> tuple[pd.DataFrame, bool]:
+) -> pd.DataFrame:
     reach = _reach(found["difference_ml"], public=public)
     low, high = np.quantile(found["mean_ml"], _PUBLIC_SHOWN if public else _SHOWN)
-    if not public and len(found) <= panels.MOST_POINTS:
+    if not panels.are_binned(found, public=public):
         low, high = found["mean_ml"].min(), found["mean_ml"].max()
     margin = 0.04 * max(high - low, 1e-6)
     panel.set(xlim=(low - margin, high + margin), ylim=(-reach, reach))
@@ -137,9 +136,7 @@ def _head(panel: Axes, stem: str, kind: str, rows: pd.DataFrame, sexes: list[str
     if kind == "asymmetry":
         for sex in sexes:
             if sex in rows.index and pd.notna(rows.loc[sex, "slope_points_per_decade"]):
-                row = rows.loc[sex]
-                name = "slope_points_per_decade"
-                slope = style.interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+                slope = style.interval_of(rows.loc[sex], "slope_points_per_decade")
                 lines.append((f"{style.SEX_WORD[sex]} {slope} points/dec.", style.SEX_COLOUR[sex]))
     else:
         group = "all" if "all" in rows.index else sexes[0]

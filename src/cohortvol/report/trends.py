@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 
 from cohortvol import style
 from cohortvol.report import disclosure, panels
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import MOST_POINTS, Page, Shape
+from cohortvol.report.inputs import SLOPE, Analysis
+from cohortvol.report.panels import Page, Shape
 
 MODEL, SPLINE = "M1", "spline"
 """The straight fit, whose slope stands above a panel, and the curve drawn with its interval."""
@@ -45,7 +45,7 @@ def trend_pages(
     slopes = analysis.slopes[analysis.slopes["model"] == MODEL]
     published = references(analysis)
     by_structure = dict(tuple(points.groupby("structure", sort=False)))
-    structures = [name for name in analysis.structures() if name in by_structure]
+    structures = analysis.structures(by_structure)
     ages = _age_range(points)
     if public:
         ages = disclosure.whole_decades(ages)
@@ -55,13 +55,11 @@ def trend_pages(
         for panel, name in zip(axes, names, strict=True):
             fit = curves[curves["structure"] == name]
             values = published[published["structure"] == name]
-            drawn, hexagons = _draw_panel(
-                panel, by_structure[name], fit, values, ages, public=public
-            )
+            drawn = _draw_panel(panel, by_structure[name], fit, values, ages, public=public)
             lines = _slopes_in_words(slopes[slopes["structure"] == name], analysis.sexes)
             panels.head(panel, style.display_name(name), lines)
             data.append(drawn.assign(structure=name))
-            binned |= hexagons
+            binned |= panels.are_binned(by_structure[name], public=public)
         figure.align_ylabels(axes)
         _key(figure, analysis, published[published["structure"].isin(names)], binned=binned)
         yield Page(figure, pd.concat(data, ignore_index=True), names, binned)
@@ -69,10 +67,9 @@ def trend_pages(
 
 def references(analysis: Analysis) -> pd.DataFrame:
     """Published volumes that can be drawn: a mean with an SD at an age; UNVERIFIED ones never."""
-    table = analysis.table("literature")
+    table = analysis.published()
     at = table["reference_age_ref_years"].notna() | table["reference_age_low_years"].notna()
-    told = table["plotted"].fillna(False).astype(bool) & (table["evidence"] != "UNVERIFIED")
-    return table[at & told].dropna(subset=["reference_mean_ml", "reference_sd_ml"])
+    return table[at].dropna(subset=["reference_mean_ml", "reference_sd_ml"])
 
 
 def _age_range(points: pd.DataFrame) -> tuple[float, float]:
@@ -89,12 +86,11 @@ def _draw_panel(
     ages: tuple[float, float],
     *,
     public: bool,
-) -> tuple[pd.DataFrame, bool]:
-    binned = public or len(points) > MOST_POINTS
-    low, high = _volume_range(points, fit, binned=binned, public=public)
+) -> pd.DataFrame:
+    low, high = _volume_range(points, fit, public=public)
     span = max(ages[1] - ages[0], 1.0)
     panel.set(xlim=(ages[0] - 0.03 * span, ages[1] + 0.03 * span), ylim=(low, high))
-    drawn, hexagons = panels.draw_people(panel, points, "age_years", "volume_ml", public=public)
+    drawn = panels.draw_people(panel, points, "age_years", "volume_ml", public=public)
     shown = [_draw_reference(panel, row) for row in published.to_dict("records")]
     for sex in ("F", "M", "all"):
         _draw_fit(panel, fit[fit["sex"] == sex].sort_values("age_years"), sex)
@@ -104,7 +100,7 @@ def _draw_panel(
     columns = ["structure", "kind", "sex", "model", "age_years", "volume_ml", "n"]
     columns += ["volume_ml_ci_low", "volume_ml_ci_high"]
     columns += ["sd_ml", "reference_n", "evidence", "source"] if shown else []
-    return data.reindex(columns=columns), hexagons
+    return data.reindex(columns=columns)
 
 
 def _draw_reference(panel: Axes, row: dict[str, Any]) -> dict[str, Any]:
@@ -162,13 +158,11 @@ def _draw_fit(panel: Axes, fit: pd.DataFrame, sex: str) -> None:
         )
 
 
-def _volume_range(
-    points: pd.DataFrame, fit: pd.DataFrame, *, binned: bool, public: bool
-) -> tuple[float, float]:
+def _volume_range(points: pd.DataFrame, fit: pd.DataFrame, *, public: bool) -> tuple[float, float]:
     values = points["volume_ml"].to_numpy(float)
     shown = _PUBLIC_QUANTILES if public else _SHOWN_QUANTILES
     edges = list(np.quantile(values, shown)) if len(values) else []
-    if len(values) and not binned:
+    if len(values) and not panels.are_binned(points, public=public):
         edges = [values.min(), values.max()]
     edges += [fit["volume_ml"].min(), fit["volume_ml"].max()] if len(fit) else []
     if not edges:
@@ -183,15 +177,11 @@ def _slopes_in_words(slopes: pd.DataFrame, sexes: list[str]) -> list[tuple[str, 
     lines = []
     for sex in sexes:
         row = slopes[slopes["sex"] == sex]
-        if row.empty or pd.isna(row["slope_pct_per_decade"].iloc[0]):
+        if row.empty or pd.isna(row[SLOPE].iloc[0]):
             text = f"{style.SEX_WORD[sex]}: too few to fit"
         else:
             first = row.iloc[0]
-            slope = style.interval(
-                first["slope_pct_per_decade"],
-                first["slope_pct_per_decade_ci_low"],
-                first["slope_pct_per_decade_ci_high"],
-            )
+            slope = style.interval_of(first, SLOPE)
             text = f"{style.SEX_WORD[sex]} {slope} %/decade, n = {style.count(first['n_used'])}"
         lines.append((text, style.SEX_COLOUR[sex]))
     return lines

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cohortvol.geometry import voxel_volume_ml
 from cohortvol.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
-from cohortvol.overlap import dice_by_structure
+from cohortvol.overlap import overlap_by_structure
 from cohortvol.train.cases import cases_of_part, read_image
 from cohortvol.train.folds import SOFTMAX, fold_folder
 from cohortvol.train.prepare import dataset_name
@@ -47,13 +47,11 @@ def held_out_volumes(recipe: Recipe, part: str, cases: pd.DataFrame, work: Path)
             ours, affine = read_image(validation / f"{case}.nii.gz")
             expert, _ = read_image(experts / f"{case}.nii.gz")
             voxel_ml, softmax = voxel_volume_ml(affine), softmax_by_label(kept[case])
-            for structure, dice in dice_by_structure(ours, labels, expert, labels).items():
-                index = labels[structure]
-                n_found, n_wanted = (int((voxels == index).sum()) for voxels in (ours, expert))
-                if n_wanted:
-                    spread = softmax.get(index, (np.nan, np.nan))[1]
-                    volumes = (n_found * voxel_ml, n_wanted * voxel_ml)
-                    rows.append((case, modality[case], structure, *volumes, dice, spread))
+            for structure, found in overlap_by_structure(ours, labels, expert, labels).items():
+                if found.n_second:
+                    spread = softmax.get(labels[structure], (np.nan, np.nan))[1]
+                    volumes = (found.n_first * voxel_ml, found.n_second * voxel_ml)
+                    rows.append((case, modality[case], structure, *volumes, found.dice, spread))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

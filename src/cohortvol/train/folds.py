@@ -22,10 +22,8 @@ from cohortvol.files import commit_json, digest_of
 from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.train.nnunet import ShortTrainer, load_checkpoint
 from cohortvol.train.prepare import CONFIGURATION, OF_TRAINING, PLANS, dataset_name
-from cohortvol.train.recipe import Phase, Recipe
+from cohortvol.train.recipe import ALL, PRETRAIN, Phase, Recipe
 
-ALL = "all"
-PRETRAIN = "pretrain"
 SOFTMAX = "softmax.json"
 """Beside the held-out label maps of a fold: how sure its network was of each."""
 TRAINED = "trained.json"

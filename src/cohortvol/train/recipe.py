@@ -20,6 +20,9 @@ from cohortvol.errors import ConfigError, did_you_mean
 MAIN = "main"
 """Name of the only part, and of the only dataset, of a recipe with `labels` of its own."""
 
+PREPARE, PRETRAIN, ALL = "prepare", "pretrain", "all"
+"""Steps of a training beside its folds."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -122,8 +125,8 @@ class Recipe:
     @property
     def steps(self) -> list[str]:
         """Of one part, in an order that works: each needs those before it, but for the folds."""
-        pretrain = ["pretrain"] if self.pretrain else []
-        return ["prepare", *pretrain, *map(str, range(self.n_folds)), "all"]
+        pretrain = [PRETRAIN] if self.pretrain else []
+        return [PREPARE, *pretrain, *map(str, range(self.n_folds)), ALL]
 
     def labels_of(self, part: str) -> dict[int, str]:
         """Label index to structure inside a part."""
@@ -146,7 +149,13 @@ def variants_of(path: Path) -> list[str]:
     ConfigError
         If the file cannot be read, or its variants are no mapping of names to settings.
     """
-    return list(_variants(path, read_yaml(path)))
+    return list(_variants(path, _read(path)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe")
+    return read_yaml(path)
 
 
 def _variants(path: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -171,9 +180,7 @@ def read_recipe(path: Path, variant: str | None = None) -> Recipe:
         Naming every setting that is unknown, missing or not allowed, and every structure that no
         dataset labels; or if `variant` is none of the recipe's, or is missing where it has some.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe")
-    values = read_yaml(path)
+    values = _read(path)
     variants = _variants(path, values)
     if variant is None and variants:
         raise ConfigError(f"{path}: choose one of its variants: {', '.join(variants)}")
@@ -189,12 +196,11 @@ def read_recipe(path: Path, variant: str | None = None) -> Recipe:
         for error in Draft202012Validator(_schema()).iter_errors(values)
         for text in _explain(error)
     ]
+    wrong = wrong or list(_contradictions(values))
     if not wrong:
-        wrong = list(_contradictions(values))
+        recipe = _recipe(values)
+        wrong = list(_unlabelled(recipe))
     if wrong:
-        raise ConfigError("\n".join([f"{path}: cannot be used", *(f"  {line}" for line in wrong)]))
-    recipe = _recipe(values)
-    if wrong := list(_unlabelled(recipe)):
         raise ConfigError("\n".join([f"{path}: cannot be used", *(f"  {line}" for line in wrong)]))
     return recipe
 

@@ -14,17 +14,9 @@ from cohortvol.files import commit_json
 from cohortvol.networks import Source, import_nnunet
 from cohortvol.train.accuracy import accuracy_by_modality, held_out_volumes, out_of_fold_calibration
 from cohortvol.train.cases import cases_of, cases_of_part
-from cohortvol.train.folds import (
-    ALL,
-    PRETRAIN,
-    TRAINED,
-    check_schedule,
-    fold_folder,
-    train_fold,
-    validate,
-)
+from cohortvol.train.folds import TRAINED, check_schedule, fold_folder, train_fold, validate
 from cohortvol.train.prepare import nnunet_folders, prepare
-from cohortvol.train.recipe import Recipe, read_recipe
+from cohortvol.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +95,12 @@ def _run_step(
 ) -> None:
     with nnunet_folders(work):
         prepare(recipe, part, cases, work, processes)
-        if step == "prepare":  # so that a changed recipe stops here, and not in every fold
+        if step == PREPARE:  # so that a changed recipe stops here, and not in every fold
             for later in recipe.steps[1:]:
                 check_schedule(recipe, work, later)
         else:
             train_fold(recipe, cases, work, step, device, processes)
-        if step not in ("prepare", PRETRAIN, ALL):
+        if step not in (PREPARE, PRETRAIN, ALL):
             validate(recipe, cases, work, step, device, processes)
     commit_json(work / "done" / f"{step}.json", {"part": part, "step": step})
     logger.info("%s, part %s: %s is done", recipe.id, part, step)
@@ -199,7 +191,7 @@ def _part_trained_on(recipe: Recipe, part: str, cases: pd.DataFrame, work: Path)
             (fold_folder(recipe, work / part, step) / TRAINED).read_text(encoding="utf-8")
         )
         for step in recipe.steps
-        if step != "prepare"
+        if step != PREPARE
     }
     versions = [one["versions"] for one in trained.values()]
     return {
