@@ -229,8 +229,32 @@ def test_sentences_of_the_analysis_lose_their_small_counts():
     )
     assert said("1,234 volumes cut") == "About 1,235 volumes cut"
     assert said("The data are cross-sectional") == "The data are cross-sectional"
-    note = "F: ANA_TOO_FEW: 3 usable subjects, at least 10 needed"
-    assert disclosure._without_counts(note) == "F: ANA_TOO_FEW: at least 10 needed"
+
+
+@pytest.mark.parametrize(
+    ("note", "shown"),
+    [
+        (
+            "F: ANA_TOO_FEW: 3 usable subjects, at least 10 needed",
+            "F: ANA_TOO_FEW: at least 10 needed",
+        ),
+        ("ANA_TOO_FEW: 7 usable scans, 10 needed", "ANA_TOO_FEW: 10 needed"),
+        ("ANA_TOO_FEW: 4 rows for 6 terms", "ANA_TOO_FEW: too few rows for 6 terms"),
+        ("ANA_TOO_FEW: 4 subjects for 6 terms", "ANA_TOO_FEW: too few subjects for 6 terms"),
+        (
+            "ANA_TOO_FEW: 3 subjects scanned at several ages, 200 needed",
+            "ANA_TOO_FEW: subjects scanned at several ages, 200 needed",
+        ),
+        (
+            "ANA_REPEATED_MEASURES: 1,034 scans of 1,033 people",
+            "ANA_REPEATED_MEASURES: several scans of one person",
+        ),
+        ("site: 2 levels pooled (fewer than 20 scans)", None),
+        ("descriptive only: n < 100 per sex; F only", None),
+    ],
+)
+def test_notes_lose_their_counts_and_keep_their_thresholds(note, shown):
+    assert disclosure._without_counts(note) == (shown or note)
 
 
 def test_the_settings_of_the_analysis_are_still_told(made):

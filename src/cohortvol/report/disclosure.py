@@ -28,6 +28,14 @@ OTHER = "other reasons"
 _OF_SCANS = ("scan ", "age ", "sex ", "size ")
 """How reasons begin that `dropped` repeats for every structure; the flow has them."""
 
+_COUNTED = (
+    (r"[\d,]+ usable (?:subjects|scans), ", ""),
+    (r"[\d,]+ subjects scanned at", "subjects scanned at"),
+    (r"[\d,]+ (rows|subjects) for", r"too few \1 for"),
+    (r"[\d,]+ scans of [\d,]+ people", "several scans of one person"),
+)
+"""Counts in notes of `analyse`, and what stands in their place."""
+
 
 def rounded(counts: pd.Series) -> pd.Series:
     """Counts to the nearest multiple of `SMALL`; missing where they are small but not 0."""
@@ -87,7 +95,10 @@ def _estimates(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_counts(note: str) -> str:
-    return re.sub(r"(ANA_TOO_FEW: )\d+ usable subjects, ", r"\1", note)
+    """A note without how many scans or people it is about; thresholds stay."""
+    for counted, plain in _COUNTED:
+        note = re.sub(counted, plain, note)
+    return note
 
 
 def _without_small_counts(sentence: str) -> str:
@@ -151,13 +162,8 @@ def _slopes_at_age(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _within_between(rows: pd.DataFrame) -> pd.DataFrame:
-    note = rows["note"].map(_without_numbers_of_people, na_action="ignore").astype(object)
     counts = {name: rounded(rows[name]) for name in ("n_subjects", "n_rescanned")}
-    return _estimates(rows).assign(note=note, **counts)
-
-
-def _without_numbers_of_people(note: str) -> str:
-    return re.sub(r"(ANA_TOO_FEW: )[\d,]+ subjects ", r"\1subjects ", note)
+    return _estimates(rows).assign(**counts)
 
 
 def _sensitivity(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 from cohortvol import style
 from cohortvol.pages import Table
 from cohortvol.report.inputs import SLOPE, Analysis
-from cohortvol.report.page import SEXES, estimate_cells
+from cohortvol.report.page import SEXES, estimate_cells, quantile_cells
 
 
 def age_bands_table(analysis: Analysis) -> Table:
@@ -17,17 +17,13 @@ def age_bands_table(analysis: Analysis) -> Table:
         low, below = row["age_from_years"], row["age_below_years"]
         ages = f"{low:g} and older" if pd.isna(below) else f"{low:g} to {below:g}"
         ages = f"below {below:g}" if low == 0 else ages
-        middle, q25, q75, p5, p95 = (
-            style.significant(row[f"{name}_ml"]) for name in ("median", "q25", "q75", "p5", "p95")
-        )
         rows.append(
             [
                 style.display_name(row["structure"]),
                 style.SEX_WORD.get(row["sex"], row["sex"]),
                 ages,
                 style.count(row["n"]),
-                middle if q25 == "–" else f"{middle} ({q25} to {q75})",
-                "–" if p5 == "–" else f"{p5} to {p95}",
+                *quantile_cells(row),
             ]
         )
     header = ["Structure", "Sex", "Age, years", "n", "Median (IQR), mL", "5th to 95th centile, mL"]

@@ -127,17 +127,23 @@ def interaction_table(analysis: Analysis) -> Table:
     return Table("Do the slopes of men and women differ?", header, rows, csv="interactions")
 
 
+def quantile_cells(row: Mapping[Any, Any]) -> tuple[str, str]:
+    """Median with its quartiles, and the tails, as far as they are given; mL."""
+    middle, q25, q75, p5, p95 = (
+        style.significant(row[f"{name}_ml"]) for name in ("median", "q25", "q75", "p5", "p95")
+    )
+    middle_half = middle if q25 == "–" else f"{middle} ({q25} to {q75})"
+    return middle_half, "–" if p5 == "–" else f"{p5} to {p95}"
+
+
 def summary_table(analysis: Analysis) -> Table:
     """Quantiles of the volumes."""
     rows = []
     for row in analysis.summary.to_dict("records"):
-        low, middle, high = (style.significant(row[f"{q}_ml"]) for q in ("q25", "median", "q75"))
-        middle_half = f"{middle} ({low} to {high})" if middle != "–" else "–"
-        tails = f"{style.significant(row['p5_ml'])} to {style.significant(row['p95_ml'])}"
         sex = style.SEX_WORD.get(row["sex"], row["sex"])
         name = style.display_name(row["structure"])
         n = style.number(row["n"], 0)
-        rows.append([name, sex, n, middle_half, tails if middle != "–" else "–"])
+        rows.append([name, sex, n, *quantile_cells(row)])
     header = ["Structure", "Sex", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
     return Table("Volumes", header, rows, csv="summary")
 
