@@ -18,7 +18,7 @@ TestCohort.settings = settings(
 )
 
 NEW_WEIGHTS, FEWER_PIECES = ("weights", 0, 0), ("min_largest_fraction", 0, 0)
-NO_LABEL_MAPS = ("keep_label_maps", 0, 0)
+NO_LABEL_MAPS, MORE_SLICES = ("keep_label_maps", 0, 0), ("min_slices", 0, 0)
 
 
 @pytest.fixture
@@ -54,6 +54,13 @@ def test_a_job_killed_while_label_maps_go_loses_no_scan(cohort, at):
     cohort.user_does(change=NO_LABEL_MAPS)
     cohort.run(seed=1)
     assert len(list(cohort.results.rglob("*_dseg.nii.gz"))) == 3
+
+
+def test_scans_that_left_are_not_missed_when_label_maps_are_kept_again(cohort):
+    for change in (NO_LABEL_MAPS, MORE_SLICES, NO_LABEL_MAPS, MORE_SLICES):
+        cohort.user_does(change=change)
+        cohort.run(seed=1)  # ends with `verify`, which must not ask for what nobody needs
+        assert cohort.settled
 
 
 @pytest.mark.parametrize("change", [FEWER_PIECES, ("change an image", 0, 4)])
