@@ -14,6 +14,8 @@ from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page
 
 _KINDS = ("between", "within")
+_GAP_MM = 7.0
+"""Between the columns, so that the numbers below one do not touch those of the next."""
 _MOST_ROWS = 40
 
 
@@ -28,9 +30,11 @@ def repeat_pages(analysis: Analysis) -> Iterator[Page]:
     limits = [f"{kind}_pct_per_decade_ci_{end}" for kind in _KINDS for end in ("low", "high")]
     reach = float(table[limits].abs().max(axis=None)) * 1.05
     structures = analysis.structures(table["structure"])
-    columns = rows.even_columns(len(sexes))
+    columns = rows.even_columns(len(sexes), _GAP_MM)
     for part in rows.pages_of_groups([("", structures)], _MOST_ROWS):
-        figure, axes = rows.page(part, columns, row_mm=5.0, head_mm=7.0, foot_mm=13.0)
+        figure, axes = rows.page(
+            part, columns, row_mm=5.0, head_mm=7.0, foot_mm=13.0, gap_mm=_GAP_MM
+        )
         here = table[table["structure"].isin(part.places)]
         for axis, sex in zip(axes, sexes, strict=True):
             axis.set_xlim(-reach, reach)

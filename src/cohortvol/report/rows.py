@@ -45,9 +45,9 @@ def pages_of_groups(groups: Sequence[tuple[str, Sequence[str]]], most: int) -> I
         yield Rows(names, frozenset(headings))
 
 
-def even_columns(n: int) -> list[float]:
+def even_columns(n: int, gap_mm: float = GAP_MM) -> list[float]:
     """Widths of `n` columns that fill a page, mm."""
-    return [(style.DOUBLE_COLUMN_MM - NAME_MM - GAP_MM * n) / n] * n
+    return [(style.DOUBLE_COLUMN_MM - NAME_MM - gap_mm * n) / n] * n
 
 
 def page(
