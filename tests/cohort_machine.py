@@ -439,7 +439,8 @@ class CohortMachine(RuleBasedStateMachine):
         ingested = self.results / f"ingest/{shard}.parquet"
         if self.settings.keep_label_maps and model == self.settings.model:
             return None
-        if not table.exists() or not ingested.exists():
+        damaged = f"ingest/{shard}.parquet" in self.damaged
+        if damaged or not table.exists() or not ingested.exists():
             return None
         facts = pd.read_parquet(ingested).set_index("scan_id", drop=False)
         if receipt.stem not in facts.index:

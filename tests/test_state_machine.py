@@ -63,6 +63,16 @@ def test_scans_that_left_are_not_missed_when_label_maps_are_kept_again(cohort):
         assert cohort.settled
 
 
+def test_damaged_tables_are_made_again_where_label_maps_are_not_kept(cohort):
+    cohort.user_does(change=NO_LABEL_MAPS)
+    cohort.run(seed=1)
+    n_tables = sum(name.endswith(".parquet") for name in cohort._files_of_results())
+    for at in range(n_tables):
+        cohort.damage_a_table(at=at)
+        cohort.run(seed=1)
+        assert cohort.settled
+
+
 @pytest.mark.parametrize("change", [FEWER_PIECES, ("change an image", 0, 4)])
 def test_changes_after_the_clock_was_set_back_are_made(cohort, change):
     cohort.clock_jumps_or_memory_goes(days=-1)
