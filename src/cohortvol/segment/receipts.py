@@ -195,16 +195,6 @@ class ShardFolder:
         commit_json(self._receipt(work.scan_id), receipt)
         self._mark(work.scan_id).unlink(missing_ok=True)
 
-    def forget_without_label_map(self) -> None:
-        """Remove receipts of label maps that are not there, nor will anything stand in for them.
-
-        Those of scans that left the shard stay otherwise, and would speak of a file for ever.
-        """
-        for path in of_ours(self.folder, lambda: [*self.folder.glob("*.json")]):
-            receipt = read_object(path) or {}
-            if receipt.get("state") == "segmented" and not self.label_map(path.stem).exists():
-                remove(path)
-
     def sweep(self) -> None:
         """Remove what killed writers left: temporary files, and marks of scans that had ended."""
         sweep(self.folder)

@@ -121,8 +121,6 @@ def run_shard(
 
     with stop_on_signals() as stop, _alone(folder, stop):
         shard.sweep()
-        if kept is None:
-            shard.forget_without_label_map()
         todo = [work for work in works if not shard.is_finished(work)]
         with ShardProgress(folder.name, len(todo), len(works) - len(todo), job) as progress:
             Pipeline(shard, load_segmenter, progress, stop, attempts_left, workers).run(todo)

@@ -111,7 +111,7 @@ def check_model(
                     path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
                 )
         folder.not_older(path, [f"ingest/{shard}.parquet"])
-    of_scan = {row["scan_id"]: row for row in rows}
+    of_scan = None if segmented is None else {row["scan_id"]: row for row in rows}
     _check_receipts(folder, f"segment/{model}/{shard}", of_scan, _kept(folder, model, shard))
 
     label_maps = [row["scan_id"] for row in rows if row["state"] == "segmented"]
@@ -149,14 +149,20 @@ def _kept(folder: Folder, model: str, shard: str) -> dict[str, str]:
 
 
 def _check_receipts(
-    folder: Folder, place: str, rows: Mapping[str, Row], kept: Mapping[str, str]
+    folder: Folder, place: str, rows: Mapping[str, Row] | None, kept: Mapping[str, str]
 ) -> None:
-    """Every receipt of a shard's folder, and every label map against its receipt."""
+    """Every receipt of a shard's folder, and every label map against its receipt.
+
+    Receipts of scans that left stay, for they may come back. Their label maps need not be there:
+    where label maps are not kept, those went, and the rows that stood in for them may have gone
+    since.
+    """
     _, model, shard = place.split("/")
     stand_in = f"measure/{model}/kept/{shard}.parquet"
     there = {path.name.removesuffix(".json") for path in (folder.results / place).glob("*.json")}
     marks = {name for name in there if name.endswith(".started")}
-    for scan_id in sorted((there - marks) | set(rows)):
+    here = rows or {}
+    for scan_id in sorted((there - marks) | set(here)):
         path = f"{place}/{scan_id}.json"
         receipt = folder.json(path)
         if receipt is None:
@@ -164,12 +170,14 @@ def _check_receipts(
         if not receipt_is_whole(receipt) or receipt.get("scan_id") != scan_id:
             folder.report(path, "damaged", "is not as it was written")
             continue
-        if scan_id in rows and (named := _differences(rows[scan_id], receipt, place)):
+        if scan_id in here and (named := _differences(here[scan_id], receipt, place)):
             what = f"is not what the receipt of {scan_id} says: {', '.join(named)}"
             folder.report(f"{place}.parquet", "contradicts", what)
         if receipt["state"] == "segmented":
             label_map, sha256 = f"{place}/{scan_id}_dseg.nii.gz", receipt["label_map_sha256"]
             is_there = (folder.results / label_map).exists()
+            if not is_there and rows is not None and scan_id not in here:
+                continue
             if not is_there and not kept and (folder.results / stand_in).parent.is_dir():
                 folder.report(stand_in, "missing", "is not there, nor are label maps of its scans")
             elif is_there or kept.get(scan_id) != sha256:
