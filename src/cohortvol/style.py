@@ -37,6 +37,8 @@ SEX_DARK = {"F": "#7a3500", "M": "#003f63"}
 SEX_LINE: dict[str, Any] = {"F": "-", "M": (0, (4, 1.6)), "all": "-"}
 SEX_MARKER = {"F": "o", "M": "^", "all": "o"}
 SEX_WORD = {"F": "Women", "M": "Men", "all": "All"}
+MANY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+"""Colours of things that are neither sex (Okabe and Ito), in their order."""
 INK, QUIET = "#1a1a1a", "#5f6368"
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -12,9 +12,6 @@ from matplotlib.figure import Figure
 
 from cohortvol import style
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
-"""Of the models, in their order (Okabe and Ito); an eighth model begins again."""
-
 BOX_MM = 2.6
 _MOST_HEIGHT_MM = 225.0
 _COLUMNS, _ROWS = 4, 6
@@ -30,8 +27,8 @@ class Plot:
 
 
 def colour_of(models: Sequence[str]) -> dict[str, str]:
-    """Colour of each model."""
-    return {model: COLOURS[place % len(COLOURS)] for place, model in enumerate(models)}
+    """Colour of each model; an eighth begins again."""
+    return {model: style.MANY[place % len(style.MANY)] for place, model in enumerate(models)}
 
 
 def box_plots(pairs: pd.DataFrame, models: Sequence[str], tolerance_mm: float) -> Iterator[Plot]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cohortvol.errors import ConfigError, GeometryError, ScanError
-from cohortvol.files import commit_json, sha256_of
+from cohortvol.files import commit_json
 from cohortvol.geometry import check_same_grid, voxel_volume_ml
 from cohortvol.intervals import (
     EXPERT,
@@ -27,7 +27,7 @@ from cohortvol.intervals import (
 )
 from cohortvol.models import CARD, SOFTMAX, Card, choose_profile, load_card, recipe_of
 from cohortvol.overlap import dice_by_structure
-from cohortvol.segment.images import read_image
+from cohortvol.segment.images import read_unchecked
 from cohortvol.segment.infer import Segmenter
 from cohortvol.tables import Column, read_table, real, text
 
@@ -159,8 +159,8 @@ def is_simulated(labelled: Path) -> bool:
 def _one_scan(
     segmenter: Segmenter, image: Path, label_map: Path, names: Mapping[int, str]
 ) -> Iterator[dict[str, object]]:
-    scan = read_image(image, sha256_of(image), segmenter.dtype)
-    expert = read_image(label_map, sha256_of(label_map))
+    scan = read_unchecked(image, segmenter.dtype)
+    expert = read_unchecked(label_map)
     check_same_grid((scan.data.shape, scan.affine), (expert.data.shape, expert.affine))
     predicted = segmenter.predict(segmenter.prepare(scan.data, scan.affine))
     labels = segmenter.finish(predicted).reshape(*scan.data.shape, -1)

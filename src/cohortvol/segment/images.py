@@ -9,12 +9,16 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from cohortvol.errors import ScanError
-from cohortvol.files import inflate
+from cohortvol.files import inflate, sha256_of
 from cohortvol.storage import of_scan
 
 _GZIP = b"\x1f\x8b"
+_NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ def read_image(path: Path, sha256: str, dtype: type[np.floating[Any]] = np.float
     if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
         data = data.reshape(data.shape[:3])
     return Image(data, np.asarray(image.affine))
+
+
+def read_unchecked(path: Path, dtype: type[np.floating[Any]] = np.float32) -> Image:
+    """`read_image` of a file that no ingest has looked at.
+
+    Raises
+    ------
+    ScanError
+        As `read_image`, and ``SRC_NOT_NIFTI`` if it is no whole NIfTI image.
+    """
+    try:
+        return read_image(path, sha256_of(path), dtype)
+    except _NO_IMAGE as error:
+        raise ScanError("SRC_NOT_NIFTI", str(error)) from error
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,0 +1,425 @@
+"""How steady labels are when grey values change and the anatomy does not: an error without labels.
+
+A network that is sure of an organ finds it again where the image is a little darker, noisier or
+lit unevenly. The Dice of a structure between the scan and its altered copies is its agreement. On
+labelled scans new to the network agreement is set against the true Dice, which says what it tells.
+Images are not mirrored: to a network that was trained without mirroring, so that it does not
+exchange left and right, a body with the liver on its left is none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+
+from cohortvol import style
+from cohortvol.errors import ConfigError, GeometryError, ScanError
+from cohortvol.files import commit_json, commit_text
+from cohortvol.geometry import check_same_grid
+from cohortvol.models import CARD, choose_profile, load_card, recipe_of
+from cohortvol.overlap import dice_by_structure
+from cohortvol.segment.calibrate import label_names, labelled_scans
+from cohortvol.segment.images import read_unchecked
+from cohortvol.segment.infer import Segmenter
+from cohortvol.tables import Column, csv_text, real, text, write_table
+
+LOG = logging.getLogger(__name__)
+
+GREY_PERCENTILES = (0.5, 99.5)
+"""Between which grey values of a scan alterations are measured."""
+SHADING = 0.3
+"""Share by which one end of the image gets darker and the other brighter."""
+NOISE = 0.03
+"""Standard deviation, as a share of the range of grey values."""
+LEAST_SCANS = 5
+"""Labelled scans below which nothing is said of what agreement tells."""
+ON_CARD = "consistency"
+MARKERS = "os^Dv<>P"
+
+CONSISTENCY = {
+    "scan": Column(text, "image without its ending"),
+    "structure": Column(text, "anatomical structure"),
+    "agreement": Column(real, "mean Dice of the altered copies against the scan as it is"),
+    "agreement_least": Column(real, "least of these Dice"),
+    "volume_spread_pct": Column(
+        real, "largest less smallest volume of all copies, % of the volume as it is"
+    ),
+    "dice": Column(real, "against the label map given; null without one"),
+    "dice_expected": Column(
+        real,
+        "Dice that labelled scans of this agreement had, of those given the others'; null where "
+        "nobody has measured it",
+    ),
+}
+"""Columns of a table of consistency."""
+
+
+def _gamma(power: float) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    def altered(share: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+        return np.where(share > 0, np.abs(share) ** power, share)
+
+    return altered
+
+
+def _shaded(share: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+    ramp = np.linspace(1 - SHADING, 1 + SHADING, share.shape[1])
+    return share * ramp[None, :, None]
+
+
+def _noisy(share: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return share + NOISE * random.standard_normal(share.shape)
+
+
+ALTERATIONS: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "darker": _gamma(1.4),
+    "brighter": _gamma(0.7),
+    "shaded": _shaded,
+    "noisy": _noisy,
+}
+"""What is done to a scan whose grey values are brought to 0 to 1 from the least to the greatest of
+`GREY_PERCENTILES`: powers, shading along the second axis, and normal noise of a fixed seed."""
+
+
+def altered_copies(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A scan under each of `ALTERATIONS`, in its own range of grey values.
+
+    Parameters
+    ----------
+    data : (I, J, K) float array
+        A scan of one grey value is given back as it is, but for the noise.
+    """
+    low, high = np.percentile(data, GREY_PERCENTILES)
+    width = high - low if high > low else 1.0
+    share = (data - low) / width
+    for place, (name, alter) in enumerate(ALTERATIONS.items()):
+        moved = alter(share, np.random.default_rng(place))
+        yield name, (low + width * moved).astype(data.dtype)
+
+
+def consistency_of(
+    segmenter: Segmenter, data: np.ndarray, affine: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Agreement of every structure that is found in a scan or in any altered copy of it.
+
+    Parameters
+    ----------
+    data : (I, J, K) float array
+    affine : (4, 4) float array
+        Voxel indices to RAS+ millimetres.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        ``structure, agreement, agreement_least, volume_spread_pct``, the last null where the scan
+        as it is has none of the structure.
+    label_map : integer array
+        Of the scan as it is, from `Segmenter.segment`.
+    """
+    labels, _ = segmenter.segment(data, affine)
+    index_of = {structure: label for label, structure in segmenter.card.labels.items()}
+    dice: dict[str, list[float]] = {structure: [] for structure in index_of}
+    sizes = {structure: [int((labels == label).sum())] for structure, label in index_of.items()}
+    for _, copy in altered_copies(data):
+        again, _ = segmenter.segment(copy, affine)
+        for structure, value in dice_by_structure(labels, index_of, again, index_of).items():
+            dice[structure].append(value)
+            sizes[structure].append(int((again == index_of[structure]).sum()))
+    rows: list[dict[str, Any]] = []
+    for structure, values in dice.items():
+        as_is, *_ = n_voxels = sizes[structure]
+        if any(n_voxels):
+            found = np.nan_to_num(values, nan=1.0)  # neither has any of it: they agree
+            spread = 100 * (max(n_voxels) - min(n_voxels)) / as_is if as_is else None
+            rows.append(
+                {
+                    "structure": structure,
+                    "agreement": float(found.mean()),
+                    "agreement_least": float(found.min()),
+                    "volume_spread_pct": spread,
+                }
+            )
+    return pd.DataFrame(rows), labels
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What Dice scans of some agreement have: a line that never falls, from labelled scans."""
+
+    profile: str
+    agreement: tuple[float, ...]
+    """Rising."""
+    dice: tuple[float, ...]
+    """At these."""
+    error: float
+    """Mean distance from the true Dice of scans that were left out of the line, each in turn."""
+    correlation: float
+    """Spearman's, of agreement and Dice."""
+    n_scans: int
+    note: str
+
+    def of(self, agreement: np.ndarray) -> np.ndarray:
+        """Expected Dice; beyond the labelled scans that of the nearest."""
+        return np.asarray(np.interp(agreement, self.agreement, self.dice))
+
+    @classmethod
+    def of_card(cls, folder: Path, profile: str) -> Expectation | None:
+        """That on the card of a model, for a profile; None where nobody has measured it."""
+        raw = json.loads((folder / CARD).read_text(encoding="utf-8")).get(ON_CARD)
+        if raw is None or raw["profile"] != profile:
+            return None
+        return cls(**raw | {name: tuple(raw[name]) for name in ("agreement", "dice")})
+
+
+def run(
+    model: Path,
+    folder: Path,
+    out: Path,
+    *,
+    labelled: bool,
+    write: bool = False,
+    profile: str | None = None,
+    note: str = "",
+    device: str = "auto",
+    threads: int = 0,
+) -> tuple[pd.DataFrame, Expectation | None]:
+    """Agreement of every scan of a folder, and the Dice to expect of it; see `save`.
+
+    Parameters
+    ----------
+    model : Path
+        Model folder.
+    folder : Path
+        Of scans: see `scans_of`, and where they are `labelled`
+        `cohortvol.segment.calibrate.labelled_scans`.
+    write : bool
+        Put what agreement tells on the model's card, where scans are labelled.
+    profile, device, threads
+        As for `Segmenter.load`.
+    note : str
+        For the card: which scans.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        Rows of CONSISTENCY.
+    expected : Expectation or None
+        Of the labelled scans; without, what the card says.
+
+    Raises
+    ------
+    ConfigError
+        If there are no usable scans, or too few that are labelled.
+    """
+    card = load_card(model)
+    chosen = choose_profile(card, profile).name
+    segmenter = Segmenter.load(model, chosen, device=device, threads=threads)
+    expected = Expectation.of_card(model, recipe_of(chosen))
+    if labelled:
+        found = measured(segmenter, labelled_scans(folder), label_names(folder, card))
+        expected = expectation(found, recipe_of(chosen), note)
+        found["dice_expected"] = left_out(found[found["dice"].notna()])
+        if write:
+            write_to_card(model, expected)
+    else:
+        found = measured(segmenter, scans_of(folder), {})
+        if expected is not None:
+            found["dice_expected"] = expected.of(found["agreement"].to_numpy())
+    save(found, expected, out)
+    return found, expected
+
+
+def expectation(found: pd.DataFrame, profile: str, note: str = "") -> Expectation:
+    """The Dice to expect of an agreement, by isotonic regression over all structures together.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        Rows of CONSISTENCY of labelled scans new to the model.
+    profile : str
+        Inference profile of these.
+    note : str
+        Which scans.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than `LEAST_SCANS` labelled scans.
+    """
+    known = found[found["dice"].notna()]
+    if known["scan"].nunique() < LEAST_SCANS:
+        raise ConfigError(
+            f"{known['scan'].nunique()} labelled scans; {LEAST_SCANS} are needed to say what "
+            "agreement tells"
+        )
+    agreement, dice = _rising(known)
+    return Expectation(
+        profile=profile,
+        agreement=tuple(agreement.round(4).tolist()),
+        dice=tuple(dice.round(4).tolist()),
+        error=round(float((left_out(known) - known["dice"]).abs().mean()), 4),
+        correlation=round(float(spearmanr(known["agreement"], known["dice"]).statistic), 3),
+        n_scans=int(known["scan"].nunique()),
+        note=note,
+    )
+
+
+def left_out(known: pd.DataFrame) -> pd.Series:
+    """Expected Dice of every row by the scans other than its own."""
+    expected = pd.Series(np.nan, index=known.index)
+    for _, own in known.groupby("scan"):
+        expected[own.index] = np.interp(own["agreement"], *_rising(known.drop(own.index)))
+    return expected
+
+
+def _rising(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Agreement and fitted Dice at the ends of each step of the isotonic regression."""
+    mean = known.groupby("agreement")["dice"].agg(["mean", "size"])
+    fitted = isotonic_regression(mean["mean"].to_numpy(), weights=mean["size"].to_numpy()).x
+    ends = np.r_[True, np.diff(fitted) != 0] | np.r_[np.diff(fitted) != 0, True]
+    return mean.index.to_numpy()[ends], fitted[ends]
+
+
+def measured(
+    segmenter: Segmenter,
+    scans: Mapping[str, tuple[Path, Path | None]],
+    names: Mapping[int, str],
+) -> pd.DataFrame:
+    """Rows of CONSISTENCY for some scans, without what to expect.
+
+    Parameters
+    ----------
+    scans : mapping of str to tuple
+        Image of each scan, and its label map where there is one.
+    names : mapping of int to str
+        Structure of each index of the label maps.
+
+    Raises
+    ------
+    ConfigError
+        If no scan could be segmented, or a label map is on another grid than its image.
+    """
+    console, tables = Console(stderr=True), []
+    for name, (image, label_map) in track(
+        scans.items(), "segmenting", console=console, disable=not sys.stderr.isatty()
+    ):
+        try:
+            scan = read_unchecked(image, segmenter.dtype)
+            table, labels = consistency_of(segmenter, scan.data, scan.affine)
+            if label_map is not None and len(table):
+                expert = read_unchecked(label_map)
+                check_same_grid((scan.data.shape, scan.affine), (expert.data.shape, expert.affine))
+                drawn = np.rint(expert.data).astype(np.int64)
+                own = {structure: label for label, structure in segmenter.card.labels.items()}
+                theirs = {structure: index for index, structure in names.items()}
+                table["dice"] = table["structure"].map(
+                    dice_by_structure(labels, own, drawn, theirs)
+                )
+            tables.append(table.assign(scan=name))
+        except ScanError as error:
+            LOG.warning("%s: left out (%s)", name, error)
+        except GeometryError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    if not any(len(table) for table in tables):
+        raise ConfigError(f"no structure of model {segmenter.card.id} was found in any scan")
+    return pd.concat(tables, ignore_index=True).reindex(columns=list(CONSISTENCY))
+
+
+def scans_of(folder: Path) -> dict[str, tuple[Path, Path | None]]:
+    """Images of a folder, or of ``images/`` in it, without label maps.
+
+    Raises
+    ------
+    ConfigError
+        If there are none.
+    """
+    inside = folder / "images"
+    images = sorted((inside if inside.is_dir() else folder).glob("*.nii.gz"))
+    if not images:
+        raise ConfigError(f"{folder}: no *.nii.gz, nor images/*.nii.gz in it")
+    return {image.name.removesuffix(".nii.gz"): (image, None) for image in images}
+
+
+def by_structure(found: pd.DataFrame) -> pd.DataFrame:
+    """Medians of rows of CONSISTENCY by structure, and how many scans there are."""
+    medians = found.drop(columns="scan").groupby("structure", sort=False)
+    table = medians.median().dropna(axis="columns", how="all")
+    table.insert(0, "n", medians.size())
+    return table.reset_index()
+
+
+def save(found: pd.DataFrame, expected: Expectation | None, out: Path) -> None:
+    """Write ``consistency.parquet`` and ``.csv``; with labelled scans the figure of what it tells.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        Rows of CONSISTENCY.
+    expected : Expectation, optional
+        The line to draw through the labelled scans.
+    """
+    write_table(out / "consistency.parquet", found, CONSISTENCY)
+    commit_text(out / "consistency.csv", csv_text(found))
+    known = found[found["dice"].notna()]
+    if expected is None or known.empty:
+        return
+    with style.journal_style():
+        figure = _figure(known, expected)
+        style.save_figure(figure, out / "agreement", known, _caption(known, expected))
+
+
+def _figure(known: pd.DataFrame, expected: Expectation) -> Figure:
+    """Dice against agreement, a mark per structure, and the expected Dice as a line."""
+    figure = style.new_figure(89.0, 78.0)
+    axes = figure.add_axes((0.13, 0.13, 0.83, 0.83))
+    structures = list(dict.fromkeys(known["structure"]))
+    for place, structure in enumerate(structures):
+        rows = known[known["structure"] == structure]
+        axes.plot(
+            rows["agreement"],
+            rows["dice"],
+            linestyle="none",
+            marker=MARKERS[place % len(MARKERS)],
+            markersize=3.0,
+            markerfacecolor="none",
+            markeredgewidth=0.7,
+            color=style.MANY[place % len(style.MANY)],
+            label=style.display_name(structure) if len(structures) <= len(MARKERS) else None,
+        )
+    low = np.floor(10 * min(known["agreement"].min(), known["dice"].min())) / 10
+    axes.plot([low, 1], [low, 1], color=style.QUIET, linewidth=0.5, linestyle=":")
+    axes.plot(expected.agreement, expected.dice, color=style.INK, label="expected Dice")
+    axes.set(xlim=(low, 1.005), ylim=(low, 1.005))
+    axes.set(xlabel="Agreement with altered copies (Dice)", ylabel="Dice against the label map")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _caption(known: pd.DataFrame, expected: Expectation) -> str:
+    return (
+        f"Dice of {len(known)} structures in {known['scan'].nunique()} labelled scans against "
+        "their agreement, the mean Dice between the scan and four copies of other grey values "
+        f"({', '.join(ALTERATIONS)}). Line: isotonic regression of all structures; the expected "
+        f"Dice of a scan left out is off by {expected.error:.3f} in the mean. Spearman's "
+        f"correlation {expected.correlation:.2f}. Dotted: Dice equal to agreement."
+    )
+
+
+def write_to_card(model: Path, expected: Expectation) -> None:
+    """Put what to expect on the card of a model in place of an earlier one."""
+    path = model / CARD
+    card = json.loads(path.read_text(encoding="utf-8"))
+    commit_json(path, card | {ON_CARD: asdict(expected)})
+    load_card(model)
