@@ -110,7 +110,6 @@ def check_model(
                 folder.report(
                     path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
                 )
-        folder.not_older(path, [f"ingest/{shard}.parquet"])
     of_scan = None if segmented is None else {row["scan_id"]: row for row in rows}
     _check_receipts(folder, f"segment/{model}/{shard}", of_scan, _kept(folder, model, shard))
 
