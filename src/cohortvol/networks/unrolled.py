@@ -115,7 +115,6 @@ def _activate(block: Any, features: torch.Tensor, out: torch.Tensor) -> None:
     norm, negative_slope = block.norm, block.nonlin.negative_slope
     n_bytes = features[0, 0].numel() * features.element_size()
     step = max(1, CACHED_BYTES // n_bytes) * torch.get_num_threads()
-    mean, deviation = features.new_empty(0), features.new_empty(0)
     for first in range(0, features.shape[1], step):
         group = slice(first, first + step)
         torch.ops.aten.native_batch_norm.out(
@@ -128,8 +127,8 @@ def _activate(block: Any, features: torch.Tensor, out: torch.Tensor) -> None:
             0.0,
             norm.eps,
             out=out[:, group],
-            save_mean=mean,
-            save_invstd=deviation,
+            save_mean=features.new_empty(0),
+            save_invstd=features.new_empty(0),
         )
         nn.functional.leaky_relu_(out[:, group], negative_slope)
 

@@ -30,7 +30,7 @@ from cohortvol.errors import ConfigError, GeometryError, ScanError
 from cohortvol.files import commit_json, commit_text
 from cohortvol.geometry import check_same_grid
 from cohortvol.models import CARD, choose_profile, load_card, recipe_of
-from cohortvol.overlap import dice_by_structure
+from cohortvol.overlap import dice_by_structure, overlap_by_structure
 from cohortvol.segment.calibrate import label_names, labelled_scans
 from cohortvol.segment.images import read_unchecked
 from cohortvol.segment.infer import Segmenter
@@ -57,7 +57,7 @@ CONSISTENCY = {
     "volume_spread_pct": Column(
         real, "largest less smallest volume of all copies, % of the volume as it is"
     ),
-    "dice": Column(real, "against the label map given; null without one"),
+    "dice": Column(real, "against the label map given; null where it has none of the structure"),
     "dice_expected": Column(
         real,
         "Dice that labelled scans of this agreement had, of those given the others'; null where "
@@ -324,8 +324,9 @@ def measured(
                 drawn = np.rint(expert.data).astype(np.int64)
                 own = {structure: label for label, structure in segmenter.card.labels.items()}
                 theirs = {structure: index for index, structure in names.items()}
+                overlaps = overlap_by_structure(labels, own, drawn, theirs)
                 table["dice"] = table["structure"].map(
-                    dice_by_structure(labels, own, drawn, theirs)
+                    {name: one.dice for name, one in overlaps.items() if one.n_second}
                 )
             tables.append(table.assign(scan=name))
         except ScanError as error:
