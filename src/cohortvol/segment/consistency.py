@@ -399,10 +399,9 @@ def _figure(known: pd.DataFrame, expected: Expectation) -> Figure:
             color=style.MANY[place % len(style.MANY)],
             label=style.display_name(structure) if len(structures) <= len(MARKERS) else None,
         )
-    low = np.floor(10 * min(known["agreement"].min(), known["dice"].min())) / 10
-    axes.plot([low, 1], [low, 1], color=style.QUIET, linewidth=0.5, linestyle=":")
+    left, low = (np.floor(20 * known[name].min()) / 20 for name in ("agreement", "dice"))
     axes.plot(expected.agreement, expected.dice, color=style.INK, label="expected Dice")
-    axes.set(xlim=(low, 1.005), ylim=(low, 1.005))
+    axes.set(xlim=(left, 1.003), ylim=(low, 1.005))
     axes.set(xlabel="Agreement with altered copies (Dice)", ylabel="Dice against the label map")
     axes.legend(frameon=False, loc="upper left")
     return figure
@@ -414,7 +413,7 @@ def _caption(known: pd.DataFrame, expected: Expectation) -> str:
         "their agreement, the mean Dice between the scan and four copies of other grey values "
         f"({', '.join(ALTERATIONS)}). Line: isotonic regression of all structures; the expected "
         f"Dice of a scan left out is off by {expected.error:.3f} in the mean. Spearman's "
-        f"correlation {expected.correlation:.2f}. Dotted: Dice equal to agreement."
+        f"correlation {expected.correlation:.2f}."
     )
 
 
