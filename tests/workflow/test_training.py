@@ -120,9 +120,11 @@ def test_the_card_says_what_each_part_was_trained_on(trained):
     assert found["out_of_fold"]["liver"]["dice_mean"] > 0.5
 
 
-def test_the_trained_model_measures_scans_that_it_has_not_seen(trained, tmp_path):
+def test_the_trained_model_measures_scans_that_it_has_not_seen_and_is_evaluated(trained, tmp_path):
     for seed in (1, 2):
-        save(tmp_path / "images" / f"scan{seed}.nii.gz", boxes(seed, "MR")[0])
+        image, structures = boxes(seed, "MR")
+        save(tmp_path / "images" / f"scan{seed}.nii.gz", image)
+        save(tmp_path / "labels" / f"scan{seed}.nii.gz", structures)
     done = subprocess.run(
         [BIN / "cohortvol", "manifest-from-folder", tmp_path / "images",
          "--out", tmp_path / "scans.csv"],
@@ -142,6 +144,21 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen(trained, tmp_path
         for index, name in enumerate(("liver", "spleen", "kidney_left"), start=1):
             true_ml = (structures == index).sum() * VOXEL_ML
             assert volumes.loc[f"scan{seed}", name] == pytest.approx(true_ml, rel=0.4)
+    card = trained / "models_dir" / "pair" / "card.json"
+    done = subprocess.run(
+        [BIN / "cohortvol", "evaluate", "--expert", tmp_path, "--expert-labels", card,
+         "--model", f"pair={results / 'segment/pair'}", "--model-labels", f"pair={card}",
+         "--out", tmp_path / "evaluation"],
+    )  # fmt: skip
+    assert done.returncode == 0
+    pairs = pd.read_parquet(tmp_path / "evaluation" / "pairs.parquet")
+    assert len(pairs) == 6
+    assert pairs["dice"].between(0.6, 1).all()
+    expert_ml = pairs.pivot(index="scan_id", columns="structure", values="expert_ml")
+    assert expert_ml.loc["scan1", "liver"] == pytest.approx(
+        (boxes(1, "MR")[1] == 1).sum() * VOXEL_ML
+    )
+    assert (tmp_path / "evaluation" / "index.html").exists()
 
 
 def test_a_run_after_the_end_does_nothing_and_a_lost_step_is_made_up(trained):
