@@ -59,3 +59,9 @@ def load() -> dict[str, Reason]:
         )
         for row in rows
     }
+
+
+def state_of(reason: str) -> str:
+    """``quarantined`` where the data are at fault, ``failed`` where we or the machine are."""
+    known = load().get(reason)
+    return "quarantined" if known is not None and known.class_ == "quarantine" else "failed"

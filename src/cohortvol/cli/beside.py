@@ -14,7 +14,7 @@ from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
 from cohortvol.cli.evaluate import evaluate
 from cohortvol.cli.options import AsJson, ModelId, Results
-from cohortvol.cli.output import show, width
+from cohortvol.cli.output import as_table, show, width
 from cohortvol.cli.plan import plan
 from cohortvol.cli.review import review
 from cohortvol.cli.verify import verify
@@ -160,7 +160,6 @@ def agreement(
     from rich.console import Console
 
     from cohortvol.agreement import run, summary
-    from cohortvol.simulate.compare import as_table
 
     found = run(results, model, other_model, other_results, shard or ())
     title = f"{model} and {other_model}, {found['scan_id'].nunique()} scans"
@@ -362,6 +361,6 @@ def compare(
     console = Console(width=width())
     if source is not None:
         accuracy = truth.volumes_against_truth(source, results)
-        console.print(truth.as_table(accuracy, "Measured against drawn volumes"))
+        console.print(as_table(accuracy, "Measured against drawn volumes"))
     slopes = truth.slopes_against_planted(planted, results / "analyse" / "slopes.parquet")
-    console.print(truth.as_table(slopes, "Planted and recovered slopes, % per decade"))
+    console.print(as_table(slopes, "Planted and recovered slopes, % per decade"))

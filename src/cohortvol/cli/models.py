@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from cohortvol.cli.options import Device, InferenceProfile, ModelsDir, Threads
+from cohortvol.cli.output import as_table, width
 from cohortvol.errors import ConfigError, TemporaryError
 
 app = typer.Typer(
@@ -170,11 +171,8 @@ def calibrate_model(
     [dim]cohortvol models calibrate total_mr --labelled data/labelled --note "20 T1 scans"
     cohortvol models calibrate total_mr --labelled data/others --check[/]
     """
-    from rich.console import Console
-
     from cohortvol import models as cards
     from cohortvol.segment import calibrate
-    from cohortvol.simulate.compare import as_table
 
     folder = cards.find_model(name, models_dir)
     card = cards.load_card(folder)
@@ -187,7 +185,7 @@ def calibrate_model(
         calibrate.write_to_card(folder, calibration)
     worth = "not calibrated" if calibration is None else f"calibrated on {calibration.source}"
     title = f"{card.id}, {cards.recipe_of(chosen)}: {worth}"
-    Console(width=110).print(as_table(calibrate.coverage(found, calibration), title))
+    Console(width=width()).print(as_table(calibrate.coverage(found, calibration), title))
 
 
 @app.command("consistency")
@@ -225,9 +223,7 @@ def consistency_of_model(
     cohortvol models consistency mine --scans data/new --out new[/]
     """
     from cohortvol import models as cards
-    from cohortvol.cli.output import width
     from cohortvol.segment import consistency
-    from cohortvol.simulate.compare import as_table
 
     if write and not labelled:
         raise ConfigError("--write needs --labelled: only labels say what agreement tells")

@@ -6,9 +6,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -34,3 +38,22 @@ def line_a_minute(what: str) -> Callable[[int, int], None]:
             typer.echo(f"{done:,} of {total:,} {what}", err=True)
 
     return told
+
+
+def as_table(frame: pd.DataFrame, title: str) -> Table:
+    """A data frame for the terminal: numbers to two places, a dash for what is unknown."""
+    import pandas as pd  # not for commands that print no table
+    from rich.table import Table
+
+    def shown(value: Any) -> str:
+        if pd.isna(value):
+            return "-"
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(shown, row))
+    return table

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.files import commit_bytes
 from cohortvol.nifti import nifti_gz
+from cohortvol.reasons import state_of
 from cohortvol.segment.images import read_image
 from cohortvol.segment.progress import ShardProgress
 from cohortvol.segment.receipts import (
@@ -22,7 +23,6 @@ from cohortvol.segment.receipts import (
     Outcome,
     ShardFolder,
     Work,
-    state_of,
 )
 from cohortvol.segment.stopping import Stop
 from cohortvol.segment.watchdog import LEAST_SECONDS, Watchdog

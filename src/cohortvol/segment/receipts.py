@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohortvol import __version__, reasons
+from cohortvol import __version__
 from cohortvol.files import commit_json, digest_of, read_object, remove, sweep
 from cohortvol.storage import of_ours
 
@@ -67,12 +67,6 @@ class Outcome:
     label_map_bytes: int | None = None
     softmax: Ratios | None = None
     numerics: dict[str, Any] | None = None
-
-
-def state_of(reason: str) -> str:
-    """``quarantined`` where the data are at fault, ``failed`` where we or the machine are."""
-    known = reasons.load().get(reason)
-    return "quarantined" if known is not None and known.class_ == "quarantine" else "failed"
 
 
 class ShardFolder:

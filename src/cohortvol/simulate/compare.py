@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from cohortvol import tables
 from cohortvol.overlap import dice_by_structure
@@ -102,23 +101,6 @@ def slopes_against_planted(planted: Path, slopes: Path) -> pd.DataFrame:
             "covered": both["planted_pct_per_decade"].between(low, high),
         }
     ).reset_index(drop=True)
-
-
-def as_table(frame: pd.DataFrame, title: str) -> Table:
-    """A data frame for the terminal: numbers to two places, a dash for what is unknown."""
-    table = Table(title=title, title_justify="left")
-    for column in frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(str(column), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_as_text(value) for value in row))
-    return table
-
-
-def _as_text(value: object) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _dice(drawn: Path, found: Path, label_of: Mapping[str, int]) -> dict[str, float]:

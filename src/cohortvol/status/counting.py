@@ -219,12 +219,7 @@ def _add_last_segmented(progress: Progress, places: Places, segmented_ns: dict[s
 
 def _add_measured(progress: Progress, failures: dict[str, str], n_segmented: int) -> None:
     """Segmented scans of a measured shard are done, but for those that measure failed on."""
-    failed: Counts = Counter((_state_of(reason), reason) for reason in failures.values())
+    failed: Counts = Counter((reasons.state_of(reason), reason) for reason in failures.values())
     progress.measured += n_segmented
     progress.ended += failed
     progress.ended["done", None] += n_segmented - failed.total()
-
-
-def _state_of(reason: str) -> str:
-    known = reasons.load().get(reason)
-    return "quarantined" if known is not None and known.class_ == "quarantine" else "failed"
