@@ -10,6 +10,7 @@ import statsmodels.api as sm
 from scipy import stats
 from scipy.linalg import solve_triangular
 from statsmodels.datasets import stackloss
+from statsmodels.stats.multitest import multipletests
 
 from cohortvol.analyse.batch import fit_many
 from cohortvol.analyse.correlation import correlation
@@ -254,3 +255,8 @@ def test_benjamini_yekutieli_agrees_with_r():
     with_none = false_discovery_rate_of_any_dependence(np.append(p_values, np.nan))
     assert np.isnan(with_none[-1])
     assert_agrees(with_none[:-1], golden("p_adjust", "q", "BY"))
+
+
+def test_holm_of_statsmodels_which_the_analysis_has_no_use_for_agrees_with_r():
+    p_values = golden("p_adjust", "p", "input")["value"].to_numpy(dtype=float)
+    assert_agrees(multipletests(p_values, method="holm")[1], golden("p_adjust", "q", "holm"))
