@@ -30,7 +30,7 @@ from cohortvol.errors import ConfigError, GeometryError, ScanError
 from cohortvol.files import commit_json, commit_text
 from cohortvol.geometry import check_same_grid
 from cohortvol.models import CARD, choose_profile, load_card, recipe_of
-from cohortvol.overlap import dice_by_structure, overlap_by_structure
+from cohortvol.overlap import Overlap, overlap_by_structure
 from cohortvol.segment.calibrate import label_names, labelled_scans
 from cohortvol.segment.images import read_unchecked
 from cohortvol.segment.infer import Segmenter
@@ -130,24 +130,23 @@ def consistency_of(
     """
     labels, _ = segmenter.segment(data, affine)
     index_of = {structure: label for label, structure in segmenter.card.labels.items()}
-    dice: dict[str, list[float]] = {structure: [] for structure in index_of}
-    sizes = {structure: [int((labels == label).sum())] for structure, label in index_of.items()}
+    found: dict[str, list[Overlap]] = {structure: [] for structure in index_of}
     for _, copy in altered_copies(data):
         again, _ = segmenter.segment(copy, affine)
-        for structure, value in dice_by_structure(labels, index_of, again, index_of).items():
-            dice[structure].append(value)
-            sizes[structure].append(int((again == index_of[structure]).sum()))
+        for structure, overlap in overlap_by_structure(labels, index_of, again, index_of).items():
+            found[structure].append(overlap)
     rows: list[dict[str, Any]] = []
-    for structure, values in dice.items():
-        as_is, *_ = n_voxels = sizes[structure]
+    for structure, overlaps in found.items():
+        as_is = overlaps[0].n_first
+        n_voxels = [as_is, *(one.n_second for one in overlaps)]
         if any(n_voxels):
-            found = np.nan_to_num(values, nan=1.0)  # neither has any of it: they agree
+            dice = np.nan_to_num([one.dice for one in overlaps], nan=1.0)  # neither has any of it
             spread = 100 * (max(n_voxels) - min(n_voxels)) / as_is if as_is else None
             rows.append(
                 {
                     "structure": structure,
-                    "agreement": float(found.mean()),
-                    "agreement_least": float(found.min()),
+                    "agreement": float(dice.mean()),
+                    "agreement_least": float(dice.min()),
                     "volume_spread_pct": spread,
                 }
             )
