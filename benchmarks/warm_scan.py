@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "label of the greatest": (infer, "label_of_greatest"),
     "labels to the scan": (infer.Segmenter, "finish"),
     "encode": (pipeline, "nifti_gz"),
-    "write": (pipeline, "commit"),
+    "write": (pipeline, "commit_bytes"),
 }
 
 
