@@ -173,6 +173,7 @@ def calibrate_model(
     """
     from cohortvol import models as cards
     from cohortvol.segment import calibrate
+    from cohortvol.segment.labelled import write_on_card
 
     folder = cards.find_model(name, models_dir)
     card = cards.load_card(folder)
@@ -182,7 +183,7 @@ def calibrate_model(
         calibration = card.calibration(chosen)
     else:
         calibration = calibrate.calibration_of(found, labelled, chosen, note)
-        calibrate.write_to_card(folder, calibration)
+        write_on_card(folder, "volume_interval", calibration.to_card())
     worth = "not calibrated" if calibration is None else f"calibrated on {calibration.source}"
     title = f"{card.id}, {cards.recipe_of(chosen)}: {worth}"
     Console(width=width()).print(as_table(calibrate.coverage(found, calibration), title))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
-from cohortvol.errors import ConfigError, GeometryError, ScanError
-from cohortvol.files import commit_json
-from cohortvol.geometry import check_same_grid, voxel_volume_ml
+from cohortvol.errors import ConfigError
+from cohortvol.geometry import voxel_volume_ml
 from cohortvol.intervals import (
     EXPERT,
     SIMULATED,
@@ -25,15 +19,13 @@ from cohortvol.intervals import (
     interval,
     softmax_by_label,
 )
-from cohortvol.models import CARD, SOFTMAX, Card, choose_profile, load_card, recipe_of
+from cohortvol.models import SOFTMAX, choose_profile, load_card, recipe_of
 from cohortvol.overlap import dice_by_structure
 from cohortvol.segment.images import read_unchecked
 from cohortvol.segment.infer import Segmenter
+from cohortvol.segment.labelled import label_names, labelled_scans, of_every_scan, read_labels
 from cohortvol.tables import Column, read_table, real, text
 
-LOG = logging.getLogger(__name__)
-
-NAMES = "dseg.tsv"
 TRUTH = {
     "scan_id": Column(text, "image without its ending"),
     "structure": Column(text, "anatomical structure"),
@@ -41,63 +33,6 @@ TRUTH = {
     "in_view": Column(real, "share of it inside the field of view"),
 }
 """What is read of the ``truth.parquet`` beside simulated scans."""
-
-
-def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Image and label map of every scan of a folder, by name.
-
-    ``images/a.nii.gz`` goes with ``labels/a.nii.gz``, ``images/image_7.nii.gz`` with
-    ``labels/label_7.nii.gz``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no image, an image has no label map, or the folder is one to train on.
-    """
-    if (folder / "cases.csv").is_file():
-        raise ConfigError(
-            f"{folder}: cases.csv says that this is a folder to train on\n"
-            "  Intervals are worth what they are on scans that the network has not seen; "
-            "`cohortvol train` calibrates its model out of fold by itself."
-        )
-    scans, alone = {}, []
-    for image in sorted((folder / "images").glob("*.nii.gz")):
-        name = image.name.removesuffix(".nii.gz")
-        number = name.removeprefix("image_")
-        places = [folder / "labels" / f"{stem}.nii.gz" for stem in (name, f"label_{number}")]
-        found = [place for place in places if place.is_file()]
-        if found:
-            scans[number] = (image, found[0])
-        else:
-            alone.append(image.name)
-    if alone:
-        raise ConfigError(f"{folder}: no label map in labels/ for {', '.join(alone[:5])}")
-    if not scans:
-        raise ConfigError(f"{folder}: no images/*.nii.gz to calibrate with")
-    return scans
-
-
-def label_names(folder: Path, card: Card) -> dict[int, str]:
-    """Structure of every index of the label maps: ``dseg.tsv`` of the folder, else the model's.
-
-    Raises
-    ------
-    ConfigError
-        If ``dseg.tsv`` has no columns ``index`` and ``name``, or names nothing the model knows.
-    """
-    path = folder / NAMES
-    if not path.is_file():
-        return dict(card.labels)
-    try:
-        table = pd.read_csv(path, sep="\t")
-        names = {int(index): str(name) for index, name in table[["index", "name"]].to_numpy()}
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: needs the columns index and name, tab-separated") from error
-    if not set(names.values()) & set(card.labels.values()):
-        raise ConfigError(
-            f"{path}: names nothing that model {card.id} knows: {', '.join(card.labels.values())}"
-        )
-    return names
 
 
 def measured(
@@ -126,19 +61,11 @@ def measured(
     truth = _truth(labelled)
     chosen = recipe_of(choose_profile(card, profile).name) + SOFTMAX
     segmenter = Segmenter.load(model, chosen, device=device, threads=threads)
-    console = Console(stderr=True)
     rows = []
-    for name, (image, label_map) in track(
-        scans.items(), "segmenting", console=console, disable=not sys.stderr.isatty()
-    ):
-        try:
-            for row in _one_scan(segmenter, image, label_map, names):
-                row["true_ml"] = truth.get((name, str(row["structure"])), row["true_ml"])
-                rows.append({"scan": name, **row})
-        except ScanError as error:
-            LOG.warning("%s: left out (%s)", name, error)
-        except GeometryError as error:
-            raise ConfigError(f"{name}: {error}") from error
+    for name, found in of_every_scan(scans, lambda files: _one_scan(segmenter, *files, names)):
+        for row in found:
+            row["true_ml"] = truth.get((name, str(row["structure"])), row["true_ml"])
+            rows.append({"scan": name, **row})
     if not rows:
         raise ConfigError(f"{labelled}: no structure of model {card.id} was found in any scan")
     return pd.DataFrame(rows)
@@ -158,32 +85,34 @@ def is_simulated(labelled: Path) -> bool:
 
 def _one_scan(
     segmenter: Segmenter, image: Path, label_map: Path, names: Mapping[int, str]
-) -> Iterator[dict[str, object]]:
+) -> list[dict[str, object]]:
     scan = read_unchecked(image, segmenter.dtype)
-    expert = read_unchecked(label_map)
-    check_same_grid((scan.data.shape, scan.affine), (expert.data.shape, expert.affine))
+    drawn = read_labels(label_map, scan)
     predicted = segmenter.predict(segmenter.prepare(scan.data, scan.affine))
     labels = segmenter.finish(predicted).reshape(*scan.data.shape, -1)
     softmax = softmax_by_label(predicted.softmax)
     index_of = {structure: index for index, structure in names.items()}
-    drawn = np.rint(expert.data).astype(np.int64)
     own = {structure: label for label, structure in segmenter.card.labels.items()}
     dice = dice_by_structure(labels, own, drawn, index_of)
     voxel_ml = voxel_volume_ml(scan.affine)
+    rows: list[dict[str, object]] = []
     for layer, structures in enumerate(segmenter.card.labels_by_layer):
         for label, structure in structures.items():
             n_found = int((labels[..., layer] == label).sum())
             n_true = int((drawn == index_of.get(structure, -1)).sum())
             if not n_found or not n_true or label not in softmax:
                 continue
-            yield {
-                "structure": structure,
-                "volume_ml": n_found * voxel_ml,
-                "true_ml": n_true * voxel_ml,
-                "expected_ratio": softmax[label][0],
-                "spread_ratio": softmax[label][1],
-                "dice": dice[structure],
-            }
+            rows.append(
+                {
+                    "structure": structure,
+                    "volume_ml": n_found * voxel_ml,
+                    "true_ml": n_true * voxel_ml,
+                    "expected_ratio": softmax[label][0],
+                    "spread_ratio": softmax[label][1],
+                    "dice": dice[structure],
+                }
+            )
+    return rows
 
 
 def calibration_of(
@@ -236,11 +165,3 @@ def coverage(found: pd.DataFrame, calibration: Calibration | None) -> pd.DataFra
             }
         )
     return pd.DataFrame(rows)
-
-
-def write_to_card(model: Path, calibration: Calibration) -> None:
-    """Put a calibration on the card of a model in place of an earlier one; labels stay."""
-    path = model / CARD
-    card = json.loads(path.read_text(encoding="utf-8"))
-    commit_json(path, card | {"volume_interval": calibration.to_card()})
-    load_card(model)

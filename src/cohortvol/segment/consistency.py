@@ -10,8 +10,6 @@ exchange left and right, a body with the liver on its left is none.
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,23 +18,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
 from cohortvol import style
-from cohortvol.errors import ConfigError, GeometryError, ScanError
-from cohortvol.files import commit_json, commit_text
-from cohortvol.geometry import check_same_grid
-from cohortvol.models import CARD, choose_profile, load_card, recipe_of
+from cohortvol.errors import ConfigError
+from cohortvol.files import commit_text
+from cohortvol.models import CARD, recipe_of
 from cohortvol.overlap import Overlap, overlap_by_structure
-from cohortvol.segment.calibrate import label_names, labelled_scans
 from cohortvol.segment.images import read_unchecked
 from cohortvol.segment.infer import Segmenter
+from cohortvol.segment.labelled import (
+    label_names,
+    labelled_scans,
+    of_every_scan,
+    read_labels,
+    write_on_card,
+)
 from cohortvol.tables import Column, csv_text, real, text, write_table
-
-LOG = logging.getLogger(__name__)
 
 GREY_PERCENTILES = (0.5, 99.5)
 """Between which grey values of a scan alterations are measured."""
@@ -202,7 +201,7 @@ def run(
         Model folder.
     folder : Path
         Of scans: see `scans_of`, and where they are `labelled`
-        `cohortvol.segment.calibrate.labelled_scans`.
+        `cohortvol.segment.labelled.labelled_scans`.
     write : bool
         Put what agreement tells on the model's card, where scans are labelled.
     profile, device, threads
@@ -222,16 +221,15 @@ def run(
     ConfigError
         If there are no usable scans, or too few that are labelled.
     """
-    card = load_card(model)
-    chosen = choose_profile(card, profile).name
-    segmenter = Segmenter.load(model, chosen, device=device, threads=threads)
-    expected = Expectation.of_card(model, recipe_of(chosen))
+    segmenter = Segmenter.load(model, profile, device=device, threads=threads)
+    recipe = recipe_of(segmenter.profile.name)
+    expected = Expectation.of_card(model, recipe)
     if labelled:
-        found = measured(segmenter, labelled_scans(folder), label_names(folder, card))
-        expected = expectation(found, recipe_of(chosen), note)
+        found = measured(segmenter, labelled_scans(folder), label_names(folder, segmenter.card))
+        expected = expectation(found, recipe, note)
         found["dice_expected"] = left_out(found[found["dice"].notna()])
         if write:
-            write_to_card(model, expected)
+            write_on_card(model, ON_CARD, asdict(expected))
     else:
         found = measured(segmenter, scans_of(folder), {})
         if expected is not None:
@@ -310,28 +308,20 @@ def measured(
     ConfigError
         If no scan could be segmented, or a label map is on another grid than its image.
     """
-    console, tables = Console(stderr=True), []
-    for name, (image, label_map) in track(
-        scans.items(), "segmenting", console=console, disable=not sys.stderr.isatty()
-    ):
-        try:
-            scan = read_unchecked(image, segmenter.dtype)
-            table, labels = consistency_of(segmenter, scan.data, scan.affine)
-            if label_map is not None and len(table):
-                expert = read_unchecked(label_map)
-                check_same_grid((scan.data.shape, scan.affine), (expert.data.shape, expert.affine))
-                drawn = np.rint(expert.data).astype(np.int64)
-                own = {structure: label for label, structure in segmenter.card.labels.items()}
-                theirs = {structure: index for index, structure in names.items()}
-                overlaps = overlap_by_structure(labels, own, drawn, theirs)
-                table["dice"] = table["structure"].map(
-                    {name: one.dice for name, one in overlaps.items() if one.n_second}
-                )
-            tables.append(table.assign(scan=name))
-        except ScanError as error:
-            LOG.warning("%s: left out (%s)", name, error)
-        except GeometryError as error:
-            raise ConfigError(f"{name}: {error}") from error
+    own = {structure: label for label, structure in segmenter.card.labels.items()}
+    theirs = {structure: index for index, structure in names.items()}
+
+    def of_one(files: tuple[Path, Path | None]) -> pd.DataFrame:
+        image, label_map = files
+        scan = read_unchecked(image, segmenter.dtype)
+        table, labels = consistency_of(segmenter, scan.data, scan.affine)
+        if label_map is not None and len(table):
+            overlaps = overlap_by_structure(labels, own, read_labels(label_map, scan), theirs)
+            drawn = {name: one.dice for name, one in overlaps.items() if one.n_second}
+            table["dice"] = table["structure"].map(drawn)
+        return table
+
+    tables = [table.assign(scan=name) for name, table in of_every_scan(scans, of_one)]
     if not any(len(table) for table in tables):
         raise ConfigError(f"no structure of model {segmenter.card.id} was found in any scan")
     return pd.concat(tables, ignore_index=True).reindex(columns=list(CONSISTENCY))
@@ -414,11 +404,3 @@ def _caption(known: pd.DataFrame, expected: Expectation) -> str:
         f"Dice of a scan left out is off by {expected.error:.3f} in the mean. Spearman's "
         f"correlation {expected.correlation:.2f}."
     )
-
-
-def write_to_card(model: Path, expected: Expectation) -> None:
-    """Put what to expect on the card of a model in place of an earlier one."""
-    path = model / CARD
-    card = json.loads(path.read_text(encoding="utf-8"))
-    commit_json(path, card | {ON_CARD: asdict(expected)})
-    load_card(model)

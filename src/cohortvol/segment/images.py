@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from cohortvol.errors import ScanError
-from cohortvol.files import inflate, sha256_of
+from cohortvol.files import inflate
 from cohortvol.storage import of_scan
 
 _GZIP = b"\x1f\x8b"
@@ -45,15 +45,7 @@ def read_image(path: Path, sha256: str, dtype: type[np.floating[Any]] = np.float
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ScanError("SRC_CHANGED", f"sha256 {found[:16]}, at ingest {sha256[:16]}")
-    if content.startswith(_GZIP):
-        content = _gunzip(content)
-    second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
-    kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
-    image = kind.from_bytes(content)
-    data = image.get_fdata(dtype=dtype, caching="unchanged")
-    if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
-        data = data.reshape(data.shape[:3])
-    return Image(data, np.asarray(image.affine))
+    return _decoded(content, dtype)
 
 
 def read_unchecked(path: Path, dtype: type[np.floating[Any]] = np.float32) -> Image:
@@ -65,9 +57,21 @@ def read_unchecked(path: Path, dtype: type[np.floating[Any]] = np.float32) -> Im
         As `read_image`, and ``SRC_NOT_NIFTI`` if it is no whole NIfTI image.
     """
     try:
-        return read_image(path, sha256_of(path), dtype)
+        return _decoded(_read_bytes(path), dtype)
     except _NO_IMAGE as error:
         raise ScanError("SRC_NOT_NIFTI", str(error)) from error
+
+
+def _decoded(content: bytes, dtype: type[np.floating[Any]]) -> Image:
+    if content.startswith(_GZIP):
+        content = _gunzip(content)
+    second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
+    kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
+    image = kind.from_bytes(content)
+    data = image.get_fdata(dtype=dtype, caching="unchanged")
+    if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
+        data = data.reshape(data.shape[:3])
+    return Image(data, np.asarray(image.affine))
 
 
 def _read_bytes(path: Path) -> bytes:
