@@ -16,12 +16,10 @@ from cohortvol.segment import Segmenter
 from cohortvol.segment.consistency import (
     ALTERATIONS,
     CONSISTENCY,
-    Expectation,
     altered_copies,
     consistency_of,
-    expectation,
-    left_out,
 )
+from cohortvol.segment.expectation import Expectation, expectation, left_out
 from cohortvol.tables import read_table
 from segment_cohort import AFFINE, scan, write_scan
 
