@@ -5,7 +5,8 @@
     python benchmarks/side_by_side.py --network full-1.5mm --scans 1 --peers ...
     python benchmarks/side_by_side.py --network mrsegmentator --scans 8 --peers ...
     python benchmarks/side_by_side.py --network tiny --geometry --peers ...       # equality
-    python benchmarks/side_by_side.py --network full-1.5mm --scans 50 --device cuda
+    python benchmarks/side_by_side.py --network full-1.5mm --scans 50 --device cuda \\
+        --profiles fast --ways totalsegmentator_api --peer-scans 5 --peers ...
 
 The weights are random, in the layout and at the architecture of the published ones (made by
 nnU-Net from plans of the old format); the patch sizes are assumed, since the published plans could
@@ -28,7 +29,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +119,13 @@ def main() -> None:
     if not scans.is_dir():
         (geometry_scans if options.geometry else speed_scans)(scans, options.scans)
     weights = published_weights(work / "weights" / options.network, setting)
-    zoomed = zoomed_scans(scans, work / f"{scans.name}-{setting.spacing_mm:g}mm", setting)
+    of_peers = first_scans(scans, options.peer_scans)
+    ways_of_peers = options.ways or (
+        ("totalsegmentator_network",) if options.paper else setting.peers
+    )
+    zoomed = work / f"{of_peers.name}-{setting.spacing_mm:g}mm"
+    if any(way.startswith("nnunet") for way in ways_of_peers):
+        zoomed_scans(of_peers, zoomed, setting)
     environment = {
         **os.environ,
         "nnUNet_raw": str(work),
@@ -127,7 +136,7 @@ def main() -> None:
         "MRSEG_WEIGHTS_PATH": str(weights[0]),
     }
     job = {
-        "scans": str(scans),
+        "scans": str(of_peers),
         "zoomed": str(zoomed),
         "weights": [str(folder) for folder in weights],
         "device": options.device,
@@ -140,8 +149,7 @@ def main() -> None:
     profiles = ("paper",) if options.paper else options.profiles or setting.profiles
     for profile in profiles[:1] if options.geometry else profiles:
         ways[f"cohortvol {profile}"] = cohortvol_command(scans, model, profile, options.device)
-    peers = ("totalsegmentator_network",) if options.paper else setting.peers
-    for way in options.ways or peers:
+    for way in ways_of_peers:
         python = options.peers / "python" if options.peers else Path(sys.executable)
         if options.peers or way.startswith("nnunet"):
             ways[way] = _peer(python, way, job)
@@ -152,11 +160,13 @@ def main() -> None:
         out = work / options.network / name.replace(" ", "_")
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        row = {"way": name, **measured(command(out), environment, out / "log.txt")}
+        mine = scans if name.startswith("cohortvol") else of_peers
+        row = {"way": name, "scans": len(list(mine.glob(f"*{SUFFIX}")))}
+        row |= measured(command(out), environment, out / "log.txt")
+        rows.append(row | (compared(out, reference, card, mine) if reference else {}))
         reference = reference or out
-        rows.append(row | compared(out, reference, card, scans))
         print(json.dumps(rows[-1]), flush=True)
-    table = as_table(pd.DataFrame(rows), len(list(scans.glob(f"*{SUFFIX}"))))
+    table = as_table(pd.DataFrame(rows))
     name = f"{options.network}{'-geometry' if options.geometry else ''}"
     name = f"{name}{'-paper' if options.paper else ''}"
     table.to_csv(work / f"{name}.csv", index=False)
@@ -168,6 +178,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=list(SETTINGS), default="tiny")
     parser.add_argument("--scans", type=int, default=8, help="number of scans of 320x260x72")
+    parser.add_argument("--peer-scans", type=int, help="peers get the first so many of them only")
     parser.add_argument("--geometry", action="store_true", help="ten small scans of odd geometry")
     parser.add_argument("--paper", action="store_true", help="spline order 3 and tile step 0.5")
     parser.add_argument("--ways", nargs="*", help="these peers only")
@@ -180,10 +191,24 @@ def _options() -> argparse.Namespace:
 
 def speed_scans(folder: Path, n: int) -> None:
     """Scans of one common geometry, 320 x 260 x 72 voxels of 1.25 x 1.25 x 3 mm."""
-    for seed in range(n):
-        write_scan(
-            folder / f"scan{seed:02d}", grey((320, 260, 72), seed), np.diag([1.25, 1.25, 3, 1])
-        )
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(_speed_scan, repeat(folder), range(n)))
+
+
+def _speed_scan(folder: Path, seed: int) -> None:
+    write_scan(folder / f"scan{seed:02d}", grey((320, 260, 72), seed), np.diag([1.25, 1.25, 3, 1]))
+
+
+def first_scans(scans: Path, n: int | None) -> Path:
+    """A folder of links to the first `n` scans; the folder itself where all are meant."""
+    if n is None:
+        return scans
+    folder = scans.with_name(f"{scans.name}-first-{n}")
+    folder.mkdir(exist_ok=True)
+    for path in sorted(scans.glob(f"*{SUFFIX}"))[:n]:
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+    return folder
 
 
 def geometry_scans(folder: Path, _n: int) -> None:
@@ -249,7 +274,7 @@ def published_weights(folder: Path, setting: Setting) -> list[Path]:
     return made
 
 
-def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> Path:
+def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> None:
     """Scans as TotalSegmentator hands them to nnU-Net: canonical, zoomed, cut to integers."""
     for path in sorted(scans.glob(f"*{SUFFIX}")):
         image = nib.as_closest_canonical(nib.load(path))
@@ -259,7 +284,6 @@ def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> Path:
         affine = image.affine.copy()
         affine[:3, :3] /= factors
         write_scan(folder / f"{path.name.removesuffix(SUFFIX)}_0000", data, affine)
-    return folder
 
 
 def _home(work: Path) -> Path:
@@ -337,7 +361,7 @@ def measured(command: list[str], environment: Mapping[str, str], log: Path) -> d
         "wall_s": round(seconds, 1),
         "cpu_s": round(used, 1),
         "peak_mb": round(watch.peak_bytes / 2**20),
-        "gpu_busy": watch.gpu_busy,
+        **watch.gpu_busy,
     }
 
 
@@ -376,8 +400,16 @@ class _Watch(threading.Thread):
         self.join()
 
     @property
-    def gpu_busy(self) -> float | None:
-        return round(float(np.mean(self._gpu_percent)) / 100, 2) if self._gpu_percent else None
+    def gpu_busy(self) -> dict[str, float]:
+        """Share of the time, of the whole run and from the first time on that it was busy."""
+        percent = self._gpu_percent
+        if not any(percent):
+            return {}
+        started = next(place for place, one in enumerate(percent) if one)
+        return {
+            "gpu_busy": round(float(np.mean(percent)) / 100, 2),
+            "gpu_busy_once_started": round(float(np.mean(percent[started:])) / 100, 2),
+        }
 
 
 def label_map(out: Path, case: str, card: Card, image: nib.Nifti1Image) -> np.ndarray:
@@ -429,10 +461,11 @@ def compared(out: Path, reference: Path, card: Card, scans: Path) -> dict[str, A
     }
 
 
-def as_table(rows: pd.DataFrame, n_scans: int) -> pd.DataFrame:
+def as_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with seconds per scan and ratios to the first row."""
-    rows.insert(1, "wall_s_per_scan", (rows["wall_s"] / n_scans).round(2))
-    rows.insert(2, "ratio", (rows["wall_s"] / rows["wall_s"].iloc[0]).round(2))
+    seconds = rows["wall_s"] / rows["scans"]
+    rows.insert(1, "wall_s_per_scan", seconds.round(2))
+    rows.insert(2, "ratio", (seconds / seconds.iloc[0]).round(2))
     return rows
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ Group = tuple[str, str]
 
 MOST_CHECKPOINTS = 1000
 """Written in one training: every epoch in a short one, every tenth of ten thousand."""
+
+SECONDS_BETWEEN_PLOTS = 60.0
+"""nnU-Net draws its progress after every epoch, for longer than a short epoch takes on a GPU."""
 
 _RESAMPLING = {
     "is_seg": False,
@@ -150,6 +154,8 @@ class ShortTrainer(nnUNetTrainer):
         self.seed = seed
         self.loaders = loaders
         self.loaded_phase: Phase | None = None
+        self.plot_progress = self.logger.plot_progress_png
+        self.logger.plot_progress_png = _seldom(self.plot_progress)
 
     def _set_batch_size_and_oversample(self) -> None:
         super()._set_batch_size_and_oversample()
@@ -262,6 +268,11 @@ class ShortTrainer(nnUNetTrainer):
             if isinstance(loader, NonDetMultiThreadedAugmenter):
                 loader._finish()
 
+    def on_train_end(self) -> None:
+        """nnU-Net's end of a training, and its progress to the end as a plot."""
+        super().on_train_end()
+        self.plot_progress(self.output_folder)
+
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, whole or not at all; none of the best epoch, which nobody reads."""
         final = Path(filename)
@@ -312,3 +323,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     return dict(loaded)
+
+
+def _seldom(plot: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, but for calls that come too soon after the last."""
+    last = time.monotonic()
+
+    def plot_now_and_then(folder: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_PLOTS:
+            plot(folder)
+            last = time.monotonic()
+
+    return plot_now_and_then
