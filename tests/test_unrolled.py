@@ -9,7 +9,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from cohortvol.networks import UnrolledUNet, can_unroll
+from cohortvol.networks import UnrolledUNet, can_unroll, unrolled
 
 
 def unet(kind: Any = PlainConvUNet, dimensions: int = 3, **changes: Any) -> nn.Module:
@@ -52,6 +52,28 @@ def test_a_network_without_biases_is_the_same_too():
     patch = torch.randn(1, 1, 8, 12, 20, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert torch.equal(UnrolledUNet(network)(patch), network(patch))
+
+
+def test_where_a_product_of_matrices_has_other_bits_the_module_is_asked(monkeypatch):
+    product = unrolled._Up._product
+    shapes = []
+
+    def rounded_otherwise(self, out, features):
+        product(self, out, features)
+        shapes.append(tuple(features.shape[2:]))
+        if features.shape[2:] == (4, 4, 7):  # one level of one patch only
+            out += 2e-7 * out
+
+    monkeypatch.setattr(unrolled._Up, "_product", rounded_otherwise)
+    network = unet()
+    unrolled_network = UnrolledUNet(network)
+    generator = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        for shape in ((8, 16, 28), (8, 16, 28), (8, 12, 20)):
+            patch = torch.randn(1, 1, *shape, generator=generator)
+            assert torch.equal(unrolled_network(patch), network(patch))
+    assert shapes.count((4, 4, 7)) == 1  # not tried again
+    assert shapes.count((8, 8, 14)) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 On a CPU much of the time of an nnU-Net goes into moving large arrays: torch copies the result of
 every transposed convolution into another layout, joins it with the encoder's output in a third
 array, and normalises into a fourth. Here a transposed convolution is one product of matrices,
-written where the decoder will read it, and normalisation and activation work in place, a few
-channels at a time while these are in the cache. Convolutions are torch's own.
+written where the decoder will read it, wherever that gives the same bits. Normalisation and
+activation work in place, a few channels at a time while these are in the cache. Convolutions are
+torch's own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class UnrolledUNet:
     def __init__(self, module: nn.Module) -> None:
         network: Any = module
         self._encoder: list[list[Any]] = [_blocks(stage) for stage in network.encoder.stages]
-        self._ups = [_MatrixUp(up) for up in network.decoder.transpconvs]
+        self._ups = [_Up(up) for up in network.decoder.transpconvs]
         self._decoder: list[list[Any]] = [_blocks(stage) for stage in network.decoder.stages]
         self._head = network.decoder.seg_layers[-1]
 
@@ -133,22 +134,37 @@ def _activate(block: Any, features: torch.Tensor, out: torch.Tensor) -> None:
         nn.functional.leaky_relu_(out[:, group], negative_slope)
 
 
-class _MatrixUp:
-    """A transposed convolution whose step is as long as its kernel: every voxel by itself."""
+class _Up:
+    """A transposed convolution whose step is as long as its kernel: every voxel by itself.
 
-    def __init__(self, up: nn.ConvTranspose3d) -> None:
-        self._kernel = up.kernel_size
-        self._matrix = up.weight.flatten(1).t().contiguous()  # (out x kernel voxels, in)
-        self._bias = up.bias
+    That is a product of matrices. Some processors add up its terms in another order for some
+    shapes, so the first result of a shape is held against the module's own, and where a bit
+    differs the module does that shape from then on.
+    """
+
+    def __init__(self, module: nn.ConvTranspose3d) -> None:
+        self._module = module
+        self._matrix = module.weight.flatten(1).t().contiguous()  # (out x kernel voxels, in)
+        self._has_same_bits: dict[torch.Size, bool] = {}
 
     def into(self, out: torch.Tensor, features: torch.Tensor) -> None:
         """Write the result for (1, in, z, y, x) into (1, out, ...), `out` being contiguous."""
+        same = self._has_same_bits.get(features.shape)
+        if same is not False:
+            self._product(out, features)
+        if same is None:
+            same = torch.equal(out, self._module(features))
+            self._has_same_bits[features.shape] = same
+        if not same:
+            out.copy_(self._module(features))
+
+    def _product(self, out: torch.Tensor, features: torch.Tensor) -> None:
         d, h, w = features.shape[2:]
-        k, m, n = self._kernel
+        k, m, n = self._module.kernel_size
         products = self._matrix @ features.reshape(features.shape[1], -1)
         moved = products.view(-1, k, m, n, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
         place = out.view(-1, d, k, h, m, w, n)
-        if self._bias is None:
+        if self._module.bias is None:
             place.copy_(moved)
         else:
-            torch.add(moved, self._bias.view(-1, 1, 1, 1, 1, 1, 1), out=place)
+            torch.add(moved, self._module.bias.view(-1, 1, 1, 1, 1, 1, 1), out=place)
