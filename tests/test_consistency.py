@@ -173,6 +173,33 @@ def test_labelled_scans_say_what_to_expect_of_others(model, labelled, tmp_path, 
     assert Expectation.of_card(mine, "fast") is None
 
 
+def test_folds_of_a_training_segment_the_scans_that_they_have_not_seen(model, labelled, tmp_path):
+    trained = nnunet_fixture.results_folder(tmp_path / "nnUNet_results", folds=2)
+    other = import_nnunet(
+        [Source(trained, folds=["1"])], tmp_path / "other", model_id="other", licence="test"
+    ).folder
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    for folder, networks in ((right, (model, other)), (wrong, (other, model))):
+        for fold, network in enumerate(networks):
+            shutil.copytree(network, folder / str(fold) / "model")
+    segmenters = [Segmenter.load(network, "nnunet", device="cpu") for network in (model, other)]
+    for n in range(6):
+        labels, _ = segmenters[n % 2].segment(scan(n), AFFINE)
+        for folder in (right, wrong):
+            write_scan(folder / str(n % 2) / "images" / f"case_{n}.nii.gz", scan(n), AFFINE)
+            write_scan(folder / str(n % 2) / "labels" / f"case_{n}.nii.gz", labels, AFFINE)
+    mine = shutil.copytree(model, tmp_path / "mine")
+    words = ["models", "consistency", str(mine), "--labelled", "--device", "cpu"]
+    for folder in (right, wrong):
+        out = tmp_path / f"out-{folder.name}"
+        assert cohortvol([*words, "--scans", str(folder), "--out", str(out), "--write"]) == 0
+        found = read_table(out / "consistency.parquet", CONSISTENCY)
+        assert set(found["scan"]) == {f"case_{n}" for n in range(6)}
+        assert (found["dice"].dropna() == 1).all() == (folder is right)
+    assert json.loads((mine / "card.json").read_text())["consistency"]["n_scans"] == 6
+    assert "consistency" not in json.loads((right / "0" / "model" / "card.json").read_text())
+
+
 def test_what_cannot_be_read_is_left_out_and_nothing_at_all_is_an_error(
     model, labelled, tmp_path, capsys
 ):

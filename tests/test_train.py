@@ -99,6 +99,30 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
     liver = calibration.structures["liver"]
     assert (liver.n, liver.level) == (4, 0.8)
     assert 0 < liver.q < 50
+    check_held_out(trained)
+
+
+def check_held_out(trained):
+    """Each fold's network as a model, beside the cases that it has not seen."""
+    from cohortvol.segment.consistency import fold_folders
+    from cohortvol.segment.labelled import labelled_scans
+
+    splits = json.loads(
+        next(trained.glob("work/main/preprocessed/*/splits_final.json")).read_text()
+    )
+    folders = fold_folders(trained / "work" / "held_out")
+    assert len(folders) == len(splits) == 2
+    for number, (folder, split) in enumerate(zip(folders, splits, strict=True)):
+        card = load_card(folder / "model")
+        assert (card.id, card.labels) == (f"tiny-fold-{number}", {1: "liver", 2: "spleen"})
+        scans = labelled_scans(folder)
+        assert sorted(scans) == sorted(split["val"])
+        for case, (image, label_map) in scans.items():
+            pairs = trained / "pairs"
+            assert image.samefile(pairs / "images" / f"{case}.nii.gz")
+            ours, theirs = (nib.load(p) for p in (label_map, pairs / "labels" / label_map.name))
+            assert (np.asarray(ours.dataobj) == np.asarray(theirs.dataobj)).all()
+            assert np.allclose(ours.affine, theirs.affine)
 
 
 @pytest.mark.timeout(900)

@@ -199,7 +199,7 @@ def consistency_of_model(
         typer.Option(
             "--labelled",
             help="Its labels/ are right, and the model was not trained on them; as for "
-            "`cohortvol models calibrate`.",
+            "`cohortvol models calibrate`. Or it is held_out/ in the --work of `cohortvol train`.",
         ),
     ] = False,
     write: Annotated[
@@ -217,10 +217,12 @@ def consistency_of_model(
     Every scan is segmented five times: as it is, darker, brighter, with uneven light and with
     noise. Where the copies disagree, the labels are weak. What an agreement says of the true Dice
     is read from labelled scans (--labelled); with --write it goes on the model's card, and later
-    runs on scans without labels give the Dice to expect.
+    runs on scans without labels give the Dice to expect. `cohortvol train` leaves held_out/, where
+    each fold lies beside the scans it has not seen.
 
     Example:
     [dim]cohortvol models consistency mine --scans data/labelled --labelled --out checked --write
+    cohortvol models consistency mine --scans work/held_out --labelled --out checked --write
     cohortvol models consistency mine --scans data/new --out new[/]
     """
     from cohortvol import models as cards
@@ -244,7 +246,7 @@ def consistency_of_model(
     if expected is not None:
         told = (
             f"expected Dice off by {expected.error:.3f} in the mean of {expected.n_scans} "
-            f"labelled scans, correlation {expected.correlation:.2f}"
+            f"labelled scans, correlation {expected.correlation_text}"
         )
     table = as_table(consistency.by_structure(found), f"{cards.load_card(folder).id}: {told}")
     Console(width=width()).print(table)

@@ -20,7 +20,7 @@ import pandas as pd
 from cohortvol import style
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_text
-from cohortvol.models import recipe_of
+from cohortvol.models import choose_profile, load_card, recipe_of
 from cohortvol.overlap import Overlap, overlap_by_structure
 from cohortvol.segment.expectation import (
     ON_CARD,
@@ -42,6 +42,8 @@ from cohortvol.tables import Column, csv_text, real, text, write_table
 
 GREY_PERCENTILES = (0.5, 99.5)
 """Between which grey values of a scan alterations are measured."""
+MODEL = "model"
+"""Beside the scans that a fold of a training has not seen: its networks."""
 SHADING = 0.3
 """Share by which one end of the image gets darker and the other brighter."""
 NOISE = 0.03
@@ -171,7 +173,8 @@ def run(
         Model folder.
     folder : Path
         Of scans: see `scans_of`, and where they are `labelled`
-        `cohortvol.segment.labelled.labelled_scans`.
+        `cohortvol.segment.labelled.labelled_scans`. Or what `cohortvol train` left of its folds,
+        see `fold_folders`: there each scan is segmented by the network that has not seen it.
     write : bool
         Put what agreement tells on the model's card, where scans are labelled.
     profile, device, threads
@@ -191,21 +194,34 @@ def run(
     ConfigError
         If there are no usable scans, or too few that are labelled.
     """
-    segmenter = Segmenter.load(model, profile, device=device, threads=threads)
-    recipe = recipe_of(segmenter.profile.name)
+    recipe = recipe_of(choose_profile(load_card(model), profile).name)
     expected = Expectation.of_card(model, recipe)
+
+    def of(network: Path, scans: Path) -> pd.DataFrame:
+        segmenter = Segmenter.load(network, recipe, device=device, threads=threads)
+        if not labelled:
+            return measured(segmenter, scans_of(scans), {})
+        return measured(segmenter, labelled_scans(scans), label_names(scans, segmenter.card))
+
+    folds = fold_folders(folder) if labelled else []
+    if folds:
+        found = pd.concat([of(fold / MODEL, fold) for fold in folds], ignore_index=True)
+    else:
+        found = of(model, folder)
     if labelled:
-        found = measured(segmenter, labelled_scans(folder), label_names(folder, segmenter.card))
         expected = expectation(found, recipe, note)
         found["dice_expected"] = left_out(found[found["dice"].notna()])
         if write:
             write_on_card(model, ON_CARD, asdict(expected))
-    else:
-        found = measured(segmenter, scans_of(folder), {})
-        if expected is not None:
-            found["dice_expected"] = expected.of(found["agreement"].to_numpy())
+    elif expected is not None:
+        found["dice_expected"] = expected.of(found["agreement"].to_numpy())
     save(found, expected, out)
     return found, expected
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """Folders of the folds of a training: each holds a model and scans that are new to it."""
+    return sorted(path.parent for path in folder.glob(f"*/{MODEL}") if path.is_dir())
 
 
 def measured(
@@ -295,5 +311,5 @@ def _caption(known: pd.DataFrame, expected: Expectation) -> str:
         "their agreement, the mean Dice between the scan and four copies of other grey values "
         f"({', '.join(ALTERATIONS)}). Line: isotonic regression of all structures; the expected "
         f"Dice of a scan left out is off by {expected.error:.3f} in the mean. Spearman's "
-        f"correlation {expected.correlation:.2f}."
+        f"correlation {expected.correlation_text}."
     )

@@ -33,10 +33,15 @@ class Expectation:
     """At these."""
     error: float
     """Mean distance from the true Dice of scans that were left out of the line, each in turn."""
-    correlation: float
-    """Spearman's, of agreement and Dice."""
+    correlation: float | None
+    """Spearman's, of agreement and Dice; None where one of them is the same everywhere."""
     n_scans: int
     note: str
+
+    @property
+    def correlation_text(self) -> str:
+        """With two decimals."""
+        return "undefined" if self.correlation is None else f"{self.correlation:.2f}"
 
     def of(self, agreement: np.ndarray) -> np.ndarray:
         """Expected Dice; beyond the labelled scans that of the nearest."""
@@ -75,12 +80,17 @@ def expectation(found: pd.DataFrame, profile: str, note: str = "") -> Expectatio
             "agreement tells"
         )
     agreement, dice = _rising(known)
+    varies = known["agreement"].nunique() > 1 and known["dice"].nunique() > 1
     return Expectation(
         profile=profile,
         agreement=tuple(agreement.round(4).tolist()),
         dice=tuple(dice.round(4).tolist()),
         error=round(float((left_out(known) - known["dice"]).abs().mean()), 4),
-        correlation=round(float(spearmanr(known["agreement"], known["dice"]).statistic), 3),
+        correlation=(
+            round(float(spearmanr(known["agreement"], known["dice"]).statistic), 3)
+            if varies
+            else None
+        ),
         n_scans=int(known["scan"].nunique()),
         note=note,
     )

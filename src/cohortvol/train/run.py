@@ -15,6 +15,7 @@ from cohortvol.networks import Source, import_nnunet
 from cohortvol.train.accuracy import accuracy_by_modality, held_out_volumes, out_of_fold_calibration
 from cohortvol.train.cases import cases_of, cases_of_part
 from cohortvol.train.folds import TRAINED, check_schedule, fold_folder, train_fold, validate
+from cohortvol.train.held_out import write_held_out
 from cohortvol.train.prepare import nnunet_folders, prepare
 from cohortvol.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
 
@@ -64,7 +65,7 @@ def run(
     ------
     ConfigError
         If the recipe or the cases cannot be used, or `only` is no step of the recipe or one whose
-        earlier step has not run.
+        earlier step has not run: for the import, naming every step that is still to be run.
     """
     recipe = read_recipe(recipe_file, variant)
     steps = [*recipe.steps, IMPORT]
@@ -80,6 +81,8 @@ def run(
             if only in (None, step):
                 _run_step(recipe, name, cases, work / name, step, device, processes)
     if only in (None, IMPORT):
+        _check_complete(recipe, work)
+        write_held_out(recipe, cases, work)
         make_model(recipe, cases, work, out)
         commit_json(work / "done" / f"{IMPORT}.json", {"model": recipe.id})
 
@@ -106,19 +109,7 @@ def _run_step(
     logger.info("%s, part %s: %s is done", recipe.id, part, step)
 
 
-def make_model(recipe: Recipe, cases: pd.DataFrame, work: Path, out: Path) -> None:
-    """Import the trained parts as one model, with a card filled from what was trained.
-
-    Parameters
-    ----------
-    work : Path
-        Of the whole training.
-
-    Raises
-    ------
-    ConfigError
-        Naming every step that has not run.
-    """
+def _check_complete(recipe: Recipe, work: Path) -> None:
     missing = [
         f"  --part {part} --only {step}"
         for part in recipe.parts
@@ -127,6 +118,16 @@ def make_model(recipe: Recipe, cases: pd.DataFrame, work: Path, out: Path) -> No
     ]
     if missing:
         raise ConfigError("\n".join(["steps of the training are still to be run", *missing]))
+
+
+def make_model(recipe: Recipe, cases: pd.DataFrame, work: Path, out: Path) -> None:
+    """Import the trained parts as one model, with a card filled from what was trained.
+
+    Parameters
+    ----------
+    work : Path
+        Of the whole training; every step of it has run.
+    """
     held_out = pd.concat(
         [held_out_volumes(recipe, part, cases, work / part) for part in recipe.parts],
         ignore_index=True,

@@ -1,0 +1,73 @@
+"""The networks of the folds as models of their own, each beside the cases it has not seen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from cohortvol.files import commit_bytes, make_folder
+from cohortvol.models import Card
+from cohortvol.networks import Source, import_nnunet
+from cohortvol.nifti import nifti_gz
+from cohortvol.train.cases import harmonised, splits_of_part
+from cohortvol.train.folds import fold_folder
+from cohortvol.train.recipe import Recipe
+
+HELD_OUT = "held_out"
+
+
+def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
+    """A folder per fold for ``cohortvol models consistency --held-out``, in place of earlier ones.
+
+    ``held_out/<fold>`` has ``model/``, the parts of that fold merged as the final model's are, and
+    the MRI that no part of it was trained on: links in ``images/``, and in ``labels/`` the label
+    maps with the indices of the model. The CT is there where there is no MRI.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        From `cohortvol.train.cases.cases_of`.
+    work : Path
+        Of the whole training; every fold of every part is trained.
+    """
+    shutil.rmtree(work / HELD_OUT, ignore_errors=True)
+    splits = {part: splits_of_part(recipe, part, cases) for part in recipe.parts}
+    mine = cases[cases["modality"] == "MR"]
+    mine = cases if mine.empty else mine
+    for fold in range(recipe.n_folds):
+        folder = make_folder(work / HELD_OUT / str(fold))
+        card = import_nnunet(
+            [
+                Source(
+                    fold_folder(recipe, work / part, str(fold)).parent,
+                    part=part,
+                    folds=[str(fold)],
+                    expected_labels=recipe.labels_of(part),
+                )
+                for part in recipe.parts
+            ],
+            folder / "model",
+            model_id=f"{recipe.id}-fold-{fold}",
+            licence=recipe.licence,
+        )
+        unseen = set.intersection(*(set(splits[part][fold]["val"]) for part in recipe.parts))
+        for case in mine[mine["case"].isin(unseen)].itertuples():
+            _write_case(recipe, card, folder, case.case, case.dataset, case.image, case.label_map)
+
+
+def _write_case(
+    recipe: Recipe, card: Card, folder: Path, case: str, dataset: str, image: Path, label_map: Path
+) -> None:
+    of_model = {structure: label for label, structure in card.labels.items()}
+    named = recipe.datasets[dataset].labels
+    index = {theirs: of_model.get(structure, 0) for theirs, structure in named.items()}
+    drawn = nib.Nifti1Image.from_filename(label_map)
+    labels = harmonised(np.asarray(drawn.dataobj), index)
+    content = nifti_gz(labels, np.asarray(drawn.affine))
+    commit_bytes(make_folder(folder / "labels") / f"{case}.nii.gz", content)
+    (make_folder(folder / "images") / f"{case}.nii.gz").symlink_to(os.path.abspath(image))
