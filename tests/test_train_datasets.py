@@ -275,7 +275,7 @@ def test_every_recipe_here_can_be_read(path):
         assert all(chosen.labels_of(part) for part in chosen.parts)
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation-sts"])
+@pytest.mark.parametrize("name", ["ablation", "ablation-simulated", "ablation-sts"])
 def test_the_variants_of_an_ablation_differ_in_the_data_alone(name):
     mri, both = (read_recipe(MODELS / f"{name}.yaml", variant) for variant in ("mri", "mri-ct"))
     modalities = [[one.modality for one in each.datasets.values()] for each in (mri, both)]
