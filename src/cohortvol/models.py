@@ -18,6 +18,8 @@ from cohortvol.intervals import Calibration
 
 CARD = "card.json"
 PARTS = "parts"
+FOLD_MODEL = "model"
+"""The network of a fold, beside the scans it has not seen; `train` leaves it, to be measured."""
 
 SEGMENTATION_VERSION = "1"
 """Raised when the same model and profile would give other labels or sums; part of the key."""

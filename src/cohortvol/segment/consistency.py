@@ -20,7 +20,7 @@ import pandas as pd
 from cohortvol import style
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_text
-from cohortvol.models import choose_profile, load_card, recipe_of
+from cohortvol.models import FOLD_MODEL, choose_profile, load_card, recipe_of
 from cohortvol.overlap import Overlap, overlap_by_structure
 from cohortvol.segment.expectation import (
     ON_CARD,
@@ -42,8 +42,6 @@ from cohortvol.tables import Column, csv_text, real, text, write_table
 
 GREY_PERCENTILES = (0.5, 99.5)
 """Between which grey values of a scan alterations are measured."""
-MODEL = "model"
-"""Beside the scans that a fold of a training has not seen: its networks."""
 SHADING = 0.3
 """Share by which one end of the image gets darker and the other brighter."""
 NOISE = 0.03
@@ -205,7 +203,7 @@ def run(
 
     folds = fold_folders(folder) if labelled else []
     if folds:
-        found = pd.concat([of(fold / MODEL, fold) for fold in folds], ignore_index=True)
+        found = pd.concat([of(fold / FOLD_MODEL, fold) for fold in folds], ignore_index=True)
     else:
         found = of(model, folder)
     if labelled:
@@ -221,7 +219,7 @@ def run(
 
 def fold_folders(folder: Path) -> list[Path]:
     """Folders of the folds of a training: each holds a model and scans that are new to it."""
-    return sorted(path.parent for path in folder.glob(f"*/{MODEL}") if path.is_dir())
+    return sorted(path.parent for path in folder.glob(f"*/{FOLD_MODEL}") if path.is_dir())
 
 
 def measured(

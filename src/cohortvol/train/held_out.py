@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.files import commit_bytes, make_folder
-from cohortvol.models import Card
+from cohortvol.models import FOLD_MODEL, Card
 from cohortvol.networks import Source, import_nnunet
 from cohortvol.nifti import nifti_gz
 from cohortvol.train.cases import harmonised, splits_of_part
@@ -22,7 +22,7 @@ HELD_OUT = "held_out"
 
 
 def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
-    """A folder per fold for ``cohortvol models consistency --held-out``, in place of earlier ones.
+    """A folder per fold for ``cohortvol models consistency``, in place of earlier ones.
 
     ``held_out/<fold>`` has ``model/``, the parts of that fold merged as the final model's are, and
     the MRI that no part of it was trained on: links in ``images/``, and in ``labels/`` the label
@@ -51,7 +51,7 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
                 )
                 for part in recipe.parts
             ],
-            folder / "model",
+            folder / FOLD_MODEL,
             model_id=f"{recipe.id}-fold-{fold}",
             licence=recipe.licence,
         )
