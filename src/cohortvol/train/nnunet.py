@@ -154,8 +154,6 @@ class ShortTrainer(nnUNetTrainer):
         self.seed = seed
         self.loaders = loaders
         self.loaded_phase: Phase | None = None
-        self.plot_progress = self.logger.plot_progress_png
-        self.logger.plot_progress_png = _seldom(self.plot_progress)
 
     def _set_batch_size_and_oversample(self) -> None:
         super()._set_batch_size_and_oversample()
@@ -267,6 +265,12 @@ class ShortTrainer(nnUNetTrainer):
         for loader in (self.dataloader_train, self.dataloader_val):
             if isinstance(loader, NonDetMultiThreadedAugmenter):
                 loader._finish()
+
+    def on_train_start(self) -> None:
+        """nnU-Net's start of a training, which then draws its progress now and then only."""
+        super().on_train_start()
+        self.plot_progress = self.logger.plot_progress_png
+        self.logger.plot_progress_png = _seldom(self.plot_progress)
 
     def on_train_end(self) -> None:
         """nnU-Net's end of a training, and its progress to the end as a plot."""
