@@ -12,7 +12,7 @@ import pandas as pd
 from cohortvol.geometry import voxel_volume_ml
 from cohortvol.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
 from cohortvol.overlap import overlap_by_structure
-from cohortvol.train.cases import cases_of_part, read_image
+from cohortvol.train.cases import cases_of_part, mri_or_all, read_image
 from cohortvol.train.folds import SOFTMAX, fold_folder
 from cohortvol.train.prepare import dataset_name
 from cohortvol.train.recipe import Recipe
@@ -100,8 +100,7 @@ def out_of_fold_calibration(held_out: pd.DataFrame) -> dict[str, Any]:
 
     Of CT where there is no MRI; empty where no structure was found at all.
     """
-    mine = held_out[held_out["modality"] == "MR"]
-    mine = held_out if mine.empty else mine
+    mine = mri_or_all(held_out)
     found = mine[(mine["volume_ml"] > 0) & mine["spread_ratio"].notna()]
     factors = calibrate(
         Case(row.structure, row.volume_ml, row.true_ml, row.spread_ratio)

@@ -117,6 +117,12 @@ def cases_of_part(recipe: Recipe, part: str, cases: pd.DataFrame) -> pd.DataFram
     return cases[~cases["dataset"].isin(recipe.lacking(part))].reset_index(drop=True)
 
 
+def mri_or_all(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of MRI, which models are for; all, CT that is, where there is no MRI."""
+    mri = table[table["modality"] == "MR"]
+    return table if mri.empty else mri
+
+
 def split_by_subject(cases: pd.DataFrame, n_folds: int, seed: int) -> list[dict[str, list[str]]]:
     """Folds over the subjects of real cases; a subject's synthetic cases never leave its side.
 

@@ -19,6 +19,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 import cohortvol
 from cohortvol.errors import ConfigError
 from cohortvol.files import commit_json, digest_of
+from cohortvol.networks import Source
 from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.train.nnunet import ShortTrainer, load_checkpoint
 from cohortvol.train.prepare import CONFIGURATION, OF_TRAINING, PLANS, dataset_name
@@ -144,6 +145,25 @@ def fold_folder(recipe: Recipe, work: Path, step: str) -> Path:
     training = f"{ShortTrainer.__name__}__{PLANS}__{CONFIGURATION}"
     fold = ALL if step == PRETRAIN else step
     return work / _results(step) / dataset_name(recipe) / training / f"fold_{fold}"
+
+
+def sources(recipe: Recipe, work: Path, step: str) -> list[Source]:
+    """The trained parts of one fold, or of the final training, to be imported as one model.
+
+    Parameters
+    ----------
+    work : Path
+        Of the whole training.
+    """
+    return [
+        Source(
+            fold_folder(recipe, work / part, step).parent,
+            part=part,
+            folds=[step],
+            expected_labels=recipe.labels_of(part),
+        )
+        for part in recipe.parts
+    ]
 
 
 def _trainer(

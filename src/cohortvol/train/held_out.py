@@ -12,10 +12,10 @@ import pandas as pd
 
 from cohortvol.files import commit_bytes, make_folder
 from cohortvol.models import FOLD_MODEL, Card
-from cohortvol.networks import Source, import_nnunet
+from cohortvol.networks import import_nnunet
 from cohortvol.nifti import nifti_gz
-from cohortvol.train.cases import harmonised, splits_of_part
-from cohortvol.train.folds import fold_folder
+from cohortvol.train.cases import harmonised, mri_or_all, splits_of_part
+from cohortvol.train.folds import sources
 from cohortvol.train.recipe import Recipe
 
 HELD_OUT = "held_out"
@@ -37,20 +37,11 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
     """
     shutil.rmtree(work / HELD_OUT, ignore_errors=True)
     splits = {part: splits_of_part(recipe, part, cases) for part in recipe.parts}
-    mine = cases[cases["modality"] == "MR"]
-    mine = cases if mine.empty else mine
+    mine = mri_or_all(cases)
     for fold in range(recipe.n_folds):
         folder = make_folder(work / HELD_OUT / str(fold))
         card = import_nnunet(
-            [
-                Source(
-                    fold_folder(recipe, work / part, str(fold)).parent,
-                    part=part,
-                    folds=[str(fold)],
-                    expected_labels=recipe.labels_of(part),
-                )
-                for part in recipe.parts
-            ],
+            sources(recipe, work, str(fold)),
             folder / FOLD_MODEL,
             model_id=f"{recipe.id}-fold-{fold}",
             licence=recipe.licence,

@@ -11,10 +11,17 @@ import pandas as pd
 
 from cohortvol.errors import ConfigError, did_you_mean
 from cohortvol.files import commit_json
-from cohortvol.networks import Source, import_nnunet
+from cohortvol.networks import import_nnunet
 from cohortvol.train.accuracy import accuracy_by_modality, held_out_volumes, out_of_fold_calibration
 from cohortvol.train.cases import cases_of, cases_of_part
-from cohortvol.train.folds import TRAINED, check_schedule, fold_folder, train_fold, validate
+from cohortvol.train.folds import (
+    TRAINED,
+    check_schedule,
+    fold_folder,
+    sources,
+    train_fold,
+    validate,
+)
 from cohortvol.train.held_out import write_held_out
 from cohortvol.train.prepare import nnunet_folders, prepare
 from cohortvol.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
@@ -133,15 +140,7 @@ def make_model(recipe: Recipe, cases: pd.DataFrame, work: Path, out: Path) -> No
         ignore_index=True,
     )
     import_nnunet(
-        [
-            Source(
-                fold_folder(recipe, work / part, ALL).parent,
-                part=part,
-                folds=[ALL],
-                expected_labels=recipe.labels_of(part),
-            )
-            for part in recipe.parts
-        ],
+        sources(recipe, work, ALL),
         out,
         model_id=recipe.id,
         title=recipe.title,
