@@ -64,9 +64,9 @@ slurm-demo: $(READY)  ## the demo's scans through --profile slurm, on a real Slu
 embedded-model: $(READY)  ## train the embedded model again: make embedded-model CHAOS=folder (hours)
 	@test -n "$(CHAOS)" || { echo "name the folder of labelled scans: make embedded-model CHAOS=..." >&2; exit 1; }
 	$(BIN)/cohortvol training-pairs --labelled $(CHAOS) --out training/pairs \
-		--processes $(CORES)
-	$(BIN)/cohortvol train --recipe models/embedded-v1.yaml --pairs training/pairs \
-		--work training/work --out training/embedded-v1 --processes $(CORES)
+		--per-scan 20 --simulated 400 --processes $(CORES)
+	$(BIN)/cohortvol train --recipe models/embedded-v2.yaml --pairs training/pairs \
+		--work training/work --out training/embedded-v2 --processes $(CORES)
 
 test: $(READY)  ## all tests, without network
 	$(BIN)/python -m pytest

@@ -28,7 +28,7 @@ DRAWN = dict(enumerate(ORGANS, start=1))
 
 def main(n: int, seed: int) -> None:
     """Simulate, segment and judge, and print the two tables."""
-    segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v1")
+    segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v2")
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(n):
@@ -41,7 +41,7 @@ def main(n: int, seed: int) -> None:
                 )
                 found, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
                 for name, labels, names in (
-                    ("embedded-v1", found, segmenter.card.labels), ("drawn", drawn, DRAWN),
+                    ("embedded-v2", found, segmenter.card.labels), ("drawn", drawn, DRAWN),
                 ):  # fmt: skip
                     rows.append(_judged(grey, labels, names) | {"labels": name, "shown": shown})
     table = pd.DataFrame(rows)

@@ -28,7 +28,7 @@ SIDES = {"L": "kidney_left", "R": "kidney_right"}
 
 def main(data: Path) -> None:
     """Segment the four scans and print overlap, distances and volumes."""
-    segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v1")
+    segmenter = Segmenter.load(Path(__file__).parents[1] / "models" / "embedded-v2")
     rows = []
     for series in sorted((data / "ukat_renal_mr").glob("*_01")):
         outlines = sorted(series.glob("*_roi-[LR].nii.gz"))

@@ -25,7 +25,7 @@ import pandas as pd
 from cohortvol.overlap import overlap_by_structure
 from cohortvol.segment import Segmenter
 
-MODEL = Path(__file__).resolve().parent.parent / "models" / "embedded-v1"
+MODEL = Path(__file__).resolve().parent.parent / "models" / "embedded-v2"
 UNCUT = "ts218 uncut"
 
 

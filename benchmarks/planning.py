@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("ingest", "segment/embedded-v1", "measure/embedded-v1", "measure/embedded-v1/previews")
+STAGES = ("ingest", "segment/embedded-v2", "measure/embedded-v2", "measure/embedded-v2/previews")
 
 PER_SCAN = """
 SCANS = [f"s{{n:06d}}" for n in range({n})]

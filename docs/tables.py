@@ -22,7 +22,7 @@ them.
 - Rows are sorted by `scan_id`; `manifest/scans` and `scans` keep the order of the manifest.
 - Tables of `analyse/` and of `evaluate/`, which `cohortvol evaluate --out` makes, are written as
   `.csv` besides.
-- `<shard>` is a number such as `0000`, `<model>` a model id such as `embedded-v1`.
+- `<shard>` is a number such as `0000`, `<model>` a model id such as `embedded-v2`.
 
 The manifest itself, which you write, is described in `config/README.md`.
 """

@@ -47,7 +47,7 @@ def make_scans(n: int, seed: int) -> pd.DataFrame:
             "height_cm": np.where(sex == "M", 177.0, 163.5) + draw.normal(0, 7, n),
             "weight_kg": np.exp(draw.normal(4.3, 0.17, n)),
             "sequence": np.where(draw.random(n) < 0.6, "T2w", "T1w"),
-            "model": "embedded-v1",
+            "model": "embedded-v2",
             "profile": "default",
             "segmentation_key": "0f1e2d3c4b5a6978",
             "cohortvol_version": "0.1.0",
@@ -76,7 +76,7 @@ def make_volumes(
             pd.DataFrame(
                 {
                     "scan_id": done["scan_id"].to_numpy(),
-                    "model": "embedded-v1",
+                    "model": "embedded-v2",
                     "structure": structure,
                     "label": label,
                     "volume_ml": volume,

@@ -23,7 +23,7 @@ from cohortvol.errors import ConfigError, InstallationError, TemporaryError
 from cohortvol.files import sha256_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-EMBEDDED = REPOSITORY / "models" / "embedded-v1"
+EMBEDDED = REPOSITORY / "models" / "embedded-v2"
 NETWORKLESS = ["unshare", "--net", "--map-root-user"]
 
 BACKEND = """
@@ -145,7 +145,7 @@ def test_it_holds_the_wheels_of_the_constraints_the_models_and_the_workflow(made
         "needed-1.5-py3-none-any.whl",
         "plugin-3.0-py3-none-any.whl",
     ]
-    assert (checked.n_wheels, checked.models) == (3, ("embedded-v1",))
+    assert (checked.n_wheels, checked.models) == (3, ("embedded-v2",))
     inside = folder / "repository"
     assert (inside / "slurm" / "config.yaml").samefile(inside / "profiles/slurm/config.yaml")
     for path in (REPOSITORY / "workflow").rglob("*.smk"):
@@ -192,7 +192,7 @@ def test_licences_are_those_of_the_wheels_and_of_the_models(made):
         "cohortvol": "Apache-2.0",
         "needed": "MIT",
         "plugin": "MIT License",
-        "embedded-v1": "CC-BY-SA-4.0",
+        "embedded-v2": "CC-BY-SA-4.0",
     }
     assert (folder / "licences" / "needed" / "LICENSE.txt").read_text() == "as is"
     assert rows["needed"]["texts"] == "1"
@@ -242,7 +242,7 @@ def test_the_commands_of_the_readme_install_it_without_a_network(made, tmp_path)
     ended = shell(f"{script}\n~/cohortvol-env/bin/cohortvol", home)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[-1] == "runs with 1.5"
-    assert (home / "cohortvol" / "models" / "embedded-v1" / "card.json").is_file()
+    assert (home / "cohortvol" / "models" / "embedded-v2" / "card.json").is_file()
     assert (home / "cohortvol" / "slurm" / "config.yaml").is_file()
     wheel(folder / "wheels", "needed", "1.5", "License: other\n")
     anyway = script.replace("--quiet SHA256SUMS", "SHA256SUMS || true")
@@ -295,7 +295,7 @@ def test_what_is_no_longer_wanted_goes(made, repository, index):
     )
     bundle.make(repository, folder, [])
     assert "needed-1.5-py3-none-any.whl" not in {path.name for path in folder.glob("wheels/*")}
-    assert not (folder / "repository" / "models" / "embedded-v1").exists()
+    assert not (folder / "repository" / "models" / "embedded-v2").exists()
     assert not (folder / "repository" / "workflow" / "rules" / "report.smk").exists()
     assert (folder / "repository" / "workflow" / "rules" / "page.smk").exists()
 
@@ -325,7 +325,7 @@ def rewrite(path: Path):
         ),
         (
             lambda f: rewrite(next(f.rglob("plans.json"))),
-            "embedded-v1: its files are not the ones its card names",
+            "embedded-v2: its files are not the ones its card names",
         ),
         (lambda f: (f / "SHA256SUMS").unlink(), "no complete bundle"),
     ],
@@ -348,4 +348,4 @@ def test_the_command_makes_or_checks(made, capsys):
     assert cli.run(["bundle"]) == 64
     assert cli.run(["bundle", "--out", "x", "--check", str(folder)]) == 64
     assert cli.run(["bundle", "--check", str(folder)]) == 0
-    assert "3 wheels, models embedded-v1" in capsys.readouterr().out
+    assert "3 wheels, models embedded-v2" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from cohortvol.check import workload as work
 from cohortvol.models import PROFILES, load_card
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-EMBEDDED = REPOSITORY / "models" / "embedded-v1"
+EMBEDDED = REPOSITORY / "models" / "embedded-v2"
 COHORTVOL = Path(sys.executable).with_name("cohortvol")
 
 

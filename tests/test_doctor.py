@@ -35,7 +35,7 @@ from cohortvol.models import load_card
 from cohortvol.networks import devices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-EMBEDDED = REPOSITORY / "models" / "embedded-v1"
+EMBEDDED = REPOSITORY / "models" / "embedded-v2"
 COHORTVOL = Path(sys.executable).with_name("cohortvol")
 GPU = devices.Gpu("A100", 39 * 2**30, 40 * 2**30)
 SMI = "| NVIDIA-SMI 550.54   Driver Version: 550.54.15   CUDA Version: {}  |"
@@ -384,7 +384,7 @@ def test_a_model_is_verified_and_asked_what_it_said_when_it_was_imported(tmp_pat
     card = load_card(EMBEDDED)
     assert verdict(model.files(card)) == "PASS"
     assert verdict(model.canary(card, lambda: SimpleNamespace(device="cpu"))) == "PASS"
-    folder = shutil.copytree(EMBEDDED, tmp_path / "embedded-v1")
+    folder = shutil.copytree(EMBEDDED, tmp_path / "embedded-v2")
     raw = json.loads((folder / "card.json").read_text())
     raw["parts"][0]["canary"] = {}
     (folder / "card.json").write_text(json.dumps(raw))

@@ -414,8 +414,8 @@ def test_the_key_changes_with_what_decides_about_labels_and_with_nothing_else(ca
 
 def test_the_embedded_model_keeps_its_key():
     """With a new key every scan is segmented again: only new weights are worth one."""
-    card = load_card(Path(__file__).parents[1] / "models" / "embedded-v1")
-    assert segmentation_key(card, "nnunet") == "c567da86c486c141"
+    card = load_card(Path(__file__).parents[1] / "models" / "embedded-v2")
+    assert segmentation_key(card, "nnunet") == "07db8b08b64f7349"
     assert card.labels_by_layer == [dict(card.labels)]
 
 

@@ -12,7 +12,7 @@ from cohortvol.models import find_model, load_card, segmentation_key
 from cohortvol.plan import plan
 from cohortvol.tables import INGEST, SEGMENT, append_rows, write_table
 
-MODEL = "embedded-v1"
+MODEL = "embedded-v2"
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_record_that_cannot_be_written_or_read_stops_no_job(tmp_path, monkeypa
 
 def test_the_jobs_of_a_shard_are_recorded_beside_their_tables(tmp_path, request):
     """The commands that the rules run, on two scans and one file that is none."""
-    model = Path(__file__).resolve().parents[1] / "models" / "embedded-v1"
+    model = Path(__file__).resolve().parents[1] / "models" / "embedded-v2"
     images = {f"s{n}": tmp_path / f"s{n}.nii.gz" for n in range(2)}
     for n, path in enumerate(images.values()):
         write_scan(

@@ -129,8 +129,8 @@ def test_derivatives_of_a_dataset_keep_its_names(plain, tmp_path):
     found = {str(path.relative_to(tmp_path / "out")) for path in tmp_path.rglob("*_dseg.nii.gz")}
     stem = "sub-CANARYb/ses-CANARYv/anat/sub-CANARYb_ses-CANARYv_run-1_space-T1w"
     assert found == {
-        "sub-CANARYa/anat/sub-CANARYa_space-T2w_seg-embeddedv1_dseg.nii.gz",
-        f"{stem}_seg-embeddedv1_dseg.nii.gz",
+        "sub-CANARYa/anat/sub-CANARYa_space-T2w_seg-embeddedv2_dseg.nii.gz",
+        f"{stem}_seg-embeddedv2_dseg.nii.gz",
     }
 
 

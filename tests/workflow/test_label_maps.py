@@ -12,7 +12,7 @@ from cohortvol.tables import KEPT, read_table
 from cohortvol.verify.folder import verify
 from workflow_run import run
 
-MODEL = "embedded-v1"
+MODEL = "embedded-v2"
 N_SCANS = 5
 
 snakemake = partial(run, shard_size=3)

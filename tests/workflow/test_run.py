@@ -18,7 +18,7 @@ from cohortvol.simulate import run as simulate
 from cohortvol.simulate.compare import volumes_against_truth
 from workflow_run import REPOSITORY, command, run
 
-MODEL = "embedded-v1"
+MODEL = "embedded-v2"
 N_SCANS = 17
 TABLES = ("volumes.parquet", "scans.parquet")
 SETTINGS = {"bad_rows": "quarantine", "shard_size": 5}

@@ -13,7 +13,7 @@ from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import holds_no_results
 from workflow_run import run
 
-MODEL = "embedded-v1"
+MODEL = "embedded-v2"
 FINAL = ("volumes.parquet", "scans.parquet", "analyse/slopes.csv", "report/index.html")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -18,7 +18,7 @@ from planted import found_in, written
 from workflow_run import run
 
 BIN = Path(sys.executable).parent
-MODEL = "embedded-v1"
+MODEL = "embedded-v2"
 CANARY = re.compile(rb"CANARY[-A-Za-z0-9]*")
 STAY = ("stay-a", "stay-b", "stay-c")
 GONE = ("CANARYanna", "CANARYbert", "CANARYcleo")

@@ -177,7 +177,7 @@ def readme(packages: Sequence[Wheel], cards: Sequence[Card]) -> str:
         made_for=made_for(),
         python=".".join(map(str, sys.version_info[:2])),
         torch=f"{torch} ({'with CUDA' if on_gpu else 'for processors only'})",
-        model=cards[0].id if cards else "embedded-v1",
+        model=cards[0].id if cards else "embedded-v2",
         models=", ".join(f"`{REPOSITORY}/models/{card.id}`" for card in cards) or "none",
         n_wheels=len(packages),
     )

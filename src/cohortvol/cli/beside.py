@@ -255,7 +255,7 @@ def train(
     Example:
     [dim]cohortvol train --recipe my/recipe.yaml --work training/mine --out models/mine \
     --device cuda --processes 8
-    cohortvol train --recipe models/embedded-v1.yaml --pairs training/pairs \
+    cohortvol train --recipe models/embedded-v2.yaml --pairs training/pairs \
     --work training/work --out models/mine[/]
     """
     from cohortvol.train.run import run

@@ -20,7 +20,7 @@ def bundle(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model to bring, id or folder; repeat for several, embedded-v1 if none."),
+        typer.Option(help="Model to bring, id or folder; repeat for several, embedded-v2 if none."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
     repository: Annotated[
@@ -35,7 +35,7 @@ def bundle(
     torch comes. Run again after an interruption, it goes on where it stopped.
 
     Example:
-    [dim]cohortvol bundle --out bundle --model embedded-v1 --model total_mr
+    [dim]cohortvol bundle --out bundle --model embedded-v2 --model total_mr
     cohortvol bundle --check bundle[/]
     """
     from cohortvol import bundle as folder
@@ -47,7 +47,7 @@ def bundle(
         place, found = check, folder.check(check)
     else:
         place = Path(str(out))
-        models = [find_model(name, models_dir) for name in model or ["embedded-v1"]]
+        models = [find_model(name, models_dir) for name in model or ["embedded-v2"]]
         found = folder.make(repository, place, models)
     typer.echo(
         f"{place}: whole. {found.n_files} files, {found.n_wheels} wheels, "

@@ -21,7 +21,7 @@ def doctor(
         Path | None,
         typer.Option(help="Results folder, there or not: its file system is tried out."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model id, or its folder.")] = "embedded-v1",
+    model: Annotated[str, typer.Option(help="Model id, or its folder.")] = "embedded-v2",
     models_dir: ModelsDir = Path("models"),
     profile: Annotated[
         Path, typer.Option(help="Snakemake profile that the cluster is compared with.")

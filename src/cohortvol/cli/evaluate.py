@@ -76,8 +76,8 @@ def evaluate(
 
     Example:
     [dim]cohortvol evaluate --expert data/chaos --expert-labels chaos_mr \
-    --model embedded=results/mine/segment/embedded-v1 \
-    --model-labels embedded=models/embedded-v1/card.json --out results/evaluation
+    --model embedded=results/mine/segment/embedded-v2 \
+    --model-labels embedded=models/embedded-v2/card.json --out results/evaluation
     cohortvol evaluate --expert data/amos22 --model total=seg/total --model mrseg=seg/mrseg \
     --model-labels total=total_mr --model-labels mrseg=mrsegmentator --scans scans.csv --out out
     cohortvol evaluate --expert Data_3D --model mine=Data_3D/Segmentation --out out[/]

@@ -127,7 +127,7 @@ def verify_models(
     """Compare the files of models with the checksums on their cards.
 
     Example:
-    [dim]cohortvol models verify embedded-v1[/]
+    [dim]cohortvol models verify embedded-v2[/]
     """
     from cohortvol import models as cards
 

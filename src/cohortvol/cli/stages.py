@@ -16,7 +16,7 @@ PANEL = "The flow, in order"
 
 Out = Annotated[Path, typer.Option(help="Table to write.")]
 OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
-ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v1.")]
+ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v2.")]
 Roi = Annotated[
     list[str] | None,
     typer.Option(help="Structure wanted; repeat for several, all of the model's if none."),
@@ -258,8 +258,8 @@ def segment(
 
     Example:
     [dim]cohortvol segment --ingest results/mine/ingest/0000.parquet \
-    --model models/embedded-v1 --folder results/mine/segment/embedded-v1/0000 \
-    --out results/mine/segment/embedded-v1/0000.parquet[/]
+    --model models/embedded-v2 --folder results/mine/segment/embedded-v2/0000 \
+    --out results/mine/segment/embedded-v2/0000.parquet[/]
     """
     from cohortvol.resources import recorded
     from cohortvol.segment import run_shard
@@ -325,10 +325,10 @@ def measure(
     cut, in pieces, implausible, on the wrong side, no abdomen, fat and water swapped.
 
     Example:
-    [dim]cohortvol measure --segment results/mine/segment/embedded-v1/0000.parquet \
-    --ingest results/mine/ingest/0000.parquet --model models/embedded-v1 \
-    --results results/mine --out results/mine/measure/embedded-v1/0000.parquet \
-    --previews results/mine/measure/embedded-v1/previews/0000.parquet[/]
+    [dim]cohortvol measure --segment results/mine/segment/embedded-v2/0000.parquet \
+    --ingest results/mine/ingest/0000.parquet --model models/embedded-v2 \
+    --results results/mine --out results/mine/measure/embedded-v2/0000.parquet \
+    --previews results/mine/measure/embedded-v2/previews/0000.parquet[/]
     """
     from cohortvol.measure import run_shard
     from cohortvol.resources import recorded
@@ -354,7 +354,7 @@ def measure(
 
 def assemble(
     results: Results,
-    model: Annotated[str, typer.Option(help="Model id, such as embedded-v1.")],
+    model: Annotated[str, typer.Option(help="Model id, such as embedded-v2.")],
     decisions: Annotated[
         Path | None,
         typer.Option(help="Table of human decisions that overrule QC; see `cohortvol review`."),
@@ -390,7 +390,7 @@ def assemble(
     """Make one cohort table of all shards, and account for every row of the manifest.
 
     Example:
-    [dim]cohortvol assemble --results results/mine --model embedded-v1[/]
+    [dim]cohortvol assemble --results results/mine --model embedded-v2[/]
     """
     from cohortvol.assemble import Settings, run
 

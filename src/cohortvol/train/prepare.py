@@ -63,7 +63,7 @@ def nnunet_folders(work: Path) -> Iterator[Path]:
 
 
 def dataset_name(recipe: Recipe) -> str:
-    """nnU-Net's name of the dataset, such as ``Dataset001_embedded-v1``."""
+    """nnU-Net's name of the dataset, such as ``Dataset001_embedded-v2``."""
     return f"Dataset{DATASET_ID:03d}_{recipe.id}"
 
 
