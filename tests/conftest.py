@@ -19,5 +19,5 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The workflow first: its files take longest, and go to the processes of a run in this order."""
+    """The workflow first: its files take longest, and go to the processes in this order."""
     items.sort(key=lambda item: item.path.parent.name != "workflow")
