@@ -16,8 +16,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real scans at {folder}; COHORTVOL_TEST_DATA names their folder")
     return folder
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The workflow first: its files take longest, and go to the processes in this order."""
-    items.sort(key=lambda item: item.path.parent.name != "workflow")
