@@ -41,7 +41,7 @@ def main(n: int, seed: int) -> None:
                 )
                 found, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
                 for name, labels, names in (
-                    ("embedded-v2", found, segmenter.card.labels), ("drawn", drawn, DRAWN),
+                    (segmenter.card.id, found, segmenter.card.labels), ("drawn", drawn, DRAWN),
                 ):  # fmt: skip
                     rows.append(_judged(grey, labels, names) | {"labels": name, "shown": shown})
     table = pd.DataFrame(rows)

@@ -532,4 +532,6 @@ def test_the_embedded_model_is_calibrated_by_folds_that_had_not_seen_the_scans()
     assert choose_profile(card).keeps_softmax
     assert calibration.source == OUT_OF_FOLD
     assert set(calibration.structures) == set(card.labels.values())
-    assert {factor.n for factor in calibration.structures.values()} == {16}
+    assert {(factor.n, factor.level) for factor in calibration.structures.values()} == {
+        (16, 0.9412)
+    }

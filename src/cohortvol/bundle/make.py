@@ -17,6 +17,7 @@ from cohortvol import __version__
 from cohortvol.bundle import licences, wheels
 from cohortvol.bundle.check import REPOSITORY, REQUIREMENTS, SUMS, WHEELS, Checked, check, sums
 from cohortvol.bundle.wheels import Wheel
+from cohortvol.config import defaults
 from cohortvol.errors import ConfigError
 from cohortvol.files import claim, commit, commit_bytes, commit_text, make_folder, sha256_of
 from cohortvol.models import CARD, Card, load_card, verify
@@ -177,7 +178,7 @@ def readme(packages: Sequence[Wheel], cards: Sequence[Card]) -> str:
         made_for=made_for(),
         python=".".join(map(str, sys.version_info[:2])),
         torch=f"{torch} ({'with CUDA' if on_gpu else 'for processors only'})",
-        model=cards[0].id if cards else "embedded-v2",
+        model=cards[0].id if cards else defaults()["model"],
         models=", ".join(f"`{REPOSITORY}/models/{card.id}`" for card in cards) or "none",
         n_wheels=len(packages),
     )

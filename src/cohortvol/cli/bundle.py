@@ -39,6 +39,7 @@ def bundle(
     cohortvol bundle --check bundle[/]
     """
     from cohortvol import bundle as folder
+    from cohortvol.config import defaults
     from cohortvol.models import find_model
 
     if (out is None) == (check is None):
@@ -47,7 +48,7 @@ def bundle(
         place, found = check, folder.check(check)
     else:
         place = Path(str(out))
-        models = [find_model(name, models_dir) for name in model or ["embedded-v2"]]
+        models = [find_model(name, models_dir) for name in model or [defaults()["model"]]]
         found = folder.make(repository, place, models)
     typer.echo(
         f"{place}: whole. {found.n_files} files, {found.n_wheels} wheels, "
