@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -31,6 +32,7 @@ from cohortvol.segment import Segmenter, pipeline, run_shard
 from cohortvol.segment.body import body_box
 from cohortvol.segment.images import read_image
 from cohortvol.segment.machine import Memory
+from cohortvol.segment.receipts import ShardFolder
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
 N_SCANS = 6
@@ -471,6 +473,22 @@ def test_label_maps_do_not_depend_on_how_many_read_ahead(undisturbed, shard, wor
     assert shard.table()[name].tolist() == undisturbed.table()[name].tolist()
 
 
+def test_the_networks_thread_waits_for_no_mark_and_no_receipt(shard, monkeypatch):
+    """On a slow disk it would wait between two scans, and the GPU with it."""
+    seen = {}
+    for name in ("claim", "finish"):
+        step = getattr(ShardFolder, name)
+
+        def noted(*given, name=name, step=step):
+            seen[name] = threading.current_thread()
+            return step(*given)
+
+        monkeypatch.setattr(ShardFolder, name, noted)
+    run_shard(**shard.arguments(), device="cpu", workers=1)
+    assert set(seen) == {"claim", "finish"}
+    assert threading.current_thread() not in seen.values()
+
+
 def test_without_workers_everything_is_done_in_one_thread(shard, segmenter, monkeypatch):
     seen = set()
     for name in ("prepare", "predict", "finish"):
@@ -719,6 +737,26 @@ def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeyp
         with pytest.raises(TemporaryError, match="no space left"):
             run_shard(**shard.arguments())
     assert shard.receipts() == {}
+    assert not list(shard.folder.glob("*.started.json"))
+    assert run_shard(**shard.arguments()) == {"segmented": N_SCANS}
+
+
+def test_a_scan_that_cannot_be_claimed_pauses_the_run_once_those_before_it_are_kept(
+    shard, segmenter, monkeypatch
+):
+    with_faults(monkeypatch, segmenter, {})
+    claim = ShardFolder.claim
+
+    def full(folder, work):
+        if work.scan_id == "s3":
+            raise OSError(errno.ENOSPC, "no space left")
+        return claim(folder, work)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardFolder, "claim", full)
+        with pytest.raises(TemporaryError, match="no space left"):
+            run_shard(**shard.arguments(), workers=2)
+    assert sorted(shard.receipts()) == ["s0", "s1", "s2"]
     assert not list(shard.folder.glob("*.started.json"))
     assert run_shard(**shard.arguments()) == {"segmented": N_SCANS}
 

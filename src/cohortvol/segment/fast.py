@@ -63,10 +63,13 @@ class FastPart(PartNetwork):
 
 def _box(inside: torch.Tensor) -> Box:
     """Bounding box of a mask; the whole grid where nothing is inside."""
-    ends = [slice(0, n) for n in inside.shape]
-    for axis in range(3):
-        planes = torch.nonzero(inside.movedim(axis, 0).flatten(1).any(1))
-        if len(planes):
-            ends[axis] = slice(int(planes[0]), int(planes[-1]) + 1)
-    z, y, x = ends
-    return z, y, x
+    by_axis = [inside.movedim(axis, 0).flatten(1).any(1) for axis in range(3)]
+    together = torch.cat(by_axis).cpu()  # the device is waited for once
+    z, y, x = torch.split(together, list(inside.shape))
+    return _ends(z), _ends(y), _ends(x)
+
+
+def _ends(planes: torch.Tensor) -> slice:
+    """From the first plane with something inside to the last; all where there is none."""
+    found = planes.nonzero()
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, len(planes))

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,7 +57,8 @@ class Pipeline:
         self._progress = progress
         self._stop = stop
         self._todo: deque[Work] = deque()
-        self._ahead: deque[tuple[Claim, Future[tuple[Prepared, float]]]] = deque()
+        self._ahead: deque[tuple[Future[Claim], Future[tuple[Prepared, float]]]] = deque()
+        self._alone = False
         self._behind: deque[Future[None]] = deque()
         self._attempts_left = attempts_left
         self._given_workers = workers
@@ -128,23 +129,30 @@ class Pipeline:
                 work = self._todo.popleft()
                 self._progress.finished(work.scan_id, self._shard.give_up(work))
                 continue
-            if self._ahead and (starts or self._ahead[-1][0].starts > 1):
+            if self._ahead and (starts or self._alone):
                 break
             if starts:
                 self._wait_for_writes(0)
             segmenter = self._segmenter
             if self._stop or len(self._ahead) > self._workers:  # stopped while the model loaded
                 break
-            with self._storage_errors():
-                claim = self._shard.claim(self._todo.popleft())
-            self._in_flight[claim.work.scan_id] = claim
-            self._watchdog.moved()
-            read = self._reader.submit(_read_and_prepare, claim.work, segmenter)
-            self._ahead.append((claim, read))
+            self._alone = starts > 0
+            claimed = self._reader.submit(self._claim, self._todo.popleft())
+            read = self._reader.submit(_read_and_prepare, claimed, segmenter)
+            self._ahead.append((claimed, read))
         return bool(self._ahead)
 
-    def _one_scan(self, claim: Claim, read: Future[tuple[Prepared, float]]) -> None:
+    def _claim(self, work: Work) -> Claim:
+        """In a reader's thread, so that no network waits for the disk to have the mark."""
+        with self._storage_errors():
+            claim = self._shard.claim(work)
+        self._in_flight[work.scan_id] = claim
+        self._watchdog.moved()
+        return claim
+
+    def _one_scan(self, claimed: Future[Claim], read: Future[tuple[Prepared, float]]) -> None:
         """Segment one scan and hand it to the writer."""
+        claim = claimed.result()
         start = time.perf_counter()
         try:
             with self._storage_errors(claim, (TemporaryError,)):
@@ -231,9 +239,11 @@ class Pipeline:
     def _give_back_ahead(self) -> None:
         """Scans that were prepared for nothing count as never started."""
         while self._ahead:
-            claim, read = self._ahead.popleft()
+            claimed, read = self._ahead.popleft()
             read.cancel()
-            self._give_back(claim)
+            if not claimed.cancel():
+                with suppress(TemporaryError):  # it could not be claimed
+                    self._give_back(claimed.result())
 
     def _give_back(self, claim: Claim) -> None:
         self._in_flight.pop(claim.work.scan_id, None)
@@ -266,8 +276,9 @@ class _Inline(Executor):
         return done
 
 
-def _read_and_prepare(work: Work, segmenter: Segmenter) -> tuple[Prepared, float]:
+def _read_and_prepare(claimed: Future[Claim], segmenter: Segmenter) -> tuple[Prepared, float]:
     """The scan, ready for the network, and the seconds it took."""
+    work = claimed.result().work
     start = time.perf_counter()
     image = read_image(work.image, work.image_sha256, segmenter.dtype)
     prepared = segmenter.prepare(image.data, image.affine)
