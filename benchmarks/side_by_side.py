@@ -26,6 +26,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -162,7 +163,7 @@ def main() -> None:
         out.mkdir(parents=True)
         mine = scans if name.startswith("cohortvol") else of_peers
         row = {"way": name, "scans": len(list(mine.glob(f"*{SUFFIX}")))}
-        row |= measured(command(out), environment, out / "log.txt")
+        row |= measured(command(out), environment, out / "log.txt") | of_the_worker(out)
         rows.append(row | (compared(out, reference, card, mine) if reference else {}))
         reference = reference or out
         print(json.dumps(rows[-1]), flush=True)
@@ -349,10 +350,11 @@ def measured(command: list[str], environment: Mapping[str, str], log: Path) -> d
     start = time.perf_counter()
     with open(log, "w") as stream:
         process = subprocess.Popen(command, env=dict(environment), stdout=stream, stderr=stream)
-    watch = _Watch(process.pid)
+    memory, gpu = _Memory(process.pid), _Gpu()
     code = process.wait()
     seconds = time.perf_counter() - start
-    watch.end()
+    memory.end()
+    busy = gpu.end()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code:
         raise SystemExit(f"{' '.join(command)}: exit {code}, see {log}")
@@ -360,13 +362,13 @@ def measured(command: list[str], environment: Mapping[str, str], log: Path) -> d
     return {
         "wall_s": round(seconds, 1),
         "cpu_s": round(used, 1),
-        "peak_mb": round(watch.peak_bytes / 2**20),
-        **watch.gpu_busy,
+        "peak_mb": round(memory.peak_bytes / 2**20),
+        **busy,
     }
 
 
-class _Watch(threading.Thread):
-    """Looks every two seconds at the memory of a process tree, and at the GPU if there is one.
+class _Memory(threading.Thread):
+    """Looks every two seconds at the memory of a process tree.
 
     Not more often: the kernel walks through all of its pages, and they wait meanwhile.
     """
@@ -375,15 +377,11 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self._process = psutil.Process(pid)
         self._ended = threading.Event()
-        self._gpu_percent: list[float] = []
-        self._smi = shutil.which("nvidia-smi")
         self.peak_bytes = 0
         self.start()
 
     def run(self) -> None:
         while not self._ended.wait(2.0):
-            if self._smi:
-                self._gpu_percent.append(self._gpu())
             try:
                 tree = [self._process, *self._process.children(recursive=True)]
                 total = sum(process.memory_full_info().pss for process in tree)
@@ -391,25 +389,49 @@ class _Watch(threading.Thread):
                 continue
             self.peak_bytes = max(self.peak_bytes, total)
 
-    def _gpu(self) -> float:
-        query = [self._smi, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        return float(subprocess.check_output(query, text=True).split()[0])
-
     def end(self) -> None:
         self._ended.set()
         self.join()
 
-    @property
-    def gpu_busy(self) -> dict[str, float]:
-        """Share of the time, of the whole run and from the first time on that it was busy."""
-        percent = self._gpu_percent
-        if not any(percent):
+
+class _Gpu:
+    """Asks nvidia-smi ten times a second for how much of the time the GPU is busy."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed = tempfile.TemporaryFile()
+        if smi := shutil.which("nvidia-smi"):
+            query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            self._process = subprocess.Popen(
+                [smi, *query, "--id=0", "--loop-ms=100"], stdout=self._printed
+            )
+
+    def end(self) -> dict[str, float]:
+        """Share of the whole run, and of the time from its first use to its last."""
+        if self._process is None:
             return {}
-        started = next(place for place, one in enumerate(percent) if one)
+        self._process.terminate()
+        self._process.wait()
+        self._printed.seek(0)
+        percent = np.array([float(line) for line in self._printed])
+        (used,) = np.nonzero(percent)
+        if not len(used):
+            return {"gpu_busy": 0.0}
+        at_work = percent[used[0] : used[-1] + 1]
         return {
-            "gpu_busy": round(float(np.mean(percent)) / 100, 2),
-            "gpu_busy_once_started": round(float(np.mean(percent[started:])) / 100, 2),
+            "gpu_busy": round(percent.mean() / 100, 2),
+            "gpu_busy_at_work": round(at_work.mean() / 100, 2),
+            "gpu_at_work_s": round(len(at_work) / 10, 1),
         }
+
+
+def of_the_worker(out: Path) -> dict[str, float]:
+    """What our own worker says of its time: seconds until it was ready, and in the network."""
+    path = out / "segment.resources.json"
+    if not path.is_file():
+        return {}
+    (run,) = json.loads(path.read_text())["runs"]
+    return {"startup_s": run["seconds_startup"], "network_s": run["seconds_network"]}
 
 
 def label_map(out: Path, case: str, card: Card, image: nib.Nifti1Image) -> np.ndarray:
