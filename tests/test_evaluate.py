@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 from cohortvol import cli
 from cohortvol.errors import ConfigError, ScanError
 from cohortvol.evaluate import SCHEMAS, Model, Settings, run
+from cohortvol.evaluate.contours import Picture, contour_figure
 from cohortvol.evaluate.datasets import find_cases, find_label_maps, id_of, read_expert
 from cohortvol.evaluate.groups import read_scans
 from cohortvol.evaluate.labels import LabelMap, read_nifti, structure_named, vocabulary
@@ -341,6 +342,19 @@ def test_the_command_writes_every_table_and_a_page_that_holds_all_it_shows(datas
         assert (out / "figures" / f"{name}.pdf").stat().st_size > 1000
     shown = pd.read_csv(out / "figures" / "contours.csv")
     assert shown["case"].tolist() == ["lowest", "lowest", "highest", "highest"]
+
+
+def test_a_slice_without_its_image_says_so(tmp_path):
+    voxels = body()
+    expert = LabelMap(voxels, np.eye(4), {"liver": 1})
+    for grey, said in (
+        (None, ["no image"]),
+        (np.ones((2, 3, 4)), ["image of another grid"]),
+        (np.ones(voxels.shape), []),
+    ):
+        picture = Picture("1", grey, np.eye(4), expert, {"m": expert}, {"m": 1.0})
+        (axis,) = contour_figure([picture], ["m"]).figure.axes
+        assert [text.get_text() for text in axis.texts] == said
 
 
 def test_a_group_of_fewer_than_five_people_is_not_printed(dataset):

@@ -112,14 +112,17 @@ class _View:
         self.edges_mm = spacing_mm(affine)
         self.width_mm, self.height_mm = expert.shape[:2] * self.edges_mm[:2]
         self.expert = expert[:, :, self.slice]
-        self.grey = self._grey(expert.shape[:3])
+        self.grey, self.why_black = self._grey(expert.shape[:3])
 
-    def _grey(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The slice of the image; black where there is none on this grid."""
+    def _grey(self, shape: tuple[int, ...]) -> tuple[np.ndarray, str | None]:
+        """The slice of the image; black, and why, where there is none on this grid."""
+        black = np.zeros(shape[:2])
         if self.picture.grey is None or self.picture.grey_affine is None:
-            return np.zeros(shape[:2])
+            return black, "no image"
         grey, _ = to_ras(self.picture.grey, self.picture.grey_affine)
-        return np.asarray(grey[:, :, self.slice]) if grey.shape == shape else np.zeros(shape[:2])
+        if grey.shape != shape:
+            return black, "image of another grid"
+        return np.asarray(grey[:, :, self.slice]), None
 
     def draw(self, axis: Axes, model: str) -> None:
         """Image, the expert's outlines, and those of a model that has a label map."""
@@ -130,15 +133,15 @@ class _View:
             self.grey.T, origin="lower", cmap="gray", extent=extent, aspect="equal",
             vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear",
         )  # fmt: skip
+        if self.why_black:
+            _note(axis, 0.93, self.why_black)
         self._outline(axis, self.expert, EXPERT, "-", self.picture.expert)
         if model in self.picture.models:
             label_map = self.picture.models[model]
             labels, _ = _ras(label_map)
             self._outline(axis, labels[:, :, self.slice], MODEL, (0, (3, 1.2)), label_map)
         else:
-            axis.text(
-                0.5, 0.04, "no label map", transform=axis.transAxes, ha="center", color="white"
-            )
+            _note(axis, 0.04, "no label map")
         axis.set_xlim(self.width_mm, 0.0)  # the right of the person is on the left
         axis.set_ylim(0.0, self.height_mm)
 
@@ -160,6 +163,10 @@ class _View:
                     *centres, mask.T.astype(float), levels=[0.5], colors=[colour],
                     linewidths=0.8, linestyles=[line],
                 )  # fmt: skip
+
+
+def _note(axis: Axes, height: float, text: str) -> None:
+    axis.text(0.5, height, text, transform=axis.transAxes, ha="center", color="white")
 
 
 def _ras(label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
