@@ -383,6 +383,19 @@ def test_the_gpu_gives_nearly_the_labels_of_the_cpu(model, segmenter):
     assert np.mean(on_gpu != on_cpu) < 0.01
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("profile", ["nnunet", "fast"])
+def test_on_a_gpu_label_maps_do_not_depend_on_how_many_read_ahead(shard, profile):
+    """What is prepared beside the network is done before the network reads it."""
+    digests = []
+    for workers in (0, 4):
+        shutil.rmtree(shard.folder, ignore_errors=True)
+        run_shard(**shard.arguments(), device="cuda", profile=profile, workers=workers)
+        digests.append(shard.table()["label_map_sha256"].tolist())
+    assert digests[0] == digests[1]
+
+
 # --- files
 
 

@@ -27,7 +27,7 @@ from cohortvol.segment.fast import FastPart
 from cohortvol.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.segment.machine import CPU, Memory, device_of, machine_errors
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.segment.tiles import blend, label_of_greatest
+from cohortvol.segment.tiles import blend, label_of_greatest, n_not_finite
 from cohortvol.segment.zoom import nearest, zoom, zoom_fast
 
 CANARY_TOLERANCE = 0.05
@@ -98,6 +98,7 @@ class Segmenter:
         kind = FastPart if profile.on_device else PartNetwork
         self._parts = [_PartRunner(card, part, kind(part, device)) for part in parts]
         self._memory = Memory.of(device)
+        self._beside = _stream_beside(device)
         self._n_predicted = 0
         self._dtype = np.uint8 if max(card.labels, default=0) < 256 else np.uint16
 
@@ -203,8 +204,12 @@ class Segmenter:
         return self.finish(predicted), predicted.seconds_network
 
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
-        """Everything before the network, on the CPU. See `segment`."""
-        with machine_errors():
+        """Everything before the network. See `segment`.
+
+        What of it is done on a GPU goes on beside the network, in a stream of its own: in the
+        network's, every step would wait for what it has to do for the scan before.
+        """
+        with machine_errors(), torch.cuda.stream(self._beside):
             moved, moved_affine = to_axes(data, affine, self.card.orientation)
             edges_mm = spacing_mm(moved_affine)
             body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
@@ -217,6 +222,8 @@ class Segmenter:
                         image, spacing_zyx_mm
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
+            if self._beside is not None:
+                self._beside.synchronize()
             return Prepared(affine, data.shape, moved.shape, body, tuple(image.shape), inputs)
 
     def _zoomed(
@@ -242,32 +249,34 @@ class Segmenter:
         return zoomed.data.transpose(2, 1, 0), zoomed.spacing_mm
 
     def predict(self, prepared: Prepared) -> Predicted:
-        """The networks' part of `segment`; one call at a time."""
+        """The networks' part of `segment`; one call at a time.
+
+        A GPU is given all that there is to do before it is waited for.
+        """
         start = time.perf_counter()
         with machine_errors(), torch.inference_mode():
-            predicted = [
+            said = [
                 self._predict(part, source)
                 for part, source in zip(self._parts, prepared.inputs, strict=True)
             ]
+            outputs = [one.on_host() for one in said]
         self._n_predicted += 1
         if self._n_predicted % SCANS_BETWEEN_TRIMS == 0:
             return_free_pages()
         softmax = None
         if self.profile.keeps_softmax:
             softmax = ratios(
-                (softness, part.to_global)
-                for part, (_, softness) in zip(self._parts, predicted, strict=True)
+                (one.softness, part.to_global) for part, one in zip(self._parts, said, strict=True)
             )
-        seconds = time.perf_counter() - start
-        return Predicted(prepared, [output for output, _ in predicted], seconds, softmax)
+        return Predicted(prepared, outputs, time.perf_counter() - start, softmax)
 
-    def _predict(self, part: _PartRunner, source: Preprocessed) -> tuple[Output, Softness]:
+    def _predict(self, part: _PartRunner, source: Preprocessed) -> _Said:
         """One part; tried again with less memory for as long as less can be used."""
         while True:
             try:
-                softness = Softness(part.network.n_labels)
-                keep = softness if self.profile.keeps_softmax else None
-                return part.predict(source, self.profile.tile_step, self._memory, keep), softness
+                return part.predict(
+                    source, self.profile.tile_step, self._memory, self.profile.keeps_softmax
+                )
             except torch.OutOfMemoryError:
                 if not self._memory.step_down():
                     raise
@@ -304,6 +313,31 @@ class Segmenter:
         return native
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What one part said of a scan; a GPU may still be working on it.
+
+    Attributes
+    ----------
+    output : tensor
+        (z, y, x) labels, or (n_labels, z, y, x) float16 logits that are still to be resampled.
+    n_not_finite : () int64 tensor
+        Logits that are NaN or infinite.
+    softness : Softness
+        Sums over the softmax on the network's grid, where it is kept.
+    """
+
+    output: torch.Tensor
+    n_not_finite: torch.Tensor
+    softness: Softness
+
+    def on_host(self) -> Output:
+        """Labels, or logits where `PartNetwork.labels` wants them; waits for the GPU."""
+        if self.n_not_finite:
+            raise ScanError("SEG_NONFINITE", f"{int(self.n_not_finite)} logits")
+        return self.output if self.output.ndim == 4 else self.output.cpu().numpy()
+
+
 class _PartRunner:
     """One nnU-Net of a model, and its labels among the model's."""
 
@@ -316,18 +350,12 @@ class _PartRunner:
             self.to_global[local] = label
 
     def predict(
-        self,
-        source: Preprocessed,
-        tile_step: float,
-        memory: Memory,
-        softness: Softness | None = None,
-    ) -> Output:
-        """Labels of a preprocessed image, or its logits where they are still to be resampled.
-
-        The softmax is added up in `softness`, where it is given, on the network's grid.
-        """
+        self, source: Preprocessed, tile_step: float, memory: Memory, keeps_softmax: bool
+    ) -> _Said:
+        """Labels of a preprocessed image, or its logits where they are still to be resampled."""
         resampled = tuple(source.data.shape[1:]) != source.cropped
-        outputs: list[Any] = []
+        outputs, not_finite = [], []
+        softness = Softness(self.network.n_labels)
         with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
             for slab in blend(
                 source.data,
@@ -338,18 +366,23 @@ class _PartRunner:
                 memory.tiles_per_batch,
                 memory.blend_on,
             ):
-                logits = slab.logits
-                if not torch.isfinite(
-                    torch.stack(logits.aminmax())
-                ).all():  # both are NaN if any is
-                    unusable = int(torch.count_nonzero(~torch.isfinite(logits)))
-                    raise ScanError("SEG_NONFINITE", f"{unusable} of {logits.numel()} logits")
-                if softness is not None:
-                    softness.add(logits)
+                not_finite.append(n_not_finite(slab.logits))
+                if keeps_softmax:
+                    softness.add(slab.logits)
                 outputs.append(
-                    logits.to(self.network.logits_on) if resampled else label_of_greatest(logits)
+                    slab.logits.to(self.network.logits_on)
+                    if resampled
+                    else label_of_greatest(slab.logits)
                 )
-        return torch.cat(outputs, dim=1) if resampled else np.concatenate(outputs)
+        output = torch.cat(outputs, dim=1 if resampled else 0)
+        return _Said(output, torch.stack(not_finite).sum(), softness)
+
+
+def _stream_beside(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream of a GPU beside the one that the network runs in."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:

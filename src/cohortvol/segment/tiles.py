@@ -209,13 +209,13 @@ def _cropped(slabs: Iterator[Slab], z_inside: slice, yx_inside: Sequence[slice])
             yield Slab(start - z_inside.start, stop - z_inside.start, logits)
 
 
-def label_of_greatest(logits: torch.Tensor) -> np.ndarray:
+def label_of_greatest(logits: torch.Tensor) -> torch.Tensor:
     """Index of the greatest of (n_labels, ...) finite float16 logits; the first where several tie.
 
     Returns
     -------
-    (...) uint8 or uint16 array
-        What ``argmax`` over the first axis gives.
+    (...) uint8 or int32 tensor
+        What ``argmax`` over the first axis gives, on the device of the logits.
 
     Notes
     -----
@@ -225,10 +225,10 @@ def label_of_greatest(logits: torch.Tensor) -> np.ndarray:
     """
     n_labels = logits.shape[0]
     if logits.is_cuda:
-        return logits.argmax(0).to(torch.uint8 if n_labels <= 256 else torch.int32).cpu().numpy()
+        return logits.argmax(0).to(torch.uint8 if n_labels <= 256 else torch.int32)
     flat = logits.reshape(n_labels, -1)
     rank = np.arange(n_labels, dtype=np.int32)[::-1, np.newaxis]
-    labels = np.empty(flat.shape[1], np.uint8 if n_labels <= 256 else np.uint16)
+    labels = np.empty(flat.shape[1], np.uint8 if n_labels <= 256 else np.int32)
     size = max(_PIECE // n_labels, 1)
     for first in range(0, len(labels), size):
         piece = flat[:, first : first + size]
@@ -239,7 +239,14 @@ def label_of_greatest(logits: torch.Tensor) -> np.ndarray:
         (unsure,) = np.nonzero(best < _SMALLEST)
         found[unsure] = piece[:, unsure].numpy().argmax(0)
         labels[first : first + size] = found
-    return labels.reshape(logits.shape[1:])
+    return torch.from_numpy(labels.reshape(logits.shape[1:]))
+
+
+def n_not_finite(logits: torch.Tensor) -> torch.Tensor:
+    """How many logits are NaN or infinite, () int64 on their device."""
+    if not logits.is_cuda and torch.isfinite(torch.stack(logits.aminmax())).all():
+        return torch.tensor(0)  # both ends are NaN if any logit is
+    return torch.count_nonzero(~torch.isfinite(logits))
 
 
 _PIECE = 2**19
