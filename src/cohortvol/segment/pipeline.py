@@ -116,7 +116,7 @@ class Pipeline:
             )
 
     def _read_ahead(self) -> bool:
-        """Claim the next scans and let the readers prepare them; False if there is none.
+        """Let the readers claim and prepare the next scans; False if there is none.
 
         A scan that may have killed the process, or did not fit beside others, goes through alone,
         so that nothing else is lost or blamed with it.
