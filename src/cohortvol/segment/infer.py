@@ -25,7 +25,7 @@ from cohortvol.networks.softness import Ratios, Softness, ratios
 from cohortvol.segment.body import Box, body_box
 from cohortvol.segment.fast import FastPart
 from cohortvol.segment.heap import keep_large_blocks, return_free_pages
-from cohortvol.segment.machine import CPU, Memory, device_of, machine_errors
+from cohortvol.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
 from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
 from cohortvol.segment.tiles import blend, label_of_greatest, n_not_finite
 from cohortvol.segment.zoom import nearest, zoom, zoom_fast
@@ -98,7 +98,7 @@ class Segmenter:
         kind = FastPart if profile.on_device else PartNetwork
         self._parts = [_PartRunner(card, part, kind(part, device)) for part in parts]
         self._memory = Memory.of(device)
-        self._beside = _stream_beside(device)
+        self._side_stream = SideStream(device)
         self._n_predicted = 0
         self._dtype = np.uint8 if max(card.labels, default=0) < 256 else np.uint16
 
@@ -204,12 +204,8 @@ class Segmenter:
         return self.finish(predicted), predicted.seconds_network
 
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
-        """Everything before the network. See `segment`.
-
-        What of it is done on a GPU goes on beside the network, in a stream of its own: in the
-        network's, every step would wait for what it has to do for the scan before.
-        """
-        with machine_errors(), torch.cuda.stream(self._beside):
+        """Everything before the network. See `segment`."""
+        with machine_errors(), self._side_stream.entered():
             moved, moved_affine = to_axes(data, affine, self.card.orientation)
             edges_mm = spacing_mm(moved_affine)
             body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
@@ -222,8 +218,6 @@ class Segmenter:
                         image, spacing_zyx_mm
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
-            if self._beside is not None:
-                self._beside.synchronize()
             return Prepared(affine, data.shape, moved.shape, body, tuple(image.shape), inputs)
 
     def _zoomed(
@@ -376,13 +370,6 @@ class _PartRunner:
                 )
         output = torch.cat(outputs, dim=1 if resampled else 0)
         return _Said(output, torch.stack(not_finite).sum(), softness)
-
-
-def _stream_beside(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream of a GPU beside the one that the network runs in."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:

@@ -47,6 +47,28 @@ class Memory:
         return True
 
 
+class SideStream:
+    """A stream of a GPU beside the network's, where each step would wait for all that is to do.
+
+    On a CPU there is none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """What the block asks of the GPU is done in the side stream, before the block ends."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+            self._stream.synchronize()
+
+
 def device_of(name: str) -> torch.device:
     """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
