@@ -3,9 +3,8 @@
     python benchmarks/fast_profile.py ../shared/data/chaos_mr_t2spir/images
 
 The embedded model segments every scan twice: as nnU-Net does (`nnunet`) and by TotalSegmentator's
-steps to the spacing of its plans (`ts218`, once more without its cut to integers), each with
-`fast` beside it. Printed: Dice and difference of volume, per scan and structure over 1 mL, and
-seconds in one process.
+steps to the spacing of its plans (`ts218`), each with `fast` beside it. Printed: Dice and
+difference of volume, per scan and structure over 1 mL, and seconds in one process.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -26,7 +24,6 @@ from cohortvol.overlap import overlap_by_structure
 from cohortvol.segment import Segmenter
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "embedded-v2"
-UNCUT = "ts218 uncut"
 
 
 def main(folder: Path) -> None:
@@ -40,10 +37,8 @@ def main(folder: Path) -> None:
         spacing = plans["configurations"][card["parts"][0]["configuration"]]["spacing"]
         card |= {"spacing_mm": spacing[::-1], "profiles": ["ts218", "fast"]}
         (zooming / "card.json").write_text(json.dumps(card | {"default_profile": "ts218"}))
-        for model, parent in ((MODEL, "nnunet"), (zooming, "ts218"), (zooming, UNCUT)):
-            slow, fast = (Segmenter.load(model, name) for name in (parent.split()[0], "fast"))
-            if parent == UNCUT:
-                slow.profile = replace(slow.profile, truncate=False)
+        for model, parent in ((MODEL, "nnunet"), (zooming, "ts218")):
+            slow, fast = (Segmenter.load(model, name) for name in (parent, "fast"))
             for path in sorted(folder.glob("*.nii.gz")):
                 rows += compare(path, parent, slow, fast)
     table = pd.DataFrame(rows)

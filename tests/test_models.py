@@ -22,6 +22,7 @@ import published_fixture
 from cohortvol.errors import ModelError
 from cohortvol.files import sha256_of
 from cohortvol.models import (
+    PROFILES,
     card_json,
     choose_profile,
     find_model,
@@ -417,6 +418,11 @@ def test_the_embedded_model_keeps_its_key():
     card = load_card(Path(__file__).parents[1] / "models" / "embedded-v2")
     assert segmentation_key(card, "nnunet") == "07db8b08b64f7349"
     assert card.labels_by_layer == [dict(card.labels)]
+
+
+def test_a_step_that_came_later_is_in_the_key_of_the_profile_that_takes_it_alone():
+    assert PROFILES["fast"].steps["clear_rim"]
+    assert "clear_rim" not in PROFILES["ts218"].steps
 
 
 def test_the_key_holds_the_layer_of_a_part_and_its_own_tile_step(card):

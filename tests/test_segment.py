@@ -142,6 +142,36 @@ def test_labels_are_those_of_totalsegmentators_steps(
     np.testing.assert_array_equal(labels, nib.apply_orientation(back, turn))
 
 
+@pytest.mark.parametrize("parent", ["nnunet", "ts218"])
+def test_fast_prepares_and_labels_a_scan_as_its_parent_does(model, tmp_path, parent):
+    """Also where the rim of the padding is cut to 0 by the parent, so that its box is smaller."""
+    more = {"spacing_mm": [2.6, 2.1, 3.7], "profiles": ["ts218", "fast"], "default_profile": "fast"}
+    folder = with_card(model, tmp_path / "ts", **more) if parent == "ts218" else model
+    slow, fast = (Segmenter.load(folder, name, device="cpu") for name in (parent, "fast"))
+    data = np.zeros((36, 33, 24))
+    data[4:-5, 6:-3] = 1  # fractions of it are what the parent cuts
+    data[5:-6, 7:-4] = 100 * scan(3, (25, 22, 24))
+    data = np.round(data)
+    expected = slow.prepare(data, AFFINE)
+    found = fast.prepare(data.astype(np.float32), AFFINE)
+    for mine, theirs in zip(found.inputs, expected.inputs, strict=True):
+        assert (mine.box, mine.shape) == (theirs.box, theirs.shape)
+        assert mine.cropped < mine.shape
+        np.testing.assert_allclose(mine.data, theirs.data, atol=2 / data.std())
+    labels, theirs = fast.segment(data, AFFINE)[0], slow.segment(data, AFFINE)[0]
+    assert len(np.unique(theirs)) > 2
+    assert np.mean(labels != theirs) < 0.002
+
+
+def test_fast_keeps_the_fractions_that_its_parent_cuts(model, tmp_path):
+    more = {"spacing_mm": [2.6, 2.1, 3.7], "profiles": ["ts218", "fast"], "default_profile": "fast"}
+    fast = Segmenter.load(with_card(model, tmp_path / "ts", **more), device="cpu")
+    data = scan(3)
+    whole, parts = (fast.prepare(values, AFFINE).inputs[0] for values in (data, data / data.max()))
+    assert whole.box == parts.box
+    np.testing.assert_allclose(whole.data, parts.data, atol=1e-4)
+
+
 def test_a_profile_that_zooms_needs_a_spacing_on_the_card(model, tmp_path):
     folder = with_card(model, tmp_path / "ts", profiles=["ts218"], default_profile="ts218")
     with pytest.raises(ModelError, match="spacing that the card does not name"):

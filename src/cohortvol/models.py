@@ -38,12 +38,23 @@ class Profile:
         None leaves all resampling to nnU-Net's plans.
     truncate : bool
         Cut the fraction off the zoomed grey values, as TotalSegmentator does.
+    clear_rim : bool
+        Make the rim of fractions around padding 0, as `truncate` would, and leave all others.
     """
 
     name: str
     tile_step: float
     zoom_order: int | None = None
     truncate: bool = False
+    clear_rim: bool = False
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """What enters `segmentation_key`; a step added since then only where it is taken."""
+        steps = asdict(self)
+        if not self.clear_rim:
+            del steps["clear_rim"]
+        return steps
 
     @property
     def on_device(self) -> bool:
@@ -79,7 +90,7 @@ PROFILES = {
         Profile("nnunet", tile_step=0.5),
         Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
         Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
-        Profile(FAST, tile_step=0.8, zoom_order=1),
+        Profile(FAST, tile_step=0.8, zoom_order=1, clear_rim=True),
     )
 }
 """Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
@@ -466,7 +477,7 @@ def segmentation_key(
             "labels": sorted(card.labels.items()),
             "orientation": card.orientation,
             "spacing_mm": card.spacing_mm,
-            "profile": asdict(choose_profile(card, recipe)),
+            "profile": choose_profile(card, recipe).steps,
             "version": version,
         }
     )[:16]

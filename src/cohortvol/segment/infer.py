@@ -231,7 +231,9 @@ class Segmenter:
             return image, spacing
         order = int(self.profile.zoom_order or 0)
         if self.profile.on_device:
-            fast, spacing = zoom_fast(data, spacing, self._zoom_mm, order, self.device)
+            fast, spacing = zoom_fast(
+                data, spacing, self._zoom_mm, order, self.profile.clear_rim, self.device
+            )
             return fast.permute(2, 1, 0), spacing
         zoomed = zoom(
             np.asarray(data, dtype=self.dtype),

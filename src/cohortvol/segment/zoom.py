@@ -72,13 +72,21 @@ def zoom_fast(
     spacing_mm: np.ndarray,
     target_mm: np.ndarray,
     order: int,
+    clear_rim: bool,
     device: torch.device,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """`zoom` on a device in float32, nothing cut off; (x, y, z) tensor and spacing."""
+    """`zoom` on a device in float32; (x, y, z) tensor and spacing.
+
+    With `clear_rim`, and where a scan has whole numbers only, what a cast to int32 would make 0 is
+    0 here too. It decides where the box of voxels that are not 0 begins.
+    """
     spacing = spacing_mm.astype(np.float32)
     factors = spacing / target_mm
     image = torch.from_numpy(np.ascontiguousarray(data)).to(device, torch.float32)
-    return zoom_on_device(image, zoomed_shape(image.shape, factors), order), spacing_mm / factors
+    zoomed = zoom_on_device(image, zoomed_shape(image.shape, factors), order)
+    if clear_rim and torch.equal(image, image.round()):
+        zoomed = zoomed.where(zoomed.abs() >= 1, 0.0)
+    return zoomed, spacing_mm / factors
 
 
 def zoomed_shape(shape: Sequence[int], factors: np.ndarray) -> list[int]:
