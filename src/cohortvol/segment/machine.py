@@ -48,9 +48,9 @@ class Memory:
 
 
 class SideStream:
-    """A stream of a GPU beside the network's, where each step would wait for all that is to do.
+    """A GPU's stream for what is done beside the network; nothing on a CPU.
 
-    On a CPU there is none.
+    In the network's own stream each step would wait for all that the network still has to do.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,7 +60,7 @@ class SideStream:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """What the block asks of the GPU is done in the side stream, before the block ends."""
+        """Do what the block asks of the GPU in this stream, and wait for it at the block's end."""
         if self._stream is None:
             yield
             return
