@@ -44,6 +44,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import psutil
+import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -187,7 +188,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="bin folder of the peers' environment")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("results/side_by_side"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; `cohortvol doctor` says why")
+    return options
 
 
 def speed_scans(folder: Path, n: int) -> None:
