@@ -170,8 +170,8 @@ def run(
     commit_json(out / "evaluate.json", record)
     compared = pairs[pairs["dice"].notna()]
     log.info(
-        "%d of %d scans compared, %d models, %d pairs with a Dice; %d rows with a reason",
-        compared["scan_id"].nunique(), len(cases), len(models), len(compared),
+        "%d of %d scans compared for %s: %d pairs with a Dice, %d rows with a reason",
+        compared["scan_id"].nunique(), len(cases), ", ".join(names), len(compared),
         int(pairs["reason"].notna().sum()),
     )  # fmt: skip
     for name, of_model in maps.items():
