@@ -24,8 +24,7 @@ from side_by_side import (
     SETTINGS,
     cohortvol_command,
     grey,
-    import_known,
-    published_weights,
+    random_model,
     write_scan,
 )
 
@@ -76,8 +75,7 @@ def large(work: Path, network: str) -> None:
 
 def watched(work: Path, scans: Path, network: str) -> tuple[np.ndarray, np.ndarray]:
     """Scans finished and memory in MB, five times a second while a worker runs."""
-    weights = published_weights(work / "weights" / network, SETTINGS[network])
-    model = import_known(SETTINGS[network], weights, work / "models" / network)
+    model = random_model(work, network)
     out = work / "out" / f"{scans.name}-{network}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

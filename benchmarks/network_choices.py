@@ -25,7 +25,7 @@ import torch
 from cohortvol.models import load_card
 from cohortvol.networks import load_part
 from cohortvol.segment.heap import keep_large_blocks
-from side_by_side import SETTINGS, import_known, published_weights
+from side_by_side import SETTINGS, random_model
 
 CHOICES = {
     "cpu": ("as torch comes", "heap kept", "heap kept, channels last", "heap kept, bfloat16",
@@ -62,8 +62,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of one patch, and the share of voxels whose label is not that of the first choice."""
     work, words = options.out.resolve(), options.choice
     setting = SETTINGS[options.network]
-    weights = published_weights(work / "weights" / options.network, setting)
-    card = load_card(import_known(setting, weights, work / "models" / options.network))
+    card = load_card(random_model(work, options.network))
     device = torch.device(options.device)
     network: Any = load_part(card, card.parts[0]).modules[0].to(device)
     n_patches = 4 if "4 patches" in words else 1

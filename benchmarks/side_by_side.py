@@ -313,10 +313,23 @@ def _bin(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def cohortvol_command(
-    scans: Path, model: Path, profile: str, device: str
-) -> Callable[[Path], list[str]]:
-    """One worker on one shard; checking the scans and cutting the shard come before."""
+def random_model(work: Path, network: str) -> Path:
+    """The model of a network with random weights, made and imported below `work` once."""
+    setting = SETTINGS[network]
+    weights = published_weights(work / "weights" / network, setting)
+    return import_known(setting, weights, work / "models" / network)
+
+
+def common_scans(work: Path, n: int) -> Path:
+    """A folder of `speed_scans` below `work`, made once."""
+    folder = work / f"scans-{n}"
+    if not folder.is_dir():
+        speed_scans(folder, n)
+    return folder
+
+
+def checked_shard(scans: Path) -> Path:
+    """The table of ingest that one worker takes, of a folder of scans; made once."""
     folder = scans.with_name(f"{scans.name}-cohort")
     ingest = folder / "ingest.parquet"
     if not ingest.is_file():
@@ -330,6 +343,14 @@ def cohortvol_command(
         )  # fmt: skip
         for step in steps:
             subprocess.run([_bin("cohortvol"), *step], check=True, stdout=subprocess.DEVNULL)
+    return ingest
+
+
+def cohortvol_command(
+    scans: Path, model: Path, profile: str, device: str
+) -> Callable[[Path], list[str]]:
+    """One worker on one shard; checking the scans and cutting the shard come before."""
+    ingest = checked_shard(scans)
 
     def command(out: Path) -> list[str]:
         words = ["segment", "--ingest", ingest, "--model", model, "--folder", out / "shard"]
@@ -403,9 +424,9 @@ class _Gpu:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._printed = tempfile.TemporaryFile()
         if smi := shutil.which("nvidia-smi"):
             query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            self._printed = tempfile.TemporaryFile()
             self._process = subprocess.Popen(
                 [smi, *query, "--id=0", "--loop-ms=100"], stdout=self._printed
             )

@@ -21,13 +21,7 @@ import numpy as np
 
 from cohortvol.segment import run_shard
 from cohortvol.segment.infer import Predicted, Prepared, Segmenter
-from side_by_side import (
-    SETTINGS,
-    cohortvol_command,
-    import_known,
-    published_weights,
-    speed_scans,
-)
+from side_by_side import checked_shard, common_scans, random_model
 
 WARM_AFTER = 2
 """Scans before the first that counts."""
@@ -45,13 +39,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/side_by_side"))
     options = parser.parse_args()
     work = options.out.resolve()
-    setting = SETTINGS["tiny"]
-    scans = work / f"scans-{options.scans}"
-    if not scans.is_dir():
-        speed_scans(scans, options.scans)
-    weights = published_weights(work / "weights" / "tiny", setting)
-    model = import_known(setting, weights, work / "models" / "tiny")
-    cohortvol_command(scans, model, "ts218", "cpu")  # cuts the shard
+    ingest = checked_shard(common_scans(work, options.scans))
+    model = random_model(work, "tiny")
     out = work / "waiting"
     shutil.rmtree(out, ignore_errors=True)
 
@@ -65,7 +54,7 @@ def main() -> None:
 
     os.fsync = slow_fsync
     run_shard(
-        ingest=scans.with_name(f"{scans.name}-cohort") / "ingest.parquet",
+        ingest=ingest,
         model=model,
         folder=out / "shard",
         out=out / "segment.parquet",

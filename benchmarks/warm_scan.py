@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.segment import infer, nnunet, pipeline, run_shard, tiles
-from side_by_side import (
-    SETTINGS,
-    cohortvol_command,
-    import_known,
-    published_weights,
-    speed_scans,
-)
+from side_by_side import SETTINGS, checked_shard, common_scans, random_model
 
 STAGES: dict[str, tuple[Any, str]] = {
     "read and prepare": (pipeline, "_read_and_prepare"),
@@ -47,13 +41,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/side_by_side"))
     options = parser.parse_args()
     work = options.out.resolve()
-    setting = SETTINGS[options.network]
-    scans = work / f"scans-{options.scans}"
-    if not scans.is_dir():
-        speed_scans(scans, options.scans)
-    weights = published_weights(work / "weights" / options.network, setting)
-    model = import_known(setting, weights, work / "models" / options.network)
-    cohortvol_command(scans, model, options.profile, options.device)  # cuts the shard
+    ingest = checked_shard(common_scans(work, options.scans))
+    model = random_model(work, options.network)
     out = work / "warm" / options.network
     shutil.rmtree(out, ignore_errors=True)
 
@@ -63,7 +52,7 @@ def main() -> None:
     make = nnunet._network
     nnunet._network = lambda *given: clock.around("network", make(*given))
     run_shard(
-        ingest=scans.with_name(f"{scans.name}-cohort") / "ingest.parquet",
+        ingest=ingest,
         model=model,
         folder=out / "shard",
         out=out / "segment.parquet",
