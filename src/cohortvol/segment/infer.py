@@ -319,18 +319,21 @@ class _Said:
         (z, y, x) labels, or (n_labels, z, y, x) float16 logits that are still to be resampled.
     n_not_finite : () int64 tensor
         Logits that are NaN or infinite.
+    n_logits : int
+        All of them.
     softness : Softness
         Sums over the softmax on the network's grid, where it is kept.
     """
 
     output: torch.Tensor
     n_not_finite: torch.Tensor
+    n_logits: int
     softness: Softness
 
     def on_host(self) -> Output:
         """Labels, or logits where `PartNetwork.labels` wants them; waits for the GPU."""
         if self.n_not_finite:
-            raise ScanError("SEG_NONFINITE", f"{int(self.n_not_finite)} logits")
+            raise ScanError("SEG_NONFINITE", f"{int(self.n_not_finite)} of {self.n_logits} logits")
         return self.output if self.output.ndim == 4 else self.output.cpu().numpy()
 
 
@@ -371,7 +374,8 @@ class _PartRunner:
                     else label_of_greatest(slab.logits)
                 )
         output = torch.cat(outputs, dim=1 if resampled else 0)
-        return _Said(output, torch.stack(not_finite).sum(), softness)
+        n_logits = self.network.n_labels * source.data.numel()
+        return _Said(output, torch.stack(not_finite).sum(), n_logits, softness)
 
 
 def _zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:
