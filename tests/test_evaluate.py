@@ -344,7 +344,7 @@ def test_the_command_writes_every_table_and_a_page_that_holds_all_it_shows(datas
     assert shown["case"].tolist() == ["lowest", "lowest", "highest", "highest"]
 
 
-def test_a_slice_without_its_image_says_so(tmp_path):
+def test_a_slice_without_its_image_says_so():
     voxels = body()
     expert = LabelMap(voxels, np.eye(4), {"liver": 1})
     for grey, said in (
