@@ -1,15 +1,27 @@
 """Tables on disk: what was written comes back, or nothing does."""
 
+import hashlib
+import inspect
 import io
+import re
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from cohortvol.errors import TableError
-from cohortvol.tables import VOLUMES, append_rows, as_written, csv_text, read_table, write_table
+from cohortvol.tables import (
+    LAYOUT,
+    VOLUMES,
+    append_rows,
+    as_written,
+    csv_text,
+    read_table,
+    write_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +56,46 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(table, tmp_path_factory, pl
     except TableError:
         return
     assert_frame_equal(found, read)
+
+
+NOT_OF_THE_LAYOUT = {
+    "use_deprecated_int96_timestamps": "no column is a time",
+    "coerce_timestamps": "no column is a time",
+    "allow_truncated_timestamps": "no column is a time",
+    "write_time_adjusted_to_utc": "no column is a time",
+    "store_decimal_as_integer": "no column is a decimal",
+    "flavor": "None is not to be another program's",
+    "filesystem": "a stream is written to",
+    "column_encoding": "None is by `use_dictionary`",
+    "encryption_properties": "None is not to encrypt",
+    "sorting_columns": "None is to say nothing; docs/tables.md does",
+    "bloom_filter_options": "None is none",
+    "use_content_defined_chunking": "pages end by rows and bytes",
+}
+
+
+def test_nothing_of_a_file_is_left_to_the_version_of_pyarrow():
+    decided = {*LAYOUT, *NOT_OF_THE_LAYOUT, "table", "where", "kwargs"}
+    assert set(inspect.signature(pq.write_table).parameters) - decided == set()
+
+
+def test_every_pyarrow_that_is_allowed_writes_the_same_bytes(tmp_path):
+    rows = [
+        {
+            "scan_id": f"sub-{i:05d}",
+            "structure": ("liver", "spleen", None)[i % 3],
+            "volume_ml": 1400.0 + i / 7 if i % 5 else None,
+            "n_voxels": 900 + i,
+            "cut_by_fov": i % 4 == 0,
+            "centroid_ras_mm": [float(i), -2.0, 3.5],
+        }
+        for i in range(30_000)
+    ]
+    path = tmp_path / "volumes.parquet"
+    write_table(path, append_rows(rows, VOLUMES), VOLUMES)
+    nameless, n_names = re.subn(rb"parquet-cpp-arrow version [0-9.]+", b"", path.read_bytes())
+    assert n_names == 1
+    assert hashlib.sha256(nameless).hexdigest()[:16] == "253c64e7af017d65"
 
 
 def test_a_name_that_is_no_text_is_a_damaged_table(table, tmp_path):

@@ -344,16 +344,32 @@ def write_arrow(path: Path, table: pa.Table) -> str:
     return commit(path, lambda stream: _encode(table, stream), mode)
 
 
+LAYOUT: dict[str, Any] = {
+    "version": "2.6",
+    "data_page_version": "1.0",
+    "row_group_size": ROW_GROUP,
+    "data_page_size": 1 << 20,
+    "max_rows_per_page": 20_000,
+    "write_batch_size": 1024,
+    "use_dictionary": True,
+    "dictionary_pagesize_limit": 1 << 20,
+    "compression": "zstd",
+    "compression_level": 1,
+    "write_statistics": True,
+    "write_page_index": False,
+    "write_page_checksum": True,
+    "use_byte_stream_split": False,
+    "use_compliant_nested_type": True,
+    "store_schema": False,
+}
+"""Everything about a Parquet file that pyarrow would otherwise decide by its version.
+
+With it pyarrow 23 to 26 write the same bytes, but for their own name in the footer (decision 40).
+"""
+
+
 def _encode(table: pa.Table, stream: Any) -> None:
-    pq.write_table(
-        table.combine_chunks(),  # chunk borders would show in the bytes
-        stream,
-        compression="zstd",
-        row_group_size=ROW_GROUP,
-        write_page_checksum=True,
-        use_dictionary=True,
-        store_schema=False,
-    )
+    pq.write_table(table.combine_chunks(), stream, **LAYOUT)  # chunk borders show in the bytes
 
 
 def read_table(
