@@ -30,6 +30,7 @@ FOUNDATION = {
     "config",
     "nifti",
     "models",
+    "model_files",
     "catalogue",
     "overlap",
     "weights",

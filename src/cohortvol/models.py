@@ -5,21 +5,34 @@ Light on purpose: Snakemake reads cards while it plans, so nothing here imports 
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import ConfigError, ModelError, did_you_mean
 from cohortvol.files import digest_of, sha256_of
 from cohortvol.intervals import Calibration
+from cohortvol.model_files import (
+    check_dataset,
+    check_plans,
+    inside,
+    local_labels,
+    problems,
+    read_object,
+    schema,
+    shown,
+)
 
 CARD = "card.json"
 PARTS = "parts"
 FOLD_MODEL = "model"
 """The network of a fold, beside the scans it has not seen; `train` leaves it, to be measured."""
+
+MOST_LINES = 8
+"""Of what is wrong with a card, in a message."""
 
 SEGMENTATION_VERSION = "1"
 """Raised when the same model and profile would give other labels or sums; part of the key."""
@@ -187,30 +200,40 @@ class Card:
 def load_card(folder: Path) -> Card:
     """Read and check ``card.json`` of a model folder; the other files are left to `verify`.
 
+    A card is data of others: what it says becomes paths, columns and text of a page. So it is held
+    to ``card.schema.json``, read with bounds, before anything is done with it.
+
     Raises
     ------
     ModelError
         If there is no card, or it is not one this version understands.
     """
     folder = Path(folder)
-    path = folder / CARD
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(folder / CARD):
         raise ModelError(
-            f"{folder}: not a model folder, it has no {CARD}\n"
+            f"{shown(str(folder), 200)}: not a model folder, it has no {CARD}\n"
             "  Make one from a trained nnU-Net with `cohortvol models import`."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
+        )
+    path = inside(folder, CARD)
+    raw = read_object(path)
+    wrong = problems(raw, schema("card"))
+    if wrong:
+        raise ModelError(f"{path}: not a card of this format" + _lines(wrong))
     try:
         card = _card_from(folder, raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{path}: not a card of this format ({type(error).__name__}: {error})"
+            f"{path}: not a card of this format ({type(error).__name__}: {shown(str(error), 200)})"
         ) from error
     _check(card, path)
     return card
+
+
+def _lines(wrong: Sequence[str]) -> str:
+    more = len(wrong) - MOST_LINES
+    return "".join(f"\n  {line}" for line in wrong[:MOST_LINES]) + (
+        f"\n  and {more} more" if more > 0 else ""
+    )
 
 
 def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
@@ -268,11 +291,15 @@ def _check(card: Card, path: Path) -> None:
         wrong.append(f"spacing_mm {list(card.spacing_mm)}")
     if not card.parts:
         wrong.append("no parts")
+    if not card.labels:
+        wrong.append("no labels")
     for label in card.labels:
         if not 0 < label < 2**16:
             wrong.append(f"label index {label} is outside 1 to 65535")
     if len(set(card.labels.values())) != len(card.labels):
         wrong.append("one structure has two label indices")
+    if len({part.name for part in card.parts}) != len(card.parts):
+        wrong.append("two parts have the same name")
     places = {(part.layer, name) for part in card.parts for name in part.labels.values()}
     layers_of = Counter(name for _, name in places)
     for name in card.labels.values():
@@ -284,15 +311,15 @@ def _check(card: Card, path: Path) -> None:
         strangers = sorted(set(part.labels.values()) - set(card.labels.values()))
         if strangers:
             wrong.append(f"part {part.name} has structures the model lacks: {', '.join(strangers)}")
+        if len(set(part.folds)) != len(part.folds):
+            wrong.append(f"part {part.name} has a fold twice")
         expected = {*(weights_file(part, fold) for fold in part.folds), *_plans(part)}
         for name in sorted(expected - set(part.files)):
             wrong.append(f"part {part.name} names no sha256 for {name}")
-        for name in part.files:
-            place = PurePosixPath(name)
-            if place.is_absolute() or ".." in place.parts or "\\" in name:
-                wrong.append(f"file {name!r} lies outside the model folder")
+        for name in sorted(set(part.files) - expected):
+            wrong.append(f"part {part.name} names {shown(name)!r}, which is no file of its")
     if wrong:
-        raise ModelError(f"{path}: cannot be used\n" + "\n".join(f"  {line}" for line in wrong))
+        raise ModelError(f"{path}: cannot be used{_lines(wrong)}")
 
 
 def weights_file(part: Part, fold: str) -> str:
@@ -314,12 +341,12 @@ def find_model(name: str, models_dir: Path = Path("models")) -> Path:
     """
     models_dir = Path(models_dir)
     for folder in (models_dir / name, Path(name)):
-        if (folder / CARD).is_file():
+        if os.path.isfile(folder / CARD):  # Path.is_file raises where a name is too long
             return folder
     known = list_models(models_dir)
     hint = did_you_mean(name, known) if known else f"; {models_dir} holds no model"
     raise ModelError(
-        f"no model {name!r} in {models_dir} (MOD_MISSING){hint}\n"
+        f"no model {shown(name, 200)!r} in {models_dir} (MOD_MISSING){hint}\n"
         "  `model:` in the config is the name of a folder there, or the path of a model folder.\n"
         f"  {_how_to_get(name, models_dir)}"
     )
@@ -351,30 +378,73 @@ def list_models(models_dir: Path = Path("models")) -> list[str]:
 
 
 def verify(card: Card) -> None:
-    """Compare every file of a model with the sha256 on its card.
+    """Compare every file of a model with the sha256 on its card, and the card with its plans.
+
+    Whether the arrays fit the network that the plans describe is for `cohortvol.networks` to say.
 
     Raises
     ------
     ModelError
-        Naming each file that is missing or changed.
+        Naming each file that is missing or changed; or the plans that cannot be used.
     """
     wrong = []
     for part in card.parts:
         for name, expected in sorted(part.files.items()):
-            path = card.folder / name
             try:
+                path = inside(card.folder, name)
                 found = sha256_of(path)
+            except ModelError as error:
+                wrong.append(str(error))
+                continue
             except OSError as error:
-                wrong.append(f"{path}: cannot be read ({error.strerror})")
+                wrong.append(f"{card.folder / name}: cannot be read ({error.strerror})")
                 continue
             if found != expected:
                 wrong.append(f"{path}: sha256 {found[:16]}..., the card says {expected[:16]}...")
     if wrong:
         raise ModelError(
-            f"model {card.id}: its files are not the ones its card names (MOD_CHECKSUM)\n"
-            + "\n".join(f"  {line}" for line in wrong)
-            + "\n  Copy the model folder again, or import it again."
+            f"model {card.id}: its files are not the ones its card names (MOD_CHECKSUM)"
+            f"{_lines(wrong)}\n  Copy the model folder again, or import it again."
         )
+    for part in card.parts:
+        read_plans(card, part)
+
+
+def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``plans.json`` and ``dataset.json`` of a part, which fit each other and the card.
+
+    Raises
+    ------
+    ModelError
+        If they cannot be read, are not within bounds, or name other labels than the card.
+    """
+    plans, dataset = (read_object(inside(card.folder, name)) for name in _plans(part))
+    try:
+        check_plans(plans)
+        check_dataset(dataset)
+        if part.configuration not in plans["configurations"]:
+            raise ModelError(f"plans.json has no configuration {part.configuration!r}")
+        check_labels(part.labels, local_labels(dataset))
+    except ModelError as error:
+        raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
+    return plans, dataset
+
+
+def check_labels(labels: Mapping[int, str], of_dataset: Mapping[int, str]) -> None:
+    """Raise ModelError unless labels of a part are its network's, in no other order.
+
+    A structure may have another name than in ``dataset.json``, but not that of another label there.
+    """
+    strangers = sorted(set(labels) - set(of_dataset))
+    if strangers:
+        raise ModelError(f"the card has labels {strangers}, dataset.json has not (MOD_LABELMAP)")
+    indices = {name: index for index, name in of_dataset.items()}
+    for index, name in labels.items():
+        if indices.get(name, index) != index:
+            raise ModelError(
+                f"the card calls label {index} {name}; dataset.json calls it {of_dataset[index]}, "
+                f"and label {indices[name]} {name} (MOD_LABELMAP)"
+            )
 
 
 def recipe_of(profile: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +22,7 @@ from rich.progress import (
 
 from cohortvol.cli.options import Device, InferenceProfile, ModelsDir, Threads
 from cohortvol.cli.output import as_table, width
-from cohortvol.errors import ConfigError, TemporaryError
+from cohortvol.errors import ConfigError, ModelError, TemporaryError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="List, fetch, import and check models."
@@ -36,11 +38,16 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     """
     from cohortvol import catalogue
     from cohortvol import models as cards
+    from cohortvol.model_files import shown
 
     names = cards.list_models(models_dir)
     typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
     for name in names:
-        card = cards.load_card(models_dir / name)
+        try:
+            card = cards.load_card(models_dir / name)
+        except ModelError as error:
+            typer.echo(f"{shown(name)}\n  cannot be used: {error}")
+            continue
         files = [card.folder / file for part in card.parts for file in part.files]
         complete = all(file.is_file() for file in files)
         n_bytes = sum(file.stat().st_size for file in files if file.is_file())
@@ -124,16 +131,19 @@ def verify_models(
     ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Compare the files of models with the checksums on their cards.
+    """Compare the files of models with the checksums on their cards, and arrays with plans.
 
     Example:
     [dim]cohortvol models verify embedded-v2[/]
     """
     from cohortvol import models as cards
+    from cohortvol.networks import check
 
     for name in names or cards.list_models(models_dir):
         card = cards.load_card(cards.find_model(name, models_dir))
         cards.verify(card)
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints
+            check(card)
         n_files = sum(len(part.files) for part in card.parts)
         typer.echo(f"{card.id}: {n_files} files are what its card says")
 
@@ -294,6 +304,8 @@ def import_model(
     --id my-model --licence CC-BY-4.0
     cohortvol models import --known total_mr[/]
     """
+    from cohortvol.model_files import check_id
+
     if known is not None:
         from cohortvol import catalogue, weights
         from cohortvol.networks import import_known
@@ -313,6 +325,7 @@ def import_model(
                 f"a known model comes with its own {', '.join(given)}; leave them out"
             )
         model = catalogue.find(known)
+        check_id(model_id or model.id)
         found = weights.locate(model, sources or weights.places())
         _echo(import_known(model, found, models_dir / (model_id or model.id)))
         return
@@ -321,6 +334,7 @@ def import_model(
             "models import needs one folder or zip, --id and --licence; or --known with the id of "
             "a known model"
         )
+    check_id(model_id)  # before it becomes a path
     names = _pairs(rename or [])
     from cohortvol.networks import Source, import_nnunet
 

@@ -10,8 +10,8 @@ from cohortvol.networks.build import (
     build,
     canary_of,
     canary_patch,
+    check,
     load_part,
-    local_labels,
 )
 from cohortvol.networks.nnunet import Source, import_known, import_nnunet
 from cohortvol.networks.unrolled import UnrolledUNet, can_unroll
@@ -25,8 +25,8 @@ __all__ = [
     "can_unroll",
     "canary_of",
     "canary_patch",
+    "check",
     "import_known",
     "import_nnunet",
     "load_part",
-    "local_labels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from cohortvol.errors import ModelError
-from cohortvol.models import PARTS, Card, Part, weights_file
+from cohortvol.model_files import check_dataset, check_plans, inside, shown
+from cohortvol.models import Card, Part, read_plans, weights_file
 
 # nnU-Net looks up by name whatever a plans.json names; only these names are let through.
 _UNETS = "dynamic_network_architectures.architectures.unet"
@@ -59,6 +60,15 @@ NORMALIZATIONS = {
     "RGBTo01Normalization",
 }
 LABEL_MANAGERS = {"LabelManager"}
+RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
+NEEDED = (
+    *("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
+    *RESAMPLING,
+    *(f"{step}_kwargs" for step in RESAMPLING),
+)
+"""Settings of a configuration that inference reads."""
+INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
+"""What CTNormalization reads of a channel."""
 
 Weights = dict[str, torch.Tensor]
 
@@ -83,7 +93,9 @@ class LoadedPart:
 
 
 def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) -> Network:
-    """Build the network that an nnU-Net plans file describes, without weights.
+    """Build the network that an nnU-Net plans file describes, without weights and their memory.
+
+    Its tensors are on torch's device ``meta``: they have shapes alone.
 
     Parameters
     ----------
@@ -95,40 +107,51 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
     Raises
     ------
     ModelError
-        If the plans name a class outside the allow-list, or ask for what is not supported:
-        a cascade, regions, or more than one input channel.
+        If the plans are out of bounds, name a class outside the allow-list, or ask for what is
+        not supported: a cascade, regions, or more than one input channel.
     """
+    check_plans(plans)
+    check_dataset(dataset)
     try:
         manager = PlansManager(plans)
         settings = manager.get_configuration(configuration)
         _check_names(plans, settings)
         _check_supported(settings, dataset)
+        _check_sizes(settings)
+        _check_steps(manager, settings)
         label_manager = manager.get_label_manager(dataset)
-        module = get_network_from_plans(
-            ARCHITECTURES[settings.network_arch_class_name],
-            settings.network_arch_init_kwargs,
-            settings.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, settings, dataset),
-            label_manager.num_segmentation_heads,
-            allow_init=False,
-            deep_supervision=False,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        with torch.device("meta"):
+            module = get_network_from_plans(
+                ARCHITECTURES[settings.network_arch_class_name],
+                settings.network_arch_init_kwargs,
+                settings.network_arch_init_kwargs_req_import,
+                determine_num_input_channels(manager, settings, dataset),
+                label_manager.num_segmentation_heads,
+                allow_init=False,
+                deep_supervision=False,
+            )
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, LookupError),
+        *(RuntimeError, TypeError, ValueError),
+    ) as error:
         raise ModelError(
             f"plans.json and dataset.json describe no network for configuration "
-            f"{configuration!r} ({type(error).__name__}: {error})"
+            f"{shown(configuration)!r} ({type(error).__name__}: {shown(str(error), 200)})"
         ) from error
     module.eval()
     return Network(module, manager, settings, dataset)
 
 
 def _check_names(plans: Mapping[str, Any], settings: ConfigurationManager) -> None:
-    def refuse(what: str, name: Any, allowed: Collection[str]) -> None:
+    def refuse(what: str, name: str, allowed: Collection[str]) -> None:
         raise ModelError(
-            f"plans.json names the {what} {name!r}, which is not allowed\n"
+            f"plans.json names the {what} {shown(name)!r}, which is not allowed\n"
             f"  allowed: {', '.join(sorted(allowed))}"
         )
 
+    missing = [name for name in NEEDED if name not in settings.configuration]
+    if missing:
+        raise ModelError(f"plans.json lacks {', '.join(missing)} of the configuration")
     if settings.network_arch_class_name not in ARCHITECTURES:
         refuse("architecture", settings.network_arch_class_name, ARCHITECTURES)
     for argument in settings.network_arch_init_kwargs_req_import:
@@ -139,7 +162,7 @@ def _check_names(plans: Mapping[str, Any], settings: ConfigurationManager) -> No
             refuse("operation", operation, OPERATIONS)
     if settings.preprocessor_name not in PREPROCESSORS:
         refuse("preprocessor", settings.preprocessor_name, PREPROCESSORS)
-    for step in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
+    for step in RESAMPLING:
         if settings.configuration[step] not in RESAMPLERS:
             refuse(step, settings.configuration[step], RESAMPLERS)
     for scheme in settings.normalization_schemes:
@@ -156,26 +179,47 @@ def _check_supported(settings: ConfigurationManager, dataset: Mapping[str, Any])
     channels = dataset.get("channel_names", dataset.get("modality", {}))
     if len(channels) != 1:
         raise ModelError(f"dataset.json has {len(channels)} input channels; a scan has one")
-    local_labels(dataset)
 
 
-def local_labels(dataset: Mapping[str, Any]) -> dict[int, str]:
-    """Label index to name from ``dataset.json``, in label order, without background.
+def _check_sizes(settings: ConfigurationManager) -> None:
+    """Refuse a network in which a patch would not come out in the size that it went in."""
+    patch, spacing = settings.patch_size, settings.spacing
+    convolution = settings.network_arch_init_kwargs["conv_op"]
+    if len(spacing) != len(patch) or not convolution.endswith(f"{len(patch)}d"):
+        raise ModelError(
+            f"plans.json has a patch of {len(patch)} axes, a spacing of {len(spacing)} and the "
+            f"operation {convolution}"
+        )
+    strides = total_strides(settings)
+    if np.any(np.asarray(patch) % strides):
+        raise ModelError(
+            f"plans.json has a patch of {' x '.join(map(str, patch))} voxels, which strides of "
+            f"{' x '.join(map(str, strides))} do not divide"
+        )
+    for kernel in settings.network_arch_init_kwargs["kernel_sizes"]:
+        if np.any(np.asarray(kernel) % 2 == 0):
+            raise ModelError(f"plans.json has a kernel of {kernel}; sizes must be odd")
 
-    Raises
-    ------
-    ModelError
-        If the labels are not 1, 2, ..., or are regions, which overlap and fit in no label map.
-    """
-    labels: dict[int, str] = {}
-    for name, index in dataset["labels"].items():
-        if isinstance(index, (list, tuple)):
-            raise ModelError("dataset.json has region-based labels; they overlap, so no label map")
-        if name not in ("background", "ignore"):
-            labels[int(index)] = str(name)
-    if sorted(labels) != list(range(1, len(labels) + 1)):
-        raise ModelError(f"dataset.json has labels {sorted(labels)}; they must be 1, 2, ...")
-    return dict(sorted(labels.items()))
+
+def total_strides(settings: ConfigurationManager) -> np.ndarray:
+    """How many voxels of the input one of the last stage stands for, along each axis."""
+    strides = np.asarray(settings.pool_op_kernel_sizes)
+    if strides.ndim < 2:
+        strides = strides.reshape(-1, 1)
+    n_stages = settings.network_arch_init_kwargs["n_stages"]
+    product: np.ndarray = np.broadcast_to(strides, (n_stages, len(settings.patch_size))).prod(0)
+    return product
+
+
+def _check_steps(manager: PlansManager, settings: ConfigurationManager) -> None:
+    """Refuse settings that what is done before and after the network does not have."""
+    for step in RESAMPLING:
+        inspect.signature(getattr(settings, step))  # ValueError where it has no such argument
+    if settings.normalization_schemes[0] == "CTNormalization":
+        known = manager.foreground_intensity_properties_per_channel["0"]
+        missing = [name for name in INTENSITIES if name not in known]
+        if missing:
+            raise ModelError(f"plans.json lacks {', '.join(missing)} of the grey values")
 
 
 def own_weights(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
@@ -187,11 +231,11 @@ def own_weights(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights
     Raises
     ------
     ModelError
-        If names or shapes are not the network's, a repeated tensor differs from its twin,
+        If names, shapes or types are not the network's, a repeated tensor differs from its twin,
         or a value is not finite.
     """
     names = owner_of_each_name(module)
-    check_names_and_shapes(module.state_dict(), state)
+    check_arrays(arrays_of(module.state_dict()), arrays_of(state))
     weights: Weights = {}
     for name, owner in names.items():
         tensor = state[name].detach()
@@ -210,26 +254,37 @@ def owner_of_each_name(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
-def check_names_and_shapes(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> None:
-    """Raise ModelError unless two state dicts have the same names and shapes."""
+Arrays = Mapping[str, tuple[tuple[int, ...], str]]
+"""Name to shape and type."""
+
+
+def arrays_of(state: Mapping[str, torch.Tensor]) -> Arrays:
+    """Shape and type, such as ``float32``, of every tensor."""
+    return {
+        name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in state.items()
+    }
+
+
+def check_arrays(expected: Arrays, found: Arrays) -> None:
+    """Raise ModelError unless names, shapes and types are those of the network."""
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
     lines = []
     if missing:
         lines.append(f"{len(missing)} weights missing, first {missing[0]}")
     if extra:
-        lines.append(f"{len(extra)} weights unknown, first {extra[0]}")
-    lines += [
-        f"{name} has shape {tuple(found[name].shape)}, the plans want {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ][:3]
+        lines.append(f"{len(extra)} weights unknown, first {shown(extra[0], 100)}")
+    for name in sorted(set(expected) & set(found)):
+        (shape, dtype), (own_shape, own_dtype) = expected[name], found[name]
+        if own_shape != shape:
+            lines.append(f"{name} has shape {own_shape}, the plans want {shape}")
+        elif own_dtype != dtype:
+            lines.append(f"{name} is of {own_dtype}, nnU-Net's are of {dtype}")
     if lines:
         raise ModelError(
-            "the weights do not fit the network of plans.json\n"
-            + "\n".join(f"  {line}" for line in lines)
+            "the weights do not fit the network of plans.json (MOD_CORRUPT)\n"
+            + "\n".join(f"  {line}" for line in lines[:4])
         )
 
 
@@ -242,6 +297,40 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def arrays_in(path: Path) -> Arrays:
+    """Shape and type of every array of a safetensors file, read from its header alone.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            slices = {name: stored.get_slice(name) for name in stored.keys()}
+            return {
+                name: (tuple(one.get_shape()), _TYPES.get(one.get_dtype(), one.get_dtype()))
+                for name, one in slices.items()
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        why = shown(str(error), 200)
+        raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {why}") from error
+
+
+def check_weights(path: Path, module: nn.Module) -> None:
+    """Raise ModelError unless the arrays of a fold's file are the network's; reads its header."""
+    names = owner_of_each_name(module)
+    own = {name: tensor for name, tensor in module.state_dict().items() if names[name] == name}
+    found = arrays_in(path)
+    try:
+        check_arrays(arrays_of(own), found)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
 def read_weights(path: Path, module: nn.Module) -> Weights:
     """Full state dict for a network from the safetensors file of one fold.
 
@@ -250,35 +339,45 @@ def read_weights(path: Path, module: nn.Module) -> Weights:
     ModelError
         If the file is damaged, or does not fit the network, or holds a value not finite.
     """
+    check_weights(path, module)
     try:
         stored = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {error}") from error
-    names = owner_of_each_name(module)
-    own = {name: tensor for name, tensor in module.state_dict().items() if names[name] == name}
+        why = shown(str(error), 200)
+        raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {why}") from error
     try:
-        check_names_and_shapes(own, stored)
         check_finite(stored)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return {name: stored[owner] for name, owner in names.items()}
+    return {name: stored[owner] for name, owner in owner_of_each_name(module).items()}
+
+
+def described(card: Card, part: Part) -> Network:
+    """The network of a part by its plans, after these were checked; see `build`."""
+    plans, dataset = read_plans(card, part)
+    try:
+        return build(plans, part.configuration, dataset)
+    except ModelError as error:
+        raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
+
+
+def check(card: Card) -> None:
+    """Raise ModelError unless the arrays of every file of a model fit its plans.
+
+    Only plans and the headers of files are read; `cohortvol.models.verify` reads the rest.
+    """
+    for part in card.parts:
+        network = described(card, part)
+        for fold in part.folds:
+            check_weights(inside(card.folder, weights_file(part, fold)), network.module)
 
 
 def load_part(card: Card, part: Part) -> LoadedPart:
     """Build one part of a model and read the weights of all its folds."""
-    folder = card.folder / PARTS / part.name
-    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    with torch.device("meta"):  # no weights are drawn that the file's would replace
-        network = build(plans, part.configuration, dataset)
-    strangers = set(part.labels) - set(local_labels(network.dataset))
-    if strangers:
-        raise ModelError(
-            f"model {card.id}, part {part.name}: the card has labels {sorted(strangers)}, "
-            "dataset.json has not (MOD_LABELMAP)"
-        )
+    network = described(card, part)
     modules = []
     for fold in part.folds:
-        weights = read_weights(card.folder / weights_file(part, fold), network.module)
+        weights = read_weights(inside(card.folder, weights_file(part, fold)), network.module)
         module = deepcopy(network.module)
         module.load_state_dict(weights, strict=True, assign=True)
         modules.append(module)
@@ -287,8 +386,8 @@ def load_part(card: Card, part: Part) -> LoadedPart:
 
 def canary_patch(network: Network) -> torch.Tensor:
     """A small fixed patch for a network, (1, 1, [z,] y, x): the same bits on every machine."""
-    strides = np.prod(network.configuration_manager.pool_op_kernel_sizes, axis=0)
-    shape = np.minimum(network.configuration_manager.patch_size, 2 * strides)
+    settings = network.configuration_manager
+    shape = np.minimum(settings.patch_size, 2 * total_strides(settings))
     waves = np.sin(0.001 * np.arange(np.prod(shape), dtype=np.float64) ** 1.5)
     return torch.from_numpy(waves.astype(np.float32).reshape(1, 1, *map(int, shape)))
 
@@ -298,14 +397,3 @@ def canary_of(logits: torch.Tensor) -> list[list[float]]:
     flat = logits[0].double().flatten(1)
     pairs = torch.stack([flat.mean(1), flat.std(1)], dim=1).tolist()
     return [[round(mean, 6), round(sd, 6)] for mean, sd in pairs]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a model, or ModelError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return value

@@ -21,7 +21,18 @@ from safetensors.torch import save
 from cohortvol import catalogue
 from cohortvol.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.errors import ModelError
-from cohortvol.files import commit, commit_json, make_folder
+from cohortvol.files import commit, commit_json
+from cohortvol.model_files import (
+    check_dataset,
+    check_id,
+    check_plans,
+    inside,
+    local_labels,
+    problems,
+    read_object,
+    schema,
+    shown,
+)
 from cohortvol.models import (
     CARD,
     FAST,
@@ -39,9 +50,7 @@ from cohortvol.networks.build import (
     build,
     canary_of,
     canary_patch,
-    local_labels,
     own_weights,
-    read_json,
     read_weights,
 )
 from cohortvol.networks.unpacking import check_sha256, trained_folder
@@ -56,7 +65,8 @@ SAFE_GLOBALS: list[Any] = [
     np.dtypes.Float32DType,
     _codecs.encode,
 ]
-_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CHECKPOINT = re.compile(r"[A-Za-z0-9_]{1,64}\.pth")
+_FOLD = re.compile(r"all|[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -147,11 +157,14 @@ def import_nnunet(
         If anything is missing, unsafe, not as expected, or not reproduced.
     """
     out = Path(out)
-    if not _MODEL_ID.fullmatch(model_id):
-        raise ModelError(f"model id {model_id!r}: use letters, digits, '_', '-' and '.'")
+    check_id(model_id)
+    if not _CHECKPOINT.fullmatch(checkpoint):
+        raise ModelError(f"checkpoint {shown(checkpoint)!r}: a name such as checkpoint_final.pth")
+    said = {"title": title, "licence": licence, "source": origin, "citation": citation}
+    if wrong := problems(said, {**schema("card"), "required": []}):
+        raise ModelError(f"model {model_id}: {wrong[0]}")
     if out.exists():
         raise ModelError(f"{out} exists already; choose another name or delete it")
-    make_folder(out.parent)
     temporary = temporary_beside(out)
     try:
         parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
@@ -235,8 +248,12 @@ def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
 def _write_part(
     source: Source, trained: Path, folder: Path, folds: Sequence[str], checkpoint: str
 ) -> Part:
-    plans, dataset = read_json(trained / "plans.json"), read_json(trained / "dataset.json")
-    checkpoints = {fold: _read_checkpoint(trained / f"fold_{fold}" / checkpoint) for fold in folds}
+    plans, dataset = (read_object(inside(trained, name)) for name in ("plans.json", "dataset.json"))
+    check_plans(plans)
+    check_dataset(dataset)
+    checkpoints = {
+        fold: _read_checkpoint(inside(trained, f"fold_{fold}/{checkpoint}")) for fold in folds
+    }
     configuration, trainer = _one_training(checkpoints)
     found = local_labels(dataset)
     _check_labels(found, source.expected_labels)
@@ -245,6 +262,7 @@ def _write_part(
         for index, name in found.items()
         if name not in source.drop
     }
+    _check_names(labels)
     part = Part(
         source.part,
         configuration,
@@ -268,6 +286,16 @@ def _write_part(
         again = read_weights(folder / name, network.module)
         canary[fold] = canary_of(_equal_logits(network, content["network_weights"], again))
     return replace(part, files=files, canary=canary)
+
+
+def _check_names(labels: Mapping[int, str]) -> None:
+    structure = schema("card")["$defs"]["structure"]
+    for index, name in labels.items():
+        if problems(name, structure):
+            raise ModelError(
+                f"label {index} is called {shown(name)!r}; it must be {structure['description']}\n"
+                "  Give it another name with --rename THEIRS=OURS."
+            )
 
 
 def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) -> None:
@@ -304,15 +332,27 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             "  A checkpoint is a program; this one could run code of its own. Retrain it, or "
             "save its network_weights with nnU-Net again."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch's unpickler meets in a file that is damaged
         raise ModelError(
-            f"{path}: damaged checkpoint (MOD_CORRUPT): {type(error).__name__}: {error}"
+            f"{path}: damaged checkpoint (MOD_CORRUPT): {type(error).__name__}: "
+            f"{shown(str(error), 200)}"
         ) from error
-    wanted = ("network_weights", "init_args", "trainer_name")
-    missing = [key for key in wanted if not isinstance(content, dict) or key not in content]
+    wanted = {"network_weights": dict, "init_args": dict, "trainer_name": str}
+    missing = [
+        key
+        for key, kind in wanted.items()
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind)
+    ]
     if missing:
         raise ModelError(f"{path}: no checkpoint of nnU-Net v2, it lacks {', '.join(missing)}")
     weights = content["network_weights"]
+    if not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_sparse
+        for name, value in weights.items()
+    ):
+        raise ModelError(f"{path}: no checkpoint of nnU-Net v2, its weights are no arrays by name")
     return {**content, "network_weights": {_plain(name): value for name, value in weights.items()}}
 
 
@@ -323,12 +363,16 @@ def _plain(name: str) -> str:
 
 def _one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
     trainings = {
-        (str(content["init_args"]["configuration"]), str(content["trainer_name"]))
+        (str(content["init_args"].get("configuration")), content["trainer_name"])
         for content in checkpoints.values()
     }
     if len(trainings) != 1:
         raise ModelError(f"the folds come from different trainings: {sorted(trainings)}")
-    return trainings.pop()
+    configuration, trainer = trainings.pop()
+    for name in (configuration, trainer):
+        if problems(name, schema("card")["$defs"]["word"]):
+            raise ModelError(f"a checkpoint names the training {shown(name)!r}, which is no name")
+    return configuration, trainer
 
 
 def _equal_logits(network: Network, original: Weights, again: Weights) -> torch.Tensor:
@@ -336,18 +380,24 @@ def _equal_logits(network: Network, original: Weights, again: Weights) -> torch.
     patch = canary_patch(network)
     logits: list[torch.Tensor] = []
     for state in (original, again):
-        network.module.load_state_dict(state, strict=True)
-        with torch.inference_mode():
-            logits.append(network.module(patch))
+        network.module.load_state_dict(state, strict=True, assign=True)
+        try:
+            with torch.inference_mode():
+                logits.append(network.module(patch))
+        except RuntimeError as error:
+            raise ModelError(
+                f"the network of plans.json cannot be run ({shown(str(error), 200)})"
+            ) from error
     if not torch.equal(*logits):
         raise ModelError("the imported weights do not give the logits of the original")
     return logits[0]
 
 
 def _choose_folds(trained: Path, folds: Sequence[str], checkpoint: str) -> list[str]:
-    found = sorted(
+    named = (
         path.parent.name.removeprefix("fold_") for path in trained.glob(f"fold_*/{checkpoint}")
     )
+    found = sorted(fold for fold in named if _FOLD.fullmatch(fold))
     chosen = [str(fold) for fold in folds] if folds else [fold for fold in found if fold != "all"]
     chosen = chosen or found
     missing = [fold for fold in chosen if fold not in found]
