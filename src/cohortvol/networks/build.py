@@ -320,8 +320,16 @@ def arrays_in(path: Path) -> Arrays:
         raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {why}") from error
 
 
-def check_weights(path: Path, module: nn.Module) -> None:
-    """Raise ModelError unless the arrays of a fold's file are the network's; reads its header."""
+def read_weights(path: Path, module: nn.Module) -> Weights:
+    """Full state dict for a network from the safetensors file of one fold.
+
+    Its header is compared with the network before anything else of it is read.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, or does not fit the network, or holds a value not finite.
+    """
     names = owner_of_each_name(module)
     own = {name: tensor for name, tensor in module.state_dict().items() if names[name] == name}
     found = arrays_in(path)
@@ -329,17 +337,6 @@ def check_weights(path: Path, module: nn.Module) -> None:
         check_arrays(arrays_of(own), found)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-
-
-def read_weights(path: Path, module: nn.Module) -> Weights:
-    """Full state dict for a network from the safetensors file of one fold.
-
-    Raises
-    ------
-    ModelError
-        If the file is damaged, or does not fit the network, or holds a value not finite.
-    """
-    check_weights(path, module)
     try:
         stored = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -349,7 +346,7 @@ def read_weights(path: Path, module: nn.Module) -> Weights:
         check_finite(stored)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return {name: stored[owner] for name, owner in owner_of_each_name(module).items()}
+    return {name: stored[owner] for name, owner in names.items()}
 
 
 def described(card: Card, part: Part) -> Network:
@@ -362,14 +359,11 @@ def described(card: Card, part: Part) -> Network:
 
 
 def check(card: Card) -> None:
-    """Raise ModelError unless the arrays of every file of a model fit its plans.
-
-    Only plans and the headers of files are read; `cohortvol.models.verify` reads the rest.
-    """
+    """Raise ModelError unless the arrays of every file of a model fit its plans, and are finite."""
     for part in card.parts:
         network = described(card, part)
         for fold in part.folds:
-            check_weights(inside(card.folder, weights_file(part, fold)), network.module)
+            read_weights(inside(card.folder, weights_file(part, fold)), network.module)
 
 
 def load_part(card: Card, part: Part) -> LoadedPart:

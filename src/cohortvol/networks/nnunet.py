@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,7 @@ def import_nnunet(
         raise ModelError(f"model {model_id}: {wrong[0]}")
     if out.exists():
         raise ModelError(f"{out} exists already; choose another name or delete it")
-    temporary = temporary_beside(out)
+    temporary, alone = temporary_beside(out), not out.parent.exists()
     try:
         parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
@@ -192,6 +193,9 @@ def import_nnunet(
         os.rename(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if alone:
+            with suppress(OSError):  # it holds the model
+                out.parent.rmdir()
     return load_card(out)
 
 
