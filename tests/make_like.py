@@ -140,13 +140,16 @@ class _Run:
 
     def go(self, order: random.Random) -> Outcome:
         outcome = Outcome()
-        remove_damaged(self.results)
-        remove_unfinished(self.results, self._marked)
-        bring_to_present(self.results)
-        plan = self._plan()
-        if not plan:
-            return outcome
-        with claim(self.results), self._at_work():
+        with claim(self.results):
+            remove_damaged(self.results)
+            remove_unfinished(self.results, self._marked)
+            bring_to_present(self.results)
+            if plan := self._plan():
+                self._work(plan, outcome, order)
+        return outcome
+
+    def _work(self, plan: list[Job], outcome: Outcome, order: random.Random) -> None:
+        with self._at_work():
             verify(load_card(self.stages.model))
             self.stages.check()
             while plan:
@@ -164,7 +167,6 @@ class _Run:
                         plan = self._plan()
                 else:
                     plan = [other for other in plan if not self._depends(other, job)]
-        return outcome
 
     def _marked(self, tables: list[str]) -> set[str]:
         return {name for name in tables if self.results / name in self.kept.unfinished}

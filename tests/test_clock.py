@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from cohortvol.files import claim
 from cohortvol.verify.clock import bring_to_present
 from results_folder import ResultsFolder
 
@@ -55,9 +54,3 @@ def test_a_folder_of_the_future_alone_comes_to_the_present(results):
     bring_to_present(results)
     assert in_order(results) == before
     assert all(path.stat().st_mtime < time.time() for path in results.rglob("*.parquet"))
-
-
-def test_files_of_a_run_that_is_at_work_are_left_alone(results):
-    later(results / in_order(results)[0], DAY_SECONDS)
-    with claim(results):
-        assert bring_to_present(results) == 0

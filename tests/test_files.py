@@ -115,7 +115,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path, monkey
 def test_a_second_run_in_a_folder_is_told_which_process_is_there(tmp_path):
     with (
         claim(tmp_path / "results"),
-        pytest.raises(InUseError, match=rf"process {os.getpid()} on \S+ is working in this"),
+        pytest.raises(
+            InUseError, match=rf"process {os.getpid()} on \S+ \(.+, since 2.+\) is working in this"
+        ),
     ):
         claim(tmp_path / "results")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import getpass
 import hashlib
 import importlib
 import json
 import logging
 import os
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 
 IN_USE = ".in-use"
 """File in a results folder that the run working there holds a lock on."""
+
+NAME_LOOKS, SECONDS_BETWEEN_LOOKS = 10, 0.1
+"""How long a lock is held by nobody in particular before that is told."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -235,7 +241,8 @@ def claim(folder: Path) -> IO[str]:
     """Hold a results folder for this process, until the file returned is closed.
 
     The kernel gives the lock back when the process ends, however it ends, so that a killed run
-    leaves nothing to clean up. On a file system without locks nobody is kept out.
+    leaves nothing to clean up: programs that it started do not get the file. On a file system
+    without locks nobody is kept out.
 
     Raises
     ------
@@ -269,17 +276,43 @@ def lock(path: Path, refusal: str) -> IO[str]:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        stream.seek(0)
-        owner = stream.read().strip() or "another process"
+        owner = _name_in(stream)
         stream.close()
         raise InUseError(refusal.replace("{owner}", owner)) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
+            stream.close()
             raise
-    stream.truncate(0)
-    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    stream.flush()
+    try:
+        with explained(path):
+            stream.truncate(0)
+            stream.write(f"{_this_process()}\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # so that other machines read it
+    except BaseException:
+        stream.close()
+        raise
     return stream
+
+
+def _this_process() -> str:
+    """``process 7 on node1 (mia, since 2026-11-29 08:03:34+00:00)``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container whose accounts do not know this one
+        user = f"user {os.getuid()}"
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    return f"process {os.getpid()} on {socket.gethostname()} ({user}, since {now})"
+
+
+def _name_in(stream: IO[str]) -> str:
+    """Who holds a lock; whoever has just taken it may need a moment to write that."""
+    for _ in range(NAME_LOOKS):
+        stream.seek(0)
+        if name := stream.readline().strip():
+            return name
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return "another process"
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

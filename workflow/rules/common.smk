@@ -198,12 +198,25 @@ if workflow.is_main_process and workflow.dryrun:
     )
 
 
+@cache
+def hold():
+    """Keep other runs out of the results folder until this process ends, however it ends.
+
+    Called first by what is asked of every plan: before a table is judged, removed or made. Jobs, on
+    whatever machine, work for the one who holds it; a dry run looks without holding.
+    """
+    deletes = any(word.startswith("--delete") for word in sys.argv)
+    acts = workflow.executor_plugin is not None and not workflow.dryrun
+    if workflow.is_main_process and (acts or deletes):
+        with told_without_traceback():
+            return claim(RESULTS)
+
+
 # Before the first job, and in the process that starts the jobs alone.
 onstart:
     global STARTED
     STARTED = time.time()
     with told_without_traceback():
-        HELD = claim(RESULTS)
         check_storage()
         if left := cancel_left_over(RESULTS):
             print(
@@ -258,8 +271,9 @@ def check_manifest():
         check_decoders()
 
 
-def manifest_files():
+def manifest_files(wildcards):
     """The table of scans, or the files of a BIDS dataset that are about all of it."""
+    hold()
     if not MANIFEST.is_dir():
         return config["manifest"]
     return [str(MANIFEST / name) for name in BIDS_FILES if (MANIFEST / name).is_file()]
@@ -312,6 +326,7 @@ def without_damaged_tables():
     A dry run says which; the other ways to look at the graph say nothing. Files of the future get
     times of the past, so that what is made of them is newer.
     """
+    hold()
     if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
         from cohortvol.verify.clock import bring_to_present
         from cohortvol.verify.quick import remove_damaged, remove_unfinished

@@ -4,7 +4,7 @@
 # such outputs for made when a job has failed, and the index that is gone has the job run again.
 checkpoint manifest:
     input:
-        manifest_files(),
+        manifest_files,
         withdrawals=config["withdrawals"] or [],
     output:
         scans=update("<results>/manifest/scans.parquet"),

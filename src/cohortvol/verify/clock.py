@@ -11,8 +11,6 @@ import os
 import time
 from pathlib import Path
 
-from cohortvol.errors import InUseError
-from cohortvol.files import claim
 from cohortvol.verify.quick import TABLES
 
 log = logging.getLogger(__name__)
@@ -37,7 +35,8 @@ def bring_to_present(results: Path) -> int:
     """Set back the times of files that are later than now; the number of files.
 
     They keep their order, right behind the latest file that is of the past, so that what the user
-    changed since then is newer than they are. Nothing is done while a run is in the folder.
+    changed since then is newer than they are. To be called by who holds the folder
+    (`cohortvol.files.claim`).
     """
     times = {path: path.stat().st_mtime_ns for pattern in _FILES for path in results.glob(pattern)}
     now = time.time_ns()
@@ -47,12 +46,8 @@ def bring_to_present(results: Path) -> int:
     latest = max((at for at in times.values() if at <= now), default=now - len(late) * _STEP_NS)
     new = {at: latest + rank * _STEP_NS for rank, at in enumerate(late, start=1)}
     moved = [path for path, at in times.items() if at in new]
-    try:
-        with claim(results):
-            for path in moved:
-                os.utime(path, ns=(new[times[path]], new[times[path]]))
-    except InUseError:
-        return 0
+    for path in moved:
+        os.utime(path, ns=(new[times[path]], new[times[path]]))
     log.warning(
         "%s: %d files seemed to be of the future; was the clock set back? Their times were set to "
         "the past, in their order",

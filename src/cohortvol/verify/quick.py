@@ -11,8 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cohortvol.errors import InUseError
-from cohortvol.files import claim
 from cohortvol.storage import FAULTS
 from cohortvol.verify.places import remake_of
 
@@ -50,8 +48,8 @@ def damaged_tables(results: Path, *, every_page: bool = False) -> list[str]:
 def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
     """Delete `damaged_tables`, so that Snakemake plans to make them again; their paths.
 
-    Every page is read. With `dry_run` none is, and the tables are left; so they are while another
-    run is working in the folder.
+    To be called by who holds the folder (`cohortvol.files.claim`). Every page is read. With
+    `dry_run` none is, and the tables are left.
     """
     found = damaged_tables(results, every_page=not dry_run) if results.is_dir() else []
     return _remove(results, found, "a damaged table", dry_run=dry_run)
@@ -80,13 +78,9 @@ def remove_unfinished(
 
 
 def _remove(results: Path, found: list[str], what: str, *, dry_run: bool) -> list[str]:
-    if found and not dry_run:
-        try:
-            with claim(results):
-                for path in {gone for one in found for gone in remake_of(one)}:
-                    (results / path).unlink(missing_ok=True)
-        except InUseError:
-            return []
+    if not dry_run:
+        for path in {gone for one in found for gone in remake_of(one)}:
+            (results / path).unlink(missing_ok=True)
     after = "would be made again" if dry_run else "removed, and made again by this run"
     for path in found:
         log.warning("%s: %s; %s", results / path, what, after)
