@@ -33,6 +33,7 @@ FOUNDATION = {
     "model_files",
     "catalogue",
     "overlap",
+    "partitions",
     "weights",
     "text_table",
     "withdrawals",

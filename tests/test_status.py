@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from cohortvol import assemble, status, tables
+from cohortvol.cluster import remember
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY, ConfigError, TableError
 from cohortvol.status.counting import Places, count_shards
 from cohortvol.status.pace import Shard, pace
@@ -417,26 +418,39 @@ def squeue(tmp_path, monkeypatch):
     return put
 
 
-def test_jobs_of_ours_are_counted_where_there_is_slurm(results, squeue):
+def test_jobs_of_this_cohort_are_counted_with_what_they_wait_for(results, squeue):
+    remember(results.folder, "cohortvol_1f")
     squeue(
-        "echo 'RUNNING cohortvol_1f'; echo 'PENDING cohortvol_1f'; echo 'RUNNING cohortvol_2a';"
-        "echo 'RUNNING other'; echo 'COMPLETING cohortvol_1f'"
+        '[ "$*" = "${*%--name=cohortvol_1f}" ] && exit 1\n'
+        "echo '1|RUNNING|rule_segment_wildcards_0000|gpu|2:00:00|16000M|None'\n"
+        "echo '2|PENDING|rule_segment_wildcards_0001|gpu|4:00:00|32000M|PartitionTimeLimit'\n"
+        "echo '3|PENDING|rule_ingest_wildcards_0002|cpu|1:00:00|4000M|Priority'\n"
+        "echo '4|COMPLETING|rule_ingest_wildcards_0003|cpu|1:00:00|4000M|None'"
     )
     told = summary(results)
-    assert told["jobs"] == {"running": 2, "pending": 1, "completing": 1}
-    assert "jobs on Slurm: 2 running, 1 pending, 1 completing" in status.render_summary(told)
+    assert told["jobs"] == {"running": 1, "pending": 2, "completing": 1}
+    by_reason = {row["reason"]: row for row in told["waiting"]}
+    assert "`runtime`" in by_reason["PartitionTimeLimit"]["what_to_do"]
+    assert by_reason["Priority"] == {"reason": "Priority", "n_jobs": 1, "what_to_do": None}
+    lines = status.render_summary(told)
+    assert "jobs on Slurm: 1 running, 2 pending, 1 completing" in lines
+    assert "1 pending (PartitionTimeLimit): set a shorter `runtime`" in lines
 
 
 @pytest.mark.parametrize("script", ["sleep 10", "echo down >&2; exit 1"])
 def test_a_slurm_that_does_not_answer_is_none(results, squeue, script):
+    remember(results.folder, "cohortvol_1f")
     squeue(script)
     start = time.monotonic()
     assert summary(results)["jobs"] is None
     assert time.monotonic() - start < 5
 
 
-def test_without_slurm_no_job_is_told(results, monkeypatch):
+@pytest.mark.parametrize("noted", [False, True])
+def test_without_slurm_or_a_run_there_no_job_is_told(results, monkeypatch, noted):
     monkeypatch.setenv("PATH", "/nowhere")
+    if noted:
+        remember(results.folder, "cohortvol_1f")
     assert summary(results)["jobs"] is None
 
 

@@ -116,6 +116,7 @@ rule all_models:
         [steps_of(model) for model in RECIPES],
 
 
+# Attempts are jobs: the Snakemake inside a job of a cluster starts it once.
 # Preprocessed cases and checkpoints are not declared as outputs: Snakemake would delete them
 # before it runs a job again.
 rule prepare_part:
@@ -125,7 +126,7 @@ rule prepare_part:
         "<work>/{model}/{part}/done/prepare.json",
     log:
         "<work>/logs/prepare_part/{model}_{part}.log",
-    retries: 1
+    retries: 1 if workflow.is_main_process else 0
     conda:
         "../envs/segment.yaml"
     threads: CHOSEN["threads"]
@@ -160,7 +161,7 @@ rule train_fold:
         "<work>/{model}/{part}/done/{step}.json",
     log:
         "<work>/logs/train_fold/{model}_{part}_{step}.log",
-    retries: 5
+    retries: 5 if workflow.is_main_process else 0
     conda:
         "../envs/segment.yaml"
     threads: CHOSEN["threads"]

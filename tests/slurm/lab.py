@@ -59,6 +59,7 @@ SlurmdTimeout=20
 KillWait=10
 JobRequeue=1
 MinJobAge=300
+VSizeFactor=200
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/none

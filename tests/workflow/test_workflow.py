@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,45 @@ def test_a_results_folder_in_use_is_left_alone(settings):
         ended = snakemake(settings)
     assert ended.returncode == 73
     assert f"process {os.getpid()} on" in last_lines(ended)[0]
+
+
+@pytest.fixture
+def segmenting(settings):
+    """Run the job of segment of a shard, whose model lacks its weights: it ends with 64."""
+
+    def run_it(*options):
+        table = settings["results"] / "segment" / "tiny" / "0000.parquet"
+        ended = snakemake(settings, table, "--no-hooks", "--printshellcmds", *options)
+        assert ended.returncode == 1, ended.stderr
+        starts = 1 + ended.stderr.count("Trying to restart job")
+        return starts, [*dict.fromkeys(re.findall(r"--attempts-left (-?\d+)", ended.stderr))]
+
+    (settings["results"]).mkdir()
+    assert snakemake(
+        settings, settings["results"] / "ingest" / "0000.parquet", "--no-hooks"
+    ).returncode == 0  # fmt: skip
+    return run_it
+
+
+def test_an_attempt_is_a_job_and_the_worker_knows_how_many_are_left(segmenting):
+    assert segmenting() == (4, ["3", "2", "1", "0"])
+    in_a_job = ("--mode", "remote", "--force", "--nolock", "--retries", "0", "--attempt")
+    assert segmenting(*in_a_job, "6") == (1, ["0"])  # of a site with more retries
+
+
+RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+GO_ON = {"train_fold"}
+"""Rules that go on from where the time limit ended them, so that more time is not needed."""
+
+
+def test_every_attempt_of_what_a_cluster_runs_asks_for_more():
+    """But for what runs beside the run itself, and the last step of training, a copy."""
+    for path in sorted((ROOT / "workflow").rglob("*.smk")):
+        for name, body in RULE.findall(path.read_text(encoding="utf-8")):
+            if "localrule: True" in body or "shell:" not in body or name == "import_parts":
+                continue
+            assert re.search(r"mem_mb=.*\* attempt", body), f"{path.name}: {name}"
+            assert name in GO_ON or re.search(r"runtime=.*\* attempt", body), name
 
 
 def test_a_comparison_with_a_model_that_was_not_run_is_told_before_any_job(settings):

@@ -15,7 +15,7 @@ rule analyse:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=60,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         folder=subpath(output[0], parent=True),
         cut="--exclude-cut" if config["analyse"]["exclude_cut"] else "--keep-cut",

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.utils import update_config
 
 import cohortvol
-from cohortvol.cluster import cancel_left_over, forget, remember
+from cohortvol.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.files import (
@@ -24,6 +24,7 @@ from cohortvol.files import (
 )
 from cohortvol.kept import measuring_settings
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
+from cohortvol.partitions import Partitions
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
@@ -160,6 +161,12 @@ if OTHER and "--lint" not in sys.argv:
         check_exists(f"{OTHER_RESULTS}/measure/{OTHER}", setting="agreement.model")
 
 
+# Attempts of a job of segment in all. Each is a job of its own in a cluster, with more memory and
+# time; the Snakemake inside a job starts it once.
+ATTEMPTS = 4
+RETRIES = ATTEMPTS - 1 if workflow.is_main_process else 0
+
+
 REPORT_TEMPLATES = [
     str(path) for path in sorted(Path("reports").rglob("*")) if path.is_file()
 ]
@@ -207,9 +214,13 @@ def hold():
     """
     deletes = any(word.startswith("--delete") for word in sys.argv)
     acts = workflow.executor_plugin is not None and not workflow.dryrun
-    if workflow.is_main_process and (acts or deletes):
-        with told_without_traceback():
-            return claim(RESULTS)
+    if not workflow.is_main_process or not (acts or deletes):
+        return None
+    with told_without_traceback():
+        held = claim(RESULTS)
+    if acts and workflow.executor_plugin.name == "slurm":
+        Partitions.ask().bound(workflow.rules)
+    return held
 
 
 # Before the first job, and in the process that starts the jobs alone.
@@ -226,6 +237,7 @@ onstart:
             )
         if RUN_NAME := slurm_name():
             remember(RESULTS, RUN_NAME)
+            Watch(RUN_NAME).start()
         warn_if_world_readable(RESULTS)
         verify(MODEL)
         check_manifest()

@@ -32,7 +32,7 @@ rule report:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=60,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         analyse=subpath(input.analyse, parent=True),
         folder=subpath(output.page, parent=True),

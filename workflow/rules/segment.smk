@@ -7,7 +7,7 @@ rule segment:
         table="<results>/segment/<model>/{shard}.parquet",
     log:
         "<logs>/segment/{shard}.log",
-    retries: 2
+    retries: RETRIES
     conda:
         "../../envs/segment.yaml"
     threads: config["segment"]["threads"] or 8
@@ -15,7 +15,7 @@ rule segment:
         gpu=0,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
-        attempts_left=lambda wildcards, attempt: 3 - attempt,
+        attempts_left=lambda wildcards, attempt: max(0, ATTEMPTS - attempt),
     params:
         key=SEGMENTATION_KEY,
         model=str(MODEL.folder),

@@ -91,6 +91,9 @@ def _resources(summary: dict[str, Any]) -> list[RenderableType]:
     if summary["jobs"] is not None:
         jobs = ", ".join(f"{n:,} {state}" for state, n in summary["jobs"].items())
         lines.append(f"jobs on Slurm: {jobs}")
+    for row in summary["waiting"]:
+        what = f": {row['what_to_do']}" if row["what_to_do"] else ""
+        lines.append(f"{row['n_jobs']:,} pending ({row['reason']}){what}")
     return [Text(f"  {line}") for line in lines]
 
 

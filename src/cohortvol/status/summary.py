@@ -45,9 +45,10 @@ def summary(results: Path, model: str | None = None) -> dict[str, Any]:
         that have no final state yet; ``stages``, finished and total scans of each;
         ``assembled``, whether the final tables hold all of this; ``scans_per_hour``,
         ``seconds_left`` and ``last_finished_utc`` of segment, see `pace`; ``gpu_seconds`` that
-        jobs held a GPU, and ``gpu_seconds_network`` of them; ``jobs`` of Slurm by state, null
-        where there is none; ``slowest`` shards, of those at work and the last finished ones;
-        ``trouble``, the shards to look at, see `cohortvol.status.trouble`;
+        jobs held a GPU, and ``gpu_seconds_network`` of them; ``jobs`` of this cohort in Slurm by
+        state, null where there is none, and what they are ``waiting`` for, see `slurm_jobs`;
+        ``slowest`` shards, of those at work and the last finished ones; ``trouble``, the shards to
+        look at, see `cohortvol.status.trouble`;
         ``reasons``, with sentence and what to do, most frequent first; ``exit_code``.
 
     Raises
@@ -87,7 +88,7 @@ def summary(results: Path, model: str | None = None) -> dict[str, Any]:
         "assembled": assembled is not None,
         **pace(progress.shards, progress.since, now),
         **gpu_seconds(progress.runs),
-        "jobs": None if assembled is not None else slurm_jobs(),
+        **({"jobs": None, "waiting": []} if assembled is not None else slurm_jobs(results)),
         "slowest": slowest(progress.shards),
         "trouble": progress.trouble,
         "reasons": _reasons(progress.ended),
