@@ -11,11 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from cohortvol import analyse, cli, report
+from cohortvol.analyse.outputs import SCHEMAS
 from cohortvol.errors import ConfigError, OutputError
 from cohortvol.report import disclosure, flow
-from cohortvol.tables import SCANS, VOLUMES, write_table
+from cohortvol.report.inputs import ANALYSE_COLUMNS, ANALYSE_OPTIONAL, BESIDE_COLUMNS, read_analysis
+from cohortvol.report.run import BESIDE, FROM_ANALYSIS
+from cohortvol.tables import SCANS, VOLUMES, real, whole, write_table
 from report_fixture import STRUCTURES, make_scans, make_volumes
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}
@@ -158,28 +164,33 @@ def test_ages_end_at_90_everywhere(made):
             assert not re.search(rb"(?<![\d.])" + re.escape(age) + rb"(?!\d)", data)
 
 
-def test_quartiles_of_age_above_90_are_written_as_90_or_more():
-    assert disclosure._quartiles("age_years", "88.0 (71.5–93.1)") == "88.0 (71.5–90+)"
-    assert disclosure._quartiles("weight_kg", "98.0 (91.5–103.1)") == "98.0 (91.5–103.1)"
+def test_quartiles_are_rounded_to_what_n_supports_and_ages_end_at_90():
+    assert disclosure._quartiles("age_years", "88.0 (71.5–93.1)", 400) == "88 (72–90+)"
+    assert disclosure._quartiles("age_years", "88.0 (71.5–93.1)", 40) == "90+ (70–90+)"
+    assert disclosure._quartiles("weight_kg", "98.0 (91.5–103.1)", 400) == "98 (91.5–103)"
+    assert disclosure._quartiles("weight_kg", "98.0 (91.5–103.1)", 19) == "–"
 
 
 def test_no_scan_is_drawn_by_itself_however_few_there_are(made):
     drawn = tables(made / "public")["trends"]
-    assert set(drawn["kind"]) <= {"hexagon", "fit", "published"}
-    hexagons = drawn[drawn["kind"] == "hexagon"]
-    assert (hexagons["n"] >= 5).all()
-    if len(pd.read_parquet(made / "scans.parquet")) == 900:
-        assert len(hexagons) > 20
+    assert set(drawn["kind"]) == {"fit", "published"}
+    fit = drawn[drawn["kind"] == "fit"]
+    assert fit["n"].isna().all()
+    assert set(fit["age_years"] % 10) == {0}
+    assert not list((made / "public" / "figures").glob("sides*"))
 
 
 def test_quantiles_are_given_only_where_five_scans_lie_beyond(made):
     summary = tables(made / "public")["summary"]
     truth = pd.read_csv(made / "analyse" / "summary.csv")
-    for name, least in disclosure.LEAST_N.items():
+    tails = disclosure.LEAST_N_OF_TAILS
+    for name in ("median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"):
+        least = tails if name[0] == "p" else disclosure.LEAST_N
         assert (summary[name].notna() == (truth["n"] >= least)).all(), name
 
 
 def test_a_public_report_names_no_scans_also_when_asked_to(made, tmp_path, capsys):
+    tmp_path = tmp_path / "report"
     with pytest.raises(ConfigError, match="names no scans"):
         write_report(made, tmp_path, public=True, show_scan_ids=True)
     words = ["report", "--analyse", str(made / "analyse"), "--out", str(tmp_path),
@@ -191,6 +202,7 @@ def test_a_public_report_names_no_scans_also_when_asked_to(made, tmp_path, capsy
 
 
 def test_nothing_of_an_earlier_report_for_the_house_stays_beside_a_public_one(made, tmp_path):
+    tmp_path = tmp_path / "report"
     write_report(made, tmp_path)
     write_report(made, tmp_path, public=True)
     assert contents(tmp_path) == contents(made / "public")
@@ -250,9 +262,12 @@ def test_sentences_of_the_analysis_lose_their_small_counts():
             "ANA_REPEATED_MEASURES: several scans of one person",
         ),
         ("site: 2 levels pooled (fewer than 20 scans)", None),
+        ("no Dice published of model embedded-v2", None),
+        ("outside the ages of the scans, 31 to 77 years; F only",
+         "outside the ages of the scans, … to … years; F only"),
         ("descriptive only: n < 100 per sex; F only", None),
     ],
-)
+)  # fmt: skip
 def test_notes_lose_their_counts_and_keep_their_thresholds(note, shown):
     assert disclosure._without_counts(note) == (shown or note)
 
@@ -261,3 +276,138 @@ def test_the_settings_of_the_analysis_are_still_told(made):
     record = json.loads((made / "analyse" / "analyse.json").read_text())
     html = (made / "public" / "index.html").read_text(encoding="utf-8")
     assert f"age_center: {record['settings']['age_center']}" in html
+
+
+READ = {
+    name: [*columns, *ANALYSE_OPTIONAL.get(name, [])] for name, columns in ANALYSE_COLUMNS.items()
+}
+READ |= BESIDE_COLUMNS
+OWN_WAY = {"flow", "table1"}
+"""Tables whose cells are made anew and not column by column."""
+
+
+def test_every_table_that_is_passed_on_has_a_rule_for_each_of_its_columns():
+    assert {*FROM_ANALYSIS, *BESIDE} - OWN_WAY <= set(disclosure.RULES)
+    for name, rules in disclosure.RULES.items():
+        assert set(rules) == set(READ[name]), name
+        numeric = {
+            column for column in rules if SCHEMAS[f"analyse/{name}"][column].type in (real, whole)
+        }
+        assert not {column for column in numeric if rules[column] is disclosure.words}, name
+
+
+NOT_OF_PEOPLE = {
+    *("age_years", "age_from_years", "age_below_years", "quartile"),
+    *("dice", "ratio_low", "ratio_high"),
+}
+
+
+def test_a_number_is_given_as_it_is_only_where_it_does_not_come_from_people():
+    as_it_is = {
+        column
+        for rules in disclosure.RULES.values()
+        for column, rule in rules.items()
+        if rule is disclosure.constant and not column.startswith("reference_")
+    }
+    assert as_it_is == NOT_OF_PEOPLE
+
+
+def test_a_column_or_table_that_no_rule_knows_is_left_out(made):
+    analysis = read_analysis(made / "analyse")
+    secret = 1234.56789
+    for name in ("slopes", "correlations", "curves", "summary", "dropped"):
+        getattr(analysis, name)["new_ml"] = secret
+    analysis.table1["new"] = analysis.flow["new"] = secret
+    for table in analysis.beside.values():
+        table["new_ml"] = secret
+    told = disclosure.public(analysis)
+    shown = {name: getattr(told, name) for name in ANALYSE_COLUMNS} | dict(told.beside)
+    assert {name for name, table in shown.items() if (table == secret).any(axis=None)} == set()
+    assert {name for name, table in shown.items() if {"new", "new_ml"} & set(table)} == set()
+
+
+def test_a_number_under_the_name_of_a_text_is_left_out():
+    table = pd.DataFrame({"structure": ["liver"], "sex": [37.25], "n": [400]})
+    assert disclosure.by_rule("summary", table)["sex"].isna().all()
+
+
+def exact_numbers(folder: Path) -> set[str]:
+    """Beginnings of every number of the analysis that has more digits than are passed on."""
+    found = set()
+    for path in (folder / "analyse").glob("*.parquet"):
+        table = pd.read_parquet(path).select_dtypes("number")
+        values = np.unique(table.to_numpy(float, na_value=np.nan))
+        texts = {f"{abs(value):.6g}" for value in values if np.isfinite(value)}
+        found |= {text for text in texts if len(text.replace(".", "").lstrip("0")) == 6}
+    return {text for text in found if "e" not in text}
+
+
+def test_no_number_of_the_analysis_stands_anywhere_with_more_digits_than_n_supports(made):
+    exact = exact_numbers(made)
+    assert len(exact) > 300
+    published = {f"{abs(float(value)):.6g}" for value in pd.read_csv(
+        made / "public" / "tables" / "literature.csv").filter(like="reference_").stack()
+        if isinstance(value, float)}  # fmt: skip
+    for name, data in contents(made / "public").items():
+        if name.endswith((".png", ".svg", ".pdf")):
+            continue  # drawn from the same tables; places on paper have as many digits
+        text = re.sub(r"data:image/png;base64,[^\"]+", "", data.decode("utf-8", "replace"))
+        text = text.replace(",", " ")
+        numbers = {number[:7] for number in re.findall(r"(?<![\w.])\d+\.\d+", text)}
+        assert (numbers & exact) - published == set(), name
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    n=st.integers(disclosure.LEAST_N, 5000),
+    sd=st.floats(1e-3, 1e3),
+    of_one=st.floats(-4, 4),
+)
+def test_one_person_moves_a_mean_by_no_more_than_a_step(n, sd, of_one):
+    moved = abs(of_one) * sd / n
+    step = float(disclosure.step_of(sd / np.sqrt(n), n))
+    assert moved <= step * (1 + 1e-9), (moved, step)
+    assert step <= sd / np.sqrt(n) * max(1, 10 / np.sqrt(n)) * (1 + 1e-9)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(value=st.floats(-1e5, 1e5), exponent=st.integers(-3, 3), first=st.sampled_from([1, 2, 5]))
+def test_what_is_rounded_is_the_nearest_multiple_and_no_digit_more(value, exponent, first):
+    step = first * 10.0**exponent
+    found = float(disclosure.to_step(value, step))
+    assert abs(found - value) <= step / 2 * (1 + 1e-6) + 1e-9
+    assert len(f"{found!r}".split(".")[1]) <= max(1, -exponent), found
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(p=st.floats(0, 1))
+def test_p_has_one_digit_a_floor_and_stays_on_its_side_of_a_level(p):
+    found = disclosure._one_digit(p)
+    assert found >= disclosure.LEAST_P
+    assert f"{found:.1g}" == f"{found:g}"
+    assert all((found < level) == (p < level) for level in (0.05, 0.1)), (p, found)
+    assert abs(found - p) <= 0.051
+
+
+@pytest.mark.parametrize("n", [60, 150, 420, 2000])
+def test_rho_and_p_do_not_give_n_away(n):
+    draw = np.random.default_rng(n)
+    for _ in range(20):
+        x = draw.normal(size=n)
+        y = draw.normal(size=n) - 0.3 * x
+        rho, p = stats.spearmanr(x, y)
+        table = pd.DataFrame({"spearman_rho": [rho], "p_value": [p], "n_used": [n]})
+        shown = disclosure.by_rule("correlations", table)
+        step = float(disclosure.step_of(1 / np.sqrt(n), n))
+        fits = [
+            other
+            for other in range(n - 12, n + 13)
+            for told in np.linspace(-0.5, 0.5, 41) * step + shown["spearman_rho"][0]
+            if disclosure._one_digit(_p_of(told, other)) == shown["p_value"][0]
+        ]
+        assert len(set(fits)) >= 9, (n, rho, p, sorted(set(fits)))
+
+
+def _p_of(rho: float, n: int) -> float:
+    t = rho * np.sqrt((n - 2) / max(1 - rho**2, 1e-12))
+    return float(2 * stats.t.sf(abs(t), n - 2))

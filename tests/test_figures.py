@@ -268,8 +268,8 @@ def test_odd_cohorts_are_drawn_as_far_as_they_go(tmp_path, kind):
     tables = (tmp_path / "volumes.csv", tmp_path / "scans.csv")
     analyse.run(*tables, tmp_path / "analyse", bootstrap_draws=100)
     for public in (False, True) if kind == "three scans" else (False,):
-        report.run(tmp_path / "analyse", *tables, tmp_path / str(public), public=public)
-        assert (tmp_path / str(public) / "figures" / "flow.pdf").exists()
+        report.run(tmp_path / "analyse", *tables, tmp_path / "of" / str(public), public=public)
+        assert (tmp_path / "of" / str(public) / "figures" / "flow.pdf").exists()
 
 
 def eighty(subject):
@@ -461,7 +461,7 @@ def test_boxes_of_a_public_report_have_no_whiskers_and_no_box_of_a_few(subject):
     assert shown["whisker_high_ml"].isna().all()
     assert pd.isna(shown["q25_ml"].iloc[0])
     assert shown["q25_ml"].notna().sum() > 10
-    assert set(told.beside) == set(BESIDE_COLUMNS) - {"calibration"}
+    assert set(told.beside) == set(BESIDE_COLUMNS) - {"calibration", "asymmetry"}
 
 
 def test_a_table_without_a_rule_is_not_in_a_public_report(subject):

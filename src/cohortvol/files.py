@@ -167,14 +167,14 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def commit_bytes(final: Path, content: bytes) -> str:
+def commit_bytes(final: Path, content: bytes, mode: int = 0o666) -> str:
     """`commit` for bytes that are there already."""
-    return commit(final, lambda stream: stream.write(content))
+    return commit(final, lambda stream: stream.write(content), mode)
 
 
-def commit_text(final: Path, text: str) -> str:
+def commit_text(final: Path, text: str, mode: int = 0o666) -> str:
     """`commit` for text, encoded as UTF-8."""
-    return commit_bytes(final, text.encode())
+    return commit_bytes(final, text.encode(), mode)
 
 
 def json_text(value: Any) -> str:

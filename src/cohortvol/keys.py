@@ -27,6 +27,8 @@ PRIVATE = "private"
 SALT = "salt"
 IDS = "ids.csv"
 IMAGES = "images"
+PUBLISHED = "published.json"
+"""What `report` keeps of the public pages it made, with hashed ids or without."""
 
 SALT_BYTES = 32
 LEAST_SALT_BYTES = 16
@@ -94,11 +96,11 @@ class Keys:
         OutputError, TemporaryError
             If they cannot be written.
         """
-        _make_private(self._private)
+        make_private(self._private)
         ids = {**read_map(self._private.parent), **self._ids}
         content = map_bytes(ids)
         commit(self._private / IDS, lambda stream: stream.write(content), mode=0o600)
-        _make_private(self._private / IMAGES)
+        make_private(self._private / IMAGES)
         for link, image in self._images.items():
             _point(link, image)
 
@@ -135,7 +137,7 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
                 "  Restore the file from a backup, or name it with `salt_file`. With another salt "
                 "every scan would get another key; then choose a new results folder."
             )
-        _make_private(results / PRIVATE)
+        make_private(results / PRIVATE)
         commit_once(path, secrets.token_bytes(SALT_BYTES))
         log.info("%s: a new salt; without it no id gets the same key again, so keep a copy", path)
     try:
@@ -208,7 +210,7 @@ def keys_of_scans(results: Path) -> dict[str, str]:
     return {unicodedata.normalize("NFC", ids[key]): key for key in ids if key.startswith("s_")}
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """A folder that only its owner may look into."""
     make_folder(folder.parent)
     if not folder.is_dir():

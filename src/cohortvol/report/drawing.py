@@ -13,7 +13,6 @@ from cohortvol import reasons, style
 from cohortvol.report import (
     boxes,
     centile_charts,
-    disclosure,
     forest,
     heatmap,
     missing,
@@ -46,8 +45,8 @@ ABSENT = {
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
     "heatmap": "No heat map: there is nothing to show in it.",
-    "sides": "No comparison of left and right: no structure was measured on both sides, or the "
-    "analysis has no such table.",
+    "sides": "No comparison of left and right: no structure was measured on both sides, the "
+    "analysis has no such table, or the page is public and draws no scans.",
     "missing": "No figure of missingness: the analysis has no such table.",
     "sensitivity": "No figure of sensitivity: the analysis has no such table.",
     "repeats": "No slopes within people: too few people were scanned at several ages.",
@@ -117,13 +116,13 @@ _ALT = {
 
 def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
     """Name and pages of each kind of figure."""
-    analysis, points, public = subject.analysis, subject.points, subject.public
-    yield "trends", trends.trend_pages(analysis, points, public=public)
+    analysis, points = subject.analysis, subject.points
+    yield "trends", trends.trend_pages(analysis, points)
     yield "centiles", centile_charts.centile_pages(analysis)
     yield "forest", forest.forest_pages(analysis, level=subject.level)
     yield "quartiles", boxes.box_pages(analysis)
     yield "heatmap", heatmap.heat_pages(analysis, level=subject.level)
-    yield "sides", sides.side_pages(analysis, points, public=public)
+    yield "sides", sides.side_pages(analysis, points)
     yield "missing", missing.missing_pages(analysis)
     yield "sensitivity", sensitivity.sensitivity_pages(analysis)
     yield "repeats", repeats.repeat_pages(analysis)
@@ -149,12 +148,11 @@ def _of_page(
         "n_pages": n_pages,
         "binned": page.binned,
         "public": subject.public,
-        "outside": "2\u00a0%" if subject.public else "0.3\u00a0%",
+        "outside": "0.3\u00a0%",
         "n_range": _range_of_n(data),
     }
     if name == "trends":
-        n = int(points["structure"].isin(page.structures).sum())
-        context["n_points"] = disclosure.rounded_one(n) if subject.public else n
+        context["n_points"] = int(points["structure"].isin(page.structures).sum())
         context["splines"] = bool((subject.analysis.curves["model"] == trends.SPLINE).any())
         context["published"] = "evidence" in data
     if name == "forest":

@@ -104,6 +104,10 @@ STATE_COLUMNS = ["state", "reason", "sex"]
 """Of tables that cohortvol did not make: without a state every scan counts as measured."""
 PLANTED_COLUMNS = ["structure", "sex", "model", "planted_pct_per_decade"]
 
+PERSON_COLUMNS = [
+    *["subject_id", "state", "reason", "qc", "sex", "height_cm", "weight_kg"],
+    *["site", "scanner", "field_strength_t", "sequence", "contrast"],
+]
 QC_COLUMNS = ["qc", "qc_flags", "shard"]
 PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
 
@@ -215,6 +219,12 @@ def read_scans(path: Path) -> pd.DataFrame:
         if name not in scans:
             scans[name] = pd.array([otherwise] * len(scans), dtype=object)
     return scans
+
+
+def read_people(path: Path) -> pd.DataFrame:
+    """Who is in the cohort and what a page counts or describes of them, one row per scan."""
+    scans = read_columns(path, SCAN_COLUMNS, PERSON_COLUMNS)
+    return scans if "sex" in scans else scans.assign(sex=None)
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from cohortvol import style
 from cohortvol.pages import Table
 from cohortvol.reasons import Reason
+from cohortvol.report.disclosure import SMALL
 from cohortvol.report.flow import Flow
 from cohortvol.report.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
 
@@ -200,8 +201,8 @@ def _left_out(
     }
 
 
-def provenance(scans: pd.DataFrame, *, counts: bool = True) -> list[tuple[str, str]]:
-    """What segmented the scans: each value, with its number of scans where `counts`."""
+def provenance(scans: pd.DataFrame, *, public: bool = False) -> list[tuple[str, str]]:
+    """What segmented the scans: each value with its number of scans, or `public` without."""
     labels = {
         "model": "Segmentation model",
         "profile": "Inference profile",
@@ -212,16 +213,22 @@ def provenance(scans: pd.DataFrame, *, counts: bool = True) -> list[tuple[str, s
     for name in PROVENANCE_COLUMNS:
         if name not in scans:
             continue
-        found = scans[name].dropna().value_counts().sort_index()
+        found = _counted(scans[name], public=public)
         text = ", ".join(
-            f"{value} ({n:,} scans)" if counts else str(value) for value, n in found.items()
+            str(value) if public else f"{value} ({n:,} scans)" for value, n in found.items()
         )
         rows.append((labels[name], text or "not recorded"))
     return rows
 
 
-def models_of(scans: pd.DataFrame) -> str:
+def models_of(scans: pd.DataFrame, *, public: bool = False) -> str:
     """Segmentation models of the finished scans, in words; empty where none is recorded."""
     if "model" not in scans:
         return ""
-    return " and ".join(sorted(map(str, scans["model"].dropna().unique())))
+    return " and ".join(map(str, _counted(scans["model"], public=public).index))
+
+
+def _counted(values: pd.Series, *, public: bool) -> pd.Series:
+    """Scans of each value in its order; `public`, of values of several scans alone."""
+    found = values.dropna().value_counts().sort_index()
+    return found[found >= SMALL] if public else found

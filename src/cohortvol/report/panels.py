@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cohortvol import style
-from cohortvol.report import disclosure
 
 Name = TypeVar("Name")
 
@@ -23,7 +22,7 @@ MOST_POINTS = 500
 """With more scans than this in a panel, counts in hexagons are drawn and not single points."""
 
 _RIGHT_MM, _KEY_MM = 2.0, 12.0
-_HEXAGONS, _PUBLIC_HEXAGONS = 26, 14
+_HEXAGONS = 26
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,12 @@ def _columns(labels: Sequence[str]) -> int:
     return len(labels) if fits else -(-len(labels) // 2)
 
 
-def are_binned(points: pd.DataFrame, *, public: bool) -> bool:
-    """Whether scans are drawn as hexagons: they are many, or the page is public."""
-    return public or len(points) > MOST_POINTS
+def are_binned(points: pd.DataFrame) -> bool:
+    """Whether scans are so many that they are drawn as hexagons."""
+    return len(points) > MOST_POINTS
 
 
-def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool) -> pd.DataFrame:
+def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Scans in a panel: single marks, or hexagons where they `are_binned`.
 
     Parameters
@@ -159,8 +158,8 @@ def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bo
     pandas.DataFrame
         What is drawn: ``kind`` (scan or hexagon), ``sex``, `x`, `y`, and ``n`` of a hexagon.
     """
-    if are_binned(points, public=public):
-        return _hexagons(panel, points, x, y, public=public)
+    if are_binned(points):
+        return _hexagons(panel, points, x, y)
     for sex, marker in style.SEX_MARKER.items():
         here = points[points["sex"] == sex]
         panel.scatter(
@@ -176,9 +175,8 @@ def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bo
     return points[["sex", x, y]].assign(kind="scan").sort_values(["sex", x, y])
 
 
-def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool) -> pd.DataFrame:
+def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Hexagons coloured by the mix of the sexes in them, darker with more scans."""
-    across = _PUBLIC_HEXAGONS if public else _HEXAGONS
     extent = (*panel.get_xlim(), *panel.get_ylim())
     inside = points[y].between(*panel.get_ylim()) & points[x].between(*panel.get_xlim())
     sexes = ["all"] if (points["sex"] == "all").any() else ["F", "M"]
@@ -188,12 +186,10 @@ def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool
         bins = panel.hexbin(
             here[x].to_numpy(float),
             here[y].to_numpy(float),
-            gridsize=(across, across * 3 // 7),
+            gridsize=(_HEXAGONS, _HEXAGONS * 3 // 7),
             extent=extent,
         )
         counts[sex] = np.asarray(bins.get_array(), dtype=float)
-        if public:
-            counts[sex] = disclosure.hexagon_counts(counts[sex])
         centres = np.asarray(bins.get_offsets())
         outline = np.asarray(bins.get_paths()[0].vertices)[:6]
         bins.remove()
@@ -220,8 +216,6 @@ def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str, *, public: bool
         for sex, n in counts.items()
     ]
     table = pd.concat(parts, ignore_index=True)
-    if public and x == "age_years":
-        table[x] = disclosure.top_coded(table[x])
     return table[table["n"] > 0]
 
 

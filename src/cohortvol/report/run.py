@@ -14,7 +14,17 @@ from jinja2 import Environment
 from cohortvol import pages, reasons, style
 from cohortvol.errors import ConfigError, OutputError
 from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
-from cohortvol.report import checklists, disclosure, drawing, inputs, listing, page, sheets
+from cohortvol.keys import PRIVATE, PUBLISHED
+from cohortvol.report import (
+    checklists,
+    disclosure,
+    drawing,
+    inputs,
+    listing,
+    page,
+    published,
+    sheets,
+)
 from cohortvol.report.answer import answer
 from cohortvol.report.flow import Flow, count_flow
 from cohortvol.report.inputs import Analysis
@@ -74,8 +84,9 @@ def run(
     sheet : SheetSettings, optional
         How many scans the contact sheets show.
     public : bool
-        Make it fit to leave the house: see `cohortvol.report.disclosure`. No scan is drawn by
-        itself, and no image of one is shown.
+        Make it fit to leave the house: see `cohortvol.report.disclosure`. No scan is drawn, and no
+        image of one is shown. What was published is kept in ``private/published.json`` beside
+        `out`, and a page too near to an earlier one is refused: see `cohortvol.report.published`.
 
     Returns
     -------
@@ -89,7 +100,8 @@ def run(
     ConfigError
         If scan ids are to be shown in public.
     OutputError
-        If the templates are missing or the folder cannot be written, or holds what is not public.
+        If the templates are missing or the folder cannot be written, or holds what is not public;
+        or if a public page would give people away beside an earlier one.
     """
     if public and show_scan_ids:
         raise ConfigError("a public report names no scans: leave out --public or --show-scan-ids")
@@ -102,8 +114,9 @@ def run(
     keep_cut = not analysis.settings.get("exclude_cut", True)
     points = inputs.read_points(volumes, scan_table, keep_cut=keep_cut)
     if public:
+        _check_and_keep(out, scans, volumes, points)
         analysis = disclosure.public(analysis)
-        points["age_years"] = disclosure.top_coded(points["age_years"])
+        points = points.iloc[:0]
     truth = inputs.read_planted(planted) if planted else None
     flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
@@ -145,16 +158,15 @@ def run(
             if public
             else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
             "sheets": shown,
-            "provenance": page.provenance(scan_table, counts=not public),
-            "models_of_scans": page.models_of(scan_table),
+            "provenance": page.provenance(scan_table, public=public),
+            "models_of_scans": page.models_of(scan_table, public=public),
             "settings": analysis.settings,
             "sentences": analysis.sentences,
             "families": analysis.record.get("families", {}),
             "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
-            "hashes": {
-                f"the table of {what}" if public else path.name: sha256_of(path)
-                for what, path in (("volumes", volumes), ("scans", scans))
-            },
+            "hashes": {}  # whoever has a guess at the tables could check it with them
+            if public
+            else {path.name: sha256_of(path) for path in (volumes, scans)},
             "versions": dict(analysis.record.get("versions", {})) | _versions(),
             "public": public,
             **texts,
@@ -166,6 +178,13 @@ def run(
     commit_digests(out, [*written, *private], last=path.name)
     log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
     return path
+
+
+def _check_and_keep(out: Path, scans: Path, volumes: Path, points: pd.DataFrame) -> None:
+    """Compare with what was published of this results folder, and write down what will be."""
+    people = published.count_people(inputs.read_people(scans), points)
+    made_of = {"scans": sha256_of(scans), "volumes": sha256_of(volumes)}
+    published.check_and_keep(out.parent / PRIVATE / PUBLISHED, people, made_of)
 
 
 def _figures(

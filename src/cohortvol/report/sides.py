@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from cohortvol import style
-from cohortvol.report import disclosure, panels
+from cohortvol.report import panels
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.panels import Page, Shape
 
 _SHAPE = Shape(panel_mm=31.0, head_mm=11.5, foot_mm=9.0, columns=4, gutter_mm=10.5)
-_SHOWN, _PUBLIC_SHOWN = (0.004, 0.996), (0.02, 0.98)
+_SHOWN = (0.004, 0.996)
 
 
 def pairs(points: pd.DataFrame, stem: str) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def pairs(points: pd.DataFrame, stem: str) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False) -> Iterator[Page]:
+def side_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
     """Pages of two panels per pair; none without pairs."""
     table = analysis.table("asymmetry").dropna(subset=["asymmetry_mean_pct"])
     stems = list(dict.fromkeys(table["pair"]))
@@ -50,9 +50,9 @@ def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False
             found = pairs(points, stem)
             rows = table[table["pair"] == stem].set_index("sex")
             draw = _asymmetry if kind == "asymmetry" else _agreement
-            data = draw(panel, found, rows, analysis.sexes, public=public)
+            data = draw(panel, found, rows, analysis.sexes)
             drawn.append(data.assign(pair=stem, panel=kind))
-            binned |= panels.are_binned(found, public=public)
+            binned |= panels.are_binned(found)
             _head(panel, stem, kind, rows, analysis.sexes)
         key = panels.people_key(analysis.sexes, binned=binned)
         key.append(Line2D([], [], color=style.INK, linewidth=0.9, label="mean"))
@@ -74,14 +74,12 @@ def side_pages(analysis: Analysis, points: pd.DataFrame, *, public: bool = False
 
 
 def _asymmetry(
-    panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str], *, public: bool
+    panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str]
 ) -> pd.DataFrame:
     ages = found["age_years"].min(), found["age_years"].max()
-    if public:
-        ages = disclosure.whole_decades(ages)
-    reach = _reach(found["asymmetry_pct"], public=public)
+    reach = _reach(found["asymmetry_pct"])
     panel.set(xlim=(ages[0] - 1, ages[1] + 1), ylim=(-reach, reach))
-    drawn = panels.draw_people(panel, found, "age_years", "asymmetry_pct", public=public)
+    drawn = panels.draw_people(panel, found, "age_years", "asymmetry_pct")
     panel.axhline(0, color=style.QUIET, linewidth=0.4)
     for sex in sexes:
         if sex in rows.index:
@@ -96,15 +94,15 @@ def _asymmetry(
 
 
 def _agreement(
-    panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str], *, public: bool
+    panel: Axes, found: pd.DataFrame, rows: pd.DataFrame, sexes: list[str]
 ) -> pd.DataFrame:
-    reach = _reach(found["difference_ml"], public=public)
-    low, high = np.quantile(found["mean_ml"], _PUBLIC_SHOWN if public else _SHOWN)
-    if not panels.are_binned(found, public=public):
+    reach = _reach(found["difference_ml"])
+    low, high = np.quantile(found["mean_ml"], _SHOWN)
+    if not panels.are_binned(found):
         low, high = found["mean_ml"].min(), found["mean_ml"].max()
     margin = 0.04 * max(high - low, 1e-6)
     panel.set(xlim=(low - margin, high + margin), ylim=(-reach, reach))
-    drawn = panels.draw_people(panel, found, "mean_ml", "difference_ml", public=public)
+    drawn = panels.draw_people(panel, found, "mean_ml", "difference_ml")
     panel.axhline(0, color=style.QUIET, linewidth=0.4)
     group = "all" if "all" in rows.index else sexes[0]
     if group in rows.index:
@@ -119,9 +117,9 @@ def _agreement(
     return drawn
 
 
-def _reach(values: pd.Series, *, public: bool) -> float:
+def _reach(values: pd.Series) -> float:
     """Half the height of a panel: nearly all values; all of them where they are few."""
-    share = 0.96 if public else 0.992 if len(values) > panels.MOST_POINTS else 1.0
+    share = 0.992 if len(values) > panels.MOST_POINTS else 1.0
     return max(float(values.abs().quantile(share)) * 1.1, 1e-3)
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cohortvol import style
-from cohortvol.report import disclosure, panels
+from cohortvol.report import panels
 from cohortvol.report.inputs import SLOPE, Analysis
 from cohortvol.report.panels import Page, Shape
 
@@ -21,15 +21,13 @@ MODEL, SPLINE = "M1", "spline"
 """The straight fit, whose slope stands above a panel, and the curve drawn with its interval."""
 
 _SHAPE = Shape()
-_SHOWN_QUANTILES, _PUBLIC_QUANTILES = (0.003, 0.997), (0.02, 0.98)
+_SHOWN_QUANTILES = (0.003, 0.997)
 _BOX_YEARS = 4.0
 """Width of the box of a reference that names one age."""
 _REFERENCE_SEX = {"all": style.INK, "F": style.SEX_DARK["F"], "M": style.SEX_DARK["M"]}
 
 
-def trend_pages(
-    analysis: Analysis, points: pd.DataFrame, *, public: bool = False
-) -> Iterator[Page]:
+def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
     """Pages of at most 12 panels, in the order of the slopes table.
 
     Parameters
@@ -37,31 +35,30 @@ def trend_pages(
     analysis : Analysis
         The fitted curves and slopes to draw, and the published values behind them.
     points : pandas.DataFrame
-        structure, sex, age_years, volume_ml of every scan behind them.
-    public : bool
-        Draw no scan by itself, and no cell of a few.
+        structure, sex, age_years, volume_ml of every scan behind them; none on a public page,
+        which shows the curves alone.
     """
     curves = analysis.curves
     slopes = analysis.slopes[analysis.slopes["model"] == MODEL]
     published = references(analysis)
     by_structure = dict(tuple(points.groupby("structure", sort=False)))
-    structures = analysis.structures(by_structure)
-    ages = _age_range(points)
-    if public:
-        ages = disclosure.whole_decades(ages)
+    structures = analysis.structures({*by_structure, *curves["structure"]})
+    ages = _age_range(points if len(points) else curves)
     for names in panels.pages_of(structures, _SHAPE):
         figure, axes = panels.grid(len(names), _SHAPE, x="Age (years)", y="Volume (mL)")
         data, binned = [], False
         for panel, name in zip(axes, names, strict=True):
             fit = curves[curves["structure"] == name]
             values = published[published["structure"] == name]
-            drawn = _draw_panel(panel, by_structure[name], fit, values, ages, public=public)
+            people = by_structure.get(name, points.iloc[:0])
+            drawn = _draw_panel(panel, people, fit, values, ages)
             lines = _slopes_in_words(slopes[slopes["structure"] == name], analysis.sexes)
             panels.head(panel, style.display_name(name), lines)
             data.append(drawn.assign(structure=name))
-            binned |= panels.are_binned(by_structure[name], public=public)
+            binned |= panels.are_binned(people)
         figure.align_ylabels(axes)
-        _key(figure, analysis, published[published["structure"].isin(names)], binned=binned)
+        drawn_people = panels.people_key(analysis.sexes, binned=binned) if len(points) else []
+        _key(figure, analysis, published[published["structure"].isin(names)], drawn_people)
         yield Page(figure, pd.concat(data, ignore_index=True), names, binned)
 
 
@@ -72,10 +69,10 @@ def references(analysis: Analysis) -> pd.DataFrame:
     return table[at].dropna(subset=["reference_mean_ml", "reference_sd_ml"])
 
 
-def _age_range(points: pd.DataFrame) -> tuple[float, float]:
-    if points.empty:
+def _age_range(rows: pd.DataFrame) -> tuple[float, float]:
+    if rows.empty:
         return 0.0, 100.0
-    return float(points["age_years"].min()), float(points["age_years"].max())
+    return float(rows["age_years"].min()), float(rows["age_years"].max())
 
 
 def _draw_panel(
@@ -84,13 +81,11 @@ def _draw_panel(
     fit: pd.DataFrame,
     published: pd.DataFrame,
     ages: tuple[float, float],
-    *,
-    public: bool,
 ) -> pd.DataFrame:
-    low, high = _volume_range(points, fit, public=public)
+    low, high = _volume_range(points, fit)
     span = max(ages[1] - ages[0], 1.0)
     panel.set(xlim=(ages[0] - 0.03 * span, ages[1] + 0.03 * span), ylim=(low, high))
-    drawn = panels.draw_people(panel, points, "age_years", "volume_ml", public=public)
+    drawn = panels.draw_people(panel, points, "age_years", "volume_ml")
     shown = [_draw_reference(panel, row) for row in published.to_dict("records")]
     for sex in ("F", "M", "all"):
         _draw_fit(panel, fit[fit["sex"] == sex].sort_values("age_years"), sex)
@@ -158,13 +153,14 @@ def _draw_fit(panel: Axes, fit: pd.DataFrame, sex: str) -> None:
         )
 
 
-def _volume_range(points: pd.DataFrame, fit: pd.DataFrame, *, public: bool) -> tuple[float, float]:
+def _volume_range(points: pd.DataFrame, fit: pd.DataFrame) -> tuple[float, float]:
     values = points["volume_ml"].to_numpy(float)
-    shown = _PUBLIC_QUANTILES if public else _SHOWN_QUANTILES
-    edges = list(np.quantile(values, shown)) if len(values) else []
-    if len(values) and not panels.are_binned(points, public=public):
+    edges = list(np.quantile(values, _SHOWN_QUANTILES)) if len(values) else []
+    if len(values) and not panels.are_binned(points):
         edges = [values.min(), values.max()]
     edges += [fit["volume_ml"].min(), fit["volume_ml"].max()] if len(fit) else []
+    if len(fit) and not len(values):
+        edges += [fit["volume_ml_ci_low"].min(), fit["volume_ml_ci_high"].max()]
     if not edges:
         return 0.0, 1.0
     low, high = min(edges), max(edges)
@@ -187,7 +183,7 @@ def _slopes_in_words(slopes: pd.DataFrame, sexes: list[str]) -> list[tuple[str, 
     return lines
 
 
-def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, *, binned: bool) -> None:
+def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, people: list[Line2D]) -> None:
     bent = bool((analysis.curves["model"] == SPLINE).any())
     entries = [
         Line2D(
@@ -203,7 +199,7 @@ def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, *, binned:
     if bent:
         dots: dict[str, Any] = {"linestyle": (0, (0.8, 1.0)), "linewidth": 0.8}
         entries.append(Line2D([], [], color=style.INK, label="straight", **dots))
-    entries += panels.people_key(analysis.sexes, binned=binned)
+    entries += people
     for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
         if (published["evidence"] == evidence).any():
             entries.append(

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError
 from cohortvol.files import DIGESTS, claim
-from cohortvol.keys import IDS, PRIVATE, SALT, key_of, map_bytes, read_map
+from cohortvol.keys import IDS, PRIVATE, PUBLISHED, SALT, key_of, map_bytes, read_map
 from cohortvol.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
 from cohortvol.verify.places import INDEX, Problem
 from cohortvol.verify.reading import Folder
@@ -222,7 +222,7 @@ def _pages(folder: Folder, tables: dict[str, str]) -> None:
 def _private(folder: Folder, salt_file: Path | None) -> None:
     """The map of hashed ids, and the salt that its keys were made with."""
     place = folder.results / PRIVATE
-    if not place.is_dir():
+    if not place.is_dir() or [path.name for path in place.iterdir()] == [PUBLISHED]:
         return
     salt_path = salt_file or place / SALT
     salt = salt_path.read_bytes() if salt_path.exists() else None
