@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cohortvol import check
+from cohortvol import check, profiles
 from cohortvol.doctor import (
     Finding,
     Verdict,
@@ -149,6 +149,56 @@ def test_a_gpu_that_torch_cannot_use_is_told_with_the_cause(
     assert ("(ENV_CUDA)" in found.says) is (expected == "FAIL")
 
 
+def test_a_card_that_torch_has_no_code_for_fails_though_torch_sees_it():
+    codes = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+
+    def found(*capabilities):
+        gpus = tuple(
+            devices.Gpu(f"card {major}", 2**33, 2**34, (major, minor))
+            for major, minor in capabilities
+        )
+        seen = devices.Torch("2.13.0", "cuda 13.0", gpus, "", codes, (13, 0))
+        return gpu.cuda(seen, SMI.format("13.0"), False)
+
+    assert verdict(found((8, 0), (9, 0))) == "PASS"
+    volta = found((7, 0))
+    assert verdict(volta) == "FAIL"
+    assert "card 7 has compute capability 7.0: torch 2.13.0 has no code for it" in volta.says
+    assert "(ENV_CUDA)" in volta.says
+    assert "CUDA 12.6" in volta.what_to_do
+    assert verdict(found((8, 0), (7, 0))) == "WARN"
+
+
+def test_a_torch_that_cannot_be_loaded_is_told_with_the_cause(monkeypatch):
+    import builtins
+
+    from cohortvol.cli.doctor import _torch
+
+    load = builtins.__import__
+
+    def no_torch(name, *words, **more):
+        if name == "cohortvol.networks":
+            raise ImportError("libcudart.so.13: cannot open shared object file")
+        return load(name, *words, **more)
+
+    monkeypatch.setattr(builtins, "__import__", no_torch)
+    found = examine({"torch": lambda: gpu.cuda(_torch(), None, False)})["torch"]
+    monkeypatch.undo()
+    assert found.verdict is Verdict.FAIL
+    assert "libcudart.so.13" in found.says
+    assert "Running it again does not help" in found.what_to_do
+
+
+def test_a_c_library_older_than_the_packages_fails():
+    needed = {"torch": (2, 28), "numpy": (2, 27), "plain": (2, 5)}
+    old = software.libc(needed, "glibc", "2.17")
+    assert verdict(old) == "FAIL"
+    assert old.says == "glibc 2.17 is too old for numpy, torch (up to 2.28)"
+    assert verdict(software.libc(needed, "glibc", "2.28")) == "PASS"
+    assert verdict(software.libc({}, "glibc", "2.17")) == "PASS"
+    assert verdict(software.libc(needed, "", "")) == "PASS"
+
+
 def test_a_small_or_busy_gpu_is_told():
     def memory(free, total):
         there = devices.Gpu("T4", free * 2**30, total * 2**30)
@@ -238,9 +288,81 @@ def test_a_job_must_be_seen_before_slurm_forgets_it(programs, age, interval, exp
 
 def test_of_the_shipped_profile_the_seconds_are_read(programs):
     programs(**SLURM | {"scontrol": AGE.format(5)})
-    profile = slurm.read_profile(REPOSITORY / "profiles" / "slurm")
+    profile = profiles.together([str(REPOSITORY / "profiles" / "slurm")])
     assert verdict(slurm.forgotten(profile)) == "FAIL"
-    assert slurm.read_profile(REPOSITORY / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("lscratch:800,gpu:a100:4(S:0-1)", ["gpu:a100:4"]),
+        ("lscratch:800(S:0,1),gpu:a100:4(S:0,2-3),mps:400", ["gpu:a100:4"]),
+        ("gpu:k80:2,gpu:v100:4(S:0-1)", ["gpu:k80:2", "gpu:v100:4"]),
+        ("gpu:2(S:0)", ["gpu:2"]),
+        ("gpu", ["gpu"]),
+        ("gpu(S:0)", ["gpu"]),
+        ("gpu:nvidia_a100-sxm4-80gb:4", ["gpu:nvidia_a100-sxm4-80gb:4"]),
+        ("gpumem:40,lscratch:800", []),
+        ("shard:8,mps:400", []),
+        ("(null)", []),
+        ("", []),
+    ],
+)
+def test_gpus_are_found_wherever_they_stand_among_the_resources_of_a_node(programs, gres, gpus):
+    assert slurm.gpus_of(gres) == gpus
+    programs(**SLURM | {"sinfo": f"work|up|4|1-00:00:00|{gres}"})
+    found = slurm.partitions(PROFILE)
+    assert verdict(found) == ("PASS" if gpus else "WARN")
+    assert all(one in found.says for one in gpus)
+
+
+def with_segment(**resources):
+    return PROFILE | {"executor": "slurm", "set-resources": {"segment": resources}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected", "says"),
+    [
+        (with_segment(gpu=1, slurm_extra="'--signal=TERM@120'"), "PASS", "has a GPU"),
+        (
+            with_segment(gres="'lscratch:9,gpu:a100:1'", slurm_extra="'--signal=B:TERM@120'"),
+            "PASS",
+            "has a GPU",
+        ),
+        (with_segment(mem_mb=9500), "WARN", "asks for no GPU and gets no signal"),
+        (with_segment(gpu=0, slurm_extra="--signal=TERM@120"), "WARN", "asks for no GPU; it has"),
+        (with_segment(gpu=1), "WARN", "segment gets no signal before its time ends; it has gpu: 1"),
+        (PROFILE | {"executor": "slurm"}, "WARN", "nothing of its own"),
+        (PROFILE, "SKIP", "not for Slurm"),
+        (
+            with_segment(gpu=1) | {"default-resources": {"slurm_extra": "'--signal=TERM@60'"}},
+            "PASS",
+            "has a GPU",
+        ),
+    ],
+)
+def test_profiles_that_take_the_gpu_or_the_signal_from_segment_are_told(profile, expected, says):
+    found = slurm.segment(profile)
+    assert verdict(found) == expected
+    assert says in found.says
+
+
+def test_several_profiles_are_judged_by_what_they_make_together(tmp_path):
+    site = tmp_path / "mysite" / "config.yaml"
+    site.parent.mkdir()
+    site.write_text("set-resources: {segment: {slurm_partition: gpu}}\n")
+    shipped = str(REPOSITORY / "profiles" / "slurm")
+
+    def checks(*names):
+        words = [word for name in names for word in ("--profile", name)]
+        found = json.loads(run(*words, "--json").stdout)["checks"]
+        return next(row for row in found if row["check"] == "profile")
+
+    assert checks(shipped)["verdict"] == "PASS"
+    told = checks(shipped, str(site.parent))
+    assert told["verdict"] == "WARN"
+    assert "asks for no GPU and gets no signal" in told["says"]
+    assert "`gpu: 1`; `slurm_extra: \"'--signal=TERM@120'\"`" in told["what_to_do"]
 
 
 def test_a_sound_file_system_passes_and_nothing_is_left_behind(tmp_path):
@@ -253,6 +375,10 @@ def test_a_sound_file_system_passes_and_nothing_is_left_behind(tmp_path):
 
 def fails(*_, **__):
     raise OSError(95, "Operation not supported")
+
+
+def refuses(*_, **__):
+    raise PermissionError(1, "Operation not permitted")
 
 
 def half_written(source, target):
@@ -274,9 +400,11 @@ def opens_anyway(path, flags, mode=0o777, *, opener=os.open, **beside):
         (os, "open", opens_anyway, "exclusive create", "FAIL"),
         (os, "replace", half_written, "atomic rename", "FAIL"),
         (os, "replace", fails, "atomic rename", "FAIL"),
-        (os, "link", fails, "hard link", "FAIL"),
-        (os, "link", shutil.copy, "hard link", "FAIL"),
-        (os, "link", lambda a, b: os.path.exists(b) or os.symlink(a, b), "hard link", "FAIL"),
+        (os, "link", fails, "hard link", "WARN"),
+        (os, "link", refuses, "hard link", "WARN"),
+        (os, "link", shutil.copy, "hard link", "WARN"),
+        (os, "link", lambda a, b: os.path.exists(b) or os.symlink(a, b), "hard link", "WARN"),
+        (os, "fsync", refuses, "fsync", "FAIL"),
         (os, "fsync", fails, "fsync", "FAIL"),
         (fcntl, "flock", fails, "flock", "WARN"),
         (fcntl, "flock", lambda *_: None, "flock", "WARN"),
@@ -289,6 +417,7 @@ def test_a_file_system_that_does_not_keep_a_promise_is_found(
     found = storage.checks(tmp_path)[check_name]()
     monkeypatch.undo()
     assert verdict(found) == expected
+    assert "writable" not in found.what_to_do  # the folder is; it is the file system that refuses
     assert list(tmp_path.iterdir()) == []
 
 

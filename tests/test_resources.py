@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cohortvol import cli, resources, status
+from cohortvol import cli, installation, profiles, resources, status
 from cohortvol.errors import TemporaryError
 from cohortvol.files import commit_json
 from results_folder import MODEL, ResultsFolder
 from segment_cohort import Shard, scan, write_scan
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_of(**values):
@@ -224,6 +226,49 @@ def test_what_is_suggested_can_be_pasted(results):
     assert asked["segment"]["mem_mb"] == "9500 * attempt"
     assert set(asked) == {"ingest", "segment", "measure"}
     assert all(len(line) <= 80 for line in text.splitlines()[1:])
+
+
+def test_what_is_pasted_keeps_what_the_profile_has_beside_it(results):
+    write_record(results, "segment", "0000", run_of())
+    write_record(results, "ingest", "0000", run_of(device=None))
+    shipped = profiles.by_rule(profiles.together([str(ROOT / "profiles" / "slurm")]))
+    kept = shipped | {"analyse": {"mem_mb": 32000, "slurm_partition": "large"}}
+    text = status.render_report(status.report(results.folder), profile=kept)
+    asked = yaml.safe_load(text[text.index("    set-resources:") :])["set-resources"]
+    assert asked["segment"]["mem_mb"] == "9500 * attempt"
+    assert profiles.asks_for_gpu(asked["segment"])
+    assert asked["segment"]["slurm_extra"] == shipped["segment"]["slurm_extra"]
+    assert asked["analyse"] == kept["analyse"]
+    assert set(asked) == {"ingest", "segment", "analyse"}
+
+
+def test_a_job_leaves_the_versions_it_worked_with(tmp_path):
+    (run,) = record_of_job(tmp_path)
+    assert run["versions"] == installation.versions()
+
+
+def test_versions_that_jobs_had_and_this_machine_has_not_are_told(results, monkeypatch):
+    monkeypatch.setattr(
+        status.resources, "versions", lambda: {"torch": "2.13.0", "numpy": "2.4.6", "pandas": "3.0"}
+    )
+    same = {"torch": "2.13.0", "numpy": "2.4.6"}
+    write_record(results, "segment", "0000", run_of(host="n1", versions=same))
+    assert status.report(results.folder)["other_versions"] == []
+    other = same | {"torch": "2.12.1+cu130", "libc": "glibc 2.28"}
+    write_record(
+        results, "segment", "0001",
+        *(run_of(host=f"n{i}", versions=other, started_utc=f"2026-01-0{i}T10:00:00.000+00:00")
+          for i in range(2, 7)),
+    )  # fmt: skip
+    write_record(results, "measure", "0000", run_of(device=None))  # of an older version of ours
+    (row,) = status.report(results.folder)["other_versions"]
+    assert (row["package"], row["here"], row["there"]) == ("torch", "2.13.0", "2.12.1+cu130")
+    assert row["hosts"] == ["n2", "n3", "n4", "n5", "n6"]
+    text = status.render_report(status.report(results.folder))
+    assert "torch: 2.12.1+cu130 on n2, n3, n4 and 2 more, 2.13.0 here." in text
+    assert "Jobs had other versions" in status.closing_words(results.folder, MODEL, since=0.0)
+    late = status.closing_words(results.folder, MODEL, since=time.time())
+    assert "Jobs had other versions" not in late
 
 
 def test_a_gpu_that_waits_for_the_host_is_told(results):

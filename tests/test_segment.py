@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from itertools import permutations, product
@@ -24,7 +25,13 @@ from scipy import ndimage
 
 import nnunet_fixture
 from cohortvol import measure
-from cohortvol.errors import ConfigError, ModelError, ScanError, TemporaryError
+from cohortvol.errors import (
+    ConfigError,
+    InstallationError,
+    ModelError,
+    ScanError,
+    TemporaryError,
+)
 from cohortvol.files import sha256_of
 from cohortvol.networks import Source, devices, import_nnunet
 from cohortvol.nifti import nifti_gz
@@ -768,6 +775,36 @@ def test_a_lost_gpu_ends_the_run_with_what_is_done(shard, segmenter, monkeypatch
     assert not shard.out.exists()
     run_shard(**shard.arguments())
     assert set(shard.table()["state"]) == {"segmented"}
+
+
+def test_a_gpu_that_no_repetition_mends_ends_the_run_with_64_and_blames_no_scan(
+    shard, segmenter, monkeypatch
+):
+    with_faults(monkeypatch, segmenter, {4: InstallationError("no kernel image is available")})
+    with pytest.raises(InstallationError, match="no kernel image") as told:
+        run_shard(**shard.arguments())
+    assert told.value.exit_code == 64
+    assert sorted(shard.receipts()) == ["s0", "s1", "s2"]
+    assert not list(shard.folder.glob("*.started.json"))
+    run_shard(**shard.arguments())
+    assert set(shard.table()["state"]) == {"segmented"}
+
+
+def test_a_torch_that_does_not_load_ends_the_run_with_64(shard, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cohortvol.segment.infer", None)
+    with pytest.raises(ImportError, match="halted"):  # our own module: a bug stays one
+        run_shard(**shard.arguments())
+
+    class NoLibrary:
+        def find_spec(self, name, path=None, target=None):
+            if name == "cohortvol.segment.infer":
+                raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "cohortvol.segment.infer")
+    monkeypatch.setattr(sys, "meta_path", [NoLibrary(), *sys.meta_path])
+    with pytest.raises(InstallationError, match="torch and nnU-Net cannot be loaded"):
+        run_shard(**shard.arguments())
+    assert shard.receipts() == {}
 
 
 def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeypatch):

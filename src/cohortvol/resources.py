@@ -23,6 +23,7 @@ from typing import Any
 
 from cohortvol.errors import BUG, OK, CohortvolError
 from cohortvol.files import commit_json
+from cohortvol.installation import versions
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Job:
     seconds_startup: float | None = None
     device: str | None = None
     gpu_name: str | None = None
+    gpu_driver: str | None = None
     gpu_memory_bytes: Callable[[], int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _last_write: float = field(default_factory=time.monotonic, repr=False)
@@ -87,6 +89,7 @@ class Job:
         return {
             "device": self.device,
             "exit_code": exit_code,
+            "gpu_driver": self.gpu_driver,
             "gpu_memory_mb": None if gpu_bytes is None else round(gpu_bytes / 2**20),
             "gpu_name": self.gpu_name,
             "host": platform.node(),
@@ -98,6 +101,7 @@ class Job:
             "seconds_startup": _rounded(self.seconds_startup),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "started_utc": self.started_utc,
+            "versions": versions(),
         }
 
 

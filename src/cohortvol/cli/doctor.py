@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cohortvol.cli.options import AsJson, Device, ModelsDir
+from cohortvol.cli.options import AsJson, Device, ModelsDir, Profiles
 from cohortvol.cli.output import show, width
 from cohortvol.errors import CohortvolError
 
@@ -23,9 +23,7 @@ def doctor(
     ] = None,
     model: Annotated[str, typer.Option(help="Model id, or its folder.")] = "embedded-v2",
     models_dir: ModelsDir = Path("models"),
-    profile: Annotated[
-        Path, typer.Option(help="Snakemake profile that the cluster is compared with.")
-    ] = Path("profiles/slurm"),
+    profile: Profiles = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -35,12 +33,14 @@ def doctor(
     the GPU, Slurm and its partitions, what the file system of the results keeps, space, clock,
     folders, the files of the model, what its networks answer, DICOM decoders. Nothing is left
     behind. Run it where you submit and, as nodes differ, in a job with what a job is given:
-    `srun --gres=gpu:1 cohortvol doctor`.
+    `srun --gres=gpu:1 cohortvol doctor`. Give it the --profile that snakemake is given, each of
+    them: the cluster is compared with what they make together.
 
     Ends with 0 when nothing fails, 3 when something does.
 
     Example:
-    [dim]cohortvol doctor --results results/mine --model total_mr[/]
+    [dim]cohortvol doctor --results results/mine --model total_mr
+    cohortvol doctor --profile slurm --profile mysite[/]
     """
     from cohortvol.doctor import Finding, examine, exit_code, render, tell
 
@@ -61,22 +61,25 @@ def doctor(
 
 
 def _checks(
-    results: Path | None, model: str, models_dir: Path, profile: Path, device: str
+    results: Path | None, model: str, models_dir: Path, profile: list[str] | None, device: str
 ) -> dict[str, Any]:
     """Every check by its name, in the order of the lines."""
+    from cohortvol import installation, profiles
     from cohortvol.doctor import gpu, place, slurm, software, storage
     from cohortvol.doctor.findings import Check
 
-    settings = partial(slurm.read_profile, profile)
+    settings = partial(profiles.together, profile or profiles.shipped())
     pinned = partial(_pins, software.constraints_file())
     checks: dict[str, Check] = {
         "python": software.python_version,
         "packages": lambda: software.packages(pinned()),
+        "C library": lambda: software.libc(installation.wheels(), *platform.libc_ver()),
         "torch": lambda: gpu.cuda(_torch(), gpu.nvidia_smi(), _given()),
         "GPU memory": lambda: gpu.memory(_torch()),
         "Slurm": lambda: slurm.programs(os.environ),
         "Slurm plugin": slurm.plugin,
         "partitions": lambda: slurm.partitions(settings()),
+        "profile": lambda: slurm.segment(settings()),
         "MinJobAge": lambda: slurm.forgotten(settings()),
         **storage.checks(results),
         "clock": lambda: place.clock(results),
@@ -99,7 +102,10 @@ def _pins(constraints: Path) -> dict[str, str]:
 
 
 def _torch() -> Any:
-    from cohortvol.networks import devices
+    from cohortvol.installation import loading
+
+    with loading("torch"):
+        from cohortvol.networks import devices
 
     return devices.look()
 
@@ -137,7 +143,10 @@ def _files(model: str, models_dir: Path) -> Any:
 
 def _canary(model: str, models_dir: Path, device: str) -> Any:
     from cohortvol.doctor import model as of_model
-    from cohortvol.segment import Segmenter
+    from cohortvol.installation import loading
+
+    with loading("torch"):
+        from cohortvol.segment import Segmenter
 
     card = _card(model, models_dir)
     return of_model.canary(card, partial(Segmenter.load, card.folder, device=device))

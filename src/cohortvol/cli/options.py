@@ -20,3 +20,11 @@ InferenceProfile = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile",
+        help="Profile of Snakemake, by name or path; repeat it as for snakemake, in that order. "
+        "The one for Slurm of the repository if none is named.",
+    ),
+]

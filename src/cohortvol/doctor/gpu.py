@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from cohortvol.cuda import Build, Card, Driver, judge, version_of
 from cohortvol.doctor.commands import ask, there
 from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
 
 SMALL_BYTES = 4 * 2**30
 """Free memory below which patches are added up on the host. ASSUME: not measured on a GPU."""
 
-_CUDA_OF_DRIVER = re.compile(r"CUDA Version:\s*(\d+)\.(\d+)")
+_CUDA_OF_DRIVER = re.compile(r"CUDA Version:\s*([\d.]+)")
 _DRIVER = re.compile(r"Driver Version:\s*([\d.]+)")
 
 
@@ -24,6 +25,8 @@ class Gpu(Protocol):
     def free_bytes(self) -> int: ...
     @property
     def total_bytes(self) -> int: ...
+    @property
+    def capability(self) -> tuple[int, int] | None: ...
 
 
 class Torch(Protocol):
@@ -37,6 +40,10 @@ class Torch(Protocol):
     def gpus(self) -> tuple[Gpu, ...]: ...
     @property
     def problem(self) -> str: ...
+    @property
+    def architectures(self) -> tuple[str, ...]: ...
+    @property
+    def driver_cuda(self) -> tuple[int, int] | None: ...
 
 
 def nvidia_smi() -> str | None:
@@ -57,9 +64,10 @@ def cuda(torch: Torch, smi: str | None, given: bool) -> Finding:
         Whether Slurm gave this job a GPU.
     """
     says = f"torch {torch.version}, {torch.build}"
+    build = Build(torch.version, version_of(torch.build.removeprefix("cuda ")), torch.architectures)
     driver = _driver(smi)
     if torch.gpus:
-        return passed(f"{says}; {driver}" if driver else says)
+        return _seen(torch, build, f"{says}; {driver}" if driver else says)
     if smi is None and not given:
         return skipped(
             f"{says}; no GPU here, scans are segmented on the processors",
@@ -81,16 +89,27 @@ def cuda(torch: Torch, smi: str | None, given: bool) -> Finding:
             f"{says}: built without CUDA, but there is a GPU (ENV_CUDA); {driver}",
             "Install the CUDA build of the same version of torch.",
         )
-    if _too_old(smi or "", torch.build):
-        return failed(
-            f"{says}: newer than the driver allows (ENV_CUDA); {driver}",
-            "Have the driver updated, or install torch built for the CUDA version that nvidia-smi "
-            "shows.",
-        )
+    newest = _CUDA_OF_DRIVER.search(smi or "")
+    if problem := judge(
+        build, Card("the GPU", None), Driver(None, version_of(newest[1] if newest else None))
+    ):
+        return failed(f"{problem.says} (ENV_CUDA); {driver}", problem.what_to_do)
     return failed(
         f"{says}: torch sees no GPU (ENV_CUDA); {driver}{_after(torch.problem)}",
         "Ask the cluster for a GPU (`--gres=gpu:1`), and look at CUDA_VISIBLE_DEVICES.",
     )
+
+
+def _seen(torch: Torch, build: Build, says: str) -> Finding:
+    """Whether torch has code for the GPUs that it sees: it sees those too that it has none for."""
+    cards = [Card(gpu.name, gpu.capability) for gpu in torch.gpus]
+    found = [judge(build, card, Driver(newest_cuda=torch.driver_cuda)) for card in cards]
+    problems = {problem.says: problem for problem in found if problem is not None}
+    if not problems:
+        return passed(says)
+    told = f"{'; '.join(problems)} (ENV_CUDA)"
+    what = next(iter(problems.values())).what_to_do
+    return warned(told, what) if None in found else failed(told, what)
 
 
 def _after(more: str | None) -> str:
@@ -101,14 +120,7 @@ def _driver(smi: str | None) -> str | None:
     driver, newest = _DRIVER.search(smi or ""), _CUDA_OF_DRIVER.search(smi or "")
     if driver is None:
         return None
-    return f"driver {driver[1]}" + (f" for CUDA {newest[1]}.{newest[2]}" if newest else "")
-
-
-def _too_old(smi: str, build: str) -> bool:
-    """Whether the driver is of an older major version of CUDA; within one, all go together."""
-    newest = _CUDA_OF_DRIVER.search(smi)
-    wanted = re.fullmatch(r"cuda (\d+)\..*", build)
-    return newest is not None and wanted is not None and int(newest[1]) < int(wanted[1])
+    return f"driver {driver[1]}" + (f" for CUDA {newest[1]}" if newest else "")
 
 
 def memory(torch: Torch) -> Finding:

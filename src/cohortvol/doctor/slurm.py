@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cohortvol.config import read_yaml
 from cohortvol.doctor.commands import ask, there
 from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
+from cohortvol.profiles import asks_for_gpu, by_rule, defaults_of
 
 PROGRAMS = ("sinfo", "sbatch", "squeue", "scancel", "scontrol")
 PLUGIN = "snakemake-executor-plugin-slurm"
@@ -83,7 +83,7 @@ def partitions(profile: Mapping[str, Any]) -> Finding:
         )
     if not up:
         return failed(says or "no partition", "Ask whoever runs the cluster when one will be up.")
-    if not any(row[4].startswith("gpu") and row[0] in up for row in rows):
+    if not any(gpus_of(row[4]) and row[0] in up for row in rows):
         return warned(
             f"{says}; none has GPUs (gres)",
             "Scans are segmented on processors: set the `gpu` of segment to 0 in the profile.",
@@ -91,9 +91,40 @@ def partitions(profile: Mapping[str, Any]) -> Finding:
     return passed(says)
 
 
+def gpus_of(gres: str) -> list[str]:
+    """The GPUs among the generic resources of a node, such as ``gpu:a100:4``.
+
+    ``lscratch:800,gpu:a100:4(S:0-1,3)`` has one kind, wherever it stands in the list.
+    """
+    resources = re.split(r",(?![^(]*\))", gres)
+    return [one.partition("(")[0] for one in resources if re.match(r"gpu(?![A-Za-z0-9_])", one)]
+
+
+def segment(profile: Mapping[str, Any]) -> Finding:
+    """Whether the profiles together leave segment its GPU, and the warning before its time ends."""
+    if profile.get("executor") != "slurm":
+        return skipped("the profile is not for Slurm", "Name those you use with --profile.")
+    own = by_rule(profile).get("segment", {})
+    lines = []
+    if not asks_for_gpu(own):
+        lines.append("gpu: 1")
+    if "--signal" not in str(own.get("slurm_extra", defaults_of(profile).get("slurm_extra", ""))):
+        lines.append("slurm_extra: \"'--signal=TERM@120'\"")
+    if not lines:
+        return passed("segment has a GPU, and a signal two minutes before its time ends")
+    lacks = {"g": "asks for no GPU", "s": "gets no signal before its time ends"}
+    return warned(
+        f"segment {' and '.join(lacks[line[0]] for line in lines)}; it has "
+        + (", ".join(f"{name}: {value}" for name, value in own.items()) or "nothing of its own"),
+        "A later profile replaces set-resources as a whole. Put beside what it has for segment: "
+        + "; ".join(f"`{line}`" for line in lines)
+        + (", unless scans are to be segmented on processors." if lines[0][0] == "g" else "."),
+    )
+
+
 def _nodes(name: str, rows: list[list[str]]) -> str:
     own = [row for row in rows if row[0] == name]
-    gpus = sorted({row[4].split("(")[0] for row in own if row[4].startswith("gpu")})
+    gpus = sorted({one for row in own for one in gpus_of(row[4])})
     state = "" if any(row[1] == _UP for row in own) else f" {own[0][1]},"
     return (
         f"{state} {sum(int(row[2]) for row in own)} nodes, at most {own[0][3]}"
@@ -103,8 +134,8 @@ def _nodes(name: str, rows: list[list[str]]) -> str:
 
 def _partitions_of(profile: Mapping[str, Any]) -> set[str]:
     """Every ``slurm_partition`` of a profile."""
-    groups = [profile.get("default-resources"), *(profile.get("set-resources") or {}).values()]
-    named = (group.get("slurm_partition") for group in groups if isinstance(group, Mapping))
+    groups = [defaults_of(profile), *by_rule(profile).values()]
+    named = (group.get("slurm_partition") for group in groups)
     return {part for value in named if isinstance(value, str) for part in value.split(",")}
 
 
@@ -133,11 +164,3 @@ def forgotten(profile: Mapping[str, Any]) -> Finding:
             says, f"Set seconds-between-status-checks to {max(age // 6, 1)}, or raise MinJobAge."
         )
     return passed(says)
-
-
-def read_profile(folder: Path) -> dict[str, Any]:
-    """A Snakemake profile; empty where there is none."""
-    for name in ("profile.yaml", "profile.v9+.yaml", "config.v9+.yaml", "config.yaml"):
-        if (folder / name).is_file():
-            return read_yaml(folder / name)
-    return {}

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from cohortvol.cuda import shown, version_of
 from cohortvol.doctor.findings import Finding, failed, passed, warned
 
 OLDEST = (3, 11)
@@ -86,6 +87,30 @@ def packages(
             "Install with `-c constraints.txt` to get the same numbers as the tests.",
         )
     return passed(f"{len(seen)} packages, as in constraints.txt")
+
+
+def libc(needed: Mapping[str, tuple[int, int]], name: str, number: str) -> Finding:
+    """Whether the C library is new enough for the packages: nodes may have an older system.
+
+    Parameters
+    ----------
+    needed : mapping of str to tuple of int
+        Package to the oldest glibc that it runs with, see `cohortvol.installation.wheels`.
+    name, number : str
+        What `platform.libc_ver` says.
+    """
+    here = version_of(number)
+    if name != "glibc" or here is None:
+        return passed("not glibc: the packages are built for this system, or would not be here")
+    too_new = sorted(package for package, oldest in needed.items() if oldest > here[:2])
+    wanted = max(needed.values(), default=None)
+    if too_new:
+        return failed(
+            f"glibc {number} is too old for {_some(too_new)} (up to {shown(wanted or here)})",
+            "Use nodes with a newer system (`constraint:` in the profile), or a container that "
+            "brings its own.",
+        )
+    return passed(f"glibc {number}" + (f"; packages ask for {shown(wanted)}" if wanted else ""))
 
 
 def _some(names: list[str]) -> str:

@@ -9,6 +9,8 @@ from cohortvol.storage import ELSEWHERE, GUARANTEES, place_for_trials
 
 _WITHOUT = {
     "flock": "Two runs in this folder would not notice each other: start one at a time.",
+    "hard link": "Only `hash_ids: true` needs hard links; for it, put the results on another file "
+    "system.",
 }
 """What cohortvol can do without, with what follows."""
 
@@ -19,19 +21,27 @@ def checks(folder: Path | None) -> dict[str, Check]:
 
 
 def _check_of(name: str, folder: Path | None) -> Check:
-    trial, shown = GUARANTEES[name]
 
     def check() -> Finding:
         if folder is None:
             return skipped("no results folder named", "Name it with --results.")
         try:
             with place_for_trials(folder) as place:
-                trial(place)
+                return _outcome_of(name, place, folder)
         except PermissionError as error:
             return failed(f"{folder}: {error.strerror}", "Make the folder writable.")
         except OSError as error:
-            says = f"{folder}: {error.strerror or error}"
-            return warned(says, _WITHOUT[name]) if name in _WITHOUT else failed(says, ELSEWHERE)
-        return passed(shown)
+            return failed(f"{folder}: {error.strerror or error}", ELSEWHERE)
 
     return check
+
+
+def _outcome_of(name: str, place: Path, folder: Path) -> Finding:
+    """Of a trial in a place that was just made: what is refused there, the file system refuses."""
+    trial, shown = GUARANTEES[name]
+    try:
+        trial(place)
+    except OSError as error:
+        says = f"{folder}: {error.strerror or error}"
+        return warned(says, _WITHOUT[name]) if name in _WITHOUT else failed(says, ELSEWHERE)
+    return passed(shown)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cohortvol.errors import ConfigError, ScanError, TemporaryError
-from cohortvol.networks.devices import why_no_gpu
+from cohortvol.cuda import Problem, comes_back
+from cohortvol.errors import ConfigError, InstallationError, ScanError, TemporaryError
+from cohortvol.networks.devices import given_by_slurm, unusable, why_no_gpu
 
 LOG = logging.getLogger(__name__)
 
@@ -76,10 +77,20 @@ def device_of(name: str) -> torch.device:
     ------
     ConfigError
         If it is not there.
+    InstallationError
+        If this torch has no code for it, or its driver is too old: seen before anything is run on
+        it. A GPU that nobody asked for, as ``auto`` on a machine of one's own, is left alone then.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            with machine_errors():
+                problem = unusable()
+            if problem is None:
+                return torch.device("cuda")
+            if not given_by_slurm():
+                LOG.warning("%s; the processors are used. %s", problem.says, problem.what_to_do)
+                return torch.device("cpu")
+            raise _cannot_be_used(problem)
         if why := why_no_gpu():
             raise ConfigError(
                 f"this job was given a GPU that cannot be used (ENV_CUDA): {why}\n"
@@ -98,12 +109,35 @@ def device_of(name: str) -> torch.device:
             f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs (ENV_CUDA)\n"
             "  Check the driver with nvidia-smi, ask the cluster for a GPU, or use --device cpu."
         )
+    if device.type == "cuda":
+        with machine_errors():
+            problem = unusable(device.index or 0)
+        if problem is not None:
+            raise _cannot_be_used(problem)
     return device
+
+
+def _cannot_be_used(problem: Problem) -> InstallationError:
+    return InstallationError(
+        f"{problem.says} (ENV_CUDA)\n"
+        f"  {problem.what_to_do}\n"
+        "  Running it again does not help. With segment.device: cpu it runs on the processors."
+    )
 
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Tell a scan too large for the machine from a machine that has to be left."""
+    """Tell a scan too large for the machine from a machine that has to be left, or mended.
+
+    Raises
+    ------
+    ScanError
+        ``RUN_GPU_OOM`` or ``RUN_HOST_OOM``.
+    TemporaryError
+        If the GPU is lost to this process.
+    InstallationError
+        If torch, its libraries, the GPU and the driver do not go together.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -115,6 +149,13 @@ def machine_errors() -> Iterator[None]:
         text = str(error)
         if "can't allocate memory" in text or "not enough memory" in text:
             raise ScanError("RUN_HOST_OOM", "") from error
+        if comes_back(text):
+            raise InstallationError(
+                f"the GPU cannot be used as torch {torch.__version__} is installed (ENV_CUDA): "
+                f"{' '.join(text.split())[:300]}\n"
+                "  Running it again does not help. `cohortvol doctor` in such a job says what\n"
+                "  does not go together; with segment.device: cpu it runs on the processors."
+            ) from error
         if any(word in text for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")):
             raise TemporaryError(
                 f"the GPU reported an error and this process can no longer use it ({error})\n"

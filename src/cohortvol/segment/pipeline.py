@@ -11,7 +11,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cohortvol.errors import CohortvolError, ScanError, TemporaryError, log_unforeseen
+from cohortvol.errors import (
+    CohortvolError,
+    InstallationError,
+    ScanError,
+    TemporaryError,
+    log_unforeseen,
+)
 from cohortvol.files import commit_bytes
 from cohortvol.nifti import nifti_gz
 from cohortvol.reasons import state_of
@@ -161,6 +167,9 @@ class Pipeline:
             predicted = self._segmenter.predict(prepared)
         except TemporaryError:
             raise
+        except InstallationError:
+            self._give_back(claim)
+            raise
         except Exception as error:
             self._failed(claim, error, time.perf_counter() - start)
             return
@@ -186,6 +195,9 @@ class Pipeline:
         try:
             labels = self._segmenter.finish(predicted)
         except TemporaryError:
+            raise
+        except InstallationError:
+            self._give_back(claim)
             raise
         except Exception as error:
             self._failed(claim, error, seconds)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cohortvol.errors import InUseError, TemporaryError
 from cohortvol.files import IN_USE, commit_text, lock, make_folder
+from cohortvol.installation import loading
 from cohortvol.kept import Kept
 from cohortvol.models import (
     Card,
@@ -99,6 +100,8 @@ def run_shard(
     ------
     ModelError, TableError
         If the model or the ingest table cannot be used.
+    InstallationError
+        If torch cannot be loaded, or cannot use this GPU: a repetition ends the same.
     TemporaryError
         If the run was told to stop, the disk is full, the GPU is lost, or a scan needs more
         memory: run it again.
@@ -113,7 +116,8 @@ def run_shard(
     def load_segmenter() -> Segmenter:
         gc.disable()  # none of the many objects that torch brings is garbage: 0.4 s
         try:
-            from cohortvol.segment.infer import Segmenter
+            with loading("torch and nnU-Net"):
+                from cohortvol.segment.infer import Segmenter
         finally:
             gc.enable()
         segmenter = Segmenter.load(
@@ -135,9 +139,12 @@ def _describe_device(job: Job, device: torch.device) -> None:
     """The model is in memory: from here on the job works for its scans."""
     import torch
 
+    from cohortvol.networks import devices
+
     job.device = device.type
     if device.type == "cuda":
         job.gpu_name = torch.cuda.get_device_name(device)
+        job.gpu_driver = devices.driver().said
         job.gpu_memory_bytes = partial(torch.cuda.max_memory_allocated, device)
     job.ready()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,24 @@ from cohortvol.status.words import counted, digest, duration
 
 LOG_LINES = 4
 MOST_LOGS = 3
+MOST_VERSIONS, MOST_HOSTS = 5, 3
 
 
-def render_report(found: dict[str, Any], width: int = 100) -> str:
-    """A table of the stages, how busy the GPU was, and what to put into config and profile."""
+def render_report(
+    found: dict[str, Any], width: int = 100, profile: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """A table of the stages, how busy the GPU was, and what to put into config and profile.
+
+    Parameters
+    ----------
+    found : dict
+        See `report`.
+    width : int
+        Of the table, characters.
+    profile : mapping, optional
+        ``set-resources`` of the profile in use, by rule. A profile named later replaces them as a
+        whole, so the lines to paste hold them too: without its GPU, segment would have none.
+    """
     model = f", model {found['model']}" if found["model"] else ""
     blocks: list[RenderableType] = [
         Text(f"{found['results']}{model}:", overflow="ignore", no_wrap=True)
@@ -31,7 +47,7 @@ def render_report(found: dict[str, Any], width: int = 100) -> str:
         return as_text(blocks, width)
     blocks += [_stages(found["stages"]), Text(""), *map(Text, _facts(found))]
     text = as_text(blocks, width)
-    return f"{text}\n{_suggestions(found)}"
+    return f"{text}\n{_suggestions(found, profile or {})}"
 
 
 def _stages(stages: dict[str, dict[str, Any]]) -> Table:
@@ -84,10 +100,27 @@ def _facts(found: dict[str, Any]) -> list[str]:
                 f"Of the jobs of {stage}, {took['jobs_ended_early']:,} ended early, "
                 f"{took['jobs_without_end']:,} without a word (killed, or still at work)."
             )
-    return lines
+    return lines + _told_of_versions(found["other_versions"])
 
 
-def _suggestions(found: dict[str, Any]) -> str:
+def _told_of_versions(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each package that jobs had in another version, and what it may do."""
+    lines = []
+    for row in rows[:MOST_VERSIONS]:
+        more = len(row["hosts"]) - MOST_HOSTS
+        hosts = ", ".join(row["hosts"][:MOST_HOSTS]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"{row['package']}: {row['there']} on {hosts}, {row['here']} here.")
+    if not lines:
+        return []
+    if (rest := len(rows) - MOST_VERSIONS) > 0:
+        lines.append(f"And {rest} more.")
+    return [
+        "Jobs had other versions than this machine; last digits of numbers may differ by them:",
+        *(f"  {line}" for line in lines),
+    ]
+
+
+def _suggestions(found: dict[str, Any], profile: Mapping[str, Mapping[str, Any]]) -> str:
     """Lines to paste; they are not wrapped."""
     wanted = found["suggested"]
     lines = ["For the next cohort like this one:"]
@@ -96,10 +129,16 @@ def _suggestions(found: dict[str, Any]) -> str:
             "  config/config.yaml, for jobs of segment of about 45 min:",
             f"    shard_size: {wanted['shard_size']}",
         ]
-    lines += ["  the profile, such as profiles/slurm/config.yaml:", "    set-resources:"]
-    for stage, asked in wanted["set_resources"].items():
-        lines.append(f"      {stage}:")
+    lines += [
+        "  the profile that is named last, in place of its set-resources:",
+        "    set-resources:",
+    ]
+    for rule in dict.fromkeys([*profile, *wanted["set_resources"]]):
+        asked = wanted["set_resources"].get(rule, {})
+        own = {name: value for name, value in profile.get(rule, {}).items() if name not in asked}
+        lines.append(f"      {rule}:")
         lines += [f"        {name}: {value} * attempt" for name, value in asked.items()]
+        lines += [f"        {name}: {json.dumps(value)}" for name, value in own.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -134,6 +173,9 @@ def closing_words(results: Path, model: str, since: float) -> str:
         last = took["last_segmented_utc"]
         if last is None or seconds_of(last) < since:
             lines.append("No scan was segmented in this run: what was there before stands.")
+    lines += _told_of_versions(
+        [row for row in took["other_versions"] if seconds_of(row["last_started_utc"]) >= since]
+    )
     text = "\n".join(lines) + "\n"
     failed = [row for row in found["trouble"] if row["problem"] == "ended"]
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol import resources
+from cohortvol.installation import differences, versions
 from cohortvol.status.counting import Places
 from cohortvol.status.reading import choose_model, read_columns, read_index, read_manifest
 
@@ -43,6 +45,8 @@ def report(results: Path, model: str | None = None) -> dict[str, Any]:
         ``network_fraction``, time in the network / time of the jobs of segment;
         ``last_segmented_utc``, start of the last job that segmented a scan, ISO 8601;
         ``gpu_seconds``, ``gpu_names`` and ``gpu_memory_mb``, null or empty where no job had a GPU;
+        ``other_versions``, what jobs had in another version than this machine, see
+        `_other_versions`;
         ``suggested``, see `_suggested`. Null is what no job told.
 
     Raises
@@ -79,8 +83,32 @@ def report(results: Path, model: str | None = None) -> dict[str, Any]:
         "gpu_seconds": round(sum(run["seconds"] for run in on_gpu), 1) if on_gpu else None,
         "gpu_names": sorted({run["gpu_name"] for run in on_gpu if run["gpu_name"]}),
         "gpu_memory_mb": max((run["gpu_memory_mb"] or 0 for run in on_gpu), default=0) or None,
+        "other_versions": _other_versions(run for of_stage in runs.values() for run in of_stage),
         "suggested": _suggested(stages, n_scans),
     }
+
+
+def _other_versions(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of ``package``, ``here``, ``there``, ``hosts`` and ``last_started_utc``.
+
+    What is installed in one of the places alone is no difference: stages may have environments of
+    their own. Of jobs from before versions were on record nothing is said.
+    """
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    here = versions()
+    for run in runs:
+        for package, (own, other) in differences(here, run.get("versions") or {}).items():
+            found.setdefault((package, own, other), []).append(run)
+    return [
+        {
+            "package": package,
+            "here": own,
+            "there": other,
+            "hosts": sorted({str(run["host"]) for run in of_them}),
+            "last_started_utc": max(run["started_utc"] for run in of_them),
+        }
+        for (package, own, other), of_them in sorted(found.items())
+    ]
 
 
 def _stage(runs: list[dict[str, Any]]) -> dict[str, Any]:
