@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from cohortvol.errors import CohortvolError, ConfigError, did_you_mean
-from cohortvol.files import keep_from_others
+from cohortvol.files import IN_USE, keep_from_others, lock, make_folder
 from cohortvol.train.recipe import read_recipe, variants_of
 
 min_version("9.21")
@@ -67,6 +67,21 @@ except CohortvolError as error:
     sys.exit(error.exit_code)
 
 PAIRS = ["--pairs", CHOSEN["pairs"]] if CHOSEN["pairs"] else []
+
+
+# Held until this process ends; two at work on one fold would write over each other's checkpoints.
+onstart:
+    global HELD
+    work = Path(CHOSEN["work"])
+    try:
+        HELD = lock(
+            make_folder(work) / IN_USE,
+            f"{work}: {{owner}} is training in this folder\n"
+            "  Wait until it has finished, or end it, then run the same command again.",
+        )
+    except CohortvolError as error:
+        print(f"cohortvol: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 pathvars:

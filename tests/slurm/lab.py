@@ -1,5 +1,8 @@
 """A real Slurm cluster on one Debian machine: four nodes with two GPUs each that do nothing.
 
+No process of a job can have more than twice the memory that the job asked for (VSizeFactor); what
+it has reserved counts, used or not.
+
     python tests/slurm/lab.py start     # installs Debian's packages where they are missing
     python tests/slurm/lab.py stop
     python tests/slurm/lab.py run -- snakemake --profile slurm ...
@@ -67,6 +70,7 @@ NodeName=n[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[17001-17004] CPUs=8
 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=64000 Gres=gpu:fake:{gpus} State=UNKNOWN
 PartitionName=gpu Nodes=n[1-4] Default=YES MaxTime=1-00:00:00 DefaultTime=10 State=UP \
 PriorityTier=10 PreemptMode=OFF
+PartitionName=short Nodes=n[1-4] MaxTime=10 MaxMemPerNode=30000 State=UP PreemptMode=OFF
 PartitionName=scavenge Nodes=n[1-4] MaxTime=1-00:00:00 State=UP PriorityTier=1 \
 PreemptMode=REQUEUE GraceTime=5
 """

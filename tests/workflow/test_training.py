@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cohortvol.files import claim
 from cohortvol.models import load_card
 
 BIN = Path(sys.executable).parent
@@ -205,3 +206,11 @@ def test_a_run_that_cannot_start_says_why_in_a_line(settings, message):
 def test_the_card_can_be_read_as_json(trained):
     card = json.loads((trained / "models_dir" / "pair" / "card.json").read_text())
     assert card["training"]["spacing_mm"] == [8.0, 8.0, 8.0]
+
+
+def test_a_second_training_in_a_folder_ends_with_73(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with claim(tmp_path / "work"):
+        ended = train(tmp_path)
+    assert ended.returncode == 73, ended.stderr
+    assert re.search(rf"process {os.getpid()} on .+ is training in this folder", ended.stderr)

@@ -1,0 +1,256 @@
+"""Two runs in one results folder, the second at a random moment of the first.
+
+    python benchmarks/two_drivers.py --trials 20
+    python tests/slurm/lab.py run -- python benchmarks/two_drivers.py --trials 20 --slurm
+
+The second run is the same again, or has another manifest, another model or another setting, from
+the same checkout or a copy of it. Of the two exactly one works: it ends with 0, its tables are
+those of a calm run of its own, and on Slurm none of its jobs was cancelled; the other ends with 73,
+names the first, and submits nothing. Then the driver alone is killed with -9 at a random moment,
+and a run that starts at once goes on. A second run that starts after the first has ended is drawn
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from cohortvol.errors import IN_USE, InUseError
+from cohortvol.files import IN_USE as LOCK
+from cohortvol.files import claim, sha256_of
+from cohortvol.simulate import run as simulate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KINDS = ("same", "manifest", "model", "setting", "checkout")
+TABLES = ("volumes.parquet", "scans.parquet")
+N_SCANS = 3
+"""Of the manifest; the other manifest has one less."""
+
+
+def main() -> int:
+    """Try as often as was asked, and say what came of it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slurm", action="store_true", help="both runs with --profile slurm")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="two-drivers-") as place:
+        trials = Trials(Path(place), options.slurm, random.Random(options.seed))  # noqa: S311
+        for number in range(options.trials):
+            trials.two_at_once(KINDS[number % len(KINDS)])
+        for _ in range(options.kills):
+            trials.killed()
+    print(trials.line())
+    return 0 if not trials.faults else 1
+
+
+class Run:
+    """A driver, and what it says."""
+
+    def __init__(self, words: list[str], checkout: Path, log: Path) -> None:
+        self._log = log
+        with open(log, "w") as stream:
+            self.process = subprocess.Popen(words, cwd=checkout, stdout=stream, stderr=stream)
+        self.ended: float | None = None
+
+    def is_over(self) -> bool:
+        if self.ended is None and self.process.poll() is not None:
+            self.ended = time.time()
+        return self.ended is not None
+
+    def wait(self, *others: Run) -> None:
+        """Until this run and the others are over."""
+        waiting = [self, *others]
+        while waiting := [run for run in waiting if not run.is_over()]:
+            time.sleep(0.02)
+
+    @property
+    def code(self) -> int | None:
+        return self.process.returncode
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+
+@dataclass
+class Trials:
+    """The cohort, its calm runs, and what was found."""
+
+    place: Path
+    on_slurm: bool
+    random: random.Random
+    tried: int = 0
+    first_worked: int = 0
+    drawn_again: int = 0
+    killed_drivers: int = 0
+    faults: list[str] = field(default_factory=list)
+    _calm: dict[str, list[str]] = field(default_factory=dict)
+    _seconds: float = 0.0
+    _folders: int = 0
+
+    def __post_init__(self) -> None:
+        source = self.place / "source"
+        simulate.run(source, n=N_SCANS, seed=5)
+        with open(source / "manifest.csv", newline="") as stream:
+            rows = [row["image"] for row in csv.DictReader(stream)]
+        for name, n in (("same", N_SCANS), ("other", N_SCANS - 1)):
+            lines = [f"{name}{number},{source / image}" for number, image in enumerate(rows[:n])]
+            (self.place / f"{name}.csv").write_text("\n".join(["scan_id,image", *lines]) + "\n")
+        model = self.place / "another-model"
+        shutil.copytree(REPOSITORY / "models" / "embedded-v2", model)
+        card = model / "card.json"
+        card.write_text(card.read_text().replace('"embedded-v2"', '"another-model"'))
+        self._copy_checkout(self.place / "checkout")
+        self._tables_of_calm_run("same")
+
+    def _copy_checkout(self, to: Path) -> None:
+        for name in ("Snakefile", "workflow", "config", "profiles", "reports", "envs"):
+            copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+            to.mkdir(exist_ok=True)
+            copy(REPOSITORY / name, to / name)
+        (to / "slurm").symlink_to("profiles/slurm")
+        (to / "models").symlink_to(REPOSITORY / "models")
+
+    # --- trials
+
+    def two_at_once(self, kind: str) -> None:
+        """A second run of some kind at a random moment of a first."""
+        results = self._new_folder()
+        moment = self.random.uniform(0, self._seconds)
+        first = self._start("same", results)
+        time.sleep(moment)
+        second = self._start(kind, results)
+        first.wait(second)
+        if first.code == second.code == 0 and self._since(results) >= (first.ended or 0) - 1:
+            self.drawn_again += 1
+            self.two_at_once(kind)
+            return
+        self.tried += 1
+        worked, refused = (first, second) if second.code == IN_USE else (second, first)
+        self.first_worked += worked is first
+        what = [
+            (worked.code == 0, f"who works ends with {worked.code}"),
+            (refused.code == IN_USE, f"the other ends with {refused.code}"),
+            (f"process {worked.process.pid} on " in refused.said, "the other names nobody"),
+            ("has been submitted" not in refused.said, "the other submits jobs"),
+            (self._is_calm("same" if worked is first else kind, results), "tables differ"),
+            (not self._cancelled(worked), "jobs were cancelled"),
+        ]
+        self._note(f"{kind}, {moment:.1f} s after the first", what, worked, refused)
+
+    def killed(self) -> None:
+        """The driver alone is killed, and a second starts at once."""
+        results = self._new_folder()
+        moment = self.random.uniform(0, self._seconds)
+        first = self._start("same", results)
+        time.sleep(moment)
+        if first.is_over():
+            self.drawn_again += 1
+            self.killed()
+            return
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.wait()
+        try:
+            claim(results).close()
+            is_free = True
+        except InUseError:
+            is_free = False
+        second = self._start("same", results)
+        second.wait()
+        self.killed_drivers += 1
+        what = [
+            (is_free, "a lock is left"),
+            (second.code == 0, f"the next ends with {second.code}"),
+            (self._is_calm("same", results), "tables differ"),
+        ]
+        self._note(f"killed after {moment:.1f} s", what, first, second)
+
+    def _note(self, trial: str, what: list[tuple[bool, str]], *runs: Run) -> None:
+        wrong = "; ".join(fault for is_right, fault in what if not is_right)
+        print(f"{trial}: {wrong or 'right'}", flush=True)
+        if wrong:
+            self.faults.append(f"{trial}: {wrong}")
+            print(*(run.said[-3000:] for run in runs), sep="\n---\n", file=sys.stderr)
+
+    # --- runs
+
+    def _start(self, kind: str, results: Path) -> Run:
+        settings = {
+            "manifest": self.place / ("other.csv" if kind == "manifest" else "same.csv"),
+            "results": results,
+            "shard_size": 2,
+            "segment": "{threads: 1, device: cpu}",
+            "model": self.place / "another-model" if kind == "model" else "embedded-v2",
+            "ingest": "{min_slices: 7}" if kind == "setting" else "{min_slices: 8}",
+        }
+        how = ["--cores", "1"]
+        if self.on_slurm:
+            how = ["--profile", "slurm", "--seconds-between-status-checks", "2"]
+        words = [
+            sys.executable, "-m", "snakemake", str(results / "files.sha256"), *how, "--config",
+            *(f"{name}={value}" for name, value in settings.items()),
+        ]  # fmt: skip
+        checkout = self.place / "checkout" if kind == "checkout" else REPOSITORY
+        return Run(words, checkout, self.place / f"log-{time.monotonic_ns()}")
+
+    def _tables_of_calm_run(self, kind: str) -> list[str]:
+        kind = "same" if kind == "checkout" else kind
+        if kind not in self._calm:
+            results, start = self._new_folder(), time.monotonic()
+            run = self._start(kind, results)
+            run.wait()
+            if run.code != 0:
+                raise RuntimeError(run.said[-5000:])
+            self._seconds = self._seconds or time.monotonic() - start
+            self._calm[kind] = [sha256_of(results / name) for name in TABLES]
+        return self._calm[kind]
+
+    def _is_calm(self, kind: str, results: Path) -> bool:
+        tables = [results / name for name in TABLES]
+        there = all(path.exists() for path in tables)
+        return there and [sha256_of(path) for path in tables] == self._tables_of_calm_run(kind)
+
+    def _cancelled(self, run: Run) -> bool:
+        name = re.search(r"SLURM run ID: (\S+)", run.said)
+        if not self.on_slurm or name is None:
+            return False
+        words = ["squeue", "--states=all", "--noheader", "--format=%T", f"--name={name[1]}"]
+        return "CANCELLED" in subprocess.run(words, capture_output=True, text=True).stdout
+
+    def _since(self, results: Path) -> float:
+        """When the folder was held last."""
+        found = re.search(r"since (.+)\)", (results / LOCK).read_text())
+        return datetime.fromisoformat(found[1]).timestamp() if found else 0.0
+
+    def _new_folder(self) -> Path:
+        self._folders += 1
+        return self.place / f"results-{self._folders}"
+
+    def line(self) -> str:
+        where = "on Slurm" if self.on_slurm else "on one machine"
+        return (
+            f"{self.tried} second runs {where}, of a run of {self._seconds:.0f} s: exactly one "
+            f"worked each time but {sum('killed' not in fault for fault in self.faults)}, "
+            f"{self.first_worked} times the first; {self.killed_drivers} drivers killed, "
+            f"{sum('killed' in fault for fault in self.faults)} left a lock or another table; "
+            f"{self.drawn_again} drawn again"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
