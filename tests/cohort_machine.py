@@ -36,7 +36,7 @@ from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import holds_no_results
 from cohortvol.verify.quick import damaged_tables
 from cohortvol.verify.search import search
-from file_faults import Disk
+from file_faults import FAULTS, Disk, Fault
 from make_like import STAGES, Killed, MakeLike, Outcome
 from threshold_cohort import (
     NOT_SEGMENTED,
@@ -240,6 +240,14 @@ class CohortMachine(RuleBasedStateMachine):
         self._change(change)
         self._run(seed, Disk(bytes_left=bytes_left))
 
+    @rule(change=changes, seed=positions, stage=stages, at=calls, fault=st.sampled_from(FAULTS))
+    def run_on_a_failing_disk(
+        self, change: tuple[str, int, int], seed: int, stage: str, at: int, fault: Fault
+    ) -> None:
+        """A job ends as one that may be repeated, or the disk is asked again: no scan is blamed."""
+        self._change(change)
+        self._run(seed, Disk(at, stage, fault=fault), blameless=True)
+
     @rule(change=changes, seed=positions, stage=stages, at=calls)
     def run_twice_at_once(
         self, change: tuple[str, int, int], seed: int, stage: str, at: int
@@ -256,7 +264,13 @@ class CohortMachine(RuleBasedStateMachine):
         self._run(seed, Disk(at, stage, happens=second), harmless=True)
 
     def _run(
-        self, seed: int, disk: Disk | None = None, *, harmless: bool = False, **options: Any
+        self,
+        seed: int,
+        disk: Disk | None = None,
+        *,
+        harmless: bool = False,
+        blameless: bool = False,
+        **options: Any,
     ) -> None:
         self.source.write()
         self.source.model(self.settings)
@@ -275,7 +289,7 @@ class CohortMachine(RuleBasedStateMachine):
             manifest_alone = done is not None and set(done.failed) == {"manifest"}
             disturbed = disturbed or (manifest_alone and self._of_tomorrow())
             assert disturbed, f"failed with nothing in the way: {done}"
-            self.kills += 1
+            self.kills += not blameless
             self.settled = False
             self._check_what_is_left()
             return
@@ -299,6 +313,7 @@ class CohortMachine(RuleBasedStateMachine):
                     forced=forced,
                     order=random.Random(seed),  # noqa: S311
                     starts=disk.job_starts,
+                    at_work=disk.job_at_work,
                     **options,
                 )
         except Killed:

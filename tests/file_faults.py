@@ -1,4 +1,4 @@
-"""Kills, full disks and second drivers at any call that changes a file."""
+"""Kills, full and failing disks and second drivers at any call that changes a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,39 @@ from make_like import Killed
 
 CALLS = ("open", "fsync", "replace", "link", "unlink", "mkdir", "utime", "rename")
 """Functions of `os` through which files are made, changed and taken away."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a disk fails.
+
+    Attributes
+    ----------
+    number : int
+        Error that the call gives, such as ``errno.EIO``.
+    is_done : bool
+        The first call that fails was done all the same, as where a server answers too late.
+    extent : str
+        What else fails: ``once``, nothing; ``kind``, every later call of this function; ``all``,
+        every later call.
+    """
+
+    number: int
+    is_done: bool
+    extent: str
+
+    def __str__(self) -> str:
+        done = "after" if self.is_done else "before"
+        return f"{errno.errorcode[self.number]} {done} the call, {self.extent}"
+
+
+FAULTS = [
+    Fault(number, is_done, extent)
+    for number in (errno.EIO, errno.ENOSPC, errno.EROFS)
+    for is_done in (False, True)
+    for extent in ("once", "kind", "all")
+]
+"""Every way to fail."""
 
 
 class Disk:
@@ -29,6 +63,9 @@ class Disk:
         What; `kill` if not given.
     bytes_left : int, optional
         Space on the disk; each file that is written takes of it.
+    fault : Fault, optional
+        The call, the next one of a job, fails so, and others after it until that job ends; nothing
+        else happens.
     """
 
     def __init__(
@@ -37,8 +74,12 @@ class Disk:
         stage: str | None = None,
         happens: Callable[[], Any] | None = None,
         bytes_left: int | None = None,
+        fault: Fault | None = None,
     ) -> None:
         self.calls = 0
+        self.fault = fault
+        self.failing: set[str] = set()
+        self._is_at_work = False
         self.stage = stage
         self.at, self.happens = at, happens or self.kill
         self.bytes_left = bytes_left
@@ -49,6 +90,12 @@ class Disk:
         """Told of each job, see `stage`."""
         if rule == self.stage:
             self.stage = None
+
+    def job_at_work(self, is_at_work: bool) -> None:
+        """Told when the process of a job begins, and when it ends: by then the disk is back."""
+        self._is_at_work = is_at_work
+        if not is_at_work:
+            self.failing.clear()
 
     def kill(self) -> None:
         """From here on this process does nothing to a file any more."""
@@ -65,22 +112,40 @@ class Disk:
         """All calls of this process go through this disk."""
         with ExitStack() as patches:
             for name in CALLS:
-                patches.enter_context(mock.patch.object(os, name, self._counted(getattr(os, name))))
+                counted = self._counted(getattr(os, name), name)
+                patches.enter_context(mock.patch.object(os, name, counted))
             opened = mock.patch("cohortvol.files.open", self._open, create=True)
             patches.enter_context(opened)
             yield
 
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
             if self._dead:
                 raise Killed
             self.calls += self.stage is None
-            if self.calls >= self.at > 0 and not self.happened:
+            writes = not _only_reads(name, args)
+            fails = name in self.failing and (writes or self._fails_readers())
+            may_happen = self.fault is None or (
+                self._is_at_work and (writes or self._fails_readers())
+            )
+            if self.calls >= self.at > 0 and not self.happened and may_happen:
                 self.happened = True
-                self.happens()
+                if self.fault is None:
+                    self.happens()
+                else:
+                    fails = True
+                    self.failing |= _failing_after(name, self.fault.extent)
+                    if self.fault.is_done:
+                        _close(call(*args, **kwargs))
+            if fails and self.fault is not None:
+                raise OSError(self.fault.number, os.strerror(self.fault.number), *_path_of(args))
             return call(*args, **kwargs)
 
         return counted
+
+    def _fails_readers(self) -> bool:
+        """A disk that is full or read-only can be read."""
+        return self.fault is not None and self.fault.number == errno.EIO
 
     def _open(self, path: Any, mode: str = "r", **options: Any) -> Any:
         if mode != "xb":
@@ -102,3 +167,22 @@ class _Written(io.BufferedWriter):
                 self._disk.happened = True
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().write(content)
+
+
+def _only_reads(name: str, arguments: tuple[Any, ...]) -> bool:
+    return name == "open" and arguments[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) == 0
+
+
+def _failing_after(name: str, extent: str) -> set[str]:
+    """Functions that fail from a first fault on; what is read goes on."""
+    return {"once": set(), "kind": {name}, "all": {*CALLS}}[extent]
+
+
+def _close(handle: Any) -> None:
+    if isinstance(handle, int):
+        os.close(handle)
+
+
+def _path_of(arguments: tuple[Any, ...]) -> list[str]:
+    """The file, as the system names it in its errors."""
+    return [str(path) for path in arguments[:1] if not isinstance(path, int)]

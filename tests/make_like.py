@@ -26,6 +26,7 @@ from typing import Any
 import cohortvol
 from cohortvol.errors import CohortvolError
 from cohortvol.files import claim, sha256_of
+from cohortvol.machine import error_to_act_on
 from cohortvol.models import load_card, segmentation_key, verify
 from cohortvol.verify.clock import bring_to_present
 from cohortvol.verify.quick import remove_damaged, remove_unfinished
@@ -97,6 +98,7 @@ class MakeLike:
         order: random.Random | None = None,
         end_of_killed_job: Callable[[], bool] = lambda: False,
         starts: Callable[[str], None] = lambda rule: None,
+        at_work: Callable[[bool], None] = lambda is_at_work: None,
     ) -> Outcome:
         """``snakemake``, with ``--forcerun`` for some rules.
 
@@ -112,6 +114,8 @@ class MakeLike:
             Asked where a job was killed: whether this process lives on.
         starts : callable
             Told the rule of each job that starts.
+        at_work : callable
+            Told when the process of a job begins, and when it ends.
 
         Raises
         ------
@@ -119,7 +123,7 @@ class MakeLike:
             If another run is in the folder.
         """
         stages = Stages(source, settings, self.results)
-        run = _Run(self, stages, frozenset(forced), end_of_killed_job, starts)
+        run = _Run(self, stages, frozenset(forced), end_of_killed_job, starts, at_work)
         return run.go(order or random.Random(0))  # noqa: S311
 
 
@@ -131,9 +135,10 @@ class _Run:
         forced: frozenset[str],
         end_of_killed_job: Callable[[], bool],
         starts: Callable[[str], None],
+        at_work: Callable[[bool], None],
     ) -> None:
         self.kept, self.stages, self.forced = kept, stages, forced
-        self.end_of_killed_job, self.starts = end_of_killed_job, starts
+        self.end_of_killed_job, self.starts, self.at_work = end_of_killed_job, starts, at_work
         self.results = kept.results
         self.finished: set[str] = set()
         self.incomplete = set(kept.unfinished)
@@ -193,7 +198,7 @@ class _Run:
             backups = {path: path.read_bytes() for path in job.updated if path.exists()}
             self._remove(path for path in job.outputs if path not in job.updated)
             try:
-                with _child(self.end_of_killed_job):
+                with _child(self.end_of_killed_job, self.at_work):
                     job.run()
             except (CohortvolError, KilledJobError) as error:
                 outcome.failed[job.name] = str(error)
@@ -393,14 +398,21 @@ class Killed(BaseException):
 
 
 @contextmanager
-def _child(end: Callable[[], bool]) -> Iterator[None]:
+def _child(end: Callable[[], bool], at_work: Callable[[bool], None]) -> Iterator[None]:
     """The job's own process: its end is that of the run only where `end` says no."""
+    at_work(True)
     try:
         yield
+    except OSError as error:
+        if (told := error_to_act_on(error)) is None:
+            raise
+        raise told from error
     except Killed as error:
         if not end():
             raise
         raise KilledJobError("killed") from error
+    finally:
+        at_work(False)
 
 
 def _all_behind(job: Job, behind: dict[str, list[Job]]) -> list[Job]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ import pytest
 
 from cohortvol.errors import InUseError, OutputError
 from cohortvol.files import (
+    IN_USE,
     check_writable,
     claim,
     commit,
     commit_json,
+    lock,
+    refuse_planted_below,
     sha256_of,
     sweep,
     warn_if_world_readable,
@@ -131,3 +135,79 @@ def test_a_killed_run_leaves_the_folder_free(tmp_path):
     run.wait()
     run.stdout.close()
     claim(tmp_path).close()
+
+
+# --- what others may put into a folder that they can write to
+
+
+def a_link(path, target):
+    path.symlink_to(target)
+
+
+def a_link_to_nothing(path, target):
+    path.symlink_to(target.with_name("not there"))
+
+
+def a_pipe(path, target):
+    os.mkfifo(path)
+
+
+def a_folder(path, target):
+    path.mkdir()
+
+
+def a_socket(path, target):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+
+
+@pytest.mark.parametrize("plant", [a_link, a_link_to_nothing, a_pipe, a_folder, a_socket])
+def test_a_lock_is_taken_on_no_file_but_our_own(tmp_path, plant):
+    target = tmp_path / "precious"
+    target.write_text("of the victim")
+    results = tmp_path / "results"
+    results.mkdir()
+    plant(results / IN_USE, target)
+    with pytest.raises(OutputError, match=r"\.in-use: .*SEC_PLANTED"):
+        claim(results)
+    with pytest.raises(OutputError, match="SEC_PLANTED"):
+        lock(results / IN_USE, "held")
+    assert target.read_text() == "of the victim"
+    assert not (tmp_path / "not there").exists()
+
+
+def test_a_second_name_of_a_file_is_held_and_not_written_to(tmp_path):
+    """As hard links of somebody's file are, where the system lets others make them; or backups."""
+    target = tmp_path / "precious"
+    target.write_text("of the victim")
+    os.link(target, tmp_path / IN_USE)
+    with claim(tmp_path), pytest.raises(InUseError):
+        claim(tmp_path)
+    assert target.read_text() == "of the victim"
+
+
+OTHER, THIRD = 12345, 54321
+"""Accounts that need not exist."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other accounts")
+@pytest.mark.parametrize("place", ["segment", "segment/model", "segment/model/0000"])
+@pytest.mark.parametrize(
+    ("made_by", "folder_of", "is_refused"),
+    [(OTHER, 0, True), (OTHER, THIRD, True), (0, THIRD, False), (OTHER, OTHER, False)],
+)
+def test_a_folder_of_results_is_no_link_of_another_account(
+    tmp_path, place, made_by, folder_of, is_refused
+):
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = results / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    os.chown(link.parent, folder_of, -1)
+    os.lchown(link, made_by, -1)
+    if is_refused:
+        with pytest.raises(OutputError, match=rf"{link}: is a link to {elsewhere} .*SEC_PLANTED"):
+            refuse_planted_below(results)
+    else:
+        refuse_planted_below(results)

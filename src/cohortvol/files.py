@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -90,8 +91,9 @@ def commit(final: Path, write: Callable[[BinaryIO], Any], mode: int = 0o666) -> 
     OutputError
         If the folder refuses the file.
     TemporaryError
-        If the disk or the quota is full, or the storage fails five times; a file already at
-        `final` is untouched.
+        If the disk or the quota is full, or the storage fails five times. `final` is then the file
+        that was there or the whole new one: the name may have been given before its folder could
+        not be synced. Where the new one says what did not come about, the caller takes it back.
     """
     return _commit(final, write, mode, os.replace)
 
@@ -270,9 +272,11 @@ def lock(path: Path, refusal: str) -> IO[str]:
     ------
     InUseError
         If another process holds it.
+    OutputError
+        If it is no file of its own, such as a link that another account put there.
     """
     with explained(path):
-        stream = open(path, "a+", encoding="utf-8")
+        stream = _open_own(path)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -283,15 +287,11 @@ def lock(path: Path, refusal: str) -> IO[str]:
         if error.errno not in _NO_LOCKS:
             stream.close()
             raise
-    try:
-        with explained(path):
-            stream.truncate(0)
-            stream.write(f"{_this_process()}\n")
-            stream.flush()
+    if os.fstat(stream.fileno()).st_nlink == 1:  # a second name may be somebody's file
+        with suppress(OSError):  # as on a full disk: the name is for people, the lock holds anyway
+            os.truncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"{_this_process()}\n".encode())
             os.fsync(stream.fileno())  # so that other machines read it
-    except BaseException:
-        stream.close()
-        raise
     return stream
 
 
@@ -313,6 +313,61 @@ def _name_in(stream: IO[str]) -> str:
             return name
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return "another process"
+
+
+def _open_own(path: Path) -> IO[str]:
+    """Open a file of ours for reading and writing, made where it is missing; nothing else.
+
+    Who may write into the folder could have put a link to a file of somebody else there, or a
+    pipe at which we would wait for ever.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
+            raise _not_ours(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _not_ours(path)
+    return open(handle, "r+", encoding="utf-8")
+
+
+def _not_ours(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: is a link, or no plain file, and none that cohortvol made (SEC_PLANTED)\n"
+        "  See who put it there (`ls -l`), delete it, and run again."
+    )
+
+
+def refuse_planted(*places: Path) -> None:
+    """Raise where a place that results go to is a link that another account put there.
+
+    A link is theirs if neither this account made it, nor root, nor the owner of the folder in
+    which it lies. Links of one's own are followed: parts of the results may be on another disk.
+
+    Raises
+    ------
+    OutputError
+        ``SEC_PLANTED``, naming the link.
+    """
+    for place in places:
+        if not place.is_symlink():
+            continue
+        made_by = place.lstat().st_uid
+        if made_by not in (os.geteuid(), 0, place.absolute().parent.stat().st_uid):
+            raise OutputError(
+                f"{place}: is a link to {os.readlink(place)} that another account made "
+                f"(user {made_by}, SEC_PLANTED)\n"
+                "  Results would be written where it leads. Delete it, and run again."
+            )
+
+
+def refuse_planted_below(results: Path) -> None:
+    """`refuse_planted` for the folders of stages, models and shards of a results folder."""
+    for depth in range(1, 4):
+        refuse_planted(*results.glob("/".join(["*"] * depth)))
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit, commit_once, make_folder
+from cohortvol.files import commit, commit_once, make_folder, refuse_planted
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +212,7 @@ def keys_of_scans(results: Path) -> dict[str, str]:
 
 def make_private(folder: Path) -> None:
     """A folder that only its owner may look into."""
+    refuse_planted(folder)
     make_folder(folder.parent)
     if not folder.is_dir():
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -24,6 +24,7 @@ from typing import Any
 from cohortvol.errors import BUG, OK, CohortvolError
 from cohortvol.files import commit_json
 from cohortvol.installation import versions
+from cohortvol.machine import error_to_act_on
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +123,12 @@ def recorded(table: Path) -> Iterator[Job]:
     try:
         yield job
         exit_code = OK
-    except CohortvolError as error:
-        exit_code = error.exit_code
-        raise
     except KeyboardInterrupt:
         exit_code = INTERRUPTED
+        raise
+    except Exception as error:
+        if (told := error_to_act_on(error)) is not None:
+            exit_code = told.exit_code
         raise
     finally:
         job.write(exit_code)

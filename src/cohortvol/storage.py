@@ -113,17 +113,19 @@ def of_scan(path: Path, act: Callable[[], T]) -> T:
         raise ScanError("IO_READ_ERROR", detail) from error
 
 
-def at_fault(path: Path, error: OSError) -> TemporaryError:
+def at_fault(path: Path | None, error: OSError) -> TemporaryError:
     """The error that pauses a run because the storage fails."""
     return TemporaryError(
-        f"{path}: the storage is at fault ({error.strerror})\n"
+        f"{path or 'a file'}: the storage is at fault ({error.strerror})\n"
         "  Nothing finished was lost. Run again when it is back."
     )
 
 
 # --- refusals
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk, a quota or a limit that admits no more bytes."""
+
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
 
@@ -141,20 +143,29 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise TemporaryError(
-                f"{path}: no space left to write it (IO_NO_SPACE: {error.strerror})\n"
-                "  Nothing finished was lost. Free space or raise the quota, then run again."
-            ) from error
+        if error.errno in FULL:
+            raise no_space(path, error) from error
         if error.errno in _REFUSED:
-            raise OutputError(
-                f"{path}: cannot be written (IO_READ_ONLY: {error.strerror})\n"
-                "  Choose another output folder with `results:` in the config, or make this "
-                "one writable."
-            ) from error
+            raise refused(path, error) from error
         if is_fault(error):
             raise at_fault(path, error) from error
         raise
+
+
+def no_space(path: Path | None, error: OSError) -> TemporaryError:
+    """The error that pauses a run because nothing more can be written."""
+    return TemporaryError(
+        f"{path or 'a file'}: no space left to write it (IO_NO_SPACE: {error.strerror})\n"
+        "  Nothing finished was lost. Free space or raise the quota, then run again."
+    )
+
+
+def refused(path: Path | None, error: OSError) -> OutputError:
+    """The error that ends a run because its folder cannot be written."""
+    return OutputError(
+        f"{path or 'a file'}: cannot be written (IO_READ_ONLY: {error.strerror})\n"
+        "  Choose another output folder with `results:` in the config, or make this one writable."
+    )
 
 
 # --- names, folders and time
@@ -321,7 +332,7 @@ def self_test(folder: Path, *, with_hard_links: bool = False) -> None:
     TemporaryError
         If the disk is full or fails.
     """
-    of_the_folder = _FULL | FAULTS | {errno.EACCES, errno.EROFS}
+    of_the_folder = FULL | FAULTS | {errno.EACCES, errno.EROFS}
     with explained(folder), place_for_trials(folder) as place:
         for name in (*NEEDED, *(["hard link"] if with_hard_links else [])):
             try:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
 from cohortvol.files import commit
+from cohortvol.machine import raise_if_lacking
 from cohortvol.storage import of_ours
 
 ROW_GROUP = 122_880
@@ -414,6 +415,7 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
     except PermissionError as error:
         raise TableError(f"{path}: may be read by the account alone that wrote it") from error
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: bytes that are no text
+        raise_if_lacking(path, error)
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:

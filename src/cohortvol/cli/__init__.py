@@ -15,6 +15,9 @@ from cohortvol import __version__
 from cohortvol.cli import beside, stages
 from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
 from cohortvol.files import keep_from_others
+from cohortvol.machine import check_interpreter, error_to_act_on
+
+log = logging.getLogger(__name__)
 
 TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
@@ -77,13 +80,15 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; 0, or the exit code that says why not.
 
-    An error the user can act on is one short message. Anything else is our bug. On a terminal
+    An error the user can act on is one short message, one of the machine as well. Anything else is
+    our bug. On a terminal
     its traceback goes to a file that only the user can read; in a job's log it stands without
     the text of the error and without folders, which may name a person, unless -v asks for them.
     """
     command = next((word for word in arguments if not word.startswith("-")), "")
     name = f"cohortvol {command}".strip()
     try:
+        check_interpreter()
         app(arguments, prog_name="cohortvol")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else BUG
@@ -92,8 +97,13 @@ def run(arguments: list[str]) -> int:
         print(f"{name}: {_with_notes(error)}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        _report_bug(name, error)
-        return BUG
+        told = error_to_act_on(error)
+        if told is None:
+            _report_bug(name, error)
+            return BUG
+        log.debug("in full", exc_info=error)
+        print(f"{name}: {_with_notes(told)}", file=sys.stderr)
+        return told.exit_code
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,11 @@ def _rewritten(path: Path, table: pa.Table) -> None:
 def keeping_time(path: Path, change: Callable[[], Any]) -> None:
     """Change a file, if it is left, without changing its time."""
     times = os.stat(path)
-    change()
-    if path.exists():
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        change()
+    finally:  # one that failed may have given the new file its name
+        with suppress(FileNotFoundError):
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _without_lines(logs: Path, names: Collection[str]) -> int:

@@ -69,7 +69,7 @@ class Pipeline:
         self._attempts_left = attempts_left
         self._given_workers = workers
         self._threads = ExitStack()
-        self._second_try: set[str] = set()
+        self._second_try: dict[str, Claim] = {}  # with the claim of the first
         self._too_large: list[str] = []
         self._in_flight: dict[str, Claim] = {}
         self._watchdog = Watchdog(self._note_hang, self._least_seconds)
@@ -133,7 +133,9 @@ class Pipeline:
             starts = self._shard.starts(self._todo[0])
             if starts >= STARTS_BEFORE_GIVING_UP:
                 work = self._todo.popleft()
-                self._progress.finished(work.scan_id, self._shard.give_up(work))
+                with self._storage_errors():
+                    outcome = self._shard.give_up(work)
+                self._progress.finished(work.scan_id, outcome)
                 continue
             if self._ahead and (starts or self._alone):
                 break
@@ -150,7 +152,7 @@ class Pipeline:
 
     def _claim(self, work: Work) -> Claim:
         """In a reader's thread, so that no network waits for the disk to have the mark."""
-        with self._storage_errors():
+        with self._storage_errors(self._second_try.get(work.scan_id)):
             claim = self._shard.claim(work)
         self._in_flight[work.scan_id] = claim
         self._watchdog.moved()
@@ -181,7 +183,7 @@ class Pipeline:
         work = claim.work
         outcome = _outcome_of(error, work.scan_id, seconds)
         if outcome.reason in OUT_OF_MEMORY and work.scan_id not in self._second_try:
-            self._second_try.add(work.scan_id)
+            self._second_try[work.scan_id] = claim
             self._todo.append(work)
         elif outcome.reason in OUT_OF_MEMORY and self._attempts_left:
             self._give_back(claim)
@@ -256,10 +258,14 @@ class Pipeline:
             if not claimed.cancel():
                 with suppress(TemporaryError):  # it could not be claimed
                     self._give_back(claimed.result())
+        for work in self._todo:
+            if work.scan_id in self._second_try:
+                self._give_back(self._second_try[work.scan_id])
 
     def _give_back(self, claim: Claim) -> None:
+        """Take a start back; with a second try of this process, the first as well."""
         self._in_flight.pop(claim.work.scan_id, None)
-        self._shard.give_back(claim)
+        self._shard.give_back(self._second_try.get(claim.work.scan_id, claim))
 
     def _least_seconds(self) -> float:
         loaded = "_segmenter" in self.__dict__

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__
+from cohortvol.errors import CohortvolError
 from cohortvol.files import commit_json, digest_of, read_object, remove, sweep
 from cohortvol.storage import of_ours
 
@@ -46,12 +47,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Claim:
-    """One start of one scan."""
+    """One start of one scan, and the mark of an earlier one that came to no end."""
 
     work: Work
     starts: int
     attempts: int
     started_utc: str
+    earlier: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,31 +115,53 @@ class ShardFolder:
 
     def starts(self, work: Work) -> int:
         """Starts of this work that came to no end: a crash, or a kill from outside."""
-        mark = read_object(self._mark(work.scan_id))
-        return int(mark["starts"]) if mark is not None and _matches(mark, work) else 0
+        mark = self._earlier(work)
+        return int(mark["starts"]) if mark is not None else 0
 
     def claim(self, work: Work) -> Claim:
-        """Mark a scan as started. An older receipt of it no longer stands and goes away."""
-        starts = self.starts(work) + 1
-        before = self._mark(work.scan_id) if starts > 1 else self._receipt(work.scan_id)
-        earlier = read_object(before)
+        """Mark a scan as started. An older receipt of it no longer stands and goes away.
+
+        Where the storage fails no start counts, even if the mark has its name by then.
+
+        Raises
+        ------
+        OutputError, TemporaryError
+            If it cannot be marked.
+        """
+        mark = self._earlier(work)
+        earlier = mark if mark is not None else self.receipt(work.scan_id)
         attempts = 1
         if earlier is not None and _matches(earlier, work):
             attempts += int(earlier.get("attempts", 0))
-        claim = Claim(work, starts, attempts, datetime.now(UTC).isoformat(timespec="milliseconds"))
-        commit_json(
-            self._mark(work.scan_id),
-            {
-                "attempts": attempts,
-                "image_sha256": work.image_sha256,
-                "segmentation_key": work.segmentation_key,
-                "started_utc": claim.started_utc,
-                "starts": starts,
-            },
+        claim = Claim(
+            work,
+            starts=1 if mark is None else int(mark["starts"]) + 1,
+            attempts=attempts,
+            started_utc=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            earlier=mark,
         )
-        # For good: an older receipt must not outlive the label map that it speaks of.
-        remove(self._receipt(work.scan_id))
+        try:
+            commit_json(
+                self._mark(work.scan_id),
+                {
+                    "attempts": attempts,
+                    "image_sha256": work.image_sha256,
+                    "segmentation_key": work.segmentation_key,
+                    "started_utc": claim.started_utc,
+                    "starts": claim.starts,
+                },
+            )
+            # For good: an older receipt must not outlive the label map that it speaks of.
+            remove(self._receipt(work.scan_id))
+        except Exception:
+            self.give_back(claim)
+            raise
         return claim
+
+    def _earlier(self, work: Work) -> dict[str, Any] | None:
+        """The mark of this work, if there is one."""
+        mark = read_object(self._mark(work.scan_id))
+        return mark if mark is not None and _matches(mark, work) else None
 
     def give_up(self, work: Work) -> Outcome:
         """End a scan that was started too often without an end."""
@@ -155,9 +179,19 @@ class ShardFolder:
         commit_json(self._mark(claim.work.scan_id), {**mark, "hung": True})
 
     def give_back(self, claim: Claim) -> None:
-        """Forget a start that ended through no fault of the scan; it counts if that fails too."""
+        """Take back a start that ended through no fault of the scan; those before it still count.
+
+        They are forgotten where their mark cannot be written, as on a full disk: better tried
+        once more than blamed. Where not even a file can be removed, this start counts.
+        """
+        mark = self._mark(claim.work.scan_id)
+        if claim.earlier is not None:
+            with suppress(CohortvolError, OSError):
+                if read_object(mark) != claim.earlier:
+                    commit_json(mark, claim.earlier)
+                return
         with suppress(OSError):
-            self._mark(claim.work.scan_id).unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """Write the receipt, which is the commit point, and take the start mark away."""

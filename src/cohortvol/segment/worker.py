@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cohortvol.errors import InUseError, TemporaryError
-from cohortvol.files import IN_USE, commit_text, lock, make_folder
+from cohortvol.files import IN_USE, commit_text, lock, make_folder, refuse_planted
 from cohortvol.installation import loading
 from cohortvol.kept import Kept
 from cohortvol.models import (
@@ -110,6 +110,7 @@ def run_shard(
     card = restrict(load_card(Path(model)), roi)
     works = _works(Path(ingest), card, profile, kept)
     verify(card)
+    refuse_planted(folder, *folder.absolute().parents[:2])  # the model's, that of segment
     shard = ShardFolder(make_folder(folder))
     _write_label_names(folder / LABEL_NAMES, card)
 

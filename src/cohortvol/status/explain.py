@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, TableError, did_you_mean
 from cohortvol.keys import keys_of_scans
+from cohortvol.machine import raise_if_lacking
 from cohortvol.status.reading import choose_model, read_manifest
 
 Row = dict[str, Any]
@@ -133,7 +134,8 @@ def _rows(path: Path, scan_id: str) -> list[Row]:
         return []
     except PermissionError as error:
         raise TableError(f"{path}: may be read by the account alone that wrote it") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
+        raise_if_lacking(path, error)
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
     return [dict(row) for row in table.to_pylist()]
 

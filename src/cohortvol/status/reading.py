@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cohortvol import resources
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+from cohortvol.machine import raise_if_lacking
 
 Counts = Counter[tuple[str | None, str | None]]
 """Number of scans by state and reason code."""
@@ -99,7 +100,8 @@ def _stored(path: Path) -> Iterator[pq.ParquetFile | None]:
         yield None
     except PermissionError as error:
         raise TableError(f"{path}: may be read by the account alone that wrote it") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
+        raise_if_lacking(path, error)
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cohortvol.machine import lacking
 from cohortvol.storage import FAULTS
 from cohortvol.verify.places import remake_of
 
@@ -117,8 +118,10 @@ def _holds_its_checksums(path: str) -> bool:
 
 
 def _is_of_the_storage(error: Exception) -> bool:
-    """Whether a table may be sound although it could not be read: gone, another's, disk at fault.
+    """Whether a table may be sound although it could not be read: gone, another's, disk at fault,
+    or the machine is short of memory, threads or open files.
 
     The job that reads it is to complain; a table that nobody may read now is not deleted.
     """
-    return isinstance(error, OSError) and error.errno in _NOT_OF_THE_TABLE
+    of_its_storage = isinstance(error, OSError) and error.errno in _NOT_OF_THE_TABLE
+    return of_its_storage or lacking(error) is not None
