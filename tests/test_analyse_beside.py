@@ -114,7 +114,7 @@ def test_a_wrong_row_of_literature_is_named(tmp_path, change, message):
 
 
 def test_a_table_of_literature_that_lacks_a_column_or_is_not_there_is_refused(tmp_path):
-    with pytest.raises(TableError, match="no such table"):
+    with pytest.raises(TableError, match="no such file"):
         references(tmp_path / "none.csv")
     (tmp_path / "l.csv").write_text("structure,sex\nliver,F\n")
     with pytest.raises(TableError, match="column missing: modality, evidence, source"):

@@ -178,7 +178,7 @@ def test_a_quarantined_row_may_share_its_id_with_a_scan_that_is_done(tmp_path):
 
 
 def test_a_missing_table_and_a_misspelt_setting_are_named(tmp_path):
-    with pytest.raises(TableError, match=r"nowhere\.csv: no such table"):
+    with pytest.raises(TableError, match=r"nowhere\.csv: no such file"):
         analyse.run(tmp_path / "nowhere.csv", tmp_path / "scans.csv", tmp_path)
     with pytest.raises(ConfigError, match="'exclude_cuts'; did you mean 'exclude_cut'"):
         analyse.run(tmp_path, tmp_path, tmp_path, exclude_cuts=True)

@@ -41,6 +41,7 @@ FOUNDATION = {
     "weights",
     "text_table",
     "withdrawals",
+    "removals",
     "resources",
     "style",
     "pages",

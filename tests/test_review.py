@@ -167,7 +167,7 @@ def test_a_row_that_cannot_be_used_is_named_with_what_is_allowed(results, line, 
 def test_a_missing_column_and_a_missing_table_are_named(results, tmp_path):
     with pytest.raises(TableError, match="no column 'decision'; did you mean 'decisions'"):
         decided(results, head="scan_id,decisions,reviewer,date")
-    with pytest.raises(TableError, match="no such table of decisions"):
+    with pytest.raises(TableError, match=r"no such file\n  Make a table of decisions"):
         assemble.run(results.folder, MODEL, tmp_path / "nowhere.csv")
 
 

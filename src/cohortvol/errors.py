@@ -36,7 +36,13 @@ class ManifestError(CohortvolError):
 
 
 class TableError(CohortvolError):
-    """A table on disk does not have the schema its name promises."""
+    """A table does not have the form or the schema its name promises."""
+
+
+class WithdrawalError(CohortvolError):
+    """A list of people who withdrew names nobody who was ever known: nothing would be removed."""
+
+    exit_code = FINISHED_WITH_PROBLEMS
 
 
 class GeometryError(CohortvolError):

@@ -140,6 +140,20 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
         make_private(results / PRIVATE)
         commit_once(path, secrets.token_bytes(SALT_BYTES))
         log.info("%s: a new salt; without it no id gets the same key again, so keep a copy", path)
+    salt = read_salt(path, results)
+    if path.stat().st_mode & 0o077:
+        log.warning("%s: others may read the salt; chmod 600 it", path)
+    return Keys(results, salt)
+
+
+def read_salt(path: Path, results: Path) -> bytes:
+    """The salt in a file, which must be the one that the keys of a results folder were made with.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is no salt, or another one.
+    """
     try:
         salt = path.read_bytes()
     except OSError as error:
@@ -150,16 +164,14 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
             "  If no results were made with it, delete it: cohortvol makes one of "
             f"{SALT_BYTES} random bytes."
         )
-    for key, text in known.items():
+    for key, text in read_map(results).items():
         if key_of(salt, key[0], text) != key:
             raise ConfigError(
                 f"{path}: not the salt that {results} was made with\n"
                 "  Name that one with `salt_file`, or choose a new results folder."
             )
         break
-    if path.stat().st_mode & 0o077:
-        log.warning("%s: others may read the salt; chmod 600 it", path)
-    return Keys(results, salt)
+    return salt
 
 
 def map_bytes(ids: Mapping[str, str]) -> bytes:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
+from cohortvol.text_table import read_text_table
 
 STRUCTURES = Path(__file__).with_name("structures.tsv")
 PLAUSIBLE = Path(__file__).with_name("plausible_ml.tsv")
@@ -96,27 +97,28 @@ def plausible_ml_with(own: Path) -> dict[str, tuple[float, float]]:
     Parameters
     ----------
     own : Path
-        TSV with the columns ``structure, min_ml, max_ml, source``; others are free. A structure
-        may be one that only the user's model knows. Empty bounds take our range away.
+        CSV, TSV or Parquet with the columns ``structure, min_ml, max_ml, source``; others are
+        free. A structure may be one that only the user's model knows. Empty bounds take our range
+        away.
 
     Raises
     ------
     ConfigError
         Naming every line that cannot be used.
+    TableError
+        If the table cannot be read with certainty.
     """
-    try:
-        rows = _rows(own)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{own}: cannot be read ({error})") from error
+    table = read_text_table(own, "It is named by the setting measure.plausible_ml.")
+    rows = table.rows
     needed = ("structure", "min_ml", "max_ml", "source")
-    missing = [name for name in needed if rows and name not in rows[0]]
+    missing = [name for name in needed if rows and name not in table.columns]
     if missing or not rows:
         raise ConfigError(
             f"{own}: {'no rows' if not rows else 'columns missing: ' + ', '.join(missing)}\n"
-            f"  A table of plausible volumes is separated by tabs and has {', '.join(needed)}."
+            f"  A table of plausible volumes has {', '.join(needed)}."
         )
     ranges, wrong = dict(plausible_ml()), []
-    for line, row in enumerate(rows, start=2):
+    for line, row in zip(table.lines, rows, strict=True):
         name, bounds = row["structure"] or "", (row["min_ml"], row["max_ml"])
         try:
             if not name or not row["source"]:

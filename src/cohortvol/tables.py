@@ -299,6 +299,10 @@ SCHEMAS: dict[str, dict[str, Column]] = {
 """Every table of a results folder, by its place there. docs/tables.md lists the same."""
 
 
+DECISION_COLUMNS = ("scan_id", "structure", "decision", "reviewer", "date", "note")
+"""Columns of a table of decisions, which a person fills in."""
+
+
 def to_arrow(frame: pd.DataFrame, columns: dict[str, Column]) -> pa.Table:
     """A data frame as an Arrow table of exactly these columns, in their order.
 

@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 import cohortvol
 from cohortvol.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
-from cohortvol.errors import CohortvolError, ConfigError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, CohortvolError, ConfigError
 from cohortvol.files import (
     check_writable,
     claim,
@@ -248,6 +248,7 @@ onstart:
 onsuccess:
     forget(RESULTS)
     tell_end()
+    tell_unknown(exits=True)
 
 
 onerror:
@@ -261,6 +262,18 @@ def tell_end():
     sys.stderr.write(closing_words(RESULTS, MODEL.id, STARTED))
 
 
+# Ids of the list of withdrawals that were never known here, in the process that starts the jobs.
+UNKNOWN = []
+
+
+def tell_unknown(exits=False):
+    """Say whom of the list of withdrawals nobody knows; at the end of the run, with exit code 3."""
+    for unknown in UNKNOWN:
+        print(f"cohortvol: {unknown.text()}", file=sys.stderr)
+    if exits and UNKNOWN:
+        sys.exit(FINISHED_WITH_PROBLEMS)
+
+
 def check_storage():
     """Refuse a file system on which a run that is interrupted could leave half a file."""
     from cohortvol.storage import self_test
@@ -271,11 +284,13 @@ def check_storage():
 def check_manifest():
     """Read the manifest once, so that its bad rows are a short message and not a failed job.
 
-    So are decoders that are missing where something in it may be DICOM.
+    So are ids of the list of withdrawals that were never known here, and decoders that are missing
+    where something in the manifest may be DICOM.
     """
     from cohortvol.manifest import check, from_config
 
-    rows = check(MANIFEST, RESULTS, **from_config(config))
+    rows = check(MANIFEST, RESULTS, **from_config(config), tell=UNKNOWN.append)
+    tell_unknown()
     images = rows["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
         from cohortvol.ingest import check_decoders

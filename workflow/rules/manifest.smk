@@ -41,5 +41,6 @@ checkpoint manifest:
             {params.ids} \
             {params.salt:q} \
             {params.withdrawals:q} \
+            --as-job \
             2>{log:q}
         """

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cohortvol.analyse.cohort import SEXES
 from cohortvol.errors import TableError
 from cohortvol.tables import COHORT_VOLUMES, SCANS, Column, read_table
+from cohortvol.text_table import PARQUET, read_frame
 
 VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")
 VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc", "qc_auto")
@@ -98,14 +99,8 @@ def _read(
     if _is_parquet(path):
         frame = read_table(path, wanted, of_any_type=True)
     else:
-        frame = pd.read_csv(
-            path,
-            sep=_separator(path),
-            usecols=list(wanted),
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        )[list(wanted)]
+        frame = read_frame(path, usecols=list(wanted), dtype=str, keep_default_na=False)
+        frame = frame[list(wanted)]
     for name, column in wanted.items():
         if column.type == pa.string():
             frame[name] = _texts(frame[name])
@@ -117,23 +112,18 @@ def _read(
 
 
 def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() in {".parquet", ".pq"}
-
-
-def _separator(path: Path) -> str:
-    return "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+    return path.suffix.lower() in PARQUET
 
 
 def _header(path: Path) -> list[str]:
     try:
         if _is_parquet(path):
             return [str(name) for name in pq.read_schema(path).names]
-        first = pd.read_csv(path, sep=_separator(path), nrows=0, encoding="utf-8-sig")
-        return [str(name) for name in first.columns]
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table") from error
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise TableError(f"{path}: cannot be read as a table ({error})") from error
+    return [str(name) for name in read_frame(path, nrows=0).columns]
 
 
 def _texts(values: pd.Series) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cohortvol.analyse.regression import contrast, fit
 from cohortvol.analyse.settings import Settings
 from cohortvol.analyse.slopes import joined_notes
 from cohortvol.errors import EstimateError, TableError
+from cohortvol.text_table import read_text_table
 
 SIGN, OVERLAP, CONFLICT, NONE = (
     "sign agrees",
@@ -47,27 +49,25 @@ SEX_HERE = {"both": "all", "F": "F", "M": "M"}
 
 
 def references(further: Path | None = None) -> pd.DataFrame:
-    """The published values that come with cohortvol, and those of a CSV of the user's.
+    """The published values that come with cohortvol, and those of a table of the user's.
 
     Raises
     ------
     TableError
-        If the CSV is missing, lacks a needed column, or holds a value that is not allowed.
+        If the table cannot be read with certainty, lacks a needed column, or holds a value that is
+        not allowed.
     """
     with (resources.files("cohortvol.analyse") / "reference_volumes.csv").open() as stream:
         own = _checked(pd.read_csv(stream, dtype=str, keep_default_na=False), "reference_volumes")
     if further is None:
         return own
-    try:
-        frame = pd.read_csv(further, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise TableError(f"{further}: no such table (setting literature)") from error
-    except (OSError, ValueError) as error:
-        raise TableError(f"{further}: cannot be read as a table ({error})") from error
-    return pd.concat([own, _checked(frame, str(further))], ignore_index=True)
+    table = read_text_table(further, "It is named by the setting analyse.literature.")
+    frame = pd.DataFrame(table.rows, columns=table.columns, dtype=object)
+    return pd.concat([own, _checked(frame, str(further), table.lines)], ignore_index=True)
 
 
-def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None) -> pd.DataFrame:
+    line_of = range(2, len(frame) + 2) if lines is None else lines
     missing = [column for column in NEEDED if column not in frame]
     if missing:
         raise TableError(
@@ -82,7 +82,7 @@ def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             wrong = texts[texts == ""]
         if len(wrong):
             raise TableError(
-                f"{name}: column {column}, line {wrong.index[0] + 2}: {wrong.iloc[0]!r}\n"
+                f"{name}: column {column}, line {line_of[wrong.index[0]]}: {wrong.iloc[0]!r}\n"
                 f"  Allowed is {', '.join(allowed) if allowed else 'any text, and not nothing'}."
             )
         out[column] = texts.astype(object).where(texts != "", None)
@@ -91,7 +91,7 @@ def _checked(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         numbers = pd.to_numeric(texts, errors="coerce")
         wrong = texts[(numbers.isna() | np.isinf(numbers)) & (texts != "")]
         if len(wrong):
-            line = f"line {wrong.index[0] + 2}"
+            line = f"line {line_of[wrong.index[0]]}"
             raise TableError(f"{name}: column {column}, {line}: {wrong.iloc[0]!r} is no number")
         out[column] = numbers
     return out

@@ -12,10 +12,9 @@ import pandas as pd
 
 from cohortvol import structures as anatomy
 from cohortvol.errors import TableError, did_you_mean
-from cohortvol.tables import as_written
+from cohortvol.tables import DECISION_COLUMNS, as_written
 from cohortvol.text_table import read_text_table
 
-COLUMNS = ("scan_id", "structure", "decision", "reviewer", "date", "note")
 NEEDED = ("scan_id", "decision", "reviewer", "date")
 WHOLE_SCAN = "*"
 ACCEPT, EXCLUDE = "accept", "exclude"
@@ -47,19 +46,18 @@ def read_decisions(path: Path) -> pd.DataFrame:
     TableError
         Listing every row that cannot be used, and every pair of rows of one date that disagree.
     """
-    if not path.is_file():
-        raise TableError(
-            f"{path}: no such table of decisions\n"
-            "  Make one to fill in with `cohortvol review --todo --results R --out todo.csv`."
-        )
-    table = read_text_table(path)
+    table = read_text_table(
+        path,
+        "Make a table of decisions to fill in with `cohortvol review --todo --results R --out "
+        "todo.csv`.",
+    )
     lacking = [name for name in NEEDED if name not in table.columns]
     if lacking:
         hints = [f"  no column {name!r}{did_you_mean(name, table.columns)}" for name in lacking]
         raise TableError("\n".join([f"{path}: columns missing", *hints]))
     rows, wrong = [], []
     for line, raw in zip(table.lines, table.rows, strict=True):
-        row = {name: as_written(raw.get(name, "")).strip() for name in COLUMNS}
+        row = {name: as_written(raw.get(name, "")).strip() for name in DECISION_COLUMNS}
         if not row["decision"]:
             continue
         wrong += [f"  line {line}: {problem}" for problem in _problems(row)]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.assemble.decisions import COLUMNS, MEASURED, QC, WHOLE_SCAN, are_sums
+from cohortvol.assemble.decisions import MEASURED, QC, WHOLE_SCAN, are_sums
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK
+from cohortvol.tables import DECISION_COLUMNS
 
 CONTEXT = ("why", "qc_auto", "qc_flags", "volume_ml")
 """Columns of a list to fill in that are there to read only."""
@@ -97,7 +98,7 @@ def to_look_at(scans: pd.DataFrame, volumes: pd.DataFrame, sample: int, seed: in
     rows = pd.concat([whole, doubtful], ignore_index=True)
     rows = rows.assign(decision=None, reviewer=None, date=None, note=None)
     return rows.sort_values("scan_id", kind="stable", ignore_index=True).reindex(
-        columns=[*COLUMNS, *CONTEXT]
+        columns=[*DECISION_COLUMNS, *CONTEXT]
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cohortvol.cli.options import Device, InferenceProfile, Results, Scans, Threads, Volumes
-from cohortvol.errors import ConfigError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 PANEL = "The flow, in order"
 
@@ -86,10 +86,23 @@ def manifest(
             "rows and everything made of their scans is removed."
         ),
     ] = None,
+    as_job: Annotated[
+        bool,
+        typer.Option(
+            "--as-job",
+            help="As the workflow runs it, which says itself whom of the list nobody knows: name "
+            "lines of the list and no ids, and end with 0 where some are known.",
+        ),
+    ] = False,
 ) -> None:
     r"""Check the scans of a table or BIDS dataset, and put each into a shard for good.
 
-    Every unusable row is named with its line, its column and what is allowed there.
+    Every unusable row is named with its line, its column and what is allowed there. Of a list of
+    people who withdrew, ids that were never known here are named, each with what it is nearly.
+
+    Ends with 0; with 3 where the list holds ids that were never known here, after the others were
+    removed, or before anything is written if nobody in it was; with 64 where a table cannot be
+    used.
 
     Example:
     [dim]cohortvol manifest --manifest scans.csv --results results/mine
@@ -102,6 +115,7 @@ def manifest(
 
     choice = config.check({"bids": _from_json("--bids", bids)}, source="--bids")["bids"]
 
+    unknown: list[Any] = []
     run(
         manifest,
         results,
@@ -113,7 +127,13 @@ def manifest(
         hash_ids=hash_ids,
         salt_file=salt_file,
         withdrawals=withdrawals,
+        named=not as_job,
+        tell=unknown.append,
     )
+    for one in unknown:
+        typer.echo(one.text(named=not as_job), err=True)
+    if unknown and not as_job:
+        raise typer.Exit(FINISHED_WITH_PROBLEMS)
 
 
 def _kept(table: Path | None, measuring: str) -> Any:

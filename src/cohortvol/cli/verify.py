@@ -26,7 +26,7 @@ def verify(
         Path | None,
         typer.Option(
             help="List of withdrawn subjects (a table with subject_id or scan_id, or an id per "
-            "line): look for these ids in every byte, and for nothing else."
+            "line): look for these people in every byte, and for nothing else."
         ),
     ] = None,
     salt_file: Annotated[
@@ -42,10 +42,13 @@ def verify(
     are deleted that the next `snakemake` must make again: a table alone, or a label map with its
     receipt, so that only that scan is segmented again.
 
-    With --withdrawn it is the proof that people who withdrew are gone: their ids, and with
-    hash_ids their keys, are looked for in names, in bytes, in what is packed and in every column.
+    With --withdrawn it is the proof that people who withdrew are gone: their ids and keys, those of
+    their scans, and paths, names and digests of their images are looked for in names, in bytes, in
+    archives, pictures and every column, here and in the .snakemake of the folder you stand in.
 
-    Ends with 0 when all is well, 3 when there are problems, repaired or not, or an id is found.
+    Ends with 0 when all is well; 3 when there are problems, repaired or not; with --withdrawn when
+    something is found, a file cannot be looked into, or an id of the list was never known here, so
+    that nothing is proven for it; 64 when the list cannot be read with certainty.
 
     Example:
     [dim]cohortvol verify --results results/mine --deep
@@ -60,7 +63,7 @@ def verify(
             raise ConfigError("--withdrawn looks for ids alone: leave out --deep and --repair")
         from cohortvol.verify.search import search
 
-        hits = search(results, withdrawn, salt_file)
+        hits = search(results, withdrawn, salt_file, beside=[Path(".snakemake")])
         show(hits, None if as_json else render_search(hits))
         raise typer.Exit(hits["exit_code"])
     found = folder.verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ import numpy as np
 
 from cohortvol import catalogue, structures
 from cohortvol.errors import ConfigError, ScanError, did_you_mean
+from cohortvol.text_table import read_text_table
 
 CHAOS_MR = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
 
@@ -91,11 +91,9 @@ def vocabulary(name: str) -> dict[str, int]:
 
 
 def _from_file(path: Path) -> dict[str, int]:
+    rows = read_text_table(path).rows if path.suffix != ".json" else []
     try:
         if path.suffix != ".json":
-            with open(path, encoding="utf-8-sig", newline="") as stream:
-                delimiter = "\t" if path.suffix == ".tsv" else ","
-                rows = list(csv.DictReader(stream, delimiter=delimiter))
             return _by_structure({int(row["label"]): row["structure"] for row in rows}, str(path))
         found = json.loads(path.read_text(encoding="utf-8"))
         labels = found["labels"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,20 @@ import pyarrow.compute as pc
 
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_text, warn_if_world_readable
-from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys
+from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.manifest.bids import read_bids
 from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.folder import from_folder, write_from_folder
-from cohortvol.manifest.removal import Withdrawn, forget_keys, keeping_time, remove_scans, theirs
+from cohortvol.manifest.removal import (
+    Withdrawn,
+    forget_keys,
+    keeping_time,
+    remove_scans,
+    theirs,
+)
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts
+from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import (
     MANIFEST,
     SHARD,
@@ -31,7 +38,7 @@ from cohortvol.tables import (
     write_arrow,
     write_table,
 )
-from cohortvol.withdrawals import read_withdrawals
+from cohortvol.withdrawals import Unknown, read_withdrawals, refuse_if_all
 
 __all__ = [
     "Choice",
@@ -50,6 +57,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
+def _warn(unknown: Unknown) -> None:
+    log.warning("%s", unknown.text(named=False))
+
+
 def run(
     manifest: Path,
     results: Path,
@@ -62,6 +73,8 @@ def run(
     hash_ids: bool = False,
     salt_file: Path | None = None,
     withdrawals: Path | None = None,
+    named: bool = False,
+    tell: Callable[[Unknown], None] = _warn,
 ) -> pd.DataFrame:
     """Read the user's table or BIDS dataset, and write everything below ``<results>/manifest``.
 
@@ -80,7 +93,7 @@ def run(
         Scans per shard, for scans that have none yet.
     bad_rows, sex_codes, age_range_years, choice
         As in `read_manifest`.
-    hash_ids, salt_file, withdrawals
+    hash_ids, salt_file, withdrawals, named, tell
         As in `check`.
 
     Returns
@@ -92,11 +105,12 @@ def run(
     ------
     ManifestError
         If the table, or with ``bad_rows="refuse"`` a row of it, cannot be used.
-    ConfigError
+    ConfigError, WithdrawalError
         See `check`.
     """
     withdrawn = who_withdrew(withdrawals, manifest)
     keys = _keys_for(results, salt_file, hash_ids=hash_ids)
+    removals = _removals(results)
     scans = _read(
         manifest,
         keys,
@@ -108,7 +122,9 @@ def run(
     )
     folder = results / "manifest"
     previous = _previous_shards(folder)
-    leaving = theirs(withdrawn, keys, previous, _previous_scans(folder))
+    before = _previous_scans(folder)
+    leaving = theirs(withdrawn, keys, results, previous, before)
+    _tell_unknown(withdrawn, removals, keys, results, (before, previous), named=named, tell=tell)
     usable = scans[scans["state"].isna()]
     shards = assign_shards(usable["scan_id"].tolist(), previous, shard_size)
     usable = usable.assign(
@@ -120,18 +136,24 @@ def run(
     shards["subject_id"] = here.where(here.notna(), shards["subject_id"].astype(object))
 
     # The assignment goes first: a run killed after it has moved no scan. What is withdrawn leaves
-    # it last: a run killed before that knows what there still is to remove.
+    # it last: a run killed before that knows what there still is to remove. What stood for it is
+    # written down before it goes.
+    for name, names in leaving.names_of.items():
+        removals.remember(name, names)
+    removals.save(results)
     write_table(folder / "shards.parquet", shards, SHARDS)
     sizes = _write_shard_tables(folder / "shards", usable, leaving.scans)
-    removed = remove_scans(results, leaving.shard_of, leaving.names)
-    if keys is not None and withdrawn.ids:
+    stay = {name for image in scans["image"].dropna() for name in names_of_image(image)}
+    inputs = {path.resolve() for path in (manifest, withdrawals) if path is not None}
+    removed = remove_scans(results, leaving.shard_of, leaving.names - stay, inputs)
+    if keys is not None and withdrawn.lines:
         forget_keys(results, leaving.keys - set(scans["session_id"].dropna()))
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
     if leaving.shard_of:
-        stay = ~shards["scan_id"].isin(leaving.shard_of)
-        write_table(folder / "shards.parquet", shards[stay], SHARDS)
+        left = ~shards["scan_id"].isin(leaving.shard_of)
+        write_table(folder / "shards.parquet", shards[left], SHARDS)
     warn_if_world_readable(results)
     closed = scans["state"].value_counts()
     log.info(
@@ -143,10 +165,41 @@ def run(
     )
     if withdrawals is not None:
         print(
-            f"Withdrawals: {len(withdrawn.ids)} in the list, {len(withdrawn.found)} of them known "
-            f"here; {len(leaving.shard_of)} scans and {removed} files removed or rewritten"
+            f"Withdrawals: {len(withdrawn.lines)} in the list, {len(withdrawn.found)} of them "
+            f"known here; {len(leaving.shard_of)} scans and {removed} files removed or rewritten"
         )
     return scans
+
+
+def _removals(results: Path) -> Removals:
+    """The record of removals; a new one in place of one that is damaged."""
+    try:
+        return Removals.read(results)
+    except TableError as error:
+        log.warning("%s; a new one is begun, and ids in a list may be unknown that were not", error)
+        return Removals()
+
+
+def _tell_unknown(
+    withdrawn: Withdrawn,
+    removals: Removals,
+    keys: Keys | None,
+    results: Path,
+    tables: Sequence[pd.DataFrame],
+    *,
+    named: bool,
+    tell: Callable[[Unknown], None],
+) -> None:
+    """Stop at a list of which nobody is known; tell who is not, where some are."""
+    if keys is None:
+        columns = [table[name] for table in tables for name in ("scan_id", "subject_id")]
+        known = {name for column in columns for name in column.dropna()}
+    else:
+        known = set(read_map(results).values())
+    unknown = withdrawn.unknown(removals, known, show=keys is None)
+    refuse_if_all(unknown, named=named)
+    if unknown is not None:
+        tell(unknown)
 
 
 def check(
@@ -160,6 +213,8 @@ def check(
     hash_ids: bool = False,
     salt_file: Path | None = None,
     withdrawals: Path | None = None,
+    named: bool = True,
+    tell: Callable[[Unknown], None] = _warn,
 ) -> pd.DataFrame:
     """The manifest as `run` would write it, without shards.
 
@@ -178,6 +233,10 @@ def check(
         Salt of the keys; ``<results>/private/salt`` if not given.
     withdrawals : Path, optional
         List of subjects to leave out, see `read_withdrawals`.
+    named : bool
+        A refused list is told with its ids, not only with lines: not where it lies in results.
+    tell : callable
+        Told of the ids that were never known, where others of the list were.
 
     Raises
     ------
@@ -185,17 +244,30 @@ def check(
         As `run`.
     ConfigError
         If the results stand under ids and keys are asked for, or the other way round; if the
-        salt is lost; if the list of withdrawals cannot be used.
+        salt is lost.
+    TableError
+        If the list of withdrawals cannot be read with certainty.
+    WithdrawalError
+        If nobody in it was ever known here.
     """
-    return _read(
+    withdrawn = who_withdrew(withdrawals, manifest)
+    keys = _keys_for(results, salt_file, hash_ids=hash_ids)
+    rows = _read(
         manifest,
-        _keys_for(results, salt_file, hash_ids=hash_ids),
+        keys,
         bad_rows=bad_rows,
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
-        withdrawn=who_withdrew(withdrawals, manifest),
+        withdrawn=withdrawn,
     )
+    if withdrawals is not None:
+        folder = results / "manifest"
+        before, previous = _previous_scans(folder), _previous_shards(folder)
+        theirs(withdrawn, keys, results, previous, before)
+        tables, removals = (before, previous), _removals(results)
+        _tell_unknown(withdrawn, removals, keys, results, tables, named=named, tell=tell)
+    return rows
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,8 +288,8 @@ def _read(manifest: Path, keys: Keys | None, **settings: Any) -> pd.DataFrame:
 
 def who_withdrew(withdrawals: Path | None, manifest: Path) -> Withdrawn:
     """Who is withdrawn. A list may leave out the ``sub-`` of a BIDS dataset."""
-    ids = read_withdrawals(withdrawals) if withdrawals is not None else frozenset()
-    return Withdrawn(ids, prefix="sub-" if manifest.is_dir() else "")
+    lines = read_withdrawals(withdrawals) if withdrawals is not None else {}
+    return Withdrawn(withdrawals, lines, prefix="sub-" if manifest.is_dir() else "")
 
 
 def _keys_for(results: Path, salt_file: Path | None, *, hash_ids: bool) -> Keys | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohortvol.errors import ManifestError
+from cohortvol.errors import ManifestError, TableError
 from cohortvol.manifest import bids_tables
 from cohortvol.manifest.bids_images import (
     Choice,
@@ -298,7 +298,7 @@ def _table(
                 continue
             try:
                 rows |= bids_tables.in_rows(Path(folder, name), key)
-            except ManifestError:
+            except (ManifestError, TableError):
                 problems.append(_unreadable(dataset, os.path.join(folder, name)))
     return rows
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -20,9 +21,11 @@ import pyarrow.compute as pc
 
 from cohortvol.errors import TableError
 from cohortvol.files import DIGESTS, commit_bytes
-from cohortvol.keys import IMAGES, PRIVATE, Keys, forget
+from cohortvol.keys import IMAGES, PRIVATE, Keys, forget, read_map
+from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import (
     AGREEMENT,
+    DECISION_COLUMNS,
     INGEST,
     KEPT,
     PREVIEWS,
@@ -30,11 +33,14 @@ from cohortvol.tables import (
     SERIES,
     VOLUMES,
     Column,
+    as_written,
     read_arrow,
     write_arrow,
 )
-from cohortvol.text_table import TextTable
-from cohortvol.withdrawals import normal
+from cohortvol.text_table import TextTable, read_records
+from cohortvol.withdrawals import Unknown, normal, unknown_of
+
+_DIGESTS = ("image_sha256", "voxels_sha256")
 
 _TABLES: dict[str, dict[str, Column]] = {
     "ingest": INGEST,
@@ -59,34 +65,61 @@ _OF_ALL = (
 """Files about the whole cohort, which the run that removes somebody makes anew."""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A row of the manifest that belongs to somebody who withdrew, as the manifest writes it."""
+
+    scan_id: str
+    subject_id: str
+    image: str
+
+
 @dataclass
 class Withdrawn:
     """Who is withdrawn, and which scans of theirs the manifest still lists.
 
     Attributes
     ----------
-    ids : frozenset of str
-        Subjects as the list names them, or single scans.
+    path : Path, optional
+        The list; none where nobody is withdrawn.
+    lines : mapping of str to int
+        Subjects as the list names them, or single scans, each with its line.
     prefix : str
         What the list may leave out before a subject.
-    scans : set of str
-        Scans of theirs in the manifest, as it names them.
+    rows : list of Listed
+        Rows of theirs in the manifest.
+    known : set of str
+        All scans and subjects of the manifest.
     found : set of str
-        Those of `ids` that the manifest or the results know.
+        Those of `lines` that the manifest or the results know, or knew.
     """
 
-    ids: frozenset[str] = frozenset()
+    path: Path | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
     prefix: str = ""
-    scans: set[str] = field(default_factory=set)
+    rows: list[Listed] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
     found: set[str] = field(default_factory=set)
 
-    def without(self, table: TextTable) -> TextTable:
-        """The rows of a manifest that are not theirs; lines stay what they are in the file."""
+    def without(self, table: TextTable, folder: str) -> TextTable:
+        """The rows of a manifest that are not theirs; lines stay what they are in the file.
+
+        Parameters
+        ----------
+        table : TextTable
+            The manifest.
+        folder : str
+            What its paths are relative to.
+        """
         kept = []
         for position, row in enumerate(table.rows):
             scan_id = normal(row["scan_id"])
-            if self.knows({scan_id, normal(row.get("subject_id", "")) or scan_id}):
-                self.scans.add(row["scan_id"])
+            names = {scan_id, normal(row.get("subject_id", "")) or scan_id}
+            self.known |= names
+            if self.matches(names):
+                image = row["image"] and os.path.normpath(os.path.join(folder, row["image"]))
+                subject_id = row.get("subject_id", "") or row["scan_id"]
+                self.rows.append(Listed(row["scan_id"], subject_id, image))
             else:
                 kept.append(position)
         if len(kept) == len(table.rows):
@@ -101,28 +134,87 @@ class Withdrawn:
             {places[at]: found for at, found in table.problems.items() if at in places},
         )
 
-    def knows(self, names: set[str]) -> bool:
-        """Whether one of the names of a scan, its own or its subject's, is withdrawn."""
-        found = (names | {name.removeprefix(self.prefix) for name in names}) & self.ids
+    def matches(self, names: Collection[str]) -> bool:
+        """Whether one of these names of a scan, its own or its subject's, is withdrawn."""
+        found = {one for name in names for one in _both(name, self.prefix) if one in self.lines}
         self.found |= found
         return bool(found)
+
+    def unknown(self, removals: Removals, known: Iterable[str], *, show: bool) -> Unknown | None:
+        """Ids of the list that nobody here has or had, after the manifest was read.
+
+        Parameters
+        ----------
+        removals : Removals
+            Who was removed before.
+        known : iterable of str
+            Further ids that are known here.
+        show : bool
+            Whether a message may show ids of people who stay.
+        """
+        if self.path is None:
+            return None
+        self.found |= {name for name in self.lines if removals.knows(name)}
+        return unknown_of(
+            self.path,
+            self.lines,
+            self.found,
+            {*self.known, *known},
+            was_nearly=removals.was_nearly,
+            show=show,
+        )
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """What must go: the scans with their shards, names that logs may hold, keys of the map."""
+    """What must go.
 
-    shard_of: dict[str, str]
-    names: set[str]
-    keys: set[str]
+    Attributes
+    ----------
+    shard_of : dict of str to str
+        The scans, each with its shard.
+    names : set of str
+        What else stands for them and may be in a log.
+    keys : set of str
+        Their keys, and those of sessions, in the map of hashed ids.
+    names_of : dict of str to set of str
+        For each id under which a list may name one of them, all that stands for it.
+    """
+
+    shard_of: dict[str, str] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+    names_of: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     @property
     def scans(self) -> Collection[str]:
         return self.shard_of.keys()
 
+    def add(self, scan: Names, subject: Names | None, images: Iterable[str], prefix: str) -> None:
+        """Somebody's scan, with its subject if all of them is withdrawn."""
+        own = {*scan, *(name for image in images for name in names_of_image(image))}
+        for name in _both(scan.id, prefix):
+            self.names_of[name] |= own
+        self.keys.add(scan.key)
+        if subject is not None:
+            for name in _both(subject.id, prefix):
+                self.names_of[name] |= {*own, *subject}
+            self.keys.add(subject.key)
+
+
+class Names(NamedTuple):
+    """A scan or a subject: its id, and how the results call it."""
+
+    id: str
+    key: str
+
 
 def theirs(
-    withdrawn: Withdrawn, keys: Keys | None, shards: pd.DataFrame, manifest: pd.DataFrame
+    withdrawn: Withdrawn,
+    keys: Keys | None,
+    results: Path,
+    shards: pd.DataFrame,
+    scans: pd.DataFrame,
 ) -> Leaving:
     """What a results folder holds of withdrawn subjects, in the manifest or not.
 
@@ -132,37 +224,87 @@ def theirs(
         After the manifest was read.
     keys : Keys, optional
         Of a folder with hashed ids.
-    shards, manifest : pandas.DataFrame
+    results : Path
+        Results folder.
+    shards, scans : pandas.DataFrame
         The tables SHARDS and MANIFEST of the run before.
     """
-    if not withdrawn.ids:
-        return Leaving({}, set(), set())
-    if keys is None:
-        known, scans = withdrawn, withdrawn.scans
-    else:
-        listed = {*withdrawn.ids, *(withdrawn.prefix + name for name in withdrawn.ids)}
-        id_of = {keys.key_of(kind, name): name for kind in "sp" for name in listed}
-        known = Withdrawn(frozenset(id_of))
-        scans = {keys.key_of("s", scan_id) for scan_id in withdrawn.scans}
-    places = pd.concat([manifest, shards], ignore_index=True)
-    subjects = places["subject_id"].fillna(places["scan_id"])
-    named = zip(places["scan_id"], subjects, strict=True)
-    which = [scan in scans or known.knows({normal(scan), normal(who)}) for scan, who in named]
-    rows = places.loc[which]
+    leaving = Leaving()
+    if not withdrawn.lines:
+        return leaving
+    known: Withdrawn = withdrawn
+    id_of: dict[str, str] = {}
     if keys is not None:
-        withdrawn.found |= {id_of[key].removeprefix(withdrawn.prefix) for key in known.found}
-        withdrawn.found &= withdrawn.ids
+        listed = {one for name in withdrawn.lines for one in (name, withdrawn.prefix + name)}
+        of_listed = {keys.key_of(kind, name): name for kind in "sp" for name in listed}
+        known, id_of = Withdrawn(lines=dict.fromkeys(of_listed, 0)), read_map(results) | of_listed
+
+    def called(kind: str, name: str) -> Names:
+        return Names(normal(name), keys.key_of(kind, name) if keys else name)
+
+    for row in withdrawn.rows:
+        subject = called("p", row.subject_id)
+        is_all = withdrawn.matches({subject.id})
+        images = _places(row.image)
+        leaving.add(called("s", row.scan_id), subject if is_all else None, images, withdrawn.prefix)
+    listed_here = set(leaving.keys)
+    places = pd.concat([scans, shards], ignore_index=True)
+    places["subject_id"] = places["subject_id"].fillna(places["scan_id"])
+    named = zip(places["scan_id"], places["subject_id"], strict=True)
+    which = [
+        known.matches({normal(scan), normal(subject)}) or scan in listed_here
+        for scan, subject in named
+    ]
+    rows = places.loc[which]
     placed = rows[rows["shard"].notna()]
-    of_rows = {name for column in ("scan_id", "subject_id") for name in rows[column].dropna()}
-    sessions = set(rows["session_id"].dropna())
-    return Leaving(
-        dict(zip(placed["scan_id"], placed["shard"], strict=True)),
-        of_rows,
-        scans | of_rows | sessions | (set(known.ids) if keys is not None else set()),
-    )
+    leaving.shard_of.update(zip(placed["scan_id"], placed["shard"], strict=True))
+    made = _made_of(results, leaving.shard_of)
+    for row in rows.to_dict("records"):
+        scan = Names(normal(id_of.get(row["scan_id"], row["scan_id"])), row["scan_id"])
+        subject = Names(normal(id_of.get(row["subject_id"], row["subject_id"])), row["subject_id"])
+        is_all = known.matches({normal(subject.key)})
+        images = {*_places(row["image"]), *made.get(scan.key, ())}
+        leaving.add(scan, subject if is_all else None, images, withdrawn.prefix)
+        leaving.names.update(leaving.names_of[scan.id], subject if is_all else ())
+    leaving.keys.update(rows["session_id"].dropna())
+    if keys is not None:
+        leaving.keys.update(known.lines)
+        names = {name for key in known.found for name in _both(id_of[key], withdrawn.prefix)}
+        withdrawn.found |= names & withdrawn.lines.keys()
+    return leaving
 
 
-def remove_scans(results: Path, shard_of: Mapping[str, str], names: Collection[str]) -> int:
+def _both(name: str, prefix: str) -> set[str]:
+    """A name, and what a list may write in its place."""
+    return {name, name.removeprefix(prefix)}
+
+
+def _places(image: Any) -> set[str]:
+    """Where an image lies, and where that leads to; nothing where it has none."""
+    return {image, os.path.realpath(image)} if isinstance(image, str) and image else set()
+
+
+def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
+    """Images and digests that the tables of ingest have of some scans, where they can be read."""
+    found: dict[str, set[str]] = defaultdict(set)
+    columns = {name: INGEST[name] for name in ("scan_id", "image", *_DIGESTS)}
+    for shard in sorted(set(shard_of.values())):
+        try:
+            table = read_arrow(results / "ingest" / f"{shard}.parquet", columns)
+        except TableError:
+            continue
+        for row in table.select(list(columns)).to_pylist():
+            if row["scan_id"] in shard_of:
+                found[row["scan_id"]] |= {row[name] for name in ("image", *_DIGESTS) if row[name]}
+    return found
+
+
+def remove_scans(
+    results: Path,
+    shard_of: Mapping[str, str],
+    names: Collection[str],
+    inputs: Collection[Path] = (),
+) -> int:
     """Delete what a results folder holds of scans; the number of files that went or changed.
 
     Parameters
@@ -172,7 +314,9 @@ def remove_scans(results: Path, shard_of: Mapping[str, str], names: Collection[s
     shard_of : mapping of str to str
         The scans, each with its shard.
     names : collection of str
-        These scans and their subjects, as they may stand in a log.
+        These scans, their subjects and images, as they may stand in a log.
+    inputs : collection of Path
+        Files of the user that are left alone.
     """
     if not shard_of and not names:
         return 0
@@ -189,6 +333,11 @@ def remove_scans(results: Path, shard_of: Mapping[str, str], names: Collection[s
     gone += [path for path in results.rglob(".*.tmp") if not path.parent.name.isdigit()]
     for path in gone:
         path.unlink()
+    n_files += sum(
+        _without_decisions(path, names)
+        for path in sorted(results.rglob("*"))
+        if path.suffix.lower() in (".csv", ".tsv") and path.resolve() not in inputs
+    )
     return n_files + len(gone) + _without_lines(results / "logs", names)
 
 
@@ -251,10 +400,35 @@ def keeping_time(path: Path, change: Callable[[], Any]) -> None:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def _without_decisions(path: Path, names: Collection[str]) -> bool:
+    """Take rows of scans out of a table of decisions, as `cohortvol review --todo` writes them."""
+    try:
+        records = read_records(path)
+    except TableError:
+        return False
+    (_, header), *rows = records
+    if not set(DECISION_COLUMNS) <= set(header):
+        return False
+    at = header.index("scan_id")
+    theirs = {line for line, row in rows if as_written(row[at]).strip() in names}
+    if not theirs:
+        return False
+    # A row may have several lines, where a note has.
+    lines = path.read_bytes().splitlines(keepends=True)
+    starts = [line for line, _ in rows]
+    spans = zip(starts, [*starts[1:], len(lines) + 1], strict=True)
+    kept = lines[: starts[0] - 1]
+    for start, end in spans:
+        kept += lines[start - 1 : end - 1] if start not in theirs else []
+    commit_bytes(path, b"".join(kept))
+    return True
+
+
 def _without_lines(logs: Path, names: Collection[str]) -> int:
     """Take the lines that name one of them out of every log; the number of logs changed."""
     plain = {name for name in names if re.fullmatch(r"[A-Za-z0-9_-]+", name)}
-    other = [name for name in names if name not in plain]
+    other = set(names) - plain
+    spaced = [name for name in other if re.search(r"[\s'\":,;()=]", name)]
     changed = 0
     for path in sorted(logs.rglob("*")):
         if not path.is_file():
@@ -265,7 +439,8 @@ def _without_lines(logs: Path, names: Collection[str]) -> int:
             line
             for line in lines
             if plain.isdisjoint(re.split(r"[^A-Za-z0-9_-]+", line))
-            and not any(name in line for name in other)
+            and other.isdisjoint(re.split(r"[\s'\":,;()=]+", line))
+            and not any(name in line for name in spaced)
         ]
         if len(kept) < len(lines):
             commit_bytes(path, "".join(kept).encode())

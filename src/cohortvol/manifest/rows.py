@@ -89,19 +89,23 @@ def read_manifest(
         table = bids.read_bids(path, choice)
         codes = {**bids.sex_codes(path), **codes}
     else:
-        table = read_text_table(path)
+        table = read_text_table(
+            path,
+            "Give the table of scans with `manifest:` in the config, or make one with "
+            "`cohortvol manifest-from-folder`.",
+        )
         check_columns(path, table.columns, REQUIRED)
     if not table.rows:
         raise ManifestError(f"{path}: holds no scans, only a header")
+    folder = os.path.dirname(os.path.abspath(path))
     if withdrawn is not None:
-        table = withdrawn.without(table)
+        table = withdrawn.without(table, folder)
     rules = Rules(
         sex_codes=codes,
         age_low_years=float(age_range_years[0]),
         age_high_years=float(age_range_years[1]),
         ids_are_keys=keys is not None,
     )
-    folder = os.path.dirname(os.path.abspath(path))
     clashes = _clashing_ids(table, rules.ids_are_keys)
     rows: list[dict[str, Any]] = []
     problems: list[list[Problem]] = []

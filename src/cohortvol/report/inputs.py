@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
 from cohortvol.tables import PREVIEWS, append_rows, read_table, to_pandas
+from cohortvol.text_table import PARQUET, read_frame
 
 
 def _ends(name: str) -> list[str]:
@@ -162,6 +163,9 @@ class Analysis:
         return table[told]
 
 
+_HINT = "Has the stage before it run?"
+
+
 def read_columns(
     path: Path, required: list[str], optional: list[str] | None = None
 ) -> pd.DataFrame:
@@ -173,21 +177,21 @@ def read_columns(
         If the file is missing, damaged, or lacks a required column.
     """
     try:
-        if path.suffix == ".parquet":
+        if path.suffix in PARQUET:
             present = pq.read_schema(path).names
         else:
-            present = list(pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns)
+            present = list(read_frame(path, _HINT, nrows=0).columns)
         missing = [name for name in required if name not in present]
         if missing:
             raise TableError(f"{path}: columns missing: {', '.join(missing)}")
         wanted = [*required, *[name for name in optional or [] if name in present]]
-        if path.suffix == ".parquet":
+        if path.suffix in PARQUET:
             return to_pandas(pq.read_table(path, columns=wanted))
         identifiers = {name: str for name in ("scan_id", "reason", "shard") if name in wanted}
-        return pd.read_csv(path, usecols=wanted, dtype=identifiers, encoding="utf-8-sig")[wanted]
+        return read_frame(path, usecols=wanted, dtype=identifiers)[wanted]
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
-    except (pa.ArrowInvalid, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except pa.ArrowInvalid as error:
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
@@ -19,6 +18,7 @@ from cohortvol.files import commit_json
 from cohortvol.geometry import check_same_grid
 from cohortvol.models import CARD, Card, load_card
 from cohortvol.segment.images import Image, read_unchecked
+from cohortvol.text_table import read_frame
 
 LOG = logging.getLogger(__name__)
 
@@ -69,12 +69,14 @@ def label_names(folder: Path, card: Card) -> dict[int, str]:
     ------
     ConfigError
         If ``dseg.tsv`` has no columns ``index`` and ``name``, or names nothing the model knows.
+    TableError
+        If it cannot be read with certainty.
     """
     path = folder / NAMES
     if not path.is_file():
         return dict(card.labels)
+    table = read_frame(path)
     try:
-        table = pd.read_csv(path, sep="\t")
         names = {int(index): str(name) for index, name in table[["index", "name"]].to_numpy()}
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{path}: needs the columns index and name, tab-separated") from error

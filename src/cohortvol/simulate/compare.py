@@ -13,6 +13,7 @@ from cohortvol import tables
 from cohortvol.overlap import dice_by_structure
 from cohortvol.simulate.image import ORGANS
 from cohortvol.simulate.run import TRUTH
+from cohortvol.text_table import read_frame
 
 FULLY_IN_VIEW = 0.999
 
@@ -83,7 +84,7 @@ def slopes_against_planted(planted: Path, slopes: Path) -> pd.DataFrame:
     pandas.DataFrame
         ``structure, sex, model, planted, recovered, ci_low, ci_high, n_used, covered``.
     """
-    wanted = pd.read_csv(planted)
+    wanted = read_frame(planted)
     found = pd.read_parquet(slopes)
     both = found.merge(wanted, on=["structure", "sex", "model"], validate="1:1")
     both = both.sort_values(["structure", "model", "sex"], kind="stable")

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.errors import ConfigError
+from cohortvol.errors import ConfigError, TableError
 from cohortvol.geometry import to_ras
+from cohortvol.text_table import read_text_table
 from cohortvol.train.recipe import Recipe
 
 AFFINE_TOLERANCE_MM = 1e-3
@@ -24,10 +25,13 @@ def read_cases(folder: Path) -> pd.DataFrame:
     ------
     ConfigError
         If images and label maps do not match the table.
+    TableError
+        If the table cannot be read with certainty.
     """
     table = folder / "cases.csv"
     if table.is_file():
-        cases = pd.read_csv(table, dtype=str, keep_default_na=False)
+        given = read_text_table(table)
+        cases = pd.DataFrame(given.rows, columns=given.columns)
     else:
         names = sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("images/*.nii.gz"))
         cases = pd.DataFrame({"case": names, "subject": names, "source": "real"})
@@ -85,7 +89,7 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
         assert folder is not None  # noqa: S101  (for the type checker: one of them is given)
         try:
             cases = read_cases(folder)
-        except ConfigError as error:
+        except (ConfigError, TableError) as error:
             wrong.append(str(error))
             continue
         files = {

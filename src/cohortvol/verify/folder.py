@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
 from cohortvol.files import DIGESTS, claim
-from cohortvol.keys import IDS, PRIVATE, PUBLISHED, SALT, key_of, map_bytes, read_map
+from cohortvol.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
+from cohortvol.removals import RECORD, Removals
 from cohortvol.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
 from cohortvol.verify.places import INDEX, Problem
 from cohortvol.verify.reading import Folder
@@ -220,9 +221,15 @@ def _pages(folder: Folder, tables: dict[str, str]) -> None:
 
 
 def _private(folder: Folder, salt_file: Path | None) -> None:
-    """The map of hashed ids, and the salt that its keys were made with."""
+    """The record of removals, the map of hashed ids, and the salt that its keys were made with."""
     place = folder.results / PRIVATE
-    if not place.is_dir() or [path.name for path in place.iterdir()] == [PUBLISHED]:
+    if (place / RECORD).exists():
+        folder.is_there(f"{PRIVATE}/{RECORD}")
+        try:
+            Removals.read(folder.results)
+        except TableError:
+            folder.report(f"{PRIVATE}/{RECORD}", "damaged", "is not as it was written")
+    if not any((place / name).exists() for name in (IDS, IMAGES)):
         return
     salt_path = salt_file or place / SALT
     salt = salt_path.read_bytes() if salt_path.exists() else None

@@ -66,6 +66,8 @@ def remake_of(path: str) -> list[str]:
     match parts:
         case ("manifest", *_) | ("private", "ids.csv") | ("private", "images", _):
             return _once(path, INDEX)
+        case ("private", "withdrawn.json"):
+            return [path]
         case ("private", *_):
             return []  # nothing but a backup brings a salt back
         case ("ingest", "series", name):
@@ -91,6 +93,8 @@ def effect_of(path: str) -> str:
     match PurePosixPath(path).parts:
         case ("manifest", *_) | ("private", "ids.csv") | ("private", "images", _):
             return "made again from the manifest; no scan changes its shard"
+        case ("private", "withdrawn.json"):
+            return "begun anew by the next removal; who was removed before is known no more"
         case ("private", *_):
             return "cannot be made again: restore it from a backup"
         case ("ingest", *_):

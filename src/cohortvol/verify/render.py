@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cohortvol.errors import LONGEST_LIST
@@ -37,16 +37,36 @@ def render(found: Mapping[str, Any], gone: list[str] | None = None) -> str:
     return "\n".join(lines)
 
 
+def _shortened(lines: Iterable[str]) -> list[str]:
+    shown = list(lines)
+    if len(shown) > LONGEST_LIST:
+        shown[LONGEST_LIST:] = [f"... and {len(shown) - LONGEST_LIST} more; see --json"]
+    return shown
+
+
 def render_search(found: Mapping[str, Any]) -> str:
-    """How many files were searched for withdrawn ids, and which hold one; no id is repeated."""
-    lines = [f"{path}: holds {n} withdrawn ids" for path, n in found["hits"].items()]
-    if len(lines) > LONGEST_LIST:
-        lines = [*lines[:LONGEST_LIST], f"... and {len(lines) - LONGEST_LIST} more; see --json"]
-    keys = " and their keys" if found["with_keys"] else ""
-    lines.append(
-        f"{found['ids']} ids{keys} looked for in {found['files']:,} files, "
-        f"{found['bytes'] / 1e6:,.1f} MB unpacked: {len(found['hits'])} files hold one"
+    """How many files were searched for withdrawn people, and which name one; no id is repeated."""
+    lines = _shortened(f"{path}: names {n} of them" for path, n in found["hits"].items())
+    lines += _shortened(
+        f"{path}: cannot be looked into: {why}" for path, why in found["unread"].items()
     )
+    if any(path.startswith(".snakemake") for path in found["hits"]):
+        lines.append("Snakemake's own folder is yours to clean: delete these files.")
+    keys = ", their keys" if found["with_keys"] else ""
+    lines.append(
+        f"{found['ids']} ids{keys}, their scans and images, {found['names']:,} names in all, "
+        f"looked for in {found['files']:,} files, {found['bytes'] / 1e6:,.1f} MB unpacked: "
+        f"{len(found['hits'])} files hold one"
+    )
+    if found["unknown"]:
+        lines.append(
+            f"{len(found['unknown'])} of the {found['ids']} ids were found nowhere, and no removal "
+            "of them is on record here: nothing is proven for them"
+        )
+        lines += _shortened(
+            f"  line {line} of the list" + (f"; nearly one that is known ({kind})" if kind else "")
+            for line, kind in found["unknown"].items()
+        )
     if found["short"]:
         lines.append(
             f"{found['short']} ids of under {found['least_bytes']} bytes stand in numbers by "
