@@ -217,6 +217,9 @@ def load_card(folder: Path) -> Card:
     path = inside(folder, CARD)
     raw = read_object(path)
     wrong = problems(raw, schema("card"))
+    line = raw.get("consistency") if not wrong else None
+    if line is not None and len(line["agreement"]) != len(line["dice"]):
+        wrong.append("consistency: agreement and dice are not of one length")
     if wrong:
         raise ModelError(f"{path}: not a card of this format" + _lines(wrong))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol import catalogue, structures
-from cohortvol.errors import ConfigError, ScanError, did_you_mean
+from cohortvol.errors import ConfigError, ModelError, ScanError, did_you_mean
+from cohortvol.model_files import read_object
 from cohortvol.text_table import read_text_table
 
 CHAOS_MR = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
@@ -95,11 +95,10 @@ def _from_file(path: Path) -> dict[str, int]:
     try:
         if path.suffix != ".json":
             return _by_structure({int(row["label"]): row["structure"] for row in rows}, str(path))
-        found = json.loads(path.read_text(encoding="utf-8"))
-        labels = found["labels"]
+        labels = read_object(path)["labels"]
         if not isinstance(labels, dict):
             raise ValueError("its labels are no object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
         raise ConfigError(f"{path}: holds no names of labels ({error})") from error
     pairs = {}
     for one, other in labels.items():  # AMOS and cards write {"1": name}, nnU-Net {name: 1}

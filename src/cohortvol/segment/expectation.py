@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from scipy.stats import spearmanr
 
 from cohortvol import style
 from cohortvol.errors import ConfigError
+from cohortvol.model_files import inside, read_object
 from cohortvol.models import CARD
 
 LEAST_SCANS = 5
@@ -50,7 +50,7 @@ class Expectation:
     @classmethod
     def of_card(cls, folder: Path, profile: str) -> Expectation | None:
         """That on the card of a model, for a profile; None where nobody has measured it."""
-        raw = json.loads((folder / CARD).read_text(encoding="utf-8")).get(ON_CARD)
+        raw = read_object(inside(folder, CARD)).get(ON_CARD)
         if raw is None or raw["profile"] != profile:
             return None
         return cls(**raw | {name: tuple(raw[name]) for name in ("agreement", "dice")})

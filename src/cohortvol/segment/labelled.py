@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from rich.progress import track
 from cohortvol.errors import ConfigError, GeometryError, ScanError
 from cohortvol.files import commit_json
 from cohortvol.geometry import check_same_grid
+from cohortvol.model_files import read_object
 from cohortvol.models import CARD, Card, load_card
 from cohortvol.segment.images import Image, read_unchecked
 from cohortvol.text_table import read_frame
@@ -132,6 +132,6 @@ def read_labels(label_map: Path, scan: Image) -> np.ndarray:
 def write_on_card(model: Path, name: str, value: Any) -> None:
     """Put a measurement on the card of a model in place of an earlier one; all else stays."""
     path = model / CARD
-    card = json.loads(path.read_text(encoding="utf-8"))
+    card = read_object(path)
     commit_json(path, card | {name: value})
     load_card(model)
