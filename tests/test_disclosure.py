@@ -411,3 +411,16 @@ def test_rho_and_p_do_not_give_n_away(n):
 def _p_of(rho: float, n: int) -> float:
     t = rho * np.sqrt((n - 2) / max(1 - rho**2, 1e-12))
     return float(2 * stats.t.sf(abs(t), n - 2))
+
+
+def test_a_second_page_without_one_person_is_refused_before_anything_is_written(made):
+    kept = (made / "private" / "published.json").read_bytes()
+    scans = pd.read_parquet(made / "scans.parquet")
+    gone = scans.index[scans["state"] == "done"][20]
+    write_table(made / "fewer.parquet", scans.drop(index=gone), SCANS)
+    tables = made / "volumes.parquet", made / "fewer.parquet"
+    with pytest.raises(OutputError, match="fewer than 10 people differ from page 1 of 1"):
+        report.run(made / "analyse", *tables, made / "second", public=True)
+    assert not (made / "second").exists()
+    assert (made / "private" / "published.json").read_bytes() == kept
+    assert b"CANARY" not in kept

@@ -530,7 +530,9 @@ def report(
         bool,
         typer.Option(
             "--public",
-            help="A page that may leave the house: no scan by itself, no small counts, ages to 90.",
+            help="A page that may leave the house: numbers rounded to what their people support, "
+            "no scan drawn, ages to 90. Refused where fewer than 10 people differ from an earlier "
+            "one, of which counts are kept in private/published.json beside OUT.",
         ),
     ] = False,
 ) -> None:
