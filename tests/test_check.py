@@ -162,6 +162,12 @@ def test_subjects_who_withdrew_are_not_read(tmp_path, capsys):
     settings.write_text(f"withdrawals: {tmp_path / 'list.txt'}\n")
     assert cli.run(["check", str(manifest), "--config", str(settings), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 1
+    (tmp_path / "list.txt").write_text("left\nStays\n")
+    assert cli.run(["check", str(manifest), "--config", str(settings), "--json"]) == 3
+    assert "'Stays'; nearly 'stays' (other case of letters)" in capsys.readouterr().err
+    (tmp_path / "list.txt").write_text("Left\n")
+    assert cli.run(["check", str(manifest), "--config", str(settings), "--json"]) == 3
+    assert "none of the 1 ids was ever known here" in capsys.readouterr().err
 
 
 def test_label_maps_that_are_not_kept_take_space_for_one_shard(tmp_path, capsys):

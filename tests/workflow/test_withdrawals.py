@@ -171,3 +171,34 @@ def test_decisions_on_them_and_bad_rows_of_theirs_stop_nothing(given, copy, tmp_
     assert search(copy, given / "withdrawn.csv")["hits"] == {}
     scans = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
     assert scans.loc["stay-a_1", "review"] == "exclude"
+
+
+def test_a_list_with_people_whom_nobody_knows_ends_with_3_and_says_who(given, copy, tmp_path):
+    (given / "some.csv").write_text("CANARYanna\nCANARYBERT\nnobody\n")
+    words = ("--rerun-triggers", "mtime", "input")
+    done = run(given / "everybody.csv", copy, *words, code=3, shard_size=3,
+               withdrawals=given / "some.csv")  # fmt: skip
+    said = "line 2: 'CANARYBERT'; nearly 'CANARYbert' (other case of letters)"
+    assert done.stderr.count(said) == 2  # before the first job, and at the end
+    assert (copy / "report" / "index.html").exists()
+    scans = set(pd.read_parquet(copy / "scans.parquet")["subject_id"])
+    assert scans == {*STAY, "CANARYbert", "CANARYcleo"}
+    assert not [path for path in copy.rglob("*") if path.is_file() and b"BERT" in path.read_bytes()]
+    found = search(copy, given / "some.csv")
+    assert found["hits"] == {}
+    assert set(found["unknown"]) == {"2", "3"}
+
+
+def test_a_list_of_which_nobody_is_known_stops_the_run_before_it_makes_anything(given, copy):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    (given / "none.csv").write_text("subject_id\nCANARYANNA\n")
+    words = ("--rerun-triggers", "mtime", "input")
+    done = run(given / "everybody.csv", copy, *words, code=3, shard_size=3,
+               withdrawals=given / "none.csv")  # fmt: skip
+    assert "none of the 1 ids was ever known here: nobody is withdrawn" in done.stderr
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} <= {copy / ".in-use"}
+    (given / "none.csv").write_text("subject_id;date\nCANARYanna;2026-11-01\n")
+    done = run(given / "everybody.csv", copy, *words, code=64, shard_size=3,
+               withdrawals=given / "none.csv")  # fmt: skip
+    assert "is separated by semicolons (TAB_DELIMITER)" in done.stderr

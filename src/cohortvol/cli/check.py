@@ -14,7 +14,7 @@ import typer
 
 from cohortvol.cli.options import AsJson
 from cohortvol.cli.output import line_a_minute, show, width
-from cohortvol.errors import ModelError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, ModelError
 
 
 def check(
@@ -42,7 +42,8 @@ def check(
     the time, memory and disk that segmenting takes are estimated from the grids of the scans and
     the plans of the model.
 
-    Ends with 0 when every row can be used, 3 when some cannot, 64 when the table itself cannot.
+    Ends with 0 when every row can be used, 3 when some cannot or the list of withdrawals holds ids
+    that nobody has, 64 when a table itself cannot.
 
     Example:
     [dim]cohortvol check scans.csv --config config/config.yaml --out checked.csv[/]
@@ -53,7 +54,7 @@ def check(
     from cohortvol.tables import csv_text
 
     chosen = config.load(settings) if settings else config.defaults()
-    rows, converted_bytes = _rows(manifest, chosen, threads)
+    rows, unknown, converted_bytes = _rows(manifest, chosen, threads)
     if out is not None:
         listed = ["manifest_line", "scan_id", "state", "reason", "detail", "warnings"]
         commit_text(out, csv_text(rows[listed]))
@@ -64,26 +65,34 @@ def check(
         need, why = _needs(usable, chosen, model, seconds_per_scan, converted_bytes)
     estimate = {"estimate": None if need is None else asdict(need)}
     show(found | estimate, None if as_json else intake.render(found, need, why, width=width()))
-    raise typer.Exit(found["exit_code"])
+    raise typer.Exit(found["exit_code"] or (FINISHED_WITH_PROBLEMS if unknown else 0))
 
 
-def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, int]:
-    """Rows of the manifest with what ingest found, and bytes of the images made from DICOM."""
+def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, bool, int]:
+    """Rows of the manifest with what ingest found; whether somebody in the list of withdrawals was
+    never known; and bytes of the images made from DICOM.
+    """
     import pandas as pd
 
     from cohortvol import assemble, ingest
-    from cohortvol.manifest import Choice, read_manifest, who_withdrew
+    from cohortvol.manifest import Choice, read_manifest, unknown_withdrawn, who_withdrew
     from cohortvol.tables import INGEST, append_rows, to_arrow, to_pandas
+    from cohortvol.withdrawals import refuse_if_all
 
     withdrawals = settings["withdrawals"]
+    withdrawn = who_withdrew(withdrawals and Path(withdrawals), manifest)
     rows = read_manifest(
         manifest,
         bad_rows="quarantine",
         sex_codes=settings["sex_codes"],
         age_range_years=settings["age_range_years"],
         choice=Choice(**settings["bids"]),
-        withdrawn=who_withdrew(withdrawals and Path(withdrawals), manifest),
+        withdrawn=withdrawn,
     )
+    unknown = unknown_withdrawn(withdrawn, None, Path(settings["results"]))
+    refuse_if_all(unknown)
+    if unknown is not None:
+        typer.echo(unknown.text(), err=True)
     scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
@@ -96,7 +105,8 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     converted = images.loc[images["image_x"] != images["image_y"], "n_bytes"].sum()
     nowhere = {"shard": ""}  # there are no shards yet
     joined = assemble.intake(rows.assign(**nowhere), ingested.assign(**nowhere))
-    return joined.sort_values("manifest_line", ignore_index=True), int(converted)
+    rows = joined.sort_values("manifest_line", ignore_index=True)
+    return rows, unknown is not None, int(converted)
 
 
 def _needs(

@@ -50,6 +50,7 @@ __all__ = [
     "read_bids",
     "read_manifest",
     "run",
+    "unknown_withdrawn",
     "who_withdrew",
     "write_from_folder",
 ]
@@ -124,7 +125,10 @@ def run(
     previous = _previous_shards(folder)
     before = _previous_scans(folder)
     leaving = theirs(withdrawn, keys, results, previous, before)
-    _tell_unknown(withdrawn, removals, keys, results, (before, previous), named=named, tell=tell)
+    unknown = _unknown(withdrawn, removals, keys, results, (before, previous))
+    refuse_if_all(unknown, named=named)
+    if unknown is not None:
+        tell(unknown)
     usable = scans[scans["state"].isna()]
     shards = assign_shards(usable["scan_id"].tolist(), previous, shard_size)
     usable = usable.assign(
@@ -163,7 +167,9 @@ def run(
         len(sizes),
         "".join(f", {closed.get(state, 0)} {state}" for state in ("skipped", "quarantined")),
     )
-    if withdrawals is not None:
+    if withdrawals is not None and not withdrawn.lines:
+        print(f"Withdrawals: {withdrawals} names nobody")
+    elif withdrawals is not None:
         print(
             f"Withdrawals: {len(withdrawn.lines)} in the list, {len(withdrawn.found)} of them "
             f"known here; {len(leaving.shard_of)} scans and {removed} files removed or rewritten"
@@ -180,26 +186,19 @@ def _removals(results: Path) -> Removals:
         return Removals()
 
 
-def _tell_unknown(
+def _unknown(
     withdrawn: Withdrawn,
     removals: Removals,
     keys: Keys | None,
     results: Path,
     tables: Sequence[pd.DataFrame],
-    *,
-    named: bool,
-    tell: Callable[[Unknown], None],
-) -> None:
-    """Stop at a list of which nobody is known; tell who is not, where some are."""
+) -> Unknown | None:
     if keys is None:
         columns = [table[name] for table in tables for name in ("scan_id", "subject_id")]
         known = {name for column in columns for name in column.dropna()}
     else:
         known = set(read_map(results).values())
-    unknown = withdrawn.unknown(removals, known, show=keys is None)
-    refuse_if_all(unknown, named=named)
-    if unknown is not None:
-        tell(unknown)
+    return withdrawn.unknown(removals, known, show=keys is None)
 
 
 def check(
@@ -262,12 +261,19 @@ def check(
         withdrawn=withdrawn,
     )
     if withdrawals is not None:
-        folder = results / "manifest"
-        before, previous = _previous_scans(folder), _previous_shards(folder)
-        theirs(withdrawn, keys, results, previous, before)
-        tables, removals = (before, previous), _removals(results)
-        _tell_unknown(withdrawn, removals, keys, results, tables, named=named, tell=tell)
+        unknown = unknown_withdrawn(withdrawn, keys, results)
+        refuse_if_all(unknown, named=named)
+        if unknown is not None:
+            tell(unknown)
     return rows
+
+
+def unknown_withdrawn(withdrawn: Withdrawn, keys: Keys | None, results: Path) -> Unknown | None:
+    """Ids of a list that neither the manifest, which was read, nor the results know or knew."""
+    folder = results / "manifest"
+    before, previous = _previous_scans(folder), _previous_shards(folder)
+    theirs(withdrawn, keys, results, previous, before)
+    return _unknown(withdrawn, _removals(results), keys, results, (before, previous))
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
