@@ -27,7 +27,7 @@ import pandas as pd
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from cohortvol.errors import InUseError
+from cohortvol.errors import InUseError, WithdrawalError
 from cohortvol.files import sha256_of
 from cohortvol.kept import Kept
 from cohortvol.models import load_card, segmentation_key
@@ -278,7 +278,12 @@ class CohortMachine(RuleBasedStateMachine):
         inputs = self.source.snapshot()
         before = self._receipts()
         kept = self._standing(before)
-        done, predictions = self._cut_off(seed, disk or Disk(), options)
+        try:
+            done, predictions = self._cut_off(seed, disk or Disk(), options)
+        except WithdrawalError:
+            self._take_back_the_list()
+            self._run(seed)
+            return
         assert self.source.snapshot() == inputs, "I11: an input was written"
         after = self._receipts()
         same = slice(None) if self.settings.keep_label_maps else slice(1)  # receipts alone
@@ -297,6 +302,12 @@ class CohortMachine(RuleBasedStateMachine):
             new = [key for key, (said, _) in after.items() if before.get(key, ("", ""))[0] != said]
             assert predictions == len(new), f"I6: {predictions} predictions for receipts {new}"
         self._check_finished()
+
+    def _take_back_the_list(self) -> None:
+        """What a user does with a list of people who all were never here, which stops a run."""
+        here = {row.subject_id for row in self.source.rows} & set(self.source.withdrawn)
+        assert not here, f"refused as a list of strangers: {here}"
+        self.source.withdrawn.clear()
 
     def _cut_off(
         self, seed: int, disk: Disk, options: dict[str, Any]

@@ -529,3 +529,19 @@ def test_a_list_in_any_dialect_removes_and_proves_or_is_refused(
 
 def test_there_are_lists_of_every_outcome_and_200_at_least():
     assert len({(one.file, one.content) for one in withdrawal_lists.LISTS}) >= 200
+
+
+def test_the_receipt_of_a_scan_that_left_the_manifest_may_name_the_same_image(tmp_path):
+    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
+    manifest.run(cohort(tmp_path, ROWS), results)
+    rows = [ingest_row(scan_id, image_sha256="same-bytes") for scan_id, _ in ROWS]
+    ingested = tables.append_rows(rows, tables.INGEST)
+    tables.write_table(results / "ingest" / "0000.parquet", ingested, tables.INGEST)
+    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
+    left = pd.read_parquet(results / "ingest" / "0000.parquet")
+    assert search(results, withdrawn)["hits"] == {}
+    tables.write_table(results / "ingest" / "0000.parquet", left[:0], tables.INGEST)
+    receipt = ResultsFolder(results).receipt("0000", "b-1", image_sha256="same-bytes")
+    assert search(results, withdrawn)["hits"] == {}
+    receipt.rename(results / "mine.json").write_text('{"sha256": "same-bytes"}')
+    assert set(search(results, withdrawn)["hits"]) == {"mine.json"}

@@ -147,9 +147,11 @@ def run(
     removals.save(results)
     write_table(folder / "shards.parquet", shards, SHARDS)
     sizes = _write_shard_tables(folder / "shards", usable, leaving.scans)
-    stay = {name for image in scans["image"].dropna() for name in names_of_image(image)}
+    if leaving.names:
+        for image in scans["image"].dropna():
+            leaving.names.difference_update(names_of_image(image))
     inputs = {path.resolve() for path in (manifest, withdrawals) if path is not None}
-    removed = remove_scans(results, leaving.shard_of, leaving.names - stay, inputs)
+    removed = remove_scans(results, leaving.shard_of, leaving.names, inputs)
     if keys is not None and withdrawn.lines:
         forget_keys(results, leaving.keys - set(scans["session_id"].dropna()))
     index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())

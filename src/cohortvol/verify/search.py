@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
+from cohortvol.files import read_object
 from cohortvol.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
 from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import INGEST, MANIFEST, SHARDS, Column, read_arrow
@@ -141,6 +142,9 @@ class _Tables:
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
             of_all += _rows_of(path, INGEST, ("scan_id", "image", *_DIGESTS))
+        for path in results.glob("segment/*/*/*.json"):  # also of scans that left the manifest
+            receipt = read_object(path) or {}
+            of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             digests = {row[name] for name in _DIGESTS if row.get(name)}
             images = digests | names_of_image(row.get("image") or "")
