@@ -82,6 +82,25 @@ def test_missing_settings_get_their_defaults_and_the_argument_is_left_alone():
         ({"bids": {"acq": ["x"]}}, "unknown setting 'bids.acq'"),
         ({"hash_ids": "yes"}, "hash_ids is 'yes'; it must be true or false"),
         ({"ingest": 8}, "ingest is 8; it must be a group of settings"),
+        *[
+            (
+                {"results": f"results/{text}"},
+                f"results is {f'results/{text}'!r}; it must be the path of the output folder, ",
+            )
+            for text in (
+                "{",
+                "}",
+                "{scan}",
+                "<",
+                ">",
+                "<results>",
+                "a\nb",
+                "a\tb",
+                "a\0b",
+                "\x1b[2J",
+            )
+        ],
+        ({"report": {"planted": "{x}.csv"}}, "report.planted is '{x}.csv'; it must be the path of"),
     ],
 )
 def test_a_mistake_names_the_setting_and_what_is_allowed(given, message):
@@ -144,3 +163,30 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_an_empty_file_means_all_defaults(tmp_path):
     assert config.load(write(tmp_path, "# nothing set\n")) == config.defaults()
+
+
+@pytest.mark.parametrize(
+    "text", ["with space", "ü", "a'b", 'a"b', "$HOME", "a;b", "-x", "a*b[1]", "%s"]
+)
+def test_other_characters_of_a_path_are_taken_as_they_are(text):
+    assert config.check({"results": text, "manifest": text})["results"] == text
+
+
+def test_every_path_that_a_rule_reads_or_writes_is_kept_from_what_snakemake_takes_for_its_own():
+    """A path in ``{...}`` is a wildcard to it, one in ``<...>`` a variable."""
+
+    def paths(part, at=""):
+        for name, setting in part["properties"].items():
+            yield from (
+                paths(setting, f"{at}{name}.")
+                if "properties" in setting
+                else [(f"{at}{name}", setting)]
+            )
+
+    kept = {
+        name for name, setting in paths(config.schema()) if "{}<>" in setting.get("pattern", "")
+    }
+    assert kept == {
+        "manifest", "results", "decisions", "withdrawals", "measure.plausible_ml",
+        "agreement.results", "analyse.literature", "report.planted",
+    }  # fmt: skip

@@ -339,6 +339,22 @@ def test_running_out_of_memory_is_a_matter_for_the_job(tmp_path, monkeypatch):
         ingest.run(shard, tmp_path / "out.parquet")
 
 
+def test_a_path_at_which_no_file_can_be_is_that_of_no_file(tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    shard = shard_of(
+        tmp_path,
+        a=tmp_path.joinpath(*["long"] * 1000) / "a.nii.gz",
+        b=tmp_path / f"{'b' * 300}.nii.gz",
+        c=tmp_path / "circle" / "c.nii.gz",
+        d=f"{tmp_path}/\0d.nii.gz",
+        e=saved(tmp_path, nifti()) / "inside" / "e.nii.gz",
+    )
+    table = ingest.run(shard, tmp_path / "out.parquet")
+    assert set(table["state"]) == {"quarantined"}, table[["scan_id", "state", "reason", "detail"]]
+    assert set(table["reason"]) == {"SRC_MISSING"}
+    assert list(table["detail"].str.contains("too long").fillna(False))[:2] == [True, True]
+
+
 def test_a_missing_shard_table_is_an_error(tmp_path):
     with pytest.raises(TableError):
         ingest.run(tmp_path / "0000.parquet", tmp_path / "out.parquet")

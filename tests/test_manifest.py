@@ -324,3 +324,19 @@ def test_covariates_that_do_not_join_one_to_one_are_refused(tmp_path, rows):
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"no \.nii"):
         from_folder(folder_of(tmp_path, "readme.txt"))
+
+
+def test_a_complaint_about_very_long_ids_stays_short(tmp_path):
+    """Many rows that bear one long id: neither it nor their lines stand in every line."""
+    path = tmp_path / "scans.csv"
+    rows = [f"{'x' * 5000},a.nii.gz", *(f"bad id {n},a.nii.gz" for n in range(500))]
+    rows += ["same,a.nii.gz"] * 500
+    path.write_text("\n".join(["scan_id,image", *rows]) + "\n")
+    with pytest.raises(ManifestError) as raised:
+        read_manifest(path)
+    lines = str(raised.value).splitlines()
+    assert len(lines) >= 1003
+    assert max(map(len, lines)) < 600, max(map(len, lines))
+    assert "xxx ... xxx" in str(raised.value)
+    assert "lines 503, 504" in str(raised.value)
+    assert "and 490 more" in str(raised.value)

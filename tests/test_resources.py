@@ -1,5 +1,6 @@
 """resources: what jobs take, on record, and what to ask for in the next cohort."""
 
+import errno
 import json
 import os
 import subprocess
@@ -298,6 +299,34 @@ def test_a_run_ends_with_the_accounts_and_the_logs_of_failed_jobs(results):
 
 def test_a_run_that_has_no_results_yet_ends_without_words(tmp_path):
     assert status.closing_words(tmp_path, MODEL, since=0.0) == ""
+
+
+def test_a_run_that_failed_is_not_called_finished(results, tmp_path):
+    """Even where every scan is, as when the report cannot be written."""
+    log = tmp_path / "report.log"
+    log.write_text("one\ntwo\nthree\nfour\nno space left\n")
+    jobs = [("analyse", ""), ("report", str(log)), ("report", str(log))]
+    text = status.closing_words(results.folder, MODEL, time.time(), jobs)
+    first, *_ = text.splitlines()
+    assert first.startswith("cohort results: NOT finished, analyse, report failed; "), text
+    assert " of 9 done" in first
+    assert text.endswith(f"\nEnd of {log}:\n  two\n  three\n  four\n  no space left\n"), text
+    unknown = status.closing_words(results.folder, MODEL, time.time(), [])
+    assert unknown.startswith("cohort results: NOT finished, the run failed; ")
+
+
+def test_a_run_that_failed_before_there_was_anything_says_so(tmp_path):
+    text = status.closing_words(tmp_path, MODEL, 0.0, [("manifest", "")])
+    assert text == f"cohort {tmp_path.name}: NOT finished, manifest failed\n"
+
+
+def test_a_disk_on_which_not_even_a_log_could_be_written_is_told(results, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    text = status.closing_words(results.folder, MODEL, time.time(), [("report", "none.log")])
+    assert f"{results.folder}: no space left to write it (IO_NO_SPACE" in text, text
 
 
 def test_the_report_takes_no_pandas_and_no_torch(results):

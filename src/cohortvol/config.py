@@ -169,7 +169,11 @@ def _explain(error: ValidationError) -> Iterator[str]:
                 hint = f"; did you mean {elsewhere!r}?" if elsewhere else did_you_mean(name, known)
                 yield f"unknown setting {full!r}{hint} (CFG_UNKNOWN_KEY)"
         return
-    yield _not_allowed(place, error.instance, error.schema)
+    wanted = error.schema
+    if error.validator == "pattern" and "{}<>" in error.validator_value:
+        without = "without { } < > or control characters, which Snakemake takes for its own"
+        wanted = {"description": f"{wanted['description']}, {without}"}
+    yield _not_allowed(place, error.instance, wanted)
 
 
 def _not_allowed(place: str, value: Any, schema: Mapping[str, Any]) -> str:

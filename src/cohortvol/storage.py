@@ -201,6 +201,31 @@ def now_s(folder: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
+ROOM_BYTES = 2**20
+"""What must fit on a disk that is not full."""
+
+
+def check_room(folder: Path) -> None:
+    """Raise unless `folder` takes a file of `ROOM_BYTES`; nothing is left behind.
+
+    Raises
+    ------
+    OutputError
+        If it refuses files.
+    TemporaryError
+        If it is full, or the storage fails.
+    """
+    probe = temporary_beside(folder / "room")
+    with explained(folder):
+        try:
+            with open(probe, "xb") as stream:
+                stream.write(bytes(ROOM_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+
 # --- trials
 
 

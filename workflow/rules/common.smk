@@ -13,16 +13,18 @@ from snakemake.utils import update_config
 import cohortvol
 from cohortvol.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
-from cohortvol.errors import FINISHED_WITH_PROBLEMS, CohortvolError, ConfigError
+from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 from cohortvol.files import (
     check_writable,
     claim,
     digest_of,
     keep_from_others,
+    refuse_planted_below,
     sha256_of,
     warn_if_world_readable,
 )
 from cohortvol.kept import measuring_settings
+from cohortvol.machine import check_interpreter, error_to_act_on
 from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
 from cohortvol.partitions import Partitions
 
@@ -39,9 +41,12 @@ def told_without_traceback():
     """Print an error that the user can act on, and end with its exit code."""
     try:
         yield
-    except CohortvolError as error:
-        print(f"cohortvol: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        told = error_to_act_on(error)
+        if told is None:
+            raise
+        print(f"cohortvol: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
 
 
 def check_exists(path, setting):
@@ -115,6 +120,7 @@ def options(settings):
 
 
 with told_without_traceback():
+    check_interpreter()
     config = {}
     for path in config_files():
         settings = read_yaml(path)
@@ -252,14 +258,21 @@ onsuccess:
 
 
 onerror:
-    tell_end()
+    tell_end(failed_jobs())
 
 
-def tell_end():
-    """How far the cohort came, what its jobs took, and why some failed."""
+def tell_end(failed=None):
+    """How far the cohort came, what its jobs took, and what failed and why."""
     from cohortvol.status import closing_words
 
-    sys.stderr.write(closing_words(RESULTS, MODEL.id, STARTED))
+    sys.stderr.write(closing_words(RESULTS, MODEL.id, STARTED, failed))
+
+
+def failed_jobs():
+    """Rule and log of each job of this run that failed, and was not repeated with success."""
+    failed = getattr(workflow.scheduler, "failed", ())
+    jobs = [one for job in failed for one in (job.jobs if job.is_group() else [job])]
+    return sorted((job.rule.name, str(job.log[0]) if job.log else "") for job in jobs)
 
 
 # Ids of the list of withdrawals that were never known here, in the process that starts the jobs.
@@ -275,9 +288,12 @@ def tell_unknown(exits=False):
 
 
 def check_storage():
-    """Refuse a file system on which a run that is interrupted could leave half a file."""
+    """Refuse a file system on which a run that is interrupted could leave half a file, and folders
+    in it that are links of others.
+    """
     from cohortvol.storage import self_test
 
+    refuse_planted_below(RESULTS)
     self_test(RESULTS, with_hard_links=config["hash_ids"])
 
 
@@ -358,10 +374,11 @@ def without_damaged_tables():
         from cohortvol.verify.clock import bring_to_present
         from cohortvol.verify.quick import remove_damaged, remove_unfinished
 
-        remove_damaged(RESULTS, dry_run=workflow.dryrun)
-        remove_unfinished(RESULTS, unfinished_of, dry_run=workflow.dryrun)
-        if not workflow.dryrun:
-            bring_to_present(RESULTS)
+        with told_without_traceback():
+            remove_damaged(RESULTS, dry_run=workflow.dryrun)
+            remove_unfinished(RESULTS, unfinished_of, dry_run=workflow.dryrun)
+            if not workflow.dryrun:
+                bring_to_present(RESULTS)
 
 
 def kept_options(wildcards):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -35,6 +36,15 @@ _OTHER_FORMATS = {
     b"ObjectType": "MetaImage",
     b"\x89HDF": "HDF5",
 }
+
+
+_NO_SUCH_PATH = {
+    errno.ENOENT: "",
+    errno.ENOTDIR: "",
+    errno.ELOOP: "links that lead in a circle",
+    errno.ENAMETOOLONG: "path or name too long for the file system",
+}
+"""Errors of a path at which there is no file, with what is worth saying."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +113,20 @@ def check_place(path: Path, allow_roots: tuple[str, ...]) -> None:
     ScanError
         ``SRC_...``.
     """
-    if path.is_symlink() and not path.exists():
-        if "annex/objects/" in os.readlink(path):
-            raise ScanError("SRC_POINTER_FILE", "git-annex link without its content")
-        raise ScanError("SRC_BROKEN_LINK")
     try:
+        if path.is_symlink() and not path.exists():
+            if "annex/objects/" in os.readlink(path):
+                raise ScanError("SRC_POINTER_FILE", "git-annex link without its content")
+            raise ScanError("SRC_BROKEN_LINK")
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise ScanError("SRC_MISSING") from None
     except PermissionError:
         raise ScanError("SRC_PERMISSION") from None
+    except OSError as error:
+        if error.errno not in _NO_SUCH_PATH:
+            raise
+        raise ScanError("SRC_MISSING", _NO_SUCH_PATH[error.errno]) from None
+    except ValueError:  # a null character
+        raise ScanError("SRC_MISSING", "no path that any file can have") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ScanError("SRC_NOT_REGULAR", f"file type {stat.filemode(mode)[0]}")
     if allow_roots:

@@ -32,6 +32,11 @@ from cohortvol.text_table import Problem, TextTable, read_text_table
 
 log = logging.getLogger(__name__)
 
+LONGEST_CELL = 100
+"""Characters of a value that a complaint shows."""
+MOST_LINES = 10
+"""Lines with the same scan_id that the complaint about one of them names."""
+
 REQUIRED = ("scan_id", "image")
 KNOWN = (*REQUIRED, *COVARIATES)
 
@@ -247,14 +252,23 @@ def _where(table: TextTable, positions: Sequence[int], named: bool) -> str:
     """``lines 4 (Case), 5 (case)``, or where rows are files, how many there are."""
     if table.places:
         return f"{len(positions)} files"
-    ids = (f" ({table.rows[at]['scan_id']})" if named else "" for at in positions)
+    ids = (f" ({_short(table.rows[at]['scan_id'])})" if named else "" for at in positions)
     lines = (str(table.lines[at]) for at in positions)
-    return "lines " + ", ".join(map("".join, zip(lines, ids, strict=True)))
+    found = [*map("".join, zip(lines, ids, strict=True))]
+    more = f" and {len(found) - MOST_LINES:,} more" if len(found) > MOST_LINES else ""
+    return "lines " + ", ".join(found[:MOST_LINES]) + more
+
+
+def _short(text: str) -> str:
+    """A text as it stands in a line of a complaint: its two ends, where it is long."""
+    middle = " ... "
+    kept = (LONGEST_CELL - len(middle)) // 2
+    return text if len(text) <= LONGEST_CELL else text[:kept] + middle + text[-kept:]
 
 
 def _complaint(path: Path, places: Sequence[str], problems: Sequence[Sequence[Problem]]) -> str:
     bad = sum(map(bool, problems))
-    listed = list(_listed(places, problems))
+    listed = [(*map(_short, cells), allowed) for *cells, allowed in _listed(places, problems)]
     widths = [max(len(cells[i]) for cells in listed) for i in range(4)]
     body = [
         "  "

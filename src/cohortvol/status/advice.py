@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cohortvol.errors import CohortvolError
+from cohortvol.machine import error_to_act_on
 from cohortvol.status.reading import seconds_of
 from cohortvol.status.render import as_text, columns, trouble_table
 from cohortvol.status.resources import BUSY_FRACTION, report
 from cohortvol.status.summary import summary
 from cohortvol.status.words import counted, digest, duration
+from cohortvol.storage import check_room
 
 LOG_LINES = 4
 MOST_LOGS = 3
@@ -142,10 +144,12 @@ def _suggestions(found: dict[str, Any], profile: Mapping[str, Mapping[str, Any]]
     return "\n".join(lines) + "\n"
 
 
-def closing_words(results: Path, model: str, since: float) -> str:
+def closing_words(
+    results: Path, model: str, since: float, failed_jobs: Sequence[tuple[str, str]] | None = None
+) -> str:
     """How a run ended: one line on the cohort, one on its jobs, and the end of logs of failed jobs.
 
-    Empty where there is nothing to tell yet.
+    Empty where a run that did not fail has nothing to tell yet.
 
     Parameters
     ----------
@@ -155,12 +159,23 @@ def closing_words(results: Path, model: str, since: float) -> str:
         Model id.
     since : float
         When the run began, seconds since the epoch.
+    failed_jobs : sequence of (str, str), optional
+        Of a run that did not finish: rule and log of each job that failed; the log is empty where
+        the rule has none.
     """
+    jobs = failed_jobs or ()
+    rules = sorted({rule for rule, _ in jobs})
+    failed = None if failed_jobs is None else f"{', '.join(rules) or 'the run'} failed"
     try:
         found, took = summary(results, model), report(results, model)
-    except CohortvolError:
-        return ""
-    lines = [digest(found)]
+    except Exception as error:
+        if error_to_act_on(error) is None:
+            raise
+        if failed is None:
+            return ""
+        name = Path(results).resolve().name
+        return f"cohort {name}: NOT finished, {failed}\n" + _why(results, jobs, [])
+    lines = [digest(found, failed)]
     if "segment" in took["stages"]:
         segment = took["stages"]["segment"]
         share = took["network_fraction"]
@@ -177,13 +192,23 @@ def closing_words(results: Path, model: str, since: float) -> str:
         [row for row in took["other_versions"] if seconds_of(row["last_started_utc"]) >= since]
     )
     text = "\n".join(lines) + "\n"
-    failed = [row for row in found["trouble"] if row["problem"] == "ended"]
-    if failed:
-        text += f"\n{as_text([trouble_table(failed)], 120)}"
-    for row in failed[:MOST_LOGS]:
-        text += (
-            "".join(f"\n{line}" for line in [f"End of {row['log']}:", *_end_of(row["log"])]) + "\n"
-        )
+    ended = [row for row in found["trouble"] if row["problem"] == "ended"]
+    if ended:
+        text += f"\n{as_text([trouble_table(ended)], 120)}"
+    return text + _why(results, jobs, [row["log"] for row in ended])
+
+
+def _why(results: Path, jobs: Sequence[tuple[str, str]], first: list[str]) -> str:
+    """The end of logs of failed jobs, those of `first` before others; what the disk lacks."""
+    logs = dict.fromkeys([*first, *(log for _, log in jobs if log)])
+    text = ""
+    for log in [*logs][:MOST_LOGS]:
+        text += "".join(f"\n{line}" for line in [f"End of {log}:", *_end_of(log)]) + "\n"
+    if jobs and "(IO_" not in text:
+        try:
+            check_room(Path(results))
+        except CohortvolError as error:
+            text += f"\n{error}\n"
     return text
 
 

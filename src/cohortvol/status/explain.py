@@ -153,6 +153,8 @@ def _segmented(results: Path, model: str | None, shard: str, scan_id: str) -> Ro
     receipt = folder / shard / f"{scan_id}.json"
     try:
         facts = json.loads(receipt.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise TableError(f"{receipt}: may be read by the account alone that wrote it") from error
     except (OSError, ValueError):
         return _one_row(folder / f"{shard}.parquet", scan_id)
     facts["receipt"] = str(receipt)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-def digest(summary: dict[str, Any]) -> str:
-    """The result of `summary` in one line, fit for a mail or a chat; it names no scan."""
+def digest(summary: dict[str, Any], failed: str | None = None) -> str:
+    """The result of `summary` in one line, fit for a mail or a chat; it names no scan.
+
+    `failed` says what kept a run from finishing; then the cohort is not called finished.
+    """
     states = summary["states"]
     name = Path(summary["results"]).resolve().name
     counts = [f"{states['done']:,} of {summary['scans']:,} done"]
@@ -18,6 +21,8 @@ def digest(summary: dict[str, Any]) -> str:
         for state in ("skipped", "quarantined", "failed")
         if states[state] or state == "failed"
     ]
+    if failed is not None:
+        return f"cohort {name}: NOT finished, {failed}; {', '.join(counts)}"
     told = [("finished, " if summary["assembled"] else "") + ", ".join(counts)]
     if not summary["assembled"]:
         told.append(_course(summary))

@@ -232,13 +232,25 @@ def _in_address(byte: int) -> bytes:
 def _files(results: Path, beside: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
     """Files, links and empty folders, each with the folder that was searched."""
     for folder in (results, *(one for one in beside if one.is_dir())):
-        for place, folders, names in os.walk(folder):
+        for place, folders, names in os.walk(folder, onerror=_refuse):
             if folder != results:
                 folders[:] = [name for name in folders if name not in SOFTWARE]
             links = [name for name in folders if Path(place, name).is_symlink()]
             yield from ((folder, Path(place, name)) for name in sorted([*names, *links]))
             if not names and not folders and Path(place) != folder:
                 yield folder, Path(place)
+
+
+def _refuse(error: OSError) -> None:
+    """What was not looked at proves nothing."""
+    raise _unread(str(error.filename), error) from error
+
+
+def _unread(path: object, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot be read ({error.strerror}), so nobody can be said to be gone\n"
+        "  Run as the account that made the results."
+    )
 
 
 def _told(path: Path, folder: Path) -> bytes:
@@ -264,5 +276,5 @@ def _parts(path: Path, unread: list[str]) -> Iterator[tuple[bytes, bool]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise _unread(path, error) from error
     yield from parts_of(content, path.name, unread.append)
