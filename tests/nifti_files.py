@@ -132,6 +132,26 @@ def end_slices_of_zero(count):
     return voxels
 
 
+def with_hole(where, value=0):
+    """The sound image with one value in a part of it."""
+    voxels = image_voxels()
+    voxels[where] = value
+    return voxels
+
+
+def with_a_slice_twice():
+    voxels = image_voxels()
+    voxels[:, :, 7] = voxels[:, :, 3]
+    return voxels
+
+
+def with_a_sector_lost():
+    """256 voxels in the order of the file, from the middle of a row of the seventh slice."""
+    stored = np.random.default_rng(0).integers(1, 1000, (12, 40, 30)).astype("int16")
+    stored[6].reshape(-1)[401 : 401 + 256] = 0
+    return stored.T
+
+
 LABELS = np.random.default_rng(1).integers(0, 5, SHAPE).astype("uint8")
 NEARLY_EMPTY = np.where(np.random.default_rng(2).random(SHAPE) < 0.005, image_voxels(), 0)
 
@@ -266,5 +286,11 @@ FAULTS = [
     ("VOX_LOW_ENTROPY", "label map", content(lambda: nifti(LABELS))),
     ("VOX_LOW_ENTROPY", "mask", content(lambda: nifti((LABELS > 3).astype("uint8")))),
     ("VOX_LOW_ENTROPY", "nearly empty", content(lambda: nifti(NEARLY_EMPTY))),
+    ("VOX_HOLE", "an inner slice of zeros", content(lambda: nifti(with_hole(np.s_[:, :, 5])))),
+    ("VOX_HOLE", "two of one value", content(lambda: nifti(with_hole(np.s_[:, :, 5:7], -1000)))),
+    ("VOX_HOLE", "a lost slice since turned", content(lambda: nifti(with_hole(np.s_[:, 9])))),
+    ("VOX_HOLE", "and turned otherwise", content(lambda: nifti(with_hole(np.s_[11])))),
+    ("VOX_HOLE", "a lost sector", content(lambda: nifti(with_a_sector_lost()))),
+    ("VOX_REPEATED", "a slice twice", content(lambda: nifti(with_a_slice_twice()))),
     ("QC_ZERO_SLICES", "a third zeros", content(lambda: nifti(end_slices_of_zero(4)))),
 ]

@@ -86,7 +86,9 @@ def test_packed_pixels_that_end_early_are_found_in_any_slice(tmp_path, syntax, s
             image.PixelData = encapsulate([packed[: int(share * len(packed))]])
 
     folder = write_series(tmp_path / "a", change=cut)
-    assert refused(folder, tmp_path).reason == "SRC_TRUNCATED"
+    rows_are_counted = syntax == RLELossless
+    reason = "DCM_UNREADABLE_FILE" if rows_are_counted else "SRC_TRUNCATED"
+    assert refused(folder, tmp_path).reason == reason
 
 
 def test_missing_decoders_stop_the_run_before_any_scan(tmp_path, monkeypatch):
@@ -122,7 +124,8 @@ def test_a_media_directory_is_not_followed_wherever_it_points(tmp_path):
     (folder / "media").mkdir()
     image, _, codes, series = converted(folder, tmp_path)
     np.testing.assert_array_equal(np.asarray(image.dataobj), expected_volume())
-    assert (codes, len(series)) == ([], 1)
+    left_out = {row["reason"]: row["n_images"] for row in series if not row["chosen"]}
+    assert (codes, left_out) == ([], {"DCM_NO_IMAGE": 1, "W_DUPLICATE_FILE": 1})
 
 
 def test_one_echo_of_a_classic_series_is_chosen_by_number(tmp_path):
@@ -170,19 +173,29 @@ def test_a_scaling_that_varies_is_applied_slice_by_slice_and_marked(tmp_path):
     expected = expected_volume() * (1.0 + np.arange(N)) + 3.0
     np.testing.assert_allclose(image.get_fdata(), expected, rtol=1e-6)
     assert "W_SCALE_VARIES" in codes
+    assert "QC_ODD_SLICE" not in codes
+
+
+def test_a_scaling_that_one_slice_alone_has_is_a_matter_for_a_person(tmp_path):
+    def scale(image, k):
+        image.RescaleSlope, image.RescaleIntercept = 2.0 if k == 4 else 1.9, 0.0
+
+    codes = converted(write_series(tmp_path / "a", change=scale), tmp_path)[2]
+    assert codes[:2] == ["W_SCALE_VARIES", "QC_ODD_SLICE"]
 
 
 def test_files_that_are_no_images_do_not_disturb(tmp_path):
     folder = write_series(tmp_path / "a")
     for name in ("DICOMDIR", "notes.txt", ".hidden", "series.json"):
         (folder / name).write_bytes(b"not an image")
-    image, _, codes, _ = converted(folder, tmp_path)
+    image, _, codes, series = converted(folder, tmp_path)
     assert image.shape[2] == N
     assert codes == []
+    assert series[-1] | {"n_images": 4, "reason": "DCM_FOREIGN_FILE"} == series[-1]
 
 
 def test_a_file_that_is_there_twice_is_taken_once(tmp_path):
-    folder = write_series(tmp_path / "a")
+    folder = write_series(tmp_path / "a", ImagesInAcquisition=N)
     one = next(folder.iterdir())
     (folder / "deeper").mkdir()
     shutil.copy(one, folder / "deeper" / "copy")
@@ -191,9 +204,40 @@ def test_a_file_that_is_there_twice_is_taken_once(tmp_path):
     assert codes == ["W_DUPLICATE_FILE"]
 
 
+def test_one_file_twice_may_stand_for_another_where_nothing_says_how_many_there_are(tmp_path):
+    folder = write_series(tmp_path / "a")
+    files = sorted(folder.iterdir())
+    shutil.copy(files[3], files[0])  # over the file of the last slice
+    image, _, codes, _ = converted(folder, tmp_path)
+    assert image.shape[2] == N - 1
+    assert codes == ["W_DUPLICATE_FILE", "DCM_COUNT_UNUSUAL"]
+    whole = write_series(tmp_path / "b")
+    shutil.copytree(whole, whole / "again")
+    assert converted(whole, tmp_path)[2] == ["W_DUPLICATE_FILE"]
+
+
 def test_a_number_of_images_other_than_promised_is_marked(tmp_path):
     folder = write_series(tmp_path / "a", leave_out=[0], ImagesInAcquisition=N)
     assert converted(folder, tmp_path)[2] == ["DCM_COUNT_UNUSUAL"]
+
+
+def test_a_series_whose_numbers_do_not_start_at_1_is_marked(tmp_path):
+    assert converted(write_series(tmp_path / "a", leave_out=[0]), tmp_path)[2] == [
+        "DCM_COUNT_UNUSUAL"
+    ]
+
+    def later(image, _k):
+        image.InstanceNumber += 300
+
+    assert converted(write_series(tmp_path / "b", change=later), tmp_path)[2] == []
+
+
+def test_an_end_slice_without_an_image_is_marked(tmp_path):
+    def lose(image, k):
+        if k == N - 1:
+            image.PixelData = bytes(len(image.PixelData))
+
+    assert converted(write_series(tmp_path / "a", change=lose), tmp_path)[2] == ["DCM_EMPTY_SLICE"]
 
 
 # --- faults

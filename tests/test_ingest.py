@@ -45,7 +45,7 @@ def test_a_sound_image_is_described(tmp_path):
     assert found == {
         "n_bytes": len(data),
         "image_sha256": hashlib.sha256(data).hexdigest(),
-        "voxels_sha256": hashlib.sha256(voxels.tobytes(order="F")).hexdigest(),
+        "voxels_sha256": hashlib.sha256((2 * voxels - 10).tobytes(order="F")).hexdigest(),
         "n_i": 24,
         "n_j": 20,
         "n_k": 12,
@@ -128,7 +128,16 @@ WARNINGS = [
     ("W_ANISOTROPIC", lambda: nifti(affine=np.diag([1.7, 2.1, 14.0, 1.0]))),
     ("QC_ZERO_SLICES", lambda: nifti(end_slices_of_zero(2))),
     ("QC_INTENSITY", lambda: nifti(np.minimum(image_voxels(), 900))),
+    ("QC_ODD_SLICE", lambda: nifti(with_a_slice_scaled(2.0))),
+    ("QC_ODD_SLICE", lambda: nifti(with_a_slice_scaled(0.5))),
+    ("W_REPEATED_SLICES", lambda: nifti(np.repeat(image_voxels()[:, :, ::2], 2, axis=2))),
 ]
+
+
+def with_a_slice_scaled(factor):
+    voxels = image_voxels()
+    voxels[:, :, 6] = voxels[:, :, 6] * factor
+    return voxels
 
 
 @pytest.mark.parametrize(("code", "make"), WARNINGS)
@@ -152,6 +161,39 @@ def test_equal_voxels_have_one_hash_however_they_are_packed(tmp_path):
     found = [check_scan(saved(tmp_path, data, "scan.nii.gz")) for data in (first, second, first)]
     assert found[0]["image_sha256"] == found[2]["image_sha256"] != found[1]["image_sha256"]
     assert found[0]["voxels_sha256"] == found[1]["voxels_sha256"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_values_have_one_digest_whatever_type_they_are_stored_in(tmp_path, seed):
+    values = np.random.default_rng(seed).integers(-900, 1000, SHAPE)
+    stored = {kind: nifti(values.astype(kind)) for kind in ("i2", "i4", "i8", "f4", "f8")}
+    stored["big endian"] = nifti(values.astype("f4"), big_endian=True)
+    stored["scaled"] = nifti((2 * values).astype("i2"), header={"scl_slope": 0.5})
+    stored["moved"] = nifti((values + 1000).astype("u2"), header={"scl_inter": -1000})
+    found = {kind: check_scan(saved(tmp_path, data)) for kind, data in stored.items()}
+    assert len({row["voxels_sha256"] for row in found.values()}) == 1
+    assert {row["intensity_max"] for row in found.values()} == {float(values.max())}
+    other = values.copy()
+    other[3, 4, 5] += 1
+    changed = check_scan(saved(tmp_path, nifti(other.astype("f4"))))
+    assert changed["voxels_sha256"] != found["f4"]["voxels_sha256"]
+
+
+def test_fractions_have_one_digest_in_single_and_double_precision(tmp_path):
+    values = np.random.default_rng(0).normal(0, 100, SHAPE).astype("f4")
+    values[0, 0, 0] = 0
+    found = [check_scan(saved(tmp_path, nifti(values.astype(kind)))) for kind in ("f4", "f8")]
+    values[0, 0, 0] = -0.0
+    found.append(check_scan(saved(tmp_path, nifti(values))))
+    assert len({row["voxels_sha256"] for row in found}) == 1
+
+
+def test_gaps_of_air_between_a_body_and_its_table_are_no_holes(tmp_path):
+    voxels = np.full(SHAPE, -1000, "int16")
+    noise = np.random.default_rng(4).integers(-200, 300, SHAPE)
+    voxels[4:20, 3:14] = noise[4:20, 3:14]
+    voxels[10:14, 17] = noise[10:14, 17]  # the table: planes 14 to 16 hold air alone
+    assert check_scan(saved(tmp_path, nifti(voxels)))["warnings"] is None
 
 
 def test_values_beyond_the_stored_type_are_scaled_as_real_numbers(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 import time
@@ -24,7 +23,7 @@ from cohortvol.ingest.grid import check_grid, describe_grid
 from cohortvol.ingest.header import Header, parse_header
 from cohortvol.ingest.rules import Rules
 from cohortvol.ingest.source import check_place, read_source
-from cohortvol.ingest.voxels import check_voxels
+from cohortvol.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.nifti import nifti_gz
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 
@@ -179,12 +178,13 @@ def _check_into(
     stored = np.frombuffer(source.content, header.dtype, offset=header.offset)
     volumes = stored.reshape(header.n_volumes, *header.shape[::-1])
     voxels = volumes[0 if rules.volume is None or len(volumes) == 1 else rules.volume - 1]
-    found.update(voxels_sha256=hashlib.sha256(voxels.data).hexdigest())
     low, high, voxel_warnings = check_voxels(voxels, rules)
     ends = sorted(header.slope * value + header.intercept for value in (low, high))
     if max(map(abs, ends)) > float(np.finfo(np.float32).max):
         detail = f"from {ends[0]:.3g} to {ends[1]:.3g}, beyond single precision"
         raise ScanError("VOX_NONFINITE", detail)
+    digest = digest_of_values(voxels, header.slope, header.intercept, ends)
+    found.update(voxels_sha256=digest)
     codes = ["W_EXTRA_BYTES"] if source.has_extra else []
     if len(volumes) > 1:
         codes.append("W_VOLUME_SELECTED")
@@ -223,7 +223,8 @@ def _row(
             found.update(covariates, image=str(converted.absolute()))
             rules = replace(rules, allow_roots=())  # the converted image lies in the results
         _check_into(found, Path(found["image"]), rules, converted)
-        found["warnings"] = ";".join(filter(None, [*codes, found["warnings"]])) or None
+        told = (found["warnings"] or "").split(";")
+        found["warnings"] = ";".join(filter(None, dict.fromkeys([*codes, *told]))) or None
     except ScanError as error:
         state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)

@@ -1,4 +1,4 @@
-"""DICOM to one checked NIfTI image: frames, stacks, the choice among them, the conversion."""
+"""DICOM to one checked NIfTI image: files, stacks, the choice among them, the conversion."""
 
 from __future__ import annotations
 
@@ -6,37 +6,28 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from cohortvol.errors import ScanError
 from cohortvol.files import commit_bytes, make_folder
 from cohortvol.ingest.dicom.choice import choose
+from cohortvol.ingest.dicom.completeness import account, check_complete, check_damage
 from cohortvol.ingest.dicom.conversion import check_decoders, convert
-from cohortvol.ingest.dicom.frames import dixon_named, read_frames
+from cohortvol.ingest.dicom.frames import dixon_named, first_bytes, has_mark, read_folder
 from cohortvol.ingest.dicom.headers import covariates
 from cohortvol.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.ingest.rules import Rules
+from cohortvol.ingest.voxels import has_odd_rows
 from cohortvol.nifti import nifti_gz
-from cohortvol.storage import patiently
 
 __all__ = ["check_decoders", "dixon_named", "is_dicom", "to_nifti"]
-
-_MAGIC_AT = 128
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a path is a folder, or a file that begins as DICOM does."""
 
-    def begins_as_dicom() -> bool:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return path.is_dir()
-        with open(path, "rb") as stream:
-            return stream.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
-
-    try:
-        return patiently(begins_as_dicom)
-    except OSError:  # whoever reads all of it is to complain
-        return False
+    return path.is_dir() or has_mark(first_bytes(path))
 
 
 def to_nifti(
@@ -53,7 +44,8 @@ def to_nifti(
     rules : Rules
         Which series is the scan.
     series : list of dict
-        Is given a row for every stack that was found, also where none is chosen.
+        Is given a row for every stack that was found, and for the files that are in none, also
+        where none is chosen.
 
     Returns
     -------
@@ -67,12 +59,15 @@ def to_nifti(
     ScanError
         With the reason why there is no image.
     """
-    frames, codes = read_frames(source, rules)
-    choice = choose(stacks_of(frames), rules)
-    series += choice.series
+    folder = read_folder(source, rules)
+    stacks = stacks_of(folder.frames)
+    choice = choose(stacks, rules)
+    series += choice.series + account(folder)
+    check_damage(folder, choice)
     if choice.chosen is None:
         raise choice.error or ScanError("DCM_UNREADABLE_FILE")
     volume = ordered(choice.chosen)
+    codes = check_complete(choice.chosen, volume, stacks, folder, choice)
     n_voxels = math.prod(volume.shape)
     if n_voxels > rules.max_voxels:
         raise ScanError("IMG_TOO_LARGE", f"{n_voxels} voxels, over {rules.max_voxels}")
@@ -80,16 +75,16 @@ def to_nifti(
     grey, more = convert(volume, out.parent)
     commit_bytes(out, nifti_gz(grey, volume.affine))
     facts = choice.chosen.first.facts
-    more += _count_codes(facts, len(volume.frames)) + _date_codes(facts)
+    more += _voxel_codes(grey.T) + _date_codes(facts)
     known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}
     return known, codes + more
 
 
-def _count_codes(facts: Dataset, n_images: int) -> list[str]:
-    """Flag a series of single images whose headers promise another number of them."""
-    promised = facts.get("ImagesInAcquisition") or n_images
-    alone = int(facts.get("NumberOfFrames") or 1) == 1
-    return ["DCM_COUNT_UNUSUAL"] if alone and int(promised) != n_images else []
+def _voxel_codes(slices: np.ndarray) -> list[str]:
+    """What is odd in slices as a scanner makes them; images made of others may have it."""
+    is_empty = any((end == end.flat[0]).all() for end in (slices[0], slices[-1]))
+    codes = ["DCM_EMPTY_SLICE"] if is_empty else []
+    return [*codes, "QC_ODD_SLICE"] if has_odd_rows(slices) else codes
 
 
 def _date_codes(facts: Dataset) -> list[str]:

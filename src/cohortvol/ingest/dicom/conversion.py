@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ from pydicom.uid import (
 
 from cohortvol.errors import InstallationError, ScanError
 from cohortvol.ingest.dicom.frames import NATIVE, Frame
-from cohortvol.ingest.dicom.stacks import Volume
+from cohortvol.ingest.dicom.stacks import MAX_LOST, Volume
 
 LIMIT_S = 900
 MAX_SHIFT_VOXELS = 0.05
@@ -65,7 +66,7 @@ def check_decoders() -> None:
 
 
 def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
-    """Grey values (column, row, slice) of a volume, and ``W_...`` codes.
+    """Grey values (column, row, slice) of a volume, and ``W_...`` and ``QC_...`` codes.
 
     Parameters
     ----------
@@ -79,8 +80,7 @@ def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
     ScanError
         ``DCM_CONVERSION`` if neither gives an image that is the series; ``SRC_TRUNCATED``.
     """
-    slopes = {(frame.slope, frame.intercept) for frame in volume.frames}
-    codes = ["W_SCALE_VARIES"] if len(slopes) > 1 else []
+    codes = _scale_codes(volume)
     samples = _samples(volume)
     if not samples:
         codes.append("W_NOT_COMPARED")
@@ -95,6 +95,16 @@ def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
         )
     greys = [_grey(frame) for frame in volume.frames]
     return np.stack(greys, axis=-1), [*codes, "W_CONVERTER_DIFFERS"]
+
+
+def _scale_codes(volume: Volume) -> list[str]:
+    """Whether slices differ in scale: most, as of some scanners, or a few, as after damage."""
+    scales = Counter((frame.slope, frame.intercept) for frame in volume.frames)
+    n_others = len(volume.frames) - max(scales.values())
+    if n_others == 0:
+        return []
+    is_odd = n_others <= MAX_LOST * len(volume.frames)
+    return ["W_SCALE_VARIES", "QC_ODD_SLICE"] if is_odd else ["W_SCALE_VARIES"]
 
 
 def _images_of_dcm2niix(volume: Volume, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -140,14 +150,17 @@ def _samples(volume: Volume) -> dict[int, np.ndarray]:
     """Slices as pydicom reads them; empty if it has no decoder.
 
     The first, middle and last, as the bytes of plain pixels have been counted; every one of
-    packed pixels, of which a converter fills up what is missing.
+    packed pixels, of which a converter fills up what is missing, and where scales differ.
     """
     n = len(volume.frames)
-    wanted = {0, n // 2, n - 1}
-    syntax = volume.frames[0].facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
-    if syntax not in NATIVE:
-        if not _has_decoder(syntax):
-            return {}
+    syntaxes = [
+        frame.facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+        for frame in volume.frames
+    ]
+    if not all(syntax in NATIVE or _has_decoder(syntax) for syntax in set(syntaxes)):
+        return {}
+    wanted = {0, n // 2, n - 1} | {k for k in range(n) if syntaxes[k] not in NATIVE}
+    if len({(frame.slope, frame.intercept) for frame in volume.frames}) > 1:
         wanted = set(range(n))
     return {k: _grey(volume.frames[k]) for k in sorted(wanted)}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,25 @@ SAME_POSITION_MM = 0.01
 MAX_TILT = 1e-3  # tangent of the angle between the stacking direction and the normal
 MAX_STEP_ERROR = 0.02  # of the step between slices
 MIN_GAP = 1.5  # steps, from which a slice is missing
+MAX_ASIDE = 0.1  # of a pixel, of a slice beside the line that the others lie on
+SAME_AXES = 1e-3  # cosine, and length of a unit axis
+SAME_SPACING = 1e-4  # relative
+MAX_LOST = 0.25  # of the images of a series that damage explains; beyond, it was made like this
+
+_ASKED = (
+    "Modality", "SOPClassUID", "SeriesDescription", "ProtocolName", "SequenceName",
+    "BurnedInAnnotation", "ContrastBolusAgent", "NumberOfFrames", "ImagesInAcquisition",
+    "LongitudinalTemporalInformationModified", "PatientAge", "PatientSex", "AcquisitionDate",
+    "SeriesDate", "StudyDate", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength",
+    "ScanningSequence", "EchoPulseSequence",
+)  # fmt: skip
+"""What a header is asked for a whole stack; one damaged file must not speak for the others."""
+
+_PIXELS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation",
+)  # fmt: skip
+"""What must be the same in all files, as a converter asks one of them for all."""
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -27,7 +46,7 @@ class Stack:
 
     @property
     def first(self) -> Frame:
-        """Any frame; what is asked of it holds for all."""
+        """A frame whose header says what most of them say."""
         return self.frames[0]
 
     @property
@@ -72,8 +91,21 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
         turn = None if frame.plane is None else frame.plane.turn(decimals=2)
         kind = (frame.image_type, frame.echo_time_ms, frame.temporal_position)
         groups[frame.series, kind, turn, frame.rows, frame.columns].append(frame)
-    stacks = [Stack(tuple(group)) for group in groups.values()]
+    stacks = [Stack(_spokesman_first(group)) for group in groups.values()]
     return sorted(stacks, key=lambda stack: (-len(stack.frames), stack.first.path.name))
+
+
+def _spokesman_first(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The frames, first of them one that says what most of them say."""
+    said = [_said(frame, _ASKED) for frame in frames]
+    spokesman = frames[said.index(Counter(said).most_common(1)[0][0])]
+    return spokesman, *(frame for frame in frames if frame is not spokesman)
+
+
+def _said(frame: Frame, names: Sequence[str]) -> tuple[Hashable, ...]:
+    """Values as they are stored, not parsed: thousands of files are asked."""
+    elements = (frame.facts.get_item(name) for name in names)
+    return tuple(None if element is None else str(element.value) for element in elements)
 
 
 def ordered(stack: Stack) -> Volume:
@@ -83,8 +115,8 @@ def ordered(stack: Stack) -> Volume:
     ------
     ScanError
         ``GEO_NO_XFORM``, ``GEO_PIXDIM``, ``IMG_RGB``, ``IMG_TOO_FEW_SLICES``,
-        ``DCM_DUPLICATE_POSITION``, ``DCM_TILT``, ``DCM_MISSING_SLICE`` or
-        ``DCM_SPACING_IRREGULAR``.
+        ``DCM_UNREADABLE_FILE`` where slices contradict each other, ``DCM_DUPLICATE_POSITION``,
+        ``DCM_TILT``, ``DCM_MISSING_SLICE`` or ``DCM_SPACING_IRREGULAR``.
     """
     placed = [(frame.plane, frame) for frame in stack.frames if frame.plane is not None]
     if len(placed) < len(stack.frames):
@@ -98,13 +130,49 @@ def ordered(stack: Stack) -> Volume:
         raise ScanError("IMG_TOO_FEW_SLICES", "1 slice")
     placed.sort(key=lambda pair: pair[0].along_mm)
     planes = [plane for plane, _ in placed]
+    _check_agreement([frame for _, frame in placed], planes)
     _check_steps(planes)
+    _check_line(planes, MAX_ASIDE * float(spacing_mm.min()))
     affine = np.eye(4)
     affine[:3, 0] = planes[0].row_axis * spacing_mm[1]
     affine[:3, 1] = planes[0].column_axis * spacing_mm[0]
     affine[:3, 2] = (planes[-1].position_mm - planes[0].position_mm) / (len(planes) - 1)
     affine[:3, 3] = planes[0].position_mm
     return Volume(tuple(frame for _, frame in placed), _LPS_TO_RAS @ affine)
+
+
+def _check_agreement(frames: Sequence[Frame], planes: Sequence[Plane]) -> None:
+    """The slices agree on what holds for the whole volume: pixels, their distances, the axes."""
+    for name in _PIXELS:
+        values = Counter(str(frame.told(name)) for frame in frames)
+        _all_agree(name, values.most_common(1)[0][1], len(frames))
+    spacings = np.array([[0, 0] if f.spacing_mm is None else f.spacing_mm for f in frames])
+    usual = np.median(spacings, axis=0)
+    equal = (np.abs(spacings - usual) <= SAME_SPACING * usual).all(axis=1)
+    _all_agree("PixelSpacing", int(equal.sum()), len(frames))
+    axes = np.array([[plane.row_axis, plane.column_axis] for plane in planes])
+    equal = (np.abs(axes - np.median(axes, axis=0)) <= SAME_AXES).all(axis=(1, 2))
+    _all_agree("ImageOrientationPatient", int(equal.sum()), len(frames))
+    if np.abs(axes[0] @ axes[0].T - np.eye(2)).max() > SAME_AXES:
+        detail = "ImageOrientationPatient is not two axes of length 1 at right angles"
+        raise ScanError("DCM_UNREADABLE_FILE", detail)
+
+
+def _all_agree(name: str, n_equal: int, n: int) -> None:
+    if n_equal < n:
+        detail = f"{n - n_equal} of {n} slices have another {name} than the others"
+        raise ScanError("DCM_UNREADABLE_FILE", detail)
+
+
+def _check_line(planes: Sequence[Plane], most_mm: float) -> None:
+    """No slice lies beside the line from the first to the last."""
+    positions = np.array([plane.position_mm for plane in planes])
+    along = positions[-1] - positions[0]
+    away = positions - positions[0]
+    aside = away - np.outer(away @ along, along) / (along @ along)
+    distance_mm = float(np.linalg.norm(aside, axis=1).max())
+    if distance_mm > most_mm:
+        raise ScanError("DCM_SPACING_IRREGULAR", f"a slice lies {distance_mm:.2f} mm aside")
 
 
 def _check_steps(planes: Sequence[Plane]) -> None:
