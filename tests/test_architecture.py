@@ -45,6 +45,7 @@ FOUNDATION = {
     "resources",
     "style",
     "pages",
+    "ranges",
 }
 STAGES = {
     "manifest",

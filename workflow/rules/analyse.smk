@@ -22,6 +22,7 @@ rule analyse:
         settings=options(
             {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
         ),
+        ages=config["age_range_years"],
         version=cohortvol.__version__,
     shell:
         """
@@ -31,5 +32,6 @@ rule analyse:
             --out {params.folder:q} \
             {params.cut} \
             {params.settings:q} \
+            --age-range-years {params.ages:q} \
             2>{log:q}
         """

@@ -25,6 +25,7 @@ rule assemble:
             {
                 **config["assemble"],
                 "min_dice": config["agreement"]["min_dice"] if OTHER else None,
+                "age_range_years": config["age_range_years"],
             }
         ),
         decisions=options({"decisions": config["decisions"]}),

@@ -57,7 +57,8 @@ def fit_many(
         naming the columns; then none of the structures can be fitted.
     """
     design = np.asarray(design, dtype=float)
-    responses = np.asarray(responses, dtype=float).reshape(len(design), responses.shape[1], -1)
+    responses = np.asarray(responses, dtype=float)
+    responses = responses if responses.ndim == 3 else responses[:, :, None]
     given = ~np.isnan(responses[:, :, 0])
     if not given.all():
         kept = np.flatnonzero(given.any(axis=1))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from cohortvol import ranges
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 SEXES = ("F", "M")
 GROUPS = ("all", *SEXES)
@@ -17,6 +22,7 @@ NOT_DONE = "scan not done"
 SCAN_QC = "scan failed QC"
 SCAN_REVIEW = "scan excluded by review"
 AGE_MISSING = "age missing"
+AGE_IMPLAUSIBLE = "age outside its range"
 SEX_MISSING = "sex missing"
 NOT_MEASURED = "not measured"
 ABSENT = "absent"
@@ -25,11 +31,13 @@ CUT = "cut by the field of view"
 FAILED_QC = "failed QC"
 REVIEW = "excluded by review"
 SIZE_MISSING = "size missing (M2 only)"
+SIZE_IMPLAUSIBLE = "size outside its range (M2 only)"
 REASONS = (
     NOT_DONE,
     SCAN_QC,
     SCAN_REVIEW,
     AGE_MISSING,
+    AGE_IMPLAUSIBLE,
     SEX_MISSING,
     NOT_MEASURED,
     ABSENT,
@@ -38,8 +46,11 @@ REASONS = (
     FAILED_QC,
     REVIEW,
     SIZE_MISSING,
+    SIZE_IMPLAUSIBLE,
 )
 """Why a scan is not used for a structure: one reason each, the first that holds."""
+SIZE_REASONS = (SIZE_MISSING, SIZE_IMPLAUSIBLE)
+"""Those for which M2 alone does not use it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,10 @@ class Cohort:
     """Whose volumes these are; None where the volumes table does not say."""
     doubted: np.ndarray
     """(scans, structures) of bool: QC excludes this volume, whatever else its reason says."""
+    sound: np.ndarray
+    """(scans, structures) of bool: usable whatever is known of the person."""
+    outside: dict[str, np.ndarray]
+    """Column of `ranges` to (scans,) of bool: a value that cannot be true, and is null now."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
@@ -80,6 +95,14 @@ class Cohort:
         return mask
 
     @property
+    def size_outside(self) -> np.ndarray:
+        """(scans,) of bool: height, weight or BMI cannot be true, so that size is not known."""
+        mask: np.ndarray = np.logical_or.reduce(
+            [self.outside[name] for name in ("height_cm", "weight_kg", "bmi")]
+        )
+        return mask
+
+    @property
     def knows_sex(self) -> bool:
         """Whether anyone's sex is given; without, all are analysed together."""
         return bool(self.scans["sex"].notna().any())
@@ -87,10 +110,7 @@ class Cohort:
     @property
     def counted(self) -> np.ndarray:
         """(scans,) of bool: done, and not excluded by the QC of the whole scan."""
-        mask: np.ndarray = (
-            (self.scans["state"] == "done") & (self.scans["qc"] != "exclude")
-        ).to_numpy(dtype=bool)
-        return mask
+        return _counted(self.scans)
 
     @property
     def in_trends(self) -> np.ndarray:
@@ -114,6 +134,7 @@ def build(
     scans: pd.DataFrame,
     exclude_cut: bool = True,
     segmentation_model: str | None = None,
+    age_range_years: Sequence[float] = ranges.AGE_RANGE_YEARS,
 ) -> Cohort:
     """Join volumes to scans, and decide for every scan and structure whether it is used.
 
@@ -125,6 +146,8 @@ def build(
         Leave out volumes that the field of view cuts: they are lower bounds.
     segmentation_model : str, optional
         Needed where the volumes table holds several.
+    age_range_years : (low, high)
+        Ages outside count as unknown, as do sizes outside `ranges.SIZES`; both are counted.
 
     Raises
     ------
@@ -135,7 +158,7 @@ def build(
     """
     volumes = _one_model(volumes, segmentation_model)
     volumes = volumes.assign(**{name: None for name in ("qc", "qc_auto") if name not in volumes})
-    scans = _with_defaults(scans)
+    scans, outside = _with_defaults(scans, age_range_years)
     done = scans.index[scans["state"] == "done"]
     place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
     known_anyhow = volumes["scan_id"].isin(scans["scan_id"]).to_numpy(dtype=bool)
@@ -161,9 +184,11 @@ def build(
     volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
     reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
     doubted[row, column[found]] = (volumes["qc"] == "exclude").to_numpy(dtype=bool)[found]
+    sound = (reason == USABLE) & _counted(scans)[:, None]
     for holds, why in (  # the last that holds wins: scan before structure, state before all
         (scans["sex"].isna() & scans["sex"].notna().any(), SEX_MISSING),
-        (scans["age_years"].isna(), AGE_MISSING),
+        (outside["age_years"], AGE_IMPLAUSIBLE),
+        (scans["age_years"].isna() & ~outside["age_years"], AGE_MISSING),
         (scans["qc"] == "exclude", SCAN_QC),
         (excluded_by_review(scans), SCAN_REVIEW),
         (scans["state"] != "done", NOT_DONE),
@@ -173,7 +198,18 @@ def build(
     accepted = int((used & accepted_by_review(volumes[found]).to_numpy(dtype=bool)).sum())
     strangers = int((~known_anyhow).sum())
     model = next(iter(volumes["model"].dropna()), None) if "model" in volumes else None
-    return Cohort(scans, structures, volume_ml, reason, accepted, strangers, model, doubted)
+    return Cohort(
+        scans,
+        structures,
+        volume_ml,
+        reason,
+        accepted,
+        strangers,
+        model,
+        doubted,
+        sound,
+        {name: rows.to_numpy(dtype=bool) for name, rows in outside.items()},
+    )
 
 
 def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
@@ -205,8 +241,18 @@ def _one_model(volumes: pd.DataFrame, chosen: str | None) -> pd.DataFrame:
     return volumes[volumes["model"] == chosen]
 
 
-def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
-    """Columns that may be lacking, BMI, and a number per person."""
+def _counted(scans: pd.DataFrame) -> np.ndarray:
+    mask: np.ndarray = ((scans["state"] == "done") & (scans["qc"] != "exclude")).to_numpy(bool)
+    return mask
+
+
+def _with_defaults(
+    scans: pd.DataFrame, age_range_years: Sequence[float]
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """Columns that may be lacking, BMI, and a number per person; and which values were taken out.
+
+    An age that `assemble` took out counts as taken out.
+    """
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
@@ -216,14 +262,22 @@ def _with_defaults(scans: pd.DataFrame) -> pd.DataFrame:
     for name in ("height_cm", "weight_kg"):
         if name not in scans:
             scans[name] = np.nan
-        scans[name] = scans[name].where(scans[name] > 0)
+    outside = ranges.outside(scans, age_range_years)
+    scans = ranges.without(scans, outside)
     scans["bmi"] = scans["weight_kg"] / (scans["height_cm"] / 100) ** 2
+    outside |= ranges.outside(scans[["bmi"]])
+    scans = ranges.without(scans, {"bmi": outside["bmi"]})
+    for said in ranges.said(outside, age_range_years):
+        log.warning("the scans table has %s: unknown", said)
+    if "qc_flags" in scans:
+        marked = scans["qc_flags"].fillna("").str.contains("CLN_HEADER_AGE")
+        outside["age_years"] |= marked & scans["age_years"].isna()
     person = [
         ("subject", subject) if isinstance(subject, str) else ("row", row)
         for row, subject in enumerate(scans["subject_id"])
     ]
     scans["subject"] = pd.factorize(pd.Series(person, dtype=object))[0]
-    return scans
+    return scans, outside
 
 
 def _in_order(volumes: pd.DataFrame) -> tuple[str, ...]:

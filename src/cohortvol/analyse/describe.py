@@ -10,18 +10,21 @@ import pandas as pd
 from scipy import stats
 
 from cohortvol.analyse.cohort import (
+    AGE_IMPLAUSIBLE,
     AGE_MISSING,
     GROUPS,
     REASONS,
     SCAN_QC,
     SCAN_REVIEW,
     SEX_MISSING,
+    SIZE_IMPLAUSIBLE,
     SIZE_MISSING,
     Cohort,
     accepted_by_review,
     excluded_by_review,
 )
 from cohortvol.analyse.settings import Settings
+from cohortvol.ranges import SIZES
 
 ACCEPTED = "accepted by review against automatic QC"
 NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
@@ -33,11 +36,14 @@ QUANTILES = {"median_ml": 50, "q25_ml": 25, "q75_ml": 75, "p5_ml": 5, "p95_ml": 
 
 
 def summary(cohort: Cohort, settings: Settings) -> pd.DataFrame:
-    """Quantiles of the usable volumes per structure and sex: ``analyse/summary``."""
+    """Quantiles of the volumes per structure and sex: ``analyse/summary``.
+
+    Of every volume that can be used, whether or not the age and sex of the person are known.
+    """
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         for group in GROUPS:
-            volume_ml = cohort.volume_ml[cohort.usable(index) & cohort.of_sex(group), index]
+            volume_ml = cohort.volume_ml[cohort.sound[:, index] & cohort.of_sex(group), index]
             row: dict[str, Any] = {"structure": structure, "sex": group, "n": len(volume_ml)}
             if len(volume_ml) >= max(settings.suppress_below, 1):
                 row |= quantile_cells(volume_ml)
@@ -79,8 +85,10 @@ def dropped(cohort: Cohort) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         counts = pd.Series(cohort.reason[:, index], dtype=object).value_counts()
+        without = cohort.usable(index) & ~cohort.has_size
         if cohort.has_size.any():
-            counts[SIZE_MISSING] = int((cohort.usable(index) & ~cohort.has_size).sum())
+            counts[SIZE_MISSING] = int((without & ~cohort.size_outside).sum())
+        counts[SIZE_IMPLAUSIBLE] = int((without & cohort.size_outside).sum())
         rows += [
             {"structure": structure, "reason": reason, "n": int(counts[reason])}
             for reason in REASONS
@@ -105,12 +113,14 @@ def flow(cohort: Cohort) -> pd.DataFrame:
     is_done = scans["state"] == "done"
     by_review = is_done & excluded_by_review(scans)
     failed_qc = is_done & ~cohort.counted & ~by_review
-    no_age = cohort.counted & scans["age_years"].isna()
+    bad_age = cohort.counted & cohort.outside["age_years"]
+    no_age = cohort.counted & scans["age_years"].isna() & ~bad_age
     no_sex = cohort.counted & scans["age_years"].notna() & scans["sex"].isna()
     for reason, those in (
         (SCAN_QC, failed_qc),
         (SCAN_REVIEW, by_review),
         (AGE_MISSING, no_age),
+        (AGE_IMPLAUSIBLE, bad_age),
         (SEX_MISSING, no_sex),
     ):
         if those.any():
@@ -118,6 +128,11 @@ def flow(cohort: Cohort) -> pd.DataFrame:
     if accepted := int((cohort.in_trends & accepted_by_review(scans)).sum()):
         rows.append({"step": "kept", "reason": ACCEPTED, "n": accepted})
     rows.append({"step": "usable for trends", "reason": None, "n": int(cohort.in_trends.sum())})
+    rows += [
+        {"step": "out of range", "reason": f"{name} outside {SIZES[name]}", "n": int(those.sum())}
+        for name, outside in cohort.outside.items()
+        if name in SIZES and (those := cohort.counted & outside).any()
+    ]
     with_size = int((cohort.in_trends & cohort.has_size).sum())
     rows.append({"step": "with height and weight", "reason": None, "n": with_size})
     return pd.DataFrame(rows)

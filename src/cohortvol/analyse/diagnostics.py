@@ -31,7 +31,7 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
     """
     model = ladder(cohort)[-1]
     parts = Parts(cohort, model, settings)
-    joint = parts.joint if cohort.knows_sex else parts.pooled
+    joint = parts.joint if cohort.knows_sex else parts.able
     fits = fit_structures(cohort, model, joint, settings, interaction=True)
     ids = cohort.scans["scan_id"].to_numpy()
     rows: list[dict[str, Any]] = []
@@ -40,7 +40,8 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
         row: dict[str, Any] = {"structure": structure, "model": model.name}
         fitted = fits.get(s)
         if fitted is None:
-            rows.append(row | {"n_used": 0, "note": joined_notes(*parts.troubles(s))})
+            why = parts.troubles(s) if cohort.knows_sex else (parts.of_all[s].trouble,)
+            rows.append(row | {"n_used": 0, "note": joined_notes(*why)})
             continue
         row["n_used"] = int(fitted.given.sum())
         if isinstance(fitted.fit, EstimateError):

@@ -23,6 +23,7 @@ SCAN_EXTRAS = (
     "reason",
     "qc",
     "qc_auto",
+    "qc_flags",
     "subject_id",
     "height_cm",
     "weight_kg",

@@ -101,7 +101,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/summary": {
         "structure": _STRUCTURE,
         "sex": _SEX,
-        "n": Column(whole, "scans used"),
+        "n": Column(whole, "scans with a usable volume, whether or not age and sex are known"),
         "median_ml": Column(real, "median volume, mL; null with too few scans to print"),
         "q25_ml": Column(real, "25th percentile, mL"),
         "q75_ml": Column(real, "75th percentile, mL"),
@@ -124,9 +124,13 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "step": Column(
             text,
             "manifest, quarantined, skipped, failed, done, unusable, kept (among the usable), "
-            "usable for trends, with height and weight",
+            "usable for trends, out of range (values that count as unknown), "
+            "with height and weight",
         ),
-        "reason": Column(text, "reason code, or why unusable; null where the step is a total"),
+        "reason": Column(
+            text,
+            "reason code, why unusable, or which values; null where the step is a total",
+        ),
         "n": Column(whole, "scans"),
     },
     "analyse/nonlinearity": {

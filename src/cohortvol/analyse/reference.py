@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cohortvol.analyse.lms import Lms
 from cohortvol.analyse.settings import checked
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_json, commit_text, sha256_of
+from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.tables import Column, csv_text, real, text, write_table
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,12 @@ def fit(
     out: Path,
     segmentation_model: str | None = None,
     min_n_centiles: int = 300,
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
 ) -> dict[str, Any]:
     """Fit centiles of every structure and sex, and save them as JSON.
 
-    The file holds knots, coefficients, age ranges and counts, and no row of any person.
+    The file holds knots, coefficients, age ranges and counts, and no row of any person. Ages
+    outside `age_range_years` count as unknown.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def fit(
         If no structure and sex has enough subjects, with the reasons.
     """
     settings = checked({"segmentation_model": segmentation_model, "min_n_centiles": min_n_centiles})
-    cohort = _cohort(volumes, scans, segmentation_model)
+    cohort = _cohort(volumes, scans, segmentation_model, age_range_years)
     models, refused = [], []
     for sample in samples(cohort, settings):
         key = {"structure": sample.structure, "sex": sample.sex}
@@ -124,6 +128,7 @@ def score(
     out: Path,
     segmentation_model: str | None = None,
     any_model: bool = False,
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
 ) -> pd.DataFrame:
     """Centile and z of every scan and structure; null with a reason where there is none.
 
@@ -139,6 +144,8 @@ def score(
         Which model's volumes, where the table holds several.
     any_model : bool
         Score volumes of another segmentation model than that of the reference.
+    age_range_years : (low, high)
+        A scan of an age outside has no score.
 
     Raises
     ------
@@ -148,7 +155,7 @@ def score(
         If the volumes are of another segmentation model and `any_model` is not set.
     """
     record = read_reference(reference)
-    cohort = _cohort(volumes, scans, segmentation_model)
+    cohort = _cohort(volumes, scans, segmentation_model, age_range_years)
     theirs, ours = record["segmentation_model"], cohort.segmentation_model
     if theirs and ours and theirs != ours and not any_model:
         raise ConfigError(
@@ -238,12 +245,15 @@ def read_reference(path: Path) -> dict[str, Any]:
     return record
 
 
-def _cohort(volumes: Path, scans: Path, segmentation_model: str | None) -> Cohort:
+def _cohort(
+    volumes: Path, scans: Path, segmentation_model: str | None, age_range_years: Sequence[float]
+) -> Cohort:
     return cohort_of.build(
         read_volumes(volumes),
         read_scans(scans),
         exclude_cut=True,
         segmentation_model=segmentation_model,
+        age_range_years=age_range_years,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol import __version__
+from cohortvol import __version__, ranges
 from cohortvol.analyse import cohort as cohort_of
 from cohortvol.analyse import nonlinearity as bends
 from cohortvol.analyse.asymmetry import asymmetry
@@ -27,6 +27,7 @@ from cohortvol.analyse.designs import FACTORS, factors_of
 from cohortvol.analyse.diagnostics import diagnostics
 from cohortvol.analyse.groups import models_of
 from cohortvol.analyse.inputs import read_scans, read_volumes
+from cohortvol.analyse.limits import cannot_say
 from cohortvol.analyse.literature import literature
 from cohortvol.analyse.measurement_error import tipping
 from cohortvol.analyse.outputs import write
@@ -87,6 +88,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         read_scans(scans),
         exclude_cut=chosen.exclude_cut,
         segmentation_model=chosen.segmentation_model,
+        age_range_years=chosen.age_range_years,
     )
     slopes, interactions = trends(cohort, chosen)
     splines = bends.Splines(cohort, chosen)
@@ -127,6 +129,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "counts": counts,
         "findings": _findings(slopes, chosen),
         "rows": rows,
+        "cannot_say": cannot_say(cohort, slopes, chosen),
         "sentences": sentences(cohort, slopes, chosen),
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}
@@ -173,6 +176,9 @@ def _counts(cohort: Cohort) -> dict[str, int]:
         "F": int((known & cohort.of_sex("F")).sum()),
         "M": int((known & cohort.of_sex("M")).sum()),
         "with_height_and_weight": int((known & cohort.has_size).sum()),
+        "values_out_of_range": int(
+            sum((rows & cohort.counted).sum() for rows in cohort.outside.values())
+        ),
         "structures": len(cohort.structures),
         "volumes_usable": int((cohort.reason == cohort_of.USABLE).sum()),
         "volumes_cut": int((cohort.reason == cohort_of.CUT).sum()),
@@ -219,14 +225,15 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         "Unless the scans were drawn at random from a population, the results describe the "
         "people scanned and not a population.",
     ]
+    estimated = "slope_pct_per_decade" in slopes and slopes["slope_pct_per_decade"].notna().any()
     fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in FACTORS]
     if fixed:
         said.append(f"M2 and M3 have fixed effects of {', '.join(fixed)}; M1 has not.")
-    else:
+    elif estimated:
         said.append(f"No model adjusts for {', '.join(FACTORS[:-1])} or {FACTORS[-1]}.")
     if not cohort.knows_sex:
         said.append("Sex is not known: women and men are analysed as one.")
-    if not cohort.has_size.any():
+    if estimated and not cohort.has_size.any():
         said.append("Height and weight are not known: no result is adjusted for body size.")
     notes = slopes["note"].fillna("") if len(slopes) else pd.Series(dtype=str)
     for mark, meaning in (
@@ -234,7 +241,7 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         ("ANA_", "a slope that could not be estimated; the note of the row says why"),
     ):
         marked = slopes.loc[notes.str.contains(mark), "structure"].unique() if len(slopes) else []
-        if len(marked):
+        if estimated and len(marked):
             label = "descriptive only, with" if mark == "descriptive only" else "with"
             which = "all" if len(marked) == len(cohort.structures) else ", ".join(marked)
             said.append(f"Structures {label} {meaning}: {which}.")
@@ -260,6 +267,11 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
             "Some people have several scans: standard errors are cluster-robust by subject; "
             "p values of correlations take every scan as independent."
         )
+    outside = {name: pd.Series(rows & cohort.counted) for name, rows in cohort.outside.items()}
+    said += [
+        f"{what}: they count as unknown and enter no result."
+        for what in ranges.said(outside, settings.age_range_years)
+    ]
     if counts["volume_rows_without_scan"]:
         said.append(
             f"{counts['volume_rows_without_scan']:,} rows of the volumes table belong to no "

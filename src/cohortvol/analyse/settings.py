@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
+from cohortvol.ranges import AGE_RANGE_YEARS
 
 LEAST = {
     "min_n_per_sex": 1,
@@ -56,6 +57,8 @@ class Settings:
     """CSV of published volumes to compare with, besides those that come with cohortvol."""
     agreement: str | None = None
     """Table in which `assemble` gathered the comparison with another segmentation model."""
+    age_range_years: tuple[float, float] = AGE_RANGE_YEARS
+    """Ages outside count as unknown."""
 
     def shown(self, n: int) -> int | None:
         """A count of people, or None where they are so few that it is not shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from cohortvol import reasons
 from cohortvol.assemble.agreement import flagged, read_agreement
 from cohortvol.assemble.decisions import QC, Decided, decide, read_decisions
-from cohortvol.assemble.following import follow, intake
+from cohortvol.assemble.following import OUT_OF_RANGE, follow, intake
 from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
 from cohortvol.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.errors import AccountingError, CohortvolError, TableError
 from cohortvol.files import commit_digests, commit_json
+from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.tables import (
     AGREEMENT,
     COHORT_VOLUMES,
@@ -61,12 +62,15 @@ class Settings:
         Least overlap of two models; below, a structure is QC_DISAGREE. None compares nothing.
     skip_unknown : bool
         Pass over decisions on scans that the manifest does not have, in place of an error.
+    age_range_years : (low, high)
+        An age of a DICOM header outside is unknown, and its scan marked.
     """
 
     outlier_max_z: float = MAX_Z
     outlier_min_scans: int = MIN_SCANS
     min_dice: float | None = None
     skip_unknown: bool = False
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS
 
 
 def settings_of(results: Path) -> Settings:
@@ -161,6 +165,7 @@ def cohort(
         manifest,
         _of_shards(results / "ingest", shards, INGEST),
         _of_shards(results / "segment" / model, shards, SEGMENT),
+        settings.age_range_years,
     )
     check_one_segmentation(scans, results, model)
     segmented = scans[scans["state"] == "segmented"]
@@ -309,4 +314,7 @@ def accounting(scans: pd.DataFrame, n_manifest: int) -> str:
     for (state, code), n_scans in by_reason.items():
         known = reasons.load().get(code)
         lines.append(f"  {state}: {n_scans} {code}  {known.sentence if known else ''}".rstrip())
+    codes = scans["qc_flags"].fillna("").str.split(";").explode()
+    for code, n_scans in codes[codes.isin(OUT_OF_RANGE.values())].value_counts().items():
+        lines.append(f"  unknown: {n_scans} {code}  {reasons.load()[str(code)].sentence}")
     return "\n".join(lines)

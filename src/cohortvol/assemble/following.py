@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from cohortvol import ranges
 from cohortvol.errors import TemporaryError
 from cohortvol.tables import COVARIATES, SCANS
 
 
-def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFrame) -> pd.DataFrame:
+def follow(
+    manifest: pd.DataFrame,
+    ingested: pd.DataFrame,
+    segmented: pd.DataFrame,
+    age_range_years: Sequence[float] = ranges.AGE_RANGE_YEARS,
+) -> pd.DataFrame:
     """Each row of the manifest with what became of it up to segment, in manifest order.
 
     Only rows that the manifest stage left without a state are joined, by scan_id and shard:
@@ -19,6 +27,8 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     manifest, ingested, segmented : pandas.DataFrame
         The tables MANIFEST, INGEST and SEGMENT, the last two of all shards with a column
         ``shard``.
+    age_range_years : (low, high)
+        As in `intake`.
 
     Returns
     -------
@@ -30,7 +40,7 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     TemporaryError
         If a scan is missing from a table, or was segmented from other bytes than ingested.
     """
-    rows = intake(manifest, ingested)
+    rows = intake(manifest, ingested, age_range_years)
     ready = rows["state"] == "ready"
     onward = rows[ready].drop(columns=["state", "reason", "detail"])
     onward = onward.rename(columns={"image_sha256": "ingested_sha256"})
@@ -50,7 +60,11 @@ def follow(manifest: pd.DataFrame, ingested: pd.DataFrame, segmented: pd.DataFra
     )
 
 
-def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
+def intake(
+    manifest: pd.DataFrame,
+    ingested: pd.DataFrame,
+    age_range_years: Sequence[float] = ranges.AGE_RANGE_YEARS,
+) -> pd.DataFrame:
     """Each row of the manifest with what ingest found, before anything is segmented.
 
     Scans with the same voxels as another are marked ``ID_SAME_CONTENT`` in ``warnings``.
@@ -61,6 +75,8 @@ def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
         Table MANIFEST.
     ingested : pandas.DataFrame
         Table INGEST of all shards, with a column ``shard``.
+    age_range_years : (low, high)
+        Ages of a header outside are unknown.
 
     Returns
     -------
@@ -74,7 +90,8 @@ def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
     """
     waiting = manifest["state"].isna()
     rows = manifest[waiting].drop(columns=["state", "reason", "detail", "image"])
-    rows = _with_headers(_joined(rows, ingested.drop(columns="image"), "ingest"))
+    joined = _joined(rows, ingested.drop(columns="image"), "ingest")
+    rows = _with_headers(joined, age_range_years)
     ready = rows["state"] == "ready"
     rows = _mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
     parts = [part for part in (manifest[~waiting], rows) if len(part)]
@@ -83,26 +100,38 @@ def intake(manifest: pd.DataFrame, ingested: pd.DataFrame) -> pd.DataFrame:
 
 
 MAX_AGE_CONFLICT_YEARS = 1.0
-FIRST_YEAR = 1977
-"""No person was imaged by magnetic resonance before: an earlier date was moved for privacy."""
 
 SAME_CONTENT = "ID_SAME_CONTENT"
 AGE_CONFLICT = "CLN_AGE_CONFLICT"
+OUT_OF_RANGE = {
+    "age_years": "CLN_HEADER_AGE",
+    "field_strength_t": "CLN_HEADER_VALUE",
+    ranges.DATE: "CLN_HEADER_DATE",
+}
+"""Marks of scans of which a value is unknown as that of the header cannot be true."""
 
 
-def _with_headers(scans: pd.DataFrame) -> pd.DataFrame:
+def _with_headers(scans: pd.DataFrame, age_range_years: Sequence[float]) -> pd.DataFrame:
     """Covariates of the DICOM headers where the manifest has none, and ``CLN_...`` codes.
 
-    An age that differs by more than `MAX_AGE_CONFLICT_YEARS` from the header's is marked
-    ``CLN_AGE_CONFLICT``, one that neither gives ``CLN_AGE_MISSING``, a date before `FIRST_YEAR`
-    ``CLN_DATE_SHIFTED``.
+    A value of a header that cannot be true (`cohortvol.ranges`) is not taken, and marked by
+    `OUT_OF_RANGE` where one was wanted. An age that differs by more than
+    `MAX_AGE_CONFLICT_YEARS` from the header's is marked ``CLN_AGE_CONFLICT``, one that neither
+    gives ``CLN_AGE_MISSING``, a date before `ranges.FIRST_YEAR` ``CLN_DATE_SHIFTED``.
     """
+    codes_aside = ranges.without(scans, ranges.outside(scans, prefix="header_"), "header_")
+    apart = scans["age_years"] - codes_aside["header_age_years"]
+    apart = apart.abs() > MAX_AGE_CONFLICT_YEARS
+    out = ranges.outside(scans, age_range_years, "header_")
+    wanted = {OUT_OF_RANGE[name]: rows & scans[name].isna() for name, rows in out.items()}
+    scans = ranges.without(scans, out, "header_")
     in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
     filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
-    apart = (scans["age_years"] - scans["header_age_years"]).abs() > MAX_AGE_CONFLICT_YEARS
     scans = _mark(scans.assign(**filled), apart, AGE_CONFLICT)
+    for code, rows in wanted.items():
+        scans = _mark(scans, rows, code)
     scans = _mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
-    moved = scans["acquisition_date"].fillna("9999") < str(FIRST_YEAR)
+    moved = scans["acquisition_date"].fillna("9999") < str(ranges.FIRST_YEAR)
     return _mark(scans, moved, "CLN_DATE_SHIFTED")
 
 

@@ -104,7 +104,9 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     images = ingested[["scan_id", "image", "n_bytes"]].merge(scans, on="scan_id", validate="1:1")
     converted = images.loc[images["image_x"] != images["image_y"], "n_bytes"].sum()
     nowhere = {"shard": ""}  # there are no shards yet
-    joined = assemble.intake(rows.assign(**nowhere), ingested.assign(**nowhere))
+    joined = assemble.intake(
+        rows.assign(**nowhere), ingested.assign(**nowhere), settings["age_range_years"]
+    )
     rows = joined.sort_values("manifest_line", ignore_index=True)
     return rows, unknown is not None, int(converted)
 

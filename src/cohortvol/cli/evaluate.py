@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cohortvol.cli.options import AgeRange
 from cohortvol.errors import ConfigError
 
 
@@ -66,6 +67,7 @@ def evaluate(
         str, typer.Option(help="Of the tests between models: holm or bh (Benjamini-Hochberg).")
     ] = "holm",
     processes: Annotated[int, typer.Option(min=1, help="Scans compared at a time.")] = 1,
+    age_range_years: AgeRange = (0.0, 120.0),
 ) -> None:
     r"""Compare models' label maps with experts': Dice, surface distances, volumes, and a page.
 
@@ -106,6 +108,7 @@ def evaluate(
         expert_labels=expert_labels,
         scans=scans,
         settings=Settings(tolerance_mm, rule, bootstrap, seed, correction),
+        age_range_years=age_range_years,
         processes=processes,
     )
 

@@ -19,6 +19,9 @@ InferenceProfile = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")]
+AgeRange = Annotated[
+    tuple[float, float], typer.Option(help="Ages outside count as unknown, years.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Profiles = Annotated[
     list[str] | None,

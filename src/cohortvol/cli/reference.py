@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortvol.cli.options import Scans, Volumes
+from cohortvol.cli.options import AgeRange, Scans, Volumes
 
 OneModel = Annotated[str | None, typer.Option(help="Model to use, where the table holds several.")]
 
@@ -27,6 +27,7 @@ def fit_reference(
     min_n: Annotated[
         int, typer.Option(min=50, help="Subjects per sex below which there are no centiles.")
     ] = 300,
+    age_range_years: AgeRange = (0.0, 120.0),
 ) -> None:
     r"""Fit centiles of every organ by age and sex, and save them.
 
@@ -40,7 +41,14 @@ def fit_reference(
     """
     from cohortvol.analyse import reference
 
-    reference.fit(volumes, scans, out, segmentation_model, min_n_centiles=min_n)
+    reference.fit(
+        volumes,
+        scans,
+        out,
+        segmentation_model,
+        min_n_centiles=min_n,
+        age_range_years=age_range_years,
+    )
 
 
 @app.command("score")
@@ -56,6 +64,7 @@ def score_reference(
             "--any-model", help="Also score volumes of another segmentation model; they differ."
         ),
     ] = False,
+    age_range_years: AgeRange = (0.0, 120.0),
 ) -> None:
     r"""Centile and z of every scan and organ in a reference.
 
@@ -70,4 +79,4 @@ def score_reference(
     """
     from cohortvol.analyse import reference as stage
 
-    stage.score(reference, volumes, scans, out, segmentation_model, any_model)
+    stage.score(reference, volumes, scans, out, segmentation_model, any_model, age_range_years)

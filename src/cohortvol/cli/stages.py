@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cohortvol.cli.options import Device, InferenceProfile, Results, Scans, Threads, Volumes
+from cohortvol.cli.options import (
+    AgeRange,
+    Device,
+    InferenceProfile,
+    Results,
+    Scans,
+    Threads,
+    Volumes,
+)
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 
 PANEL = "The flow, in order"
@@ -406,6 +414,7 @@ def assemble(
             "withdrawal, and say only how many.",
         ),
     ] = False,
+    age_range_years: AgeRange = (0.0, 120.0),
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -414,7 +423,7 @@ def assemble(
     """
     from cohortvol.assemble import Settings, run
 
-    settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown)
+    settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown, age_range_years)
     run(results, model, decisions, settings)
 
 
@@ -461,6 +470,7 @@ def analyse(
         Path | None,
         typer.Option(help="agreement.parquet, where another model's volumes were compared."),
     ] = None,
+    age_range_years: AgeRange = (0.0, 120.0),
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
@@ -490,6 +500,7 @@ def analyse(
         quantile_check=quantile_check,
         literature=None if literature is None else str(literature),
         agreement=None if agreement is None else str(agreement),
+        age_range_years=age_range_years,
     )
 
 

@@ -35,6 +35,7 @@ from cohortvol.evaluate.measures import PAPER, measure_pair
 from cohortvol.evaluate.outputs import PAIRS, write
 from cohortvol.evaluate.statistics import compare, summarise
 from cohortvol.files import commit_json, make_folder, sha256_of
+from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.tables import append_rows
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def run(
     expert_labels: str | None = None,
     scans: Path | None = None,
     settings: Settings | None = None,
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     processes: int = 1,
 ) -> pd.DataFrame:
     """Compare models' label maps with the experts'; write tables, ``evaluate.json`` and a page.
@@ -126,6 +128,8 @@ def run(
         Table with scan_id, and subject_id, sequence, scanner, age_years where known.
     settings : Settings, optional
         The defaults without it.
+    age_range_years : (low, high)
+        Scans of an age outside are in no third of the ages.
     processes : int
         Scans compared at a time.
 
@@ -145,7 +149,8 @@ def run(
         raise ConfigError(f"models need different names; given: {', '.join(names) or 'none'}")
     cases = find_cases(expert, layout, expert_labels)
     maps = {model.name: _maps_of(model, cases) for model in models}
-    of_scans = Scans() if scans is None else read_scans(scans, [case.scan_id for case in cases])
+    ids = [case.scan_id for case in cases]
+    of_scans = Scans() if scans is None else read_scans(scans, ids, age_range_years)
     make_folder(out)
     one = partial(compare_case, maps=maps, settings=settings)
     rows: list[dict[str, Any]] = []

@@ -27,6 +27,7 @@ from cohortvol.manifest.removal import (
 )
 from cohortvol.manifest.rows import read_manifest
 from cohortvol.manifest.shards import assign_shards, file_facts
+from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import (
     MANIFEST,
@@ -69,7 +70,7 @@ def run(
     shard_size: int = 64,
     bad_rows: str = "refuse",
     sex_codes: Mapping[str, str | None] | None = None,
-    age_range_years: Sequence[float] = (0.0, 120.0),
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,
@@ -209,7 +210,7 @@ def check(
     *,
     bad_rows: str = "refuse",
     sex_codes: Mapping[str, str | None] | None = None,
-    age_range_years: Sequence[float] = (0.0, 120.0),
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,

@@ -27,6 +27,7 @@ from cohortvol.manifest.values import (
     Rules,
     parse_covariate,
 )
+from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
 from cohortvol.text_table import Problem, TextTable, read_text_table
 
@@ -46,7 +47,7 @@ def read_manifest(
     *,
     bad_rows: str = "refuse",
     sex_codes: Mapping[str, str | None] | None = None,
-    age_range_years: Sequence[float] = (0.0, 120.0),
+    age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
     keys: Keys | None = None,
     withdrawn: Withdrawn | None = None,
@@ -107,8 +108,7 @@ def read_manifest(
         table = withdrawn.without(table, folder)
     rules = Rules(
         sex_codes=codes,
-        age_low_years=float(age_range_years[0]),
-        age_high_years=float(age_range_years[1]),
+        ages=age_range(age_range_years),
         ids_are_keys=keys is not None,
     )
     clashes = _clashing_ids(table, rules.ids_are_keys)

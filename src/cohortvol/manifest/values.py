@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+
+from cohortvol.ranges import SIZES, Range, last_day
 
 SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SCAN_ID_ALLOWED = (
@@ -23,13 +24,6 @@ _DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
 DAYS_PER_YEAR = 365.25
 _AGE_UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": DAYS_PER_YEAR / 7, "D": DAYS_PER_YEAR}
 
-# A value outside is a wrong unit or a slip of the keyboard, not a person or a scanner.
-PLAUSIBLE = {
-    "height_cm": (30.0, 260.0, "cm"),
-    "weight_kg": (0.3, 500.0, "kg"),
-    "field_strength_t": (0.01, 20.0, "tesla"),
-}
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -39,15 +33,14 @@ class Rules:
     ----------
     sex_codes : mapping
         Text of the manifest to ``F``, ``M``, or None for unknown.
-    age_low_years, age_high_years : float
-        Plausible ages, both included.
+    ages : Range
+        Plausible ages.
     ids_are_keys : bool
         Keys stand in place of ids later on, so that an id may be any text.
     """
 
     sex_codes: Mapping[str, str | None]
-    age_low_years: float
-    age_high_years: float
+    ages: Range
     ids_are_keys: bool = False
 
 
@@ -74,9 +67,8 @@ def parse_covariate(column: str, text: str, rules: Rules) -> float | str | None:
         return parse_sex(text, rules)
     if column == "acquisition_date":
         return _known(text) and parse_date(text)
-    if column in PLAUSIBLE:
-        low, high, unit = PLAUSIBLE[column]
-        return _known(text) and parse_number(text, low, high, unit)
+    if column in SIZES:
+        return _known(text) and parse_number(text, SIZES[column])
     return text or None
 
 
@@ -92,7 +84,6 @@ def parse_age_years(text: str, rules: Rules) -> float:
     BadValueError
         ``CLN_AGE_UNPARSED`` for any other form, ``CLN_AGE_IMPLAUSIBLE`` outside the range.
     """
-    low, high = rules.age_low_years, rules.age_high_years
     text = text.strip()
     dicom = _DICOM_AGE.fullmatch(text)
     if dicom:
@@ -103,27 +94,28 @@ def parse_age_years(text: str, rules: Rules) -> float:
         raise BadValueError(
             "CLN_AGE_UNPARSED", "years such as 48 or 48.5, or 048Y, 576M, 002W; empty if unknown"
         )
-    if not low <= age <= high:
-        raise BadValueError("CLN_AGE_IMPLAUSIBLE", f"{low:g} to {high:g} years; empty if unknown")
+    if not rules.ages.holds(age):
+        raise BadValueError("CLN_AGE_IMPLAUSIBLE", f"{rules.ages}; empty if unknown")
     return age
 
 
-def parse_number(text: str, low: float, high: float, unit: str) -> float:
-    """A plain number between two bounds.
+def parse_number(text: str, allowed: Range) -> float:
+    """A plain number inside a range.
 
     Raises
     ------
     BadValueError
-        ``CLN_UNPARSED`` if it is none, ``CLN_IMPLAUSIBLE`` outside the bounds.
+        ``CLN_UNPARSED`` if it is none, ``CLN_IMPLAUSIBLE`` outside the range.
     """
     text = text.strip()
     if not NUMBER.fullmatch(text):
         raise BadValueError(
-            "CLN_UNPARSED", f"a number in {unit} with a point for decimals; empty if unknown"
+            "CLN_UNPARSED",
+            f"a number in {allowed.unit} with a point for decimals; empty if unknown",
         )
     value = float(text)
-    if not (math.isfinite(value) and low <= value <= high):
-        raise BadValueError("CLN_IMPLAUSIBLE", f"{low:g} to {high:g} {unit}; empty if unknown")
+    if not allowed.holds(value):
+        raise BadValueError("CLN_IMPLAUSIBLE", f"{allowed}; empty if unknown")
     return value
 
 
@@ -159,6 +151,6 @@ def parse_date(text: str) -> str:
         day = datetime.fromisoformat(text).date()
     except ValueError:
         raise BadValueError("CLN_DATE_AMBIGUOUS", "a date such as 2018-04-03") from None
-    if day > datetime.now(UTC).date() + timedelta(days=1):
+    if day > last_day():
         raise BadValueError("CLN_DATE_FUTURE", "a date that has passed")
     return text

@@ -16,7 +16,7 @@ from cohortvol.report.panels import Page, Shape
 
 GROUPS = ("all", "F", "M")
 _SHAPE = Shape(panel_mm=33.0, head_mm=8.5, foot_mm=9.0)
-_FACE = {"all": "#d7dadd", "F": "#f5cdb0", "M": "#b0d4e8"}
+FACE = {"all": "#d7dadd", "F": "#f5cdb0", "M": "#b0d4e8"}
 
 
 def box_pages(analysis: Analysis) -> Iterator[Page]:
@@ -36,7 +36,7 @@ def box_pages(analysis: Analysis) -> Iterator[Page]:
         figure.align_ylabels(axes)
         key = [
             Patch(
-                facecolor=_FACE[sex],
+                facecolor=FACE[sex],
                 edgecolor=style.SEX_COLOUR[sex],
                 linewidth=0.6,
                 label=style.SEX_WORD[sex],
@@ -85,7 +85,7 @@ def _box(panel: Axes, row: dict[str, Any], place: float, width: float) -> None:
         showfliers=False,
         patch_artist=True,
         manage_ticks=False,
-        boxprops={"facecolor": _FACE[row["sex"]], "edgecolor": colour, "linewidth": 0.6},
+        boxprops={"facecolor": FACE[row["sex"]], "edgecolor": colour, "linewidth": 0.6},
         medianprops={"color": style.INK, "linewidth": 0.9},
         whiskerprops=line,
         capprops=line,

@@ -373,6 +373,7 @@ def public(analysis: Analysis) -> Analysis:
         "counts": {name: n for name, n in counts.items() if n is not None},
         "spline": spline,
         "sentences": [_without_small_counts(text) for text in analysis.sentences],
+        "cannot_say": [_without_small_counts(text) for text in analysis.cannot_say],
     }
     beside = {
         name: by_rule(name, _CHOSEN.get(name, _all)(analysis, table))

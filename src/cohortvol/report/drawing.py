@@ -20,6 +20,7 @@ from cohortvol.report import (
     sensitivity,
     sides,
     trends,
+    volumes,
 )
 from cohortvol.report.flow import Flow, flow_figure
 from cohortvol.report.inputs import HIGH, LOW, Analysis
@@ -27,6 +28,7 @@ from cohortvol.report.panels import Page
 
 TITLES = {
     "flow": "Flow of scans from the manifest to the trends",
+    "volumes": "Volumes by structure and sex",
     "trends": "Volume against age at the scan, by structure and sex",
     "centiles": "Centiles of volume against age, by structure and sex",
     "forest": "Change of volume per decade of age, %",
@@ -40,7 +42,7 @@ TITLES = {
 }
 """Figures by name: the name is that of its files and of its caption."""
 ABSENT = {
-    "trends": "No volume of a scan with age could be drawn.",
+    "trends": "No figure of volume against age: there are no two ages of scans to show.",
     "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
@@ -81,11 +83,17 @@ class Subject:
     """What all figures are drawn from."""
 
     analysis: Analysis
-    points: pd.DataFrame
+    measured: pd.DataFrame
+    """Every volume that can be used; see `inputs.read_measured`."""
     flow: Flow
     planted: pd.DataFrame | None = None
     public: bool = False
     level: float = 0.05
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """Those of known age and sex."""
+        return self.measured.dropna(subset=["age_years", "sex"])
 
 
 def draw(subject: Subject) -> Iterator[Drawn]:
@@ -101,6 +109,7 @@ def draw(subject: Subject) -> Iterator[Drawn]:
 
 
 _ALT = {
+    "volumes": "Volumes as points and boxes, one panel each: {names}.",
     "trends": "Volume against age, one panel each: {names}.",
     "centiles": "Centile curves of volume against age, one panel per sex: {names}.",
     "forest": "Forest plot, percent per decade by sex: {names}.",
@@ -117,7 +126,14 @@ _ALT = {
 def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
     """Name and pages of each kind of figure."""
     analysis, points = subject.analysis, subject.points
-    yield "trends", trends.trend_pages(analysis, points)
+    if not analysis.has_trends:
+        yield "volumes", volumes.volume_pages(analysis, subject.measured, public=subject.public)
+    if analysis.has_trends or points["age_years"].nunique() > 1:
+        yield "trends", trends.trend_pages(analysis, points)
+    if not analysis.has_trends:
+        yield "sides", sides.side_pages(analysis, points)
+        yield "missing", missing.missing_pages(analysis)
+        return
     yield "centiles", centile_charts.centile_pages(analysis)
     yield "forest", forest.forest_pages(analysis, level=subject.level)
     yield "quartiles", boxes.box_pages(analysis)
@@ -150,6 +166,7 @@ def _of_page(
         "public": subject.public,
         "outside": "0.3\u00a0%",
         "n_range": _range_of_n(data),
+        "suppress_below": subject.analysis.settings.get("suppress_below", 5),
     }
     if name == "trends":
         context["n_points"] = int(points["structure"].isin(page.structures).sum())

@@ -25,7 +25,10 @@ _HEADING = {
     "failed": "Failed: retried on the next run",
     "unusable": "Excluded from trends",
     "kept": "Among the scans used for trends",
+    "out of range": "Values that cannot be true and count as unknown",
 }
+_AFTER = ("unusable", "kept", "out of range")
+"""Steps of measured scans that have a side box."""
 BY_REVIEW = "scan excluded by review"
 """The reason with which `analyse` counts scans that people excluded."""
 
@@ -110,7 +113,7 @@ def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.Da
     """
     out = [step for step in LEFT_THE_FLOW if flow.left(step)]
     sides = [_side_lines(flow, step, sentences) for step in out]
-    after = [_side_lines(flow, step, sentences) for step in ("unusable", "kept") if flow.left(step)]
+    after = [_side_lines(flow, step, sentences) for step in _AFTER if flow.left(step)]
     main = _PAD_MM * 2 + _LINE_MM * 2
     first, second = (
         max(sum(map(_height, boxes)) + _GAP_MM * (len(boxes) - 1), _GAP_MM)
@@ -228,7 +231,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 def _counts(flow: Flow, sentences: Mapping[str, str]) -> pd.DataFrame:
     rows: list[tuple[str, str, str, float]] = [("manifest", "", "", flow.manifest)]
-    for step in (*LEFT_THE_FLOW, "done", "unusable", "kept", "usable"):
+    for step in (*LEFT_THE_FLOW, "done", *_AFTER, "usable"):
         if step in ("done", "usable"):
             rows.append((step, "", "", flow.done if step == "done" else flow.usable))
         for reason, n in sorted(flow.reasons.get(step, {}).items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cohortvol import ranges
 from cohortvol.errors import TableError
 from cohortvol.tables import PREVIEWS, append_rows, read_table, to_pandas
 from cohortvol.text_table import PARQUET, read_frame
@@ -140,10 +141,27 @@ class Analysis:
         return dict(self.record.get("settings", {}))
 
     @property
+    def age_range_years(self) -> tuple[float, float]:
+        """Ages outside count as unknown."""
+        low, high = self.settings.get("age_range_years", ranges.AGE_RANGE_YEARS)
+        return float(low), float(high)
+
+    @property
     def sexes(self) -> list[str]:
         """The sexes that are shown apart; only ``all`` where no sex is known."""
         counts = self.record.get("counts", {})
         return ["all"] if counts.get("F", 1) == counts.get("M", 1) == 0 else ["F", "M"]
+
+    @property
+    def has_trends(self) -> bool:
+        """Whether any slope was estimated."""
+        return bool(self.slopes[SLOPE].notna().any())
+
+    @property
+    def cannot_say(self) -> list[str]:
+        """What this cohort cannot say, and why."""
+        said = [str(sentence) for sentence in self.record.get("cannot_say", [])]
+        return said or ([] if self.has_trends else ["No slope could be estimated."])
 
     @property
     def sentences(self) -> list[str]:
@@ -215,14 +233,20 @@ def read_analysis(folder: Path) -> Analysis:
         raise TableError(f"{record}: damaged ({error}); run `analyse` again") from error
 
 
-def read_scans(path: Path) -> pd.DataFrame:
-    """One row per manifest row, with what the page says about where the numbers come from."""
+def read_scans(
+    path: Path, age_range_years: Sequence[float] = ranges.AGE_RANGE_YEARS
+) -> pd.DataFrame:
+    """One row per manifest row, with what the page says about where the numbers come from.
+
+    Ages outside the range are unknown, as they were to `analyse`, which counted them.
+    """
     optional = [*STATE_COLUMNS, *PROVENANCE_COLUMNS, *QC_COLUMNS]
     scans = read_columns(path, SCAN_COLUMNS, optional)
     for name, otherwise in (("state", "done"), ("reason", None), ("sex", None)):
         if name not in scans:
             scans[name] = pd.array([otherwise] * len(scans), dtype=object)
-    return scans
+    scans["age_years"] = pd.to_numeric(scans["age_years"], errors="coerce").astype(float)
+    return ranges.without(scans, ranges.outside(scans, age_range_years))
 
 
 def read_people(path: Path) -> pd.DataFrame:
@@ -232,11 +256,17 @@ def read_people(path: Path) -> pd.DataFrame:
 
 
 def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
-    """Volumes that are drawn against age: scan_id, structure, sex, age_years, volume_ml.
+    """Volumes that are drawn against age: those of `read_measured` of known age and sex."""
+    points = read_measured(volumes, scans, keep_cut=keep_cut)
+    return points.dropna(subset=["age_years", "sex"]).reset_index(drop=True)
 
-    The same rows as `analyse` uses: finished scans of known age and sex, structures found,
-    not excluded by QC, and not cut by the field of view unless `keep_cut`. Where no scan has a
-    sex, all of them are drawn, with sex ``all``.
+
+def read_measured(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.DataFrame:
+    """Every volume that can be used: scan_id, structure, sex, age_years, volume_ml.
+
+    The same rows as `analyse` uses: of finished scans, structures found, not excluded by QC, and
+    not cut by the field of view unless `keep_cut`. A sex or age that is not known is null; where
+    no scan has a sex, all have ``all``.
     """
     table = read_columns(volumes, VOLUME_COLUMNS, ["status", "cut_by_fov", "qc"])
     keep = table["volume_ml"] > 0
@@ -247,11 +277,12 @@ def read_points(volumes: Path, scans: pd.DataFrame, *, keep_cut: bool) -> pd.Dat
     if "qc" in table:
         keep &= table["qc"].fillna("pass") != "exclude"
     usable = scans[scans["state"] == "done"]
-    known = usable["sex"].isin(["F", "M"])
-    usable = usable[known] if scans["sex"].isin(["F", "M"]).any() else usable.assign(sex="all")
+    known = scans["sex"].isin(["F", "M"]).any()
+    sex = usable["sex"].where(usable["sex"].isin(["F", "M"]), None) if known else "all"
+    usable = usable.assign(sex=sex)
     if "qc" in usable:
         usable = usable[usable["qc"].fillna("pass") != "exclude"]
-    usable = usable.dropna(subset=["age_years"])[["scan_id", "age_years", "sex"]]
+    usable = usable[["scan_id", "age_years", "sex"]]
     points = table.loc[keep.fillna(False), ["scan_id", "structure", "volume_ml"]].merge(
         usable, on="scan_id", validate="m:1"
     )

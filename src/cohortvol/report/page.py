@@ -138,15 +138,19 @@ def quantile_cells(row: Mapping[Any, Any]) -> tuple[str, str]:
 
 
 def summary_table(analysis: Analysis) -> Table:
-    """Quantiles of the volumes."""
+    """Quantiles of the volumes, of the groups that have any."""
+    table = analysis.summary
+    least = analysis.settings.get("suppress_below", 5)
+    few = (table["n"].isna() | table["n"].between(1, least - 1)).any()
     rows = []
-    for row in analysis.summary.to_dict("records"):
+    for row in table[(table["sex"] == "all") | table["n"].ne(0)].to_dict("records"):
         sex = style.SEX_WORD.get(row["sex"], row["sex"])
         name = style.display_name(row["structure"])
         n = style.number(row["n"], 0)
         rows.append([name, sex, n, *quantile_cells(row)])
     header = ["Structure", "Sex", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
-    return Table("Volumes", header, rows, csv="summary")
+    note = "Quantiles of a few scans are not given." if few else ""
+    return Table("Volumes", header, rows, note, csv="summary")
 
 
 def dropped_table(analysis: Analysis) -> Table:

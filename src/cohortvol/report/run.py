@@ -110,19 +110,19 @@ def run(
     templates = templates or pages.templates_folder()
     jinja = pages.environment(templates)
     analysis = inputs.read_analysis(analyse)
-    scan_table = inputs.read_scans(scans)
+    scan_table = inputs.read_scans(scans, analysis.age_range_years)
     keep_cut = not analysis.settings.get("exclude_cut", True)
-    points = inputs.read_points(volumes, scan_table, keep_cut=keep_cut)
+    measured = inputs.read_measured(volumes, scan_table, keep_cut=keep_cut)
     if public:
-        _check_and_keep(out, scans, volumes, points)
+        _check_and_keep(out, scans, volumes, measured)
         analysis = disclosure.public(analysis)
-        points = points.iloc[:0]
+        measured = measured.iloc[:0]
     truth = inputs.read_planted(planted) if planted else None
     flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
 
     level = float(analysis.settings.get("fdr", 0.05))
-    subject = drawing.Subject(analysis, points, flow, truth, public=public, level=level)
+    subject = drawing.Subject(analysis, measured, flow, truth, public=public, level=level)
     figures, written = _figures(subject, jinja, texts, out / "figures")
     tables = _tables(analysis)
     written.update(_hand_on(analysis, analyse, out / "tables", public=public))
@@ -161,6 +161,7 @@ def run(
             "provenance": page.provenance(scan_table, public=public),
             "models_of_scans": page.models_of(scan_table, public=public),
             "settings": analysis.settings,
+            "cannot_say": analysis.cannot_say,
             "sentences": analysis.sentences,
             "families": analysis.record.get("families", {}),
             "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
@@ -180,9 +181,9 @@ def run(
     return path
 
 
-def _check_and_keep(out: Path, scans: Path, volumes: Path, points: pd.DataFrame) -> None:
+def _check_and_keep(out: Path, scans: Path, volumes: Path, measured: pd.DataFrame) -> None:
     """Compare with what was published of this results folder, and write down what will be."""
-    people = published.count_people(inputs.read_people(scans), points)
+    people = published.count_people(inputs.read_people(scans), measured)
     made_of = {"scans": sha256_of(scans), "volumes": sha256_of(volumes)}
     published.check_and_keep(out.parent / PRIVATE / PUBLISHED, people, made_of)
 
@@ -232,14 +233,18 @@ def _sheets(
 
 
 def _tables(analysis: Analysis) -> dict[str, pages.Table]:
-    """Tables of the page; those that an analysis lacks are left out."""
+    """Tables of the page; those that an analysis lacks, or that hold no result, are left out."""
     tables = {
         "table1": page.table1(analysis),
+        "summary": page.summary_table(analysis),
+        "dropped": page.dropped_table(analysis),
+    }
+    if not analysis.has_trends:
+        return tables
+    tables |= {
         "slopes": page.slope_table(analysis),
         "interactions": page.interaction_table(analysis),
         "correlations": listing.modes_table(analysis),
-        "summary": page.summary_table(analysis),
-        "dropped": page.dropped_table(analysis),
     }
     beside = {
         "age_bands": listing.age_bands_table(analysis),
@@ -294,13 +299,13 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     words = {"cluster": "cluster-robust", "HC3": "HC3"}
     small = slopes["note"].fillna("").str.contains("descriptive only|ANA_TOO_FEW")
     by_sex = slopes["sex"].isin(["F", "M"])
-    all_small = bool(len(slopes)) and bool(small[by_sex].all())
+    all_small = analysis.has_trends and bool(small[by_sex].all())
     notice = ""
     if all_small:
         notice = (
             f"A cohort of {style.count(flow.usable)} usable scans is too small to show every trend."
         )
-    elif small.any():
+    elif analysis.has_trends and small.any():
         notice = "Some slopes rest on too few scans to be more than descriptive."
     adjusted = analysis.record.get("covariates", {}).get("adjusted_for", [])
     return {
@@ -316,6 +321,7 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
         "se_kind": " and ".join(words.get(kind, kind) for kind in kinds) or "robust",
         "all_small": all_small,
+        "has_trends": analysis.has_trends,
         "small_notice": notice,
         "small_sentence": f"{notice} Descriptive only." if notice else "",
         "size_sentence": ""

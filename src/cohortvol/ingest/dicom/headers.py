@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import suppress
 from datetime import date
@@ -12,11 +13,13 @@ from pydicom.dataset import Dataset
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _GAUSS_PER_TESLA = 10_000
 _MOST_TESLA = 30
+"""A greater number is in gauss."""
 
 
 def covariates(header: Dataset) -> dict[str, Any]:
     """The ``header_...`` columns of the ingest table; null where the header does not say.
 
+    They are what the header says: whether it can be true is asked where it is used.
     Names, birth dates, institutions and descriptions are not among them.
     """
     return {
@@ -68,5 +71,6 @@ def _field_strength_t(header: Dataset) -> float | None:
         value = float(header.get("MagneticFieldStrength"))
     except (TypeError, ValueError):
         return None
-    tesla = value / _GAUSS_PER_TESLA if value > _MOST_TESLA else value
-    return tesla if 0 < tesla <= _MOST_TESLA else None
+    if not math.isfinite(value):
+        return None
+    return value / _GAUSS_PER_TESLA if value > _MOST_TESLA else value
