@@ -18,7 +18,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,8 +28,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from cohortvol.errors import InUseError, WithdrawalError
 from cohortvol.files import sha256_of
+from cohortvol.flow import Flow
 from cohortvol.kept import Kept
 from cohortvol.models import load_card, segmentation_key
+from cohortvol.records import read_index
 from cohortvol.tables import SHARDS, read_table
 from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import holds_no_results
@@ -47,7 +48,6 @@ from threshold_cohort import (
     Stages,
     ThresholdSegmenter,
     image_bytes,
-    shards_of,
     slices_of,
     threshold_in_place_of_the_network,
 )
@@ -75,8 +75,11 @@ USER = (
     "withdraw a subject", "consent again", "touch the manifest", "change an image",
     "break an image", "touch an image",
 )  # fmt: skip
-"""What the user does. Snakemake does not look at images: after a change of one the next run is to
-read the manifest again, ``--forcerun manifest``, as the documentation says."""
+"""What the user does. An image that goes away is missed with ``--forcerun manifest`` alone, as the
+documentation says: what was made of images that cannot be seen now stands."""
+
+PLACES = ("renamed", "copied", "another checkout", "another umask")
+"""How a results folder is brought elsewhere; in a copy no file has its time."""
 
 positions = st.integers(0, 99)
 contents = st.integers(0, 15)
@@ -103,13 +106,14 @@ class CohortMachine(RuleBasedStateMachine):
         self.n_images = 0
         self.due: set[str] = set()
         self.settled = False
-        self.tried: list[Settings] = []
-        self.forgot = False
+        self.umask = 0o022
+        self.moves = 0
         self.dropped = False
         self.kills = 0
         self.damaged: set[str] = set()
 
     def teardown(self) -> None:
+        os.umask(0o022)
         shutil.rmtree(self.folder)
 
     # What the user does.
@@ -159,14 +163,13 @@ class CohortMachine(RuleBasedStateMachine):
                 return
             case "change an image":
                 self._image(row.image, "sound", content)
-                self.due.add("manifest")
             case "break an image":
                 kind = ("cut", "empty", "missing")[content % 3]
                 self._image(row.image, kind, self.images[row.image][1])
-                self.due.add("manifest")
+                if kind == "missing":
+                    self.due.add("manifest")
             case "touch an image" if self.source.image(row.image).exists():
                 self.source.touch(row.image)
-                self.due.add("manifest")
             case _:
                 return
         self.source.write()
@@ -181,18 +184,45 @@ class CohortMachine(RuleBasedStateMachine):
 
     # What chance does.
 
-    @rule(days=st.sampled_from([-1, 0, 1]))
-    def clock_jumps_or_memory_goes(self, days: int) -> None:
-        """All files seem older or newer, but for images, of which dates are not compared. With 0,
-        ``.snakemake`` is deleted; settings that Snakemake does not know then are the user's."""
-        if days == 0:
-            self.snakemake.forget()
-            self.forgot = True
-        files = [self.source.manifest, self.source.withdrawals, *self.results.rglob("*")]
-        for path in files if days else []:
+    @rule(days=st.sampled_from([-1, 1]))
+    def clock_jumps(self, days: int) -> None:
+        """All files seem older or newer, but for images."""
+        for path in [self.source.manifest, self.source.withdrawals, *self.results.rglob("*")]:
             if path.is_file():
                 time_ns = path.stat().st_mtime_ns - days * DAY_NS
                 os.utime(path, ns=(time_ns, time_ns))
+
+    @rule(way=st.sampled_from(PLACES), seed=positions)
+    def is_brought_elsewhere(self, way: str, seed: int) -> None:
+        """It is as if nobody had: a run with nothing to do does nothing there either (I5)."""
+        self.moves += 1
+        place = self.folder / f"results-{self.moves}"
+        self.results.mkdir(exist_ok=True)
+        self.source.model(self.settings)
+        match way:
+            case "renamed":
+                self.results.rename(place)
+                self.results = place
+            case "copied":
+                place.mkdir()
+                files = [path for path in self.results.rglob("*") if path.is_file()]
+                random.Random(seed).shuffle(files)  # noqa: S311
+                for path in files:
+                    copy = place / path.relative_to(self.results)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, copy)
+                shutil.rmtree(self.results)
+                self.results = place
+            case "another checkout":
+                shutil.move(self.source.models_dir, self.folder / f"models-{self.moves}")
+                self.source.models_dir = self.folder / f"models-{self.moves}"
+            case "another umask":
+                self.umask ^= 0o022 ^ 0o007
+                os.umask(self.umask)
+        self.snakemake = MakeLike(self.results)
+        if self.settled:
+            told = self.snakemake.told(self.source, self.settings)
+            assert told == {}, f"I5: {way}, and a run has work: {told}"
 
     @precondition(lambda self: self.settled)
     @rule(at=positions, way=st.sampled_from(["deleted", "cut", "flipped"]))
@@ -274,10 +304,10 @@ class CohortMachine(RuleBasedStateMachine):
     ) -> None:
         self.source.write()
         self.source.model(self.settings)
-        self.tried.append(self.settings)
         inputs = self.source.snapshot()
         before = self._receipts()
         kept = self._standing(before)
+        told = self._told()
         try:
             done, predictions = self._cut_off(seed, disk or Disk(), options)
         except WithdrawalError:
@@ -298,6 +328,8 @@ class CohortMachine(RuleBasedStateMachine):
             self.settled = False
             self._check_what_is_left()
             return
+        if disk is None:
+            self._check_told(told, done.ran)
         if not disturbed:
             new = [key for key, (said, _) in after.items() if before.get(key, ("", ""))[0] != said]
             assert predictions == len(new), f"I6: {predictions} predictions for receipts {new}"
@@ -315,13 +347,12 @@ class CohortMachine(RuleBasedStateMachine):
         """What a run did, None if it was killed, and how often the model was asked."""
         predictions = ThresholdSegmenter.predictions
         self.dropped = self.dropped or not self.settings.keep_label_maps
-        forced = sorted(self.due | self._unknown_stages())
         try:
             with threshold_in_place_of_the_network(), disk.watched():
                 done = self.snakemake.run(
                     self.source,
                     self.settings,
-                    forced=forced,
+                    forced=self.due,
                     order=random.Random(seed),  # noqa: S311
                     starts=disk.job_starts,
                     at_work=disk.job_at_work,
@@ -332,23 +363,12 @@ class CohortMachine(RuleBasedStateMachine):
         self.told["killed" if done is None else "good" if done.good else "failed"] += 1
         return done, ThresholdSegmenter.predictions - predictions
 
-    def _unknown_stages(self) -> set[str]:
-        """Stages to force where Snakemake's memory went while settings changed, as the docs say."""
-        if not self.forgot:
-            return set()
-        of_stage: dict[str, Callable[[Settings], Any]] = {
-            "ingest": lambda settings: settings.min_slices,
-            "segment": lambda settings: (
-                settings.model,
-                settings.weights,
-                settings.profile,
-                settings.keep_label_maps,
-                settings.min_largest_fraction,
-            ),
-            "measure": lambda settings: (settings.min_largest_fraction, settings.keep_label_maps),
-            "assemble": lambda settings: settings.matters,
-        }
-        return {name for name, of in of_stage.items() if len(set(map(of, self.tried))) > 1}
+    def _told(self) -> dict[str, str]:
+        """What ``snakemake -n`` says of the next run; it writes nothing."""
+        here = self._times()
+        told = self.snakemake.told(self.source, self.settings, self.due)
+        assert self._times() == here, "a dry run writes"
+        return told
 
     # What must hold.
 
@@ -375,7 +395,13 @@ class CohortMachine(RuleBasedStateMachine):
         self.settled, self.kills = True, 0
         self.due.clear()
         self.damaged.clear()
-        self.tried = [self.settings]
+
+    def _check_told(self, told: dict[str, str], ran: list[str]) -> None:
+        """A run that nobody disturbed does what was told of it, and nothing else."""
+        self.told["compared"] += 1
+        without, untold = sorted(set(told) - set(ran)), sorted(set(ran) - set(told))
+        what = f"told and not run: {[(name, told[name]) for name in without]}; not told: {untold}"
+        assert without + untold == [], what
 
     def _check_accounts(self) -> None:
         """I2, I9, I10: every row once, in the state that its image and row deserve."""
@@ -410,7 +436,7 @@ class CohortMachine(RuleBasedStateMachine):
 
     def _check_what_is_left(self) -> None:
         """I1, I3: whatever cut the run off, what is there is whole."""
-        damaged = set(damaged_tables(self.results, every_page=True)) - self.damaged
+        damaged = set(damaged_tables(self.results)) - self.damaged
         assert damaged == set(), f"I3: torn: {damaged}"
         for path in self.results.rglob("*.json"):
             json.loads(path.read_bytes())
@@ -471,7 +497,8 @@ class CohortMachine(RuleBasedStateMachine):
         facts = pd.read_parquet(ingested).set_index("scan_id", drop=False)
         if receipt.stem not in facts.index:
             return None
-        kept = Kept(table, self.settings.measuring)
+        card = load_card(self.source.model(self.settings))
+        kept = Kept(table, Flow(self.settings.config(self.source, self.results), card).measuring)
         return kept.label_map_sha256(facts.loc[receipt.stem])
 
     def _standing(
@@ -517,7 +544,7 @@ class CohortMachine(RuleBasedStateMachine):
     def _files_of_results(self) -> list[str]:
         """Files that must be there: not those of scans that left or broke, and of other models."""
         here = {scan_id for scan_id, state in self._states() if state in ("done", "failed")}
-        shards = set(shards_of(self.results))
+        shards = set(read_index(self.results))
         names = []
         for path in sorted(self.results.rglob("*")):
             name = path.relative_to(self.results).as_posix()

@@ -19,6 +19,7 @@ FOUNDATION = {
     "cluster",
     "errors",
     "files",
+    "flow",
     "kept",
     "storage",
     "machine",
@@ -42,6 +43,7 @@ FOUNDATION = {
     "text_table",
     "withdrawals",
     "removals",
+    "records",
     "resources",
     "style",
     "pages",
@@ -100,6 +102,8 @@ def allowed(part):
         return FOUNDATION | {part}
     if part == "cli":
         return FOUNDATION | STAGES | {"cli", "networks"}
+    if part == "plan":  # tells what the manifest stage will write, and what is damaged
+        return FOUNDATION | {"plan", "manifest", "verify"}
     extra = {"networks"} if part in NETWORK_USERS else set()
     return FOUNDATION | extra | {part}
 
@@ -147,7 +151,8 @@ def test_the_command_line_imports_a_stage_only_inside_its_subcommand():
 
 def test_planning_the_workflow_loads_no_table_and_no_network():
     script = (
-        "import sys, cohortvol.config, cohortvol.errors, cohortvol.files, cohortvol.models;"
+        "import sys, cohortvol.config, cohortvol.errors, cohortvol.files, cohortvol.flow, "
+        "cohortvol.models, cohortvol.records;"
         "print(*sorted({'pandas', 'pyarrow', 'numpy', 'torch', 'nibabel'} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

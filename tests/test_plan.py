@@ -9,7 +9,6 @@ import pytest
 from cohortvol import cli
 from cohortvol.files import commit_json
 from cohortvol.models import find_model, load_card, segmentation_key
-from cohortvol.plan import plan
 from cohortvol.tables import INGEST, SEGMENT, append_rows, write_table
 
 MODEL = "embedded-v2"
@@ -83,7 +82,17 @@ def test_a_finished_cohort_needs_no_gpu(cohort, capsys):
     assert f"Nothing to segment with {MODEL}: no GPU is needed." in told(cohort, capsys)
 
 
-def test_without_results_every_scan_is_new(tmp_path):
-    manifest = pd.DataFrame({"scan_id": ["a", "b"], "state": [None, "quarantined"]})
-    found = plan(manifest, {"a": (1, 1)}, tmp_path / "none", MODEL, "key")
-    assert (found["scans"]["new"], found["unusable"], found["shards"]) == (1, 1, 0)
+def test_without_results_every_scan_is_new_and_nothing_is_written(tmp_path, capsys):
+    (tmp_path / "scans.csv").write_text("scan_id,image\na,a.nii.gz\na,a.nii.gz\nb,b.nii.gz\n")
+    found = json.loads(told(tmp_path, capsys, "--json"))
+    assert (found["scans"]["new"], found["unusable"], found["shards"]) == (1, 2, 0)
+    assert [name for name in found["jobs"] if name.endswith("0000")] == [
+        "ingest 0000", "segment 0000", "measure 0000"
+    ]  # fmt: skip
+    assert not (tmp_path / "results").exists()
+
+
+def test_jobs_are_told_with_how_many_there_are_and_why(cohort, capsys):
+    text = told(cohort, capsys)
+    assert "Jobs of the next run: 13." in text
+    assert "  ingest       3 of 3  it is not known what it was made of (2); other" in text

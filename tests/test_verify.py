@@ -13,10 +13,11 @@ import pytest
 from cohortvol import cli, tables
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.files import commit_digests
+from cohortvol.records import Job, noted
 from cohortvol.verify import quick
 from cohortvol.verify.folder import repair, verify
 from cohortvol.verify.places import effect_of, holds_no_results, remake_of
-from cohortvol.verify.quick import damaged_tables, remove_damaged, remove_unfinished
+from cohortvol.verify.quick import damaged_tables, remove_damaged
 from results_folder import MODEL, ResultsFolder
 
 
@@ -170,57 +171,39 @@ def test_a_table_with_bytes_lost_in_its_middle_is_seen_without_reading_it(result
     assert damaged_tables(results) == ["ingest/0001.parquet"]
 
 
-def test_a_flipped_bit_in_a_page_is_seen_before_a_run_but_not_before_a_dry_run(results):
+def test_a_flipped_bit_in_a_page_is_seen_before_a_run(results):
     path = results / "ingest" / "0001.parquet"
     content = bytearray(path.read_bytes())
     start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
     content[start + 40] ^= 1
     path.write_bytes(content)
-    assert remove_damaged(results, dry_run=True) == []
-    assert remove_damaged(results) == ["ingest/0001.parquet"]
+    assert damaged_tables(results) == ["ingest/0001.parquet"]
+    assert damaged_tables(results, sound={"ingest/0001.parquet"}) == []
 
 
-def test_a_damaged_table_is_removed_unless_it_is_a_dry_run(results, caplog):
+def test_a_damaged_table_is_removed(results):
     path = results / "manifest" / "scans.parquet"
     path.write_bytes(b"")
-    assert remove_damaged(results, dry_run=True) == ["manifest/scans.parquet"]
-    assert "would be made again" in caplog.text
-    assert path.exists()
-    assert remove_damaged(results) == ["manifest/scans.parquet"]
+    assert damaged_tables(results) == ["manifest/scans.parquet"]
+    remove_damaged(results, damaged_tables(results))
     assert not path.exists()
     assert not (results / "manifest" / "index.tsv").exists()  # so that the manifest runs
-    assert remove_damaged(results) == []
 
 
-def test_tables_of_killed_jobs_are_removed_but_those_of_the_cohort_and_its_manifest(results):
-    asked = []
+def test_a_table_of_another_list_of_scans_is_out_of_date_and_its_times_say_nothing(results):
+    path, listed = "ingest/0001.parquet", "manifest/shards/0001.parquet"
+    job = Job("ingest", "0001", (path,), {"list_of_scans": listed})
+    with noted(job.text(results)):
+        pass
+    os.utime(results / path, (10**9, 10**9))
 
-    def all_of_them(found):
-        asked.extend(found)
-        return found
+    def told():
+        return [one.what for one in verify(results)["problems"] if one.path == path]
 
-    assert remove_unfinished(results, all_of_them, dry_run=True) == asked
-    path = f"measure/{MODEL}/0001.parquet"
-    assert path in asked
-    assert all(name.partition("/")[0] in ("ingest", "segment", "measure") for name in asked)
-    assert remove_unfinished(results, lambda found: {path}) == [path]
-    assert not (results / path).exists()
-    assert (results / f"measure/{MODEL}/0000.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("seen", "is_reported"),
-    [({}, False), ({"n_bytes": 11}, True), ({"mtime_ns": 2 * 10**18}, True)],
-)
-def test_a_newer_list_of_a_shard_says_nothing_and_a_changed_image_does(results, seen, is_reported):
-    path = "ingest/0001.parquet"
-    ingested = tables.read_table(results / path, tables.INGEST).assign(n_bytes=10)
-    tables.write_table(results / path, ingested, tables.INGEST)
-    listed = ingested[["scan_id", "image"]].assign(**{"n_bytes": 10, "mtime_ns": 10**18} | seen)
-    tables.write_table(results / "manifest/shards/0001.parquet", listed, tables.SHARD)
-    os.utime(results / path, ns=(15 * 10**17, 15 * 10**17))
-    found = [one.what for one in verify(results)["problems"] if one.path == path]
-    assert found == (["4 images were changed since"] if is_reported else [])
+    assert told() == []
+    table = tables.read_table(results / path, tables.INGEST)[["scan_id", "image"]]
+    tables.write_table(results / listed, table.assign(n_bytes=11), tables.SHARD)
+    assert told() == ["was made of another list of scans"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
@@ -230,5 +213,5 @@ def test_a_table_that_cannot_be_read_now_is_not_deleted(results, monkeypatch, re
         raise OSError(number, "not now")
 
     monkeypatch.setattr(quick.pq, reader, refuse)
-    assert remove_damaged(results) == []
+    assert damaged_tables(results) == []
     assert (results / "ingest" / "0001.parquet").exists()

@@ -23,6 +23,7 @@ import withdrawal_lists
 from cohortvol import cli, manifest, tables
 from cohortvol.errors import ConfigError, TableError, WithdrawalError
 from cohortvol.manifest.removal import remove_scans
+from cohortvol.records import Job, Outdated, noted
 from cohortvol.verify.search import search
 from cohortvol.withdrawals import read_withdrawals, unknown_of
 from results_folder import MODEL, ResultsFolder, ingest_row
@@ -124,45 +125,52 @@ def test_a_corrected_subject_is_withdrawn_under_its_new_name(tmp_path):
     assert not receipt.exists()
 
 
-def test_tables_of_those_who_stay_keep_their_times(tmp_path):
+LISTED, INGESTED = "manifest/shards/0000.parquet", "ingest/0000.parquet"
+INGEST = Job("ingest", "0000", (INGESTED,), {"list_of_scans": LISTED})
+
+
+def ingest(results, rows):
+    """The table of ingest, with the record of what it was made of."""
+    table = tables.append_rows([ingest_row(scan_id) for scan_id, _ in sorted(rows)], tables.INGEST)
+    with noted(INGEST.text(results)):
+        tables.write_table(results / INGESTED, table, tables.INGEST)
+
+
+def why(results):
+    """Why the next run makes this table again, if it does."""
+    return Outdated(results).why(INGEST, ["0000"])
+
+
+def test_tables_of_those_who_stay_are_not_made_again(tmp_path):
     results = tmp_path / "results"
     manifest.run(cohort(tmp_path, ROWS), results)
-    rows = [ingest_row(scan_id) for scan_id, _ in sorted(ROWS)]
-    ingested = results / "ingest" / "0000.parquet"
-    tables.write_table(ingested, tables.append_rows(rows, tables.INGEST), tables.INGEST)
-    shard = results / "manifest" / "shards" / "0000.parquet"
-    before = [path.stat().st_mtime_ns for path in (shard, ingested)]
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
-    assert [path.stat().st_mtime_ns for path in (shard, ingested)] == before
-    assert tables.read_table(ingested, tables.INGEST)["scan_id"].tolist() == ["b-1", "c-1"]
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
-    assert shard.stat().st_mtime_ns == before[0]
+    ingest(results, ROWS)
+    assert why(results) is None
+    for _ in range(2):
+        manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
+        found = tables.read_table(results / INGESTED, tables.INGEST)["scan_id"].tolist()
+        assert (found, why(results)) == (["b-1", "c-1"], None)
 
 
 def test_a_shard_that_also_gets_a_new_scan_has_work(tmp_path):
     results = tmp_path / "results"
     manifest.run(cohort(tmp_path, ROWS), results)
-    ingested = results / "ingest" / "0000.parquet"
-    rows = tables.append_rows([ingest_row("a-1"), ingest_row("b-1")], tables.INGEST)
-    tables.write_table(ingested, rows, tables.INGEST)
+    ingest(results, ROWS)
     grown = cohort(tmp_path, [*ROWS, ("d-1", "dora")])
     manifest.run(grown, results, withdrawals=list_of(tmp_path, "anna\n"))
-    assert not ingested.exists()
+    assert why(results) == "list of scans changed"
 
 
 def test_a_subject_who_consents_again_is_read_again(tmp_path):
     results = tmp_path / "results"
-    listed = results / "manifest" / "shards" / "0000.parquet"
     manifest.run(cohort(tmp_path, ROWS), results)
-    before = listed.read_bytes()
-    ingested = results / "ingest" / "0000.parquet"
-    rows = tables.append_rows([ingest_row(scan_id) for scan_id, _ in ROWS], tables.INGEST)
-    tables.write_table(ingested, rows, tables.INGEST)
+    before = (results / LISTED).read_bytes()
+    ingest(results, ROWS)
     manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
-    assert ingested.exists()
+    assert why(results) is None
     manifest.run(cohort(tmp_path, ROWS), results)
-    assert listed.read_bytes() == before  # Snakemake sees nothing new in it
-    assert not ingested.exists()
+    assert (results / LISTED).read_bytes() == before
+    assert why(results) == "list of scans changed"
 
 
 def test_a_bad_row_of_a_withdrawn_subject_is_no_complaint(tmp_path):

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,14 +23,20 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol import assemble, ingest, manifest, measure, segment
+from cohortvol.config import check
 from cohortvol.errors import ScanError
 from cohortvol.files import sha256_of
+from cohortvol.flow import Flow
 from cohortvol.kept import Kept, table_of
 from cohortvol.models import load_card
+from cohortvol.records import noted, read_index
 
 LABELS = {1: "liver", 2: "spleen"}
 THRESHOLDS = {"a": (300.0, 600.0), "b": (350.0, 700.0)}
 """Grey values from which on a voxel is liver, and spleen, by version of the weights."""
+
+PLANS = Path(__file__).parents[1] / "models/embedded-v2/parts/main/plans.json"
+"""Plans that a model may have; no network is built of them."""
 
 NOT_FOR_THE_NETWORK = 999.0
 """Grey value in the first voxel of a scan on which the model fails."""
@@ -77,9 +83,16 @@ def write_model(folder: Path, weights: str = "a", notes: str = "") -> None:
     """A model folder as `models import` makes them; `notes` are a word on the card alone."""
     part = folder / "parts" / "threshold"
     part.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"thresholds": THRESHOLDS[weights]})
-    for name in ("fold_0.safetensors", "plans.json", "dataset.json"):
-        (part / name).write_text(content)
+    contents = {
+        "fold_0.safetensors": {"thresholds": THRESHOLDS[weights]},
+        "plans.json": json.loads(PLANS.read_text(encoding="utf-8")),
+        "dataset.json": {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0} | {name: index for index, name in LABELS.items()},
+        },
+    }
+    for name, content in contents.items():
+        (part / name).write_text(json.dumps(content))
     names = [path.relative_to(folder).as_posix() for path in sorted(part.iterdir())]
     card = {
         "id": folder.name, "title": "Threshold", "licence": "CC0-1.0", "source": "test",
@@ -138,10 +151,20 @@ class Settings:
     workers: int = 0
     keep_label_maps: bool = True
 
-    @property
-    def measuring(self) -> str:
-        """Stands for the settings of measure, as `measuring_settings` does."""
-        return f"at least {self.min_largest_fraction}"
+    def config(self, source: Source, results: Path) -> dict[str, Any]:
+        """The whole configuration of a run."""
+        return check(
+            {
+                "manifest": str(source.manifest), "withdrawals": str(source.withdrawals),
+                "results": str(results), "bad_rows": "quarantine", "previews": False,
+                "model": self.model, "models_dir": str(source.models_dir),
+                "shard_size": self.shard_size, "keep_label_maps": self.keep_label_maps,
+                "ingest": {"min_slices": self.min_slices},
+                "segment": {"profile": self.profile, "workers": self.workers},
+                "measure": {"min_largest_fraction": self.min_largest_fraction},
+                "assemble": {"outlier_max_z": self.outlier_max_z},
+            }
+        )  # fmt: skip
 
     @property
     def matters(self) -> tuple[Any, ...]:
@@ -172,6 +195,10 @@ class Source:
     """Weights and notes of each model as it is on the disk."""
     date: int = 1_700_000_000
     """Of the image that was written or touched last."""
+    models_dir: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.models_dir = self.folder / "models"
 
     @property
     def manifest(self) -> Path:
@@ -212,7 +239,7 @@ class Source:
 
     def model(self, settings: Settings) -> Path:
         """The model folder that the settings name, with the weights that they name."""
-        folder = self.folder / "models" / settings.model
+        folder = self.models_dir / settings.model
         wanted = (settings.weights, settings.notes)
         if self.models.get(settings.model) != wanted:
             write_model(folder, *wanted)
@@ -237,83 +264,84 @@ def _write_changed(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
 
-def shards_of(results: Path) -> list[str]:
-    lines = (results / "manifest/index.tsv").read_text().splitlines()
-    return [line.partition("\t")[0] for line in lines[1:]]
-
-
 class Stages:
     """Each stage as the rule of the same name runs it, for one source and one results folder."""
 
     def __init__(self, source: Source, settings: Settings, results: Path) -> None:
         self.source, self.settings, self.results = source, settings, results
         self.model = source.model(settings)
+        self.config = settings.config(source, results)
+        self.card = load_card(self.model)
+        self.flow = Flow(self.config, self.card)
 
     def check(self) -> None:
-        manifest.check(
-            self.source.manifest,
-            self.results,
-            bad_rows="quarantine",
-            withdrawals=self.source.withdrawals,
-        )
+        manifest.check(self.source.manifest, self.results, **manifest.from_config(self.config))
 
     def manifest(self) -> None:
-        manifest.run(
-            self.source.manifest,
-            self.results,
-            shard_size=self.settings.shard_size,
-            bad_rows="quarantine",
-            withdrawals=self.source.withdrawals,
-        )
+        given = manifest.from_config(self.config)
+        with noted(
+            self.flow.manifest({}).text(self.results),
+            lambda: manifest.sources(
+                self.source.manifest, self.source.withdrawals, given["choice"]
+            ),
+        ):
+            manifest.run(
+                self.source.manifest,
+                self.results,
+                shard_size=self.settings.shard_size,
+                **given,
+            )
 
     def ingest(self, shard: str) -> None:
-        ingest.run(
-            self.results / f"manifest/shards/{shard}.parquet",
-            self.results / f"ingest/{shard}.parquet",
-            ingest.Rules(min_slices=self.settings.min_slices),
-        )
+        with self._noted("ingest", shard):
+            ingest.run(
+                self.results / f"manifest/shards/{shard}.parquet",
+                self.results / f"ingest/{shard}.parquet",
+                ingest.Rules(min_slices=self.settings.min_slices),
+            )
 
     def segment(self, shard: str) -> None:
         place = self.results / "segment" / self.settings.model
-        segment.run_shard(
-            self.results / f"ingest/{shard}.parquet",
-            self.model,
-            place / shard,
-            place / f"{shard}.parquet",
-            profile=self.settings.profile,
-            workers=self.settings.workers,
-            kept=self.kept(shard),
-        )
+        with self._noted("segment", shard):
+            segment.run_shard(
+                self.results / f"ingest/{shard}.parquet",
+                self.model,
+                place / shard,
+                place / f"{shard}.parquet",
+                profile=self.settings.profile,
+                workers=self.settings.workers,
+                kept=self.kept(shard),
+            )
 
     def measure(self, shard: str) -> None:
-        measure.run_shard(
-            self.results / f"segment/{self.settings.model}/{shard}.parquet",
-            self.results / f"ingest/{shard}.parquet",
-            self.model,
-            self.results,
-            self.results / f"measure/{self.settings.model}/{shard}.parquet",
-            min_largest_fraction=self.settings.min_largest_fraction,
-            kept=self.kept(shard),
-        )
+        with self._noted("measure", shard):
+            measure.run_shard(
+                self.results / f"segment/{self.settings.model}/{shard}.parquet",
+                self.results / f"ingest/{shard}.parquet",
+                self.model,
+                self.results,
+                self.results / f"measure/{self.settings.model}/{shard}.parquet",
+                min_largest_fraction=self.settings.min_largest_fraction,
+                kept=self.kept(shard),
+            )
+
+    def _noted(self, rule: str, shard: str) -> AbstractContextManager[None]:
+        return noted(self.flow.of_shard(rule, shard).text(self.results))
 
     def kept(self, shard: str) -> Kept | None:
         """What stands in for label maps, if they are not kept."""
         if self.settings.keep_label_maps:
             return None
         measured = self.results / f"measure/{self.settings.model}/{shard}.parquet"
-        return Kept(table_of(measured), self.settings.measuring)
+        return Kept(table_of(measured), self.flow.measuring)
 
     def assemble(self) -> None:
-        assemble.run(
-            self.results,
-            load_card(self.model).id,
-            settings=assemble.Settings(
-                outlier_max_z=self.settings.outlier_max_z, skip_unknown=True
-            ),
-        )
+        settings = assemble.Settings(outlier_max_z=self.settings.outlier_max_z, skip_unknown=True)
+        with noted(self.flow.of_cohort("assemble").text(self.results)):
+            assemble.run(self.results, self.card.id, settings=settings)
 
     def shards(self) -> list[str]:
-        return shards_of(self.results)
+        return read_index(self.results)
 
     def all(self) -> None:
         """Every stage once, in order."""

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import TableError
-from cohortvol.files import digest_of, sha256_of
+from cohortvol.files import digest_of
 from cohortvol.tables import (
     KEPT,
     PREVIEWS,
@@ -28,26 +28,6 @@ from cohortvol.tables import (
 
 log = logging.getLogger(__name__)
 
-MEASURING_VERSION = "1"
-"""Raised when a label map would give other rows of volumes; part of every key."""
-
-
-def measuring_settings(config: Mapping[str, Any], intervals: str) -> str:
-    """16 hex digits that stand for the settings on which rows and pictures depend.
-
-    Parameters
-    ----------
-    config : mapping
-        The whole configuration, checked.
-    intervals : str
-        Stands for what the model's intervals are worth.
-    """
-    table = config["measure"]["plausible_ml"]
-    plausible = sha256_of(Path(table)) if table and Path(table).is_file() else None
-    settings = {**config["measure"], "plausible_ml": plausible}
-    parts = [MEASURING_VERSION, settings, config["roi"], config["previews"], intervals]
-    return digest_of(parts)[:16]
-
 
 def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     """16 hex digits that change when the rows of a scan might, its label map being the same.
@@ -55,7 +35,7 @@ def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     Parameters
     ----------
     settings : str
-        Those of `measuring_settings`.
+        Those of `cohortvol.flow.measuring_settings`.
     ingested : mapping
         Row of the scan in the table INGEST.
     """

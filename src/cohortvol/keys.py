@@ -83,6 +83,10 @@ class Keys:
         self._images[link] = image
         return link
 
+    def target(self, link: str) -> str:
+        """The image that a link stands for, also before `save` has made it."""
+        return self._images.get(link, link)
+
     def _key(self, kind: str, text: str) -> str:
         key = key_of(self._salt, kind, text)
         self._ids[key] = text
@@ -111,7 +115,7 @@ def key_of(salt: bytes, kind: str, text: str) -> str:
     return f"{kind}_{hmac.new(salt, normal, hashlib.sha256).hexdigest()[:16]}"
 
 
-def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
+def open_keys(results: Path, salt_file: Path | None, has_keys: bool, *, saved: bool = True) -> Keys:
     """Keys of a results folder, with a new salt if it has none yet.
 
     Parameters
@@ -122,6 +126,8 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
         Where the salt is; ``<results>/private/salt`` if not given.
     has_keys : bool
         Results stand under keys already, so that a salt must be there.
+    saved : bool
+        Write a new salt; without it the keys are for a look ahead.
 
     Raises
     ------
@@ -137,6 +143,8 @@ def open_keys(results: Path, salt_file: Path | None, has_keys: bool) -> Keys:
                 "  Restore the file from a backup, or name it with `salt_file`. With another salt "
                 "every scan would get another key; then choose a new results folder."
             )
+        if not saved:
+            return Keys(results, secrets.token_bytes(SALT_BYTES))
         make_private(results / PRIVATE)
         commit_once(path, secrets.token_bytes(SALT_BYTES))
         log.info("%s: a new salt; without it no id gets the same key again, so keep a copy", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -351,6 +352,13 @@ def write_arrow(path: Path, table: pa.Table) -> str:
     """
     mode = 0o600 if "image" in table.column_names else 0o666
     return commit(path, lambda stream: _encode(table, stream), mode)
+
+
+def digest_as_written(table: pa.Table) -> str:
+    """sha256 of the file that `write_arrow` would make."""
+    stream = pa.BufferOutputStream()
+    _encode(table, stream)
+    return hashlib.sha256(stream.getvalue()).hexdigest()
 
 
 LAYOUT: dict[str, Any] = {

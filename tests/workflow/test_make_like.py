@@ -1,18 +1,19 @@
-"""The stand-in for Snakemake beside Snakemake: the same jobs, the same tables, step by step."""
+"""The stand-in for Snakemake beside Snakemake: the same jobs, the same tables, step by step.
 
-import base64
+Before each run, ``snakemake -n`` and ``cohortvol plan`` say what it will do.
+"""
+
 import copy
 import os
-import re
 import shutil
-import subprocess
-import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from make_like import MakeLike
+from driven import Driven, clone
+from make_like import STAGES, MakeLike
 from threshold_cohort import (
     TOO_SHORT,
     Row,
@@ -22,47 +23,10 @@ from threshold_cohort import (
     threshold_in_place_of_the_network,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = Path("results")
 TABLES = ("volumes.parquet", "scans.parquet")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-# The rules up to assemble: the pages behind them are drawn from the final tables alone.
-SNAKEFILE = "\n".join(
-    [
-        f'configfile: "{REPOSITORY}/config/config.yaml"',
-        *(
-            f'include: "{REPOSITORY}/workflow/rules/{rule}.smk"'
-            for rule in ("common", "manifest", "ingest", "segment", "measure", "assemble")
-        ),
-        "rule all:",
-        "    default_target: True",
-        '    input: "<results>/files.sha256", "<results>/manifest/index.tsv", shard_tables',
-        "",
-    ]
-)
-
-# Python imports a module of this name when it starts: the threshold in place of the network.
-SITE = """
-import sys, types
-class Infer(types.ModuleType):
-    def __getattr__(self, name):
-        if name != "Segmenter":
-            raise AttributeError(name)
-        from threshold_cohort import ThresholdSegmenter
-        return ThresholdSegmenter
-sys.modules["cohortvol.segment.infer"] = Infer("cohortvol.segment.infer")
-
-import errno, os
-if full := os.environ.get("NO_SPACE_FOR"):
-    replace = os.replace
-    def refused(source, target):
-        if os.fspath(target).endswith(full):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
-    os.replace = refused
-"""
 
 
 class Pair:
@@ -78,49 +42,28 @@ class Pair:
     def places(self) -> tuple[Path, Path]:
         return self.folder / "snakemake", self.folder / "make_like"
 
+    @property
+    def snakemake(self) -> Driven:
+        return Driven(self.places[0], self.source, str(RESULTS), self.settings)
+
     def run(self, *forced: str) -> list[str]:
-        """Run both, and compare what they did; the jobs."""
-        self.source.write()
-        self.source.model(self.settings)
-        asked, done = self._snakemake(forced), self._make_like(forced)
+        """Run both, and compare what they did with what was told; the jobs."""
+        words = ("--forcerun", *forced) if forced else ()
+        driven = self.snakemake
+        listed, counts = driven.told(*words)
+        plan = None if forced else sorted(name for name in driven.plan() if _is_of_stages(name))
+        asked, done = driven.run(*words), self._make_like(forced)
         assert sorted(done) == sorted(asked)
+        assert plan is None or plan == sorted(asked)
+        told = {rule: n for rule, n in counts.items() if rule in STAGES}
+        assert told == dict(Counter(job.split()[0] for job in asked))
+        # Behind the manifest stage Snakemake itself lists no jobs of shards yet.
+        behind = [job for job in asked if "manifest" not in asked or " " not in job]
+        assert listed == sorted(behind)
         left, right = self.places
         for name in TABLES:
             assert (left / RESULTS / name).read_bytes() == (right / RESULTS / name).read_bytes()
         return sorted(done)
-
-    def _snakemake(self, forced: tuple[str, ...] = ()) -> list[str]:
-        wanted = self.settings
-        workdir = self.places[0]
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "snakemake", "--cores", "2",
-                "--snakefile", str(self.folder / "Snakefile"),
-                "--workflow-profile", str(REPOSITORY / "profiles" / "default"),
-                *(["--forcerun", *forced] if forced else []),
-                "--config", f"manifest={self.source.manifest}", f"results={RESULTS}",
-                f"withdrawals={self.source.withdrawals}", "bad_rows=quarantine", "previews=false",
-                f"shard_size={wanted.shard_size}", f"model={wanted.model}",
-                f"models_dir={self.source.folder / 'models'}",
-                f"ingest={{min_slices: {wanted.min_slices}}}",
-                f"segment={{profile: {wanted.profile or 'null'}, workers: {wanted.workers}}}",
-                f"measure={{min_largest_fraction: {wanted.min_largest_fraction}}}",
-                f"assemble={{outlier_max_z: {wanted.outlier_max_z}}}",
-            ],
-            cwd=workdir, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(
-                [str(self.folder / "site"), str(REPOSITORY / "src"), str(REPOSITORY / "tests")])},
-        )  # fmt: skip
-        if "NO_SPACE_FOR" in os.environ:
-            assert done.returncode != 0
-        else:
-            assert done.returncode == 0, done.stderr[-5000:]
-        started = re.split(r"^(?:local)?(?:rule|checkpoint) ", done.stderr, flags=re.M)[1:]
-        jobs = [
-            f"{text.partition(':')[0]} {''.join(re.findall('wildcards: shard=([0-9]+)', text))}"
-            for text in started
-        ]
-        return [job.strip() for job in jobs if job != "all "]
 
     def _make_like(self, forced: tuple[str, ...]) -> list[str]:
         os.chdir(self.places[1])
@@ -142,25 +85,24 @@ class Pair:
             path.write_bytes(path.read_bytes()[:-100])
 
     def kill_the_job_of(self, table: Path) -> None:
-        """As if it had been killed after it wrote its table, and before that was remembered."""
-        marks = self.places[0] / ".snakemake" / "incomplete"
-        (marks / base64.b64encode(bytes(table)).decode()).touch()
-        self.make_like.unfinished.add(table)
+        """As if it had been killed after it wrote its table, and before that was recorded."""
+        for results in self.each():
+            (results / "made_of" / table).with_suffix(".json").unlink()
 
     def forget(self) -> None:
         shutil.rmtree(self.places[0] / ".snakemake")
-        self.make_like.forget()
+
+
+def _is_of_stages(job: str) -> bool:
+    return job.split()[0] in STAGES
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """Both after a first run of five scans in two shards, and a copy of all that."""
     pair = Pair(tmp_path_factory.mktemp("pair") / "now")
-    (pair.folder / "site").mkdir(parents=True)
-    (pair.folder / "site" / "sitecustomize.py").write_text(SITE)
-    (pair.folder / "Snakefile").write_text(SNAKEFILE)
-    for place in pair.places:
-        place.mkdir()
+    clone(pair.places[0], short=True)
+    pair.places[1].mkdir()
     for n in range(5):
         pair.source.write_image(f"{n}.nii.gz", image_bytes(n))
         pair.source.rows.append(Row(f"sub-{n}", f"person-{n}", f"{n}.nii.gz", 40 + n))
@@ -180,7 +122,6 @@ def pair(first, monkeypatch):
     monkeypatch.chdir(first.folder)
     again = Pair(first.folder)
     again.source = copy.deepcopy(first.source)
-    again.make_like.records = dict(first.make_like.records)
     return again
 
 
@@ -190,12 +131,15 @@ OF_SHARD_0 = ["ingest 0000", "measure 0000", "segment 0000"]
 def test_what_was_not_changed_is_not_run_and_what_was_is_as_far_as_it_reaches(pair):
     assert pair.run() == []
     pair.source.write_image("1.nii.gz", image_bytes(7))
-    assert pair.run() == []
-    assert pair.run("manifest") == ["assemble", *OF_SHARD_0[:1], "manifest", *OF_SHARD_0[1:]]
+    assert pair.run() == ["assemble", *OF_SHARD_0[:1], "manifest", *OF_SHARD_0[1:]]
     pair.settings = replace(pair.settings, min_largest_fraction=0.5, notes="a word")
     assert pair.run() == ["assemble", "measure 0000", "measure 0001"]
     pair.settings = replace(pair.settings, workers=1, shard_size=2)
-    pair.run()
+    assert pair.run() == ["manifest"]
+    assert pair.run("segment") == [
+        "assemble",
+        *(f"{rule} {shard}" for rule in ("measure", "segment") for shard in ("0000", "0001")),
+    ]
 
 
 def test_damaged_and_missing_tables_are_made_again(pair):
@@ -205,7 +149,7 @@ def test_damaged_and_missing_tables_are_made_again(pair):
     pair.delete("manifest/scans.parquet")
     assert pair.run() == ["manifest"]
     pair.delete("manifest/shards.parquet")
-    assert pair.run() == []
+    assert pair.run() == ["manifest"]
     pair.delete("manifest/shards/0000.parquet")
     pair.delete("manifest/index.tsv")
     pair.run()
@@ -221,7 +165,7 @@ def test_rows_come_and_go_and_the_memory_is_lost(pair):
     pair.run()
     pair.forget()
     assert pair.run() == []
-    pair.kill_the_job_of(RESULTS / "ingest" / "0001.parquet")
+    pair.kill_the_job_of(Path("ingest/0001.parquet"))
     pair.source.withdrawn.append("person-1")
     pair.run()
     pair.settings = replace(pair.settings, outlier_max_z=4.0)
@@ -231,10 +175,9 @@ def test_rows_come_and_go_and_the_memory_is_lost(pair):
     assert pair.run() == ["assemble", "manifest"]
 
 
-def test_a_manifest_stage_for_which_there_was_no_space_is_run_again(pair, monkeypatch):
+def test_a_manifest_stage_for_which_there_was_no_space_is_run_again(pair):
     pair.source.rows.append(replace(pair.source.rows[0], scan_id="sub-9"))
     pair.source.write()
-    monkeypatch.setenv("NO_SPACE_FOR", "manifest/scans.parquet")
-    assert pair._snakemake() == ["manifest"]
-    monkeypatch.delenv("NO_SPACE_FOR")
-    assert {"manifest", "ingest 0001", "assemble"} <= set(pair._snakemake())
+    full = {"NO_SPACE_FOR": "manifest/scans.parquet"}
+    assert pair.snakemake.run(code=1, **full) == ["manifest"]
+    assert {"manifest", "ingest 0001", "assemble"} <= set(pair.snakemake.run())

@@ -124,7 +124,8 @@ def test_touching_an_image_segments_nothing(source, copy):
     scans = pd.read_parquet(copy / "scans.parquet")
     done = scans.loc[scans["state"] == "done", "scan_id"].iloc[0]
     os.utime(source / "images" / f"{done}.nii.gz")
-    snakemake(source / "manifest.csv", copy, "--forcerun", "manifest")
+    done_again = snakemake(source / "manifest.csv", copy)
+    assert "rule ingest" in done_again.stderr
     assert receipts(copy) == before
 
 
@@ -159,8 +160,6 @@ def test_a_removed_scan_leaves_the_tables_and_nothing_is_segmented(source, copy,
 
 
 def test_a_new_title_draws_the_report_and_segments_nothing(source, copy):
-    # Snakemake remembers the settings of what it made itself, not of a copy.
-    snakemake(source / "manifest.csv", copy, "--forcerun", "report")
     tables = [path for path in copy.rglob("*.parquet") if "report" not in path.parts]
     before = {path: path.stat().st_mtime_ns for path in tables}
     done = snakemake(source / "manifest.csv", copy, report='{"title": "Another title"}')
@@ -221,8 +220,7 @@ def test_decisions_assemble_and_report_again_and_measure_nothing(source, copy, t
     table.write_text(f"{head}\n{shown},,exclude,ab,2026-11-20,blurred\n")
     kept = [copy / stage for stage in ("ingest", "segment", "measure")]
     before = {path: path.stat().st_mtime_ns for stage in kept for path in stage.rglob("*.parquet")}
-    # Snakemake remembers the settings of what it made itself, not of a copy.
-    snakemake(source / "manifest.csv", copy, "--forcerun", "assemble", decisions=table)
+    snakemake(source / "manifest.csv", copy, decisions=table)
     after = pd.read_parquet(copy / "scans.parquet").set_index("scan_id")
     assert after.loc[shown, ["qc", "review"]].tolist() == ["exclude", "exclude"]
     assert after.loc[shown, "qc_auto"] != "exclude"

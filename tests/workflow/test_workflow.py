@@ -119,7 +119,7 @@ def test_what_holds_everywhere_is_in_the_default_profile_alone():
         name: yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))
         for name in ("default", "local", "slurm")
     }
-    assert profiles["default"]["rerun-triggers"] == ["mtime", "params", "input"]
+    assert profiles["default"]["rerun-triggers"] == ["mtime"]
     for name in ("local", "slurm"):
         assert profiles["default"].keys() & profiles[name].keys() == set()
 

@@ -1,9 +1,9 @@
 # Label maps beside those of another model on the same scans, where agreement.model names one.
 rule agreement:
     input:
-        segment="<results>/segment/<model>/{shard}.parquet",
-        measure="<results>/measure/<model>/{shard}.parquet",
-        other=other_tables,
+        segment=by_record("agreement", "<results>/segment/<model>/{shard}.parquet"),
+        measure=by_record("agreement", "<results>/measure/<model>/{shard}.parquet"),
+        other=by_record("agreement", other_tables),
     output:
         "<results>/agreement/<model>/{shard}.parquet",
     log:
@@ -23,7 +23,7 @@ rule agreement:
                 "other_results": config["agreement"]["results"],
             }
         ),
-        version=cohortvol.__version__,
+        record=record_of("agreement"),
     shell:
         """
         exec cohortvol agreement \
@@ -31,5 +31,6 @@ rule agreement:
             --model {params.model:q} \
             --shard {wildcards.shard:q} \
             {params.other:q} \
+            --record {params.record:q} \
             >{log:q} 2>&1
         """

@@ -1,9 +1,9 @@
 # Volumes against age: slopes, correlations, curves, and the account of who is in each.
 rule analyse:
     input:
-        volumes="<results>/volumes.parquet",
-        scans="<results>/scans.parquet",
-        literature=config["analyse"]["literature"] or [],
+        volumes=by_record("analyse", "<results>/volumes.parquet"),
+        scans=by_record("analyse", "<results>/scans.parquet"),
+        literature=by_record("analyse", config["analyse"]["literature"] or []),
     output:
         "<results>/analyse/analyse.json",
         "<results>/analyse/files.sha256",
@@ -23,7 +23,7 @@ rule analyse:
             {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
         ),
         ages=config["age_range_years"],
-        version=cohortvol.__version__,
+        record=record_of("analyse"),
     shell:
         """
         exec cohortvol analyse \
@@ -33,5 +33,6 @@ rule analyse:
             {params.cut} \
             {params.settings:q} \
             --age-range-years {params.ages:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

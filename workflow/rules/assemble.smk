@@ -2,12 +2,12 @@
 # the results folder: hundreds of paths do not fit on a command line.
 rule assemble:
     input:
-        "<results>/manifest/scans.parquet",
-        ingest_tables,
-        segment_tables,
-        measure_tables,
-        agreement_tables,
-        decisions=config["decisions"] or [],
+        by_record("assemble", "<results>/manifest/scans.parquet"),
+        by_record("assemble", ingest_tables),
+        by_record("assemble", segment_tables),
+        by_record("assemble", measure_tables),
+        by_record("assemble", agreement_tables),
+        decisions=by_record("assemble", config["decisions"] or []),
     output:
         volumes="<results>/volumes.parquet",
         scans="<results>/scans.parquet",
@@ -30,7 +30,7 @@ rule assemble:
         ),
         decisions=options({"decisions": config["decisions"]}),
         unknown=["--skip-unknown"] if config["withdrawals"] else [],
-        version=cohortvol.__version__,
+        record=record_of("assemble"),
     shell:
         """
         exec cohortvol assemble \
@@ -39,5 +39,6 @@ rule assemble:
             {params.settings:q} \
             {params.decisions:q} \
             {params.unknown:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

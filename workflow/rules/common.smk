@@ -17,16 +17,15 @@ from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
 from cohortvol.files import (
     check_writable,
     claim,
-    digest_of,
     keep_from_others,
     refuse_planted_below,
-    sha256_of,
     warn_if_world_readable,
 )
-from cohortvol.kept import measuring_settings
+from cohortvol.flow import RULES, Flow
 from cohortvol.machine import check_interpreter, error_to_act_on
-from cohortvol.models import find_model, load_card, restrict, segmentation_key, verify
+from cohortvol.models import find_model, load_card, restrict, verify
 from cohortvol.partitions import Partitions
+from cohortvol.records import read_index
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
@@ -147,12 +146,9 @@ with told_without_traceback():
         load_card(find_model(config["model"], Path(config["models_dir"]))),
         config["roi"],
     )
-    # What the labels of a scan depend on: when it changes, the params trigger segments again.
-    SEGMENTATION_KEY = segmentation_key(MODEL, config["segment"]["profile"])
-    # What the intervals around volumes depend on beside it.
-    INTERVAL_KEY = digest_of(MODEL.volume_interval)[:16]
-    # What all rows of volumes depend on beside the labels: matters where these are not kept.
-    MEASURING_KEY = measuring_settings(config, INTERVAL_KEY)
+    # What every job reads and makes, and the settings that its results depend on.
+    FLOW = Flow(config, MODEL)
+    FLOW.settings
 
 
 # Model to compare with, and where it was run.
@@ -200,15 +196,6 @@ wildcard_constraints:
 def slurm_name():
     """Name of this run's jobs in Slurm, or None where it submits none."""
     return getattr(getattr(workflow.scheduler, "_executor", None), "run_uuid", None)
-
-
-if workflow.is_main_process and workflow.dryrun:
-    print(
-        f"cohortvol: `cohortvol plan --manifest {config['manifest']} --results "
-        f"{config['results']} --model {config['model']}` says which scans a run keeps, reads and "
-        "segments again",
-        file=sys.stderr,
-    )
 
 
 @cache
@@ -327,58 +314,89 @@ def manifest_path(wildcards):
     return config["manifest"]
 
 
-def manifest_digest(wildcards):
-    """Equal for equal rows, whatever the date of the table, or in a BIDS dataset of the images."""
-    return bids_digest() if MANIFEST.is_dir() else sha256_of(MANIFEST)
-
-
-def withdrawals_digest(wildcards):
-    """Equal for equal lists of who withdrew, whatever their dates."""
-    return sha256_of(Path(config["withdrawals"])) if config["withdrawals"] else None
-
-
-@cache
-def bids_digest():
-    """The digest, and the dataset read once for it in the process that plans."""
-    from cohortvol.manifest import Choice, read_bids
-
-    with told_without_traceback():
-        table = read_bids(MANIFEST, Choice(**config["bids"]))
-    return digest_of([table.rows, sorted(table.ends.items())])
-
-
 def results_folder(wildcards):
     """The results folder, as a param of the rules that work in the whole of it."""
     return config["results"]
 
 
-def unfinished_of(tables):
-    """Those of some tables that Snakemake has marked as begun and not ended."""
-    results = config["results"]
-    marked = workflow.persistence._filter_incomplete_keys(
-        f"{results}/{table}" for table in tables
-    )
-    return {table for table in tables if f"{results}/{table}" in marked}
+# What this run does, by what the records in the results folder say that its files were made of.
+# The outputs of these jobs are forced; that Snakemake sees no other reason, what all other jobs
+# read is ancient. None in the processes of jobs, which do what they are told.
+RUN = None
+
+
+def ask(forced):
+    """Find out which jobs must run, and have Snakemake run these."""
+    global RUN
+    from cohortvol.plan import next_run
+
+    before = set() if RUN is None else RUN.outputs
+    with told_without_traceback():
+        RUN = next_run(config, MODEL, forced)
+    for names, change in (
+        (before, workflow.dag.forcefiles.difference_update),
+        (RUN.outputs, workflow.dag.forcefiles.update),
+    ):
+        change(f"{config['results']}/{name}" for name in names)
 
 
 @cache
-def without_damaged_tables():
-    """Remove tables that were cut short, overwritten or left by a killed job, once, where a run is
-    planned.
-
-    A dry run says which; the other ways to look at the graph say nothing. Files of the future get
-    times of the past, so that what is made of them is newer.
-    """
+def ask_first():
+    """Once, where a run is planned, before anything is known of the shards."""
     hold()
-    if workflow.is_main_process and workflow.executor_plugin and not workflow.touch:
-        from cohortvol.verify.clock import bring_to_present
-        from cohortvol.verify.quick import remove_damaged, remove_unfinished
+    if not workflow.is_main_process or workflow.touch:
+        return
+    from cohortvol.plan import render_jobs
+    from cohortvol.verify.clock import bring_to_present
+    from cohortvol.verify.quick import remove_damaged
 
-        with told_without_traceback():
-            remove_damaged(RESULTS, dry_run=workflow.dryrun)
-            remove_unfinished(RESULTS, unfinished_of, dry_run=workflow.dryrun)
-            if not workflow.dryrun:
-                bring_to_present(RESULTS)
+    ask(forced_by_user())
+    if workflow.dryrun:
+        sys.stderr.write(render_jobs(RUN.why, RUN.counts))
+    elif workflow.executor_plugin:
+        remove_damaged(RESULTS, RUN.damaged)
+        bring_to_present(RESULTS)
+
+
+def ask_again():
+    """Once the manifest stage has run: what it wrote is known now."""
+    if RUN is not None and "manifest" in RUN.why:
+        ask([name for name in forced_by_user() if name != "manifest"])
+
+
+def forced_by_user():
+    """Rules that are to run in any case, or files in the results folder."""
+    if workflow.dag_settings.forceall:
+        return RULES
+    asked = workflow.dag_settings.forcerun
+    return [name.removeprefix(f"{config['results']}/") for name in asked]
+
+
+def by_record(stage, files):
+    """What a job reads, of which Snakemake is to compare no times."""
+
+    def of_job(wildcards):
+        ask_first()
+        found = files(wildcards) if callable(files) else files
+        job = f"{stage} {wildcards.get('shard', '')}".strip()
+        return found if RUN is not None and job in RUN.why else ancient(found)
+
+    return of_job
+
+
+def record_of(stage):
+    """Description of a job, which its command keeps as the record of what it made."""
+
+    def of_job(wildcards):
+        if stage == "manifest":
+            job = FLOW.manifest({})
+        elif "shard" in wildcards.keys():
+            job = FLOW.of_shard(stage, wildcards.shard)
+        else:
+            job = FLOW.of_cohort(stage)
+        return job.text(config["results"])
+
+    return of_job
 
 
 def kept_options(wildcards):
@@ -386,20 +404,21 @@ def kept_options(wildcards):
     if config["keep_label_maps"]:
         return []
     table = f"{config['results']}/measure/{MODEL.id}/kept/{wildcards.shard}.parquet"
-    return options({"kept": table, "measuring": MEASURING_KEY})
+    return options({"kept": table, "measuring": FLOW.measuring})
 
 
 def shards():
     """Every shard that holds a scan, from the index that the manifest stage wrote."""
-    without_damaged_tables()
-    with checkpoints.manifest.get().output.index.open() as index:
-        next(index)
-        return [line.split("\t")[0] for line in index]
+    ask_first()
+    checkpoints.manifest.get()
+    ask_again()
+    return read_index(RESULTS)
 
 
 def shard_list(wildcards):
     """The scans of one shard; rewritten by the manifest stage only when they change."""
     checkpoints.manifest.get()
+    ask_again()
     return "<results>/manifest/shards/{shard}.parquet"
 
 

@@ -1,7 +1,7 @@
 # Is each scan usable: every byte read once, header, grid and voxels checked.
 rule ingest:
     input:
-        shard=shard_list,
+        shard=by_record("ingest", shard_list),
     output:
         "<results>/ingest/{shard}.parquet",
     log:
@@ -14,6 +14,7 @@ rule ingest:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         rules=options(config["ingest"]),
+        record=record_of("ingest"),
     shell:
         """
         exec cohortvol ingest \
@@ -21,5 +22,6 @@ rule ingest:
             --out {output:q} \
             --threads {threads} \
             {params.rules:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

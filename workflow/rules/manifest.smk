@@ -1,11 +1,10 @@
 # Which scans exist, and which shard each is in. A shard keeps its scans when others are added. Of a
-# BIDS dataset the tables of the whole are inputs. A digest of all that is read is a param: a table
-# that was replaced by one with an older date is noticed. The index is no update(): Snakemake takes
-# such outputs for made when a job has failed, and the index that is gone has the job run again.
+# BIDS dataset the tables of the whole are inputs. The index is no update(): where a job failed
+# it is gone, and nothing reads an old one.
 checkpoint manifest:
     input:
-        manifest_files,
-        withdrawals=config["withdrawals"] or [],
+        by_record("manifest", manifest_files),
+        withdrawals=by_record("manifest", config["withdrawals"] or []),
     output:
         scans=update("<results>/manifest/scans.parquet"),
         shards=update("<results>/manifest/shards.parquet"),
@@ -17,8 +16,6 @@ checkpoint manifest:
         "../../envs/cohortvol.yaml"
     params:
         manifest=manifest_path,
-        content=manifest_digest,
-        withdrawn=withdrawals_digest,
         results=results_folder,
         shard_size=config["shard_size"],
         bad_rows=config["bad_rows"],
@@ -28,6 +25,7 @@ checkpoint manifest:
         ids="--hash-ids" if config["hash_ids"] else "--plain-ids",
         salt=options({"salt_file": config["salt_file"]}),
         withdrawals=options({"withdrawals": config["withdrawals"]}),
+        record=record_of("manifest"),
     shell:
         """
         exec cohortvol manifest \
@@ -42,5 +40,6 @@ checkpoint manifest:
             {params.salt:q} \
             {params.withdrawals:q} \
             --as-job \
+            --record {params.record:q} \
             2>{log:q}
         """

@@ -1,9 +1,9 @@
 # Label map to volumes, on the grid of the scan, and a small picture of each scan.
 rule measure:
     input:
-        ingest="<results>/ingest/{shard}.parquet",
-        segment="<results>/segment/<model>/{shard}.parquet",
-        plausible=config["measure"]["plausible_ml"] or [],
+        ingest=by_record("measure", "<results>/ingest/{shard}.parquet"),
+        segment=by_record("measure", "<results>/segment/<model>/{shard}.parquet"),
+        plausible=by_record("measure", config["measure"]["plausible_ml"] or []),
     output:
         **PREVIEWS,
         volumes="<results>/measure/<model>/{shard}.parquet",
@@ -18,7 +18,6 @@ rule measure:
     params:
         results=results_folder,
         model=str(MODEL.folder),
-        interval=INTERVAL_KEY,
         roi=options({"roi": config["roi"]}),
         thresholds=options(
             {
@@ -28,7 +27,7 @@ rule measure:
         ),
         previews=lambda wildcards, output: options({"previews": output.get("previews")}),
         kept=kept_options,
-        version=cohortvol.__version__,
+        record=record_of("measure"),
     shell:
         """
         exec cohortvol measure \
@@ -41,5 +40,6 @@ rule measure:
             {params.thresholds:q} \
             {params.previews:q} \
             {params.kept:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

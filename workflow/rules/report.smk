@@ -1,12 +1,12 @@
 # Tables to figures and one page. Changing a caption, a template or the title runs this alone.
 rule report:
     input:
-        analyse="<results>/analyse/analyse.json",
-        volumes="<results>/volumes.parquet",
-        scans="<results>/scans.parquet",
-        planted=config["report"]["planted"] or [],
-        previews=preview_tables,
-        templates=REPORT_TEMPLATES,
+        analyse=by_record("report", "<results>/analyse/analyse.json"),
+        volumes=by_record("report", "<results>/volumes.parquet"),
+        scans=by_record("report", "<results>/scans.parquet"),
+        planted=by_record("report", config["report"]["planted"] or []),
+        previews=by_record("report", preview_tables),
+        templates=by_record("report", REPORT_TEMPLATES),
     output:
         **CONTACT_SHEET,
         page=report(
@@ -41,7 +41,7 @@ rule report:
         ),
         settings=options({k: v for k, v in config["report"].items() if k != "public"}),
         public=["--public"] if config["report"]["public"] else [],
-        version=cohortvol.__version__,
+        record=record_of("report"),
     shell:
         """
         exec cohortvol report \
@@ -52,5 +52,6 @@ rule report:
             {params.settings:q} \
             {params.pictures:q} \
             {params.public:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

@@ -2,7 +2,7 @@
 # declared as outputs: Snakemake would delete them before it runs a shard again.
 rule segment:
     input:
-        ingest="<results>/ingest/{shard}.parquet",
+        ingest=by_record("segment", "<results>/ingest/{shard}.parquet"),
     output:
         table="<results>/segment/<model>/{shard}.parquet",
     log:
@@ -17,7 +17,6 @@ rule segment:
         runtime=lambda wildcards, attempt: 120 * attempt,
         attempts_left=lambda wildcards, attempt: max(0, ATTEMPTS - attempt),
     params:
-        key=SEGMENTATION_KEY,
         model=str(MODEL.folder),
         folder=subpath(output.table, strip_suffix=".parquet"),
         choice=options(
@@ -29,6 +28,7 @@ rule segment:
         ),
         kept=kept_options,
         device=config["segment"]["device"],
+        record=record_of("segment"),
     shell:
         """
         exec cohortvol segment \
@@ -41,5 +41,6 @@ rule segment:
             --attempts-left {resources.attempts_left} \
             {params.choice:q} \
             {params.kept:q} \
+            --record {params.record:q} \
             2>{log:q}
         """

@@ -13,7 +13,7 @@ from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.doctor import doctor
 from cohortvol.cli.evaluate import evaluate
-from cohortvol.cli.options import AsJson, ModelId, Profiles, Results
+from cohortvol.cli.options import AsJson, AsNoted, ModelId, Profiles, Results
 from cohortvol.cli.output import as_table, show, width
 from cohortvol.cli.plan import plan
 from cohortvol.cli.review import review
@@ -152,6 +152,7 @@ def agreement(
     shard: Annotated[
         list[str] | None, typer.Option(help="Shard to compare; repeat for several, all if none.")
     ] = None,
+    record: AsNoted = None,
 ) -> None:
     r"""Compare the label maps of two models, or of two profiles, scan by scan.
 
@@ -166,8 +167,10 @@ def agreement(
     from rich.console import Console
 
     from cohortvol.agreement import run, summary
+    from cohortvol.records import noted
 
-    found = run(results, model, other_model, other_results, shard or ())
+    with noted(record):
+        found = run(results, model, other_model, other_results, shard or ())
     title = f"{model} and {other_model}, {found['scan_id'].nunique()} scans"
     Console(width=width()).print(as_table(summary(found), title))
 

@@ -31,3 +31,11 @@ Profiles = Annotated[
         "The one for Slurm of the repository if none is named.",
     ),
 ]
+AsNoted = Annotated[
+    str | None,
+    typer.Option(
+        "--record",
+        help="Description of the job, as the workflow gives it: noted beside the results, so that "
+        "the next run knows what they were made of. Without it, it makes them again.",
+    ),
+]

@@ -24,10 +24,11 @@ def plan(
     model: Annotated[str | None, typer.Option(help="Model, if not as in the settings.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Say in numbers which scans the next run keeps, reads, and segments again, and why.
+    r"""Say which jobs the next run has, which scans it keeps, reads and segments again, and why.
 
-    Looks at the manifest, at size and time of every image, and at the tables of the results
-    folder. No image is read and nothing is computed; `snakemake -n` then lists the jobs.
+    Looks at the manifest, at size and time of every image, and at the results folder alone, as the
+    run itself does. No image is read and nothing is computed. What is given to Snakemake with
+    `--config` beside these three settings is told by `snakemake -n`, from the same judgement.
 
     Example:
     [dim]cohortvol plan --config config/config.yaml
@@ -35,20 +36,14 @@ def plan(
     """
     from cohortvol import config
     from cohortvol import plan as plans
-    from cohortvol.manifest import check, file_facts, from_config
     from cohortvol.models import find_model, load_card, restrict, segmentation_key
 
     chosen = config.load(settings)
-    scans = manifest or Path(chosen["manifest"])
-    folder = results or Path(chosen["results"])
-    card = load_card(find_model(model or chosen["model"], Path(chosen["models_dir"])))
+    given = {"manifest": manifest, "results": results, "model": model}
+    chosen |= {name: str(value) for name, value in given.items() if value is not None}
+    card = load_card(find_model(chosen["model"], Path(chosen["models_dir"])))
     card = restrict(card, chosen["roi"])
-    rows = check(scans, folder, **from_config({**chosen, "bad_rows": "quarantine"}))
-    usable = rows[rows["state"].isna()]
-    facts = {
-        scan_id: file_facts(image)
-        for scan_id, image in zip(usable["scan_id"], usable["image"], strict=True)
-    }
+    run = plans.next_run(chosen, card)
     key = segmentation_key(card, chosen["segment"]["profile"])
-    found = plans.plan(rows, facts, folder, card.id, key)
-    show(found, None if as_json else plans.render(found, str(scans), card.id))
+    found = plans.plan(run, Path(chosen["results"]), card.id, key)
+    show(found, None if as_json else plans.render(found, chosen["manifest"], card.id))

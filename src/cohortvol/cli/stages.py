@@ -11,6 +11,7 @@ import typer
 
 from cohortvol.cli.options import (
     AgeRange,
+    AsNoted,
     Device,
     InferenceProfile,
     Results,
@@ -102,6 +103,7 @@ def manifest(
             "lines of the list and no ids, and end with 0 where some are known.",
         ),
     ] = False,
+    record: AsNoted = None,
 ) -> None:
     r"""Check the scans of a table or BIDS dataset, and put each into a shard for good.
 
@@ -119,25 +121,28 @@ def manifest(
     """
     codes = _from_json("--sex-codes", sex_codes)
     from cohortvol import config
-    from cohortvol.manifest import Choice, run
+    from cohortvol.manifest import Choice, run, sources
+    from cohortvol.records import noted
 
-    choice = config.check({"bids": _from_json("--bids", bids)}, source="--bids")["bids"]
+    checked = config.check({"bids": _from_json("--bids", bids)}, source="--bids")
+    choice = Choice(**checked["bids"])
 
     unknown: list[Any] = []
-    run(
-        manifest,
-        results,
-        shard_size=shard_size,
-        bad_rows=bad_rows.value,
-        sex_codes=codes,
-        age_range_years=age_range_years,
-        choice=Choice(**choice),
-        hash_ids=hash_ids,
-        salt_file=salt_file,
-        withdrawals=withdrawals,
-        named=not as_job,
-        tell=unknown.append,
-    )
+    with noted(record, lambda: sources(manifest, withdrawals, choice)):
+        run(
+            manifest,
+            results,
+            shard_size=shard_size,
+            bad_rows=bad_rows.value,
+            sex_codes=codes,
+            age_range_years=age_range_years,
+            choice=choice,
+            hash_ids=hash_ids,
+            salt_file=salt_file,
+            withdrawals=withdrawals,
+            named=not as_job,
+            tell=unknown.append,
+        )
     for one in unknown:
         typer.echo(one.text(named=not as_job), err=True)
     if unknown and not as_job:
@@ -219,6 +224,7 @@ def ingest(
         typer.Option(min=1, help="Which volume of a 4D image is the scan; 1 is the first."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
+    record: AsNoted = None,
 ) -> None:
     r"""Read every byte of each scan once, and say which can be used and why the others cannot.
 
@@ -227,6 +233,7 @@ def ingest(
     --out results/mine/ingest/0000.parquet[/]
     """
     from cohortvol.ingest import Rules, run
+    from cohortvol.records import noted
     from cohortvol.resources import recorded
 
     rules = Rules(
@@ -249,7 +256,7 @@ def ingest(
         derived=derived,
         volume=volume,
     )
-    with recorded(out) as job:
+    with recorded(out) as job, noted(record):
         job.ready()
         job.n_scans = len(run(shard, out, rules, threads))
 
@@ -281,6 +288,7 @@ def segment(
     ] = None,
     kept: KeptTable = None,
     measuring: Measuring = "",
+    record: AsNoted = None,
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
 
@@ -289,10 +297,11 @@ def segment(
     --model models/embedded-v2 --folder results/mine/segment/embedded-v2/0000 \
     --out results/mine/segment/embedded-v2/0000.parquet[/]
     """
+    from cohortvol.records import noted
     from cohortvol.resources import recorded
     from cohortvol.segment import run_shard
 
-    with recorded(out) as job:
+    with recorded(out) as job, noted(record):
         run_shard(
             ingest,
             model,
@@ -346,6 +355,7 @@ def measure(
     ] = None,
     kept: KeptTable = None,
     measuring: Measuring = "",
+    record: AsNoted = None,
 ) -> None:
     r"""Measure the volume of every structure on the grid of its scan, and draw the scan.
 
@@ -359,10 +369,11 @@ def measure(
     --previews results/mine/measure/embedded-v2/previews/0000.parquet[/]
     """
     from cohortvol.measure import run_shard
+    from cohortvol.records import noted
     from cohortvol.resources import recorded
 
     given = {"expected": [name for name in expected if name != "none"]} if expected else {}
-    with recorded(out) as job:
+    with recorded(out) as job, noted(record):
         job.ready()
         job.n_scans = run_shard(
             segment,
@@ -415,6 +426,7 @@ def assemble(
         ),
     ] = False,
     age_range_years: AgeRange = (0.0, 120.0),
+    record: AsNoted = None,
 ) -> None:
     """Make one cohort table of all shards, and account for every row of the manifest.
 
@@ -422,9 +434,11 @@ def assemble(
     [dim]cohortvol assemble --results results/mine --model embedded-v2[/]
     """
     from cohortvol.assemble import Settings, run
+    from cohortvol.records import noted
 
     settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown, age_range_years)
-    run(results, model, decisions, settings)
+    with noted(record):
+        run(results, model, decisions, settings)
 
 
 def analyse(
@@ -471,6 +485,7 @@ def analyse(
         typer.Option(help="agreement.parquet, where another model's volumes were compared."),
     ] = None,
     age_range_years: AgeRange = (0.0, 120.0),
+    record: AsNoted = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
@@ -482,26 +497,28 @@ def analyse(
     --scans results/mine/scans.parquet --out results/mine/analyse[/]
     """
     from cohortvol.analyse import run
+    from cohortvol.records import noted
 
-    run(
-        volumes,
-        scans,
-        out,
-        exclude_cut=exclude_cut,
-        min_n_per_sex=min_n_per_sex,
-        age_center=age_center,
-        fdr=fdr,
-        min_n_per_level=min_n_per_level,
-        bootstrap_draws=bootstrap_draws,
-        seed=seed,
-        segmentation_model=segmentation_model,
-        min_n_centiles=min_n_centiles,
-        min_n_rescanned=min_n_rescanned,
-        quantile_check=quantile_check,
-        literature=None if literature is None else str(literature),
-        agreement=None if agreement is None else str(agreement),
-        age_range_years=age_range_years,
-    )
+    with noted(record):
+        run(
+            volumes,
+            scans,
+            out,
+            exclude_cut=exclude_cut,
+            min_n_per_sex=min_n_per_sex,
+            age_center=age_center,
+            fdr=fdr,
+            min_n_per_level=min_n_per_level,
+            bootstrap_draws=bootstrap_draws,
+            seed=seed,
+            segmentation_model=segmentation_model,
+            min_n_centiles=min_n_centiles,
+            min_n_rescanned=min_n_rescanned,
+            quantile_check=quantile_check,
+            literature=None if literature is None else str(literature),
+            agreement=None if agreement is None else str(agreement),
+            age_range_years=age_range_years,
+        )
 
 
 def report(
@@ -546,6 +563,7 @@ def report(
             "one, of which counts are kept in private/published.json beside OUT.",
         ),
     ] = False,
+    record: AsNoted = None,
 ) -> None:
     r"""Draw the figures and write one page that opens offline.
 
@@ -554,19 +572,21 @@ def report(
     --volumes results/mine/volumes.parquet --scans results/mine/scans.parquet \
     --out results/mine/report[/]
     """
+    from cohortvol.records import noted
     from cohortvol.report import SheetSettings, run
 
-    run(
-        analyse,
-        volumes,
-        scans,
-        out,
-        title=title,
-        planted=planted,
-        templates=templates,
-        show_scan_ids=show_scan_ids,
-        previews=previews,
-        contact_sheet=contact_sheet,
-        sheet=SheetSettings(flagged=sheet_flagged, random=sheet_random, seed=sheet_seed),
-        public=public,
-    )
+    with noted(record):
+        run(
+            analyse,
+            volumes,
+            scans,
+            out,
+            title=title,
+            planted=planted,
+            templates=templates,
+            show_scan_ids=show_scan_ids,
+            previews=previews,
+            contact_sheet=contact_sheet,
+            sheet=SheetSettings(flagged=sheet_flagged, random=sheet_random, seed=sheet_seed),
+            public=public,
+        )

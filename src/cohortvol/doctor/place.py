@@ -103,7 +103,7 @@ def apart(seconds: float) -> Finding:
         return passed(f"file server and machine are less than {APART_S:g} s apart")
     ahead = "ahead of" if seconds > 0 else "behind"
     says = f"the file server is {abs(seconds):,.0f} s {ahead} this machine"
-    what = "Have both clocks set (NTP): by the time of files Snakemake tells what is newer."
+    what = "Have both clocks set (NTP): Snakemake ends jobs that are older than what they read."
     return failed(says, what) if abs(seconds) > FAR_APART_S else warned(says, what)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit_text, warn_if_world_readable
+from cohortvol.files import commit_text, digest_of, sha256_of, warn_if_world_readable
 from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.manifest.bids import read_bids
 from cohortvol.manifest.bids_images import Choice
 from cohortvol.manifest.folder import from_folder, write_from_folder
 from cohortvol.manifest.removal import (
+    OF_ALL,
+    Leaving,
     Withdrawn,
     forget_keys,
-    keeping_time,
     remove_scans,
     theirs,
 )
 from cohortvol.manifest.rows import read_manifest
-from cohortvol.manifest.shards import assign_shards, file_facts
+from cohortvol.manifest.shards import assign_shards, changed, facts_of, file_facts
 from cohortvol.ranges import AGE_RANGE_YEARS
+from cohortvol.records import read_index
 from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import (
     MANIFEST,
     SHARD,
     SHARDS,
+    digest_as_written,
     read_arrow,
     read_table,
     to_arrow,
@@ -43,14 +46,18 @@ from cohortvol.withdrawals import Unknown, read_withdrawals, refuse_if_all
 
 __all__ = [
     "Choice",
+    "Foreseen",
     "assign_shards",
+    "changed_images",
     "check",
     "file_facts",
+    "foresee",
     "from_config",
     "from_folder",
     "read_bids",
     "read_manifest",
     "run",
+    "sources",
     "unknown_withdrawn",
     "who_withdrew",
     "write_from_folder",
@@ -81,8 +88,7 @@ def run(
     """Read the user's table or BIDS dataset, and write everything below ``<results>/manifest``.
 
     ``scans.parquet``, ``index.tsv`` and ``shards.parquet``, which only grows, are written
-    anew. The table of a shard is replaced only if its content changed, so that its
-    modification time says whether there is work. What the folder holds of withdrawn subjects
+    anew, and the list of each shard where it changed. What the folder holds of withdrawn subjects
     is removed, also of those that left the manifest before.
 
     Parameters
@@ -110,52 +116,43 @@ def run(
     ConfigError, WithdrawalError
         See `check`.
     """
-    withdrawn = who_withdrew(withdrawals, manifest)
-    keys = _keys_for(results, salt_file, hash_ids=hash_ids)
-    removals = _removals(results)
-    scans = _read(
+    read = _Read.of(
         manifest,
-        keys,
+        results,
+        shard_size=shard_size,
+        hash_ids=hash_ids,
+        salt_file=salt_file,
+        withdrawals=withdrawals,
         bad_rows=bad_rows,
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
-        withdrawn=withdrawn,
     )
+    scans, shards, leaving = read.scans, read.shards, read.leaving
     folder = results / "manifest"
-    previous = _previous_shards(folder)
-    before = _previous_scans(folder)
-    leaving = theirs(withdrawn, keys, results, previous, before)
-    unknown = _unknown(withdrawn, removals, keys, results, (before, previous))
-    refuse_if_all(unknown, named=named)
-    if unknown is not None:
-        tell(unknown)
-    usable = scans[scans["state"].isna()]
-    shards = assign_shards(usable["scan_id"].tolist(), previous, shard_size)
-    usable = usable.assign(
-        shard=usable["scan_id"].map(shards.set_index("scan_id")["shard"])
-    ).sort_values("scan_id")
-    scans.loc[usable.index, "shard"] = usable["shard"]
-    subjects = usable.set_index("scan_id")["subject_id"]
-    here = shards["scan_id"].map(subjects).astype(object)
-    shards["subject_id"] = here.where(here.notna(), shards["subject_id"].astype(object))
+    refuse_if_all(read.unknown, named=named)
+    if read.unknown is not None:
+        tell(read.unknown)
 
     # The assignment goes first: a run killed after it has moved no scan. What is withdrawn leaves
     # it last: a run killed before that knows what there still is to remove. What stood for it is
     # written down before it goes.
     for name, names in leaving.names_of.items():
-        removals.remember(name, names)
-    removals.save(results)
+        read.removals.remember(name, names)
+    read.removals.save(results)
     write_table(folder / "shards.parquet", shards, SHARDS)
-    sizes = _write_shard_tables(folder / "shards", usable, leaving.scans)
+    lists = read.lists()
+    replaced = _write_lists(folder / "shards", lists, leaving.scans)
     if leaving.names:
         for image in scans["image"].dropna():
             leaving.names.difference_update(names_of_image(image))
     inputs = {path.resolve() for path in (manifest, withdrawals) if path is not None}
-    removed = remove_scans(results, leaving.shard_of, leaving.names, inputs)
-    if keys is not None and withdrawn.lines:
+    removed = remove_scans(
+        results, leaving.shard_of, leaving.names, inputs=inputs, replaced=replaced
+    )
+    if read.keys is not None and read.withdrawn.lines:
         forget_keys(results, leaving.keys - set(scans["session_id"].dropna()))
-    index = "".join(f"{shard}\t{size}\n" for shard, size in sizes.items())
+    index = "".join(f"{shard}\t{table.num_rows}\n" for shard, table in lists.items())
     commit_text(folder / "index.tsv", "shard\tn_scans\n" + index)
     write_table(folder / "scans.parquet", scans, MANIFEST)
     if leaving.shard_of:
@@ -166,16 +163,17 @@ def run(
     log.info(
         "%d rows: %d scans in %d shards%s",
         len(scans),
-        len(usable),
-        len(sizes),
+        sum(table.num_rows for table in lists.values()),
+        len(lists),
         "".join(f", {closed.get(state, 0)} {state}" for state in ("skipped", "quarantined")),
     )
-    if withdrawals is not None and not withdrawn.lines:
+    if withdrawals is not None and not read.withdrawn.lines:
         print(f"Withdrawals: {withdrawals} names nobody")
     elif withdrawals is not None:
         print(
-            f"Withdrawals: {len(withdrawn.lines)} in the list, {len(withdrawn.found)} of them "
-            f"known here; {len(leaving.shard_of)} scans and {removed} files removed or rewritten"
+            f"Withdrawals: {len(read.withdrawn.lines)} in the list, "
+            f"{len(read.withdrawn.found)} of them known here; "
+            f"{len(leaving.shard_of)} scans and {removed} files removed or rewritten"
         )
     return scans
 
@@ -202,6 +200,65 @@ def _unknown(
     else:
         known = set(read_map(results).values())
     return withdrawn.unknown(removals, known, show=keys is None)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the manifest stage makes of a manifest, before it writes anything."""
+
+    scans: pd.DataFrame
+    shards: pd.DataFrame
+    leaving: Leaving
+    keys: Keys | None
+    withdrawn: Withdrawn
+    removals: Removals
+    unknown: Unknown | None
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Path,
+        results: Path,
+        *,
+        shard_size: int,
+        hash_ids: bool,
+        salt_file: Path | None,
+        withdrawals: Path | None,
+        saved: bool = True,
+        **settings: Any,
+    ) -> _Read:
+        """Read a manifest; without `saved`, nothing at all is written. See `run`."""
+        withdrawn = who_withdrew(withdrawals, manifest)
+        keys = _keys_for(results, salt_file, hash_ids=hash_ids, saved=saved)
+        scans = _read(manifest, keys, saved=saved, withdrawn=withdrawn, **settings)
+        folder, removals = results / "manifest", _removals(results)
+        previous, before = _previous_shards(folder), _previous_scans(folder)
+        leaving = theirs(withdrawn, keys, results, previous, before)
+        unknown = _unknown(withdrawn, removals, keys, results, (before, previous))
+        usable = scans[scans["state"].isna()]
+        shards = assign_shards(usable["scan_id"].tolist(), previous, shard_size)
+        places = shards.set_index("scan_id")["shard"]
+        scans.loc[usable.index, "shard"] = usable["scan_id"].map(places)
+        subjects = usable.set_index("scan_id")["subject_id"]
+        here = shards["scan_id"].map(subjects).astype(object)
+        shards["subject_id"] = here.where(here.notna(), shards["subject_id"].astype(object))
+        return cls(scans, shards, leaving, keys, withdrawn, removals, unknown)
+
+    def lists(self) -> dict[str, pa.Table]:
+        """The scans of each shard, in order, with what is known of their images now."""
+        usable = self.scans[self.scans["state"].isna()].sort_values("scan_id")
+        images = [self.keys.target(image) if self.keys else image for image in usable["image"]]
+        facts = facts_of(images)
+        rows = usable.assign(
+            n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
+            mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
+        ).sort_values("shard", key=lambda shards: shards.astype(int), kind="stable")
+        sizes = rows.groupby("shard", sort=False).size()
+        whole = to_arrow(rows[list(SHARD)], SHARD)
+        starts = sizes.cumsum() - sizes
+        return {
+            str(shard): whole.slice(int(starts[shard]), int(size)) for shard, size in sizes.items()
+        }
 
 
 def check(
@@ -279,6 +336,91 @@ def unknown_withdrawn(withdrawn: Withdrawn, keys: Keys | None, results: Path) ->
     return _unknown(withdrawn, _removals(results), keys, results, (before, previous))
 
 
+def sources(
+    manifest: Path, withdrawals: Path | None = None, choice: Choice | None = None
+) -> dict[str, str | None]:
+    """Digest of what `run` reads, by name: equal for equal rows and lists, whatever their dates.
+
+    They are one: a short list of ids could be guessed from a digest of its own.
+    """
+    if manifest.is_dir():
+        table = read_bids(manifest, choice)
+        rows: Any = [table.rows, sorted(table.ends.items())]
+    else:
+        rows = sha256_of(manifest)
+    parts = [rows, sha256_of(withdrawals)] if withdrawals is not None else [rows]
+    return {"manifest or withdrawals": digest_of(parts)}
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What `run` would write.
+
+    Attributes
+    ----------
+    rows : pandas.DataFrame
+        The table MANIFEST.
+    lists : dict of str to pyarrow.Table
+        The scans of each shard in use, in order.
+    lists_sha256 : dict of str to frozenset of str
+        Of each list the digests that it has in the eyes of what is made of it: a list that only
+        loses scans that are withdrawn is the same as before.
+    rows_sha256 : str
+        Of ``manifest/scans.parquet``.
+    gone : tuple of str
+        Files, relative to the results folder, that go with who is withdrawn.
+    """
+
+    rows: pd.DataFrame
+    lists: dict[str, pa.Table]
+    lists_sha256: dict[str, frozenset[str]]
+    rows_sha256: str
+    gone: tuple[str, ...]
+
+
+def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: Any) -> Foreseen:
+    """What `run` would make of a manifest; nothing is written. Arguments as of `run`."""
+    given = {"hash_ids": False, "salt_file": None, "withdrawals": None, **settings}
+    read = _Read.of(manifest, results, shard_size=shard_size, saved=False, **given)
+    refuse_if_all(read.unknown, named=True)
+    lists = read.lists()
+    sha256: dict[str, frozenset[str]] = {}
+    for shard, table in lists.items():
+        path = results / f"manifest/shards/{shard}.parquet"
+        found = set()
+        if _holds(path, table):
+            found.add(sha256_of(path))
+        else:
+            found.add(digest_as_written(table))
+            if _holds(path, table, read.leaving.scans):
+                found.add(sha256_of(path))
+        sha256[shard] = frozenset(found)
+    leaves = bool(read.leaving.shard_of or read.leaving.names)
+    return Foreseen(
+        read.scans,
+        lists,
+        sha256,
+        digest_as_written(to_arrow(read.scans, MANIFEST)),
+        OF_ALL if leaves else (),
+    )
+
+
+def changed_images(results: Path) -> int:
+    """Images that are there and have another size or time than when the manifest was read.
+
+    Those that cannot be seen now count as they were: what was made of them stands.
+    """
+    rows: list[tuple[str, int | None, int | None]] = []
+    for shard in read_index(results):
+        try:
+            table = read_arrow(results / f"manifest/shards/{shard}.parquet", SHARD)
+        except TableError:
+            continue
+        columns = [table[name].to_pylist() for name in ("image", "n_bytes", "mtime_ns")]
+        rows += zip(*columns, strict=True)
+    return changed(rows)
+
+
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What `check` and `run` take by name, of a checked config."""
     names = ("bad_rows", "sex_codes", "age_range_years", "hash_ids")
@@ -286,12 +428,14 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in names} | files | {"choice": Choice(**config["bids"])}
 
 
-def _read(manifest: Path, keys: Keys | None, **settings: Any) -> pd.DataFrame:
+def _read(
+    manifest: Path, keys: Keys | None, *, saved: bool = True, **settings: Any
+) -> pd.DataFrame:
     """The manifest; the keys that it needs are saved, also where it cannot be used."""
     try:
         return read_manifest(manifest, keys=keys, **settings)
     finally:
-        if keys is not None:
+        if keys is not None and saved:
             keys.save()
 
 
@@ -301,10 +445,12 @@ def who_withdrew(withdrawals: Path | None, manifest: Path) -> Withdrawn:
     return Withdrawn(withdrawals, lines, prefix="sub-" if manifest.is_dir() else "")
 
 
-def _keys_for(results: Path, salt_file: Path | None, *, hash_ids: bool) -> Keys | None:
+def _keys_for(
+    results: Path, salt_file: Path | None, *, hash_ids: bool, saved: bool = True
+) -> Keys | None:
     """The keys of a results folder, or None where it has plain ids."""
     if hash_ids:
-        return _keys(results, salt_file)
+        return _keys(results, salt_file, saved=saved)
     if (results / PRIVATE / IDS).exists():
         raise ConfigError(
             f"{results}: was made with hash_ids; without it ids would stand beside keys\n"
@@ -313,7 +459,7 @@ def _keys_for(results: Path, salt_file: Path | None, *, hash_ids: bool) -> Keys 
     return None
 
 
-def _keys(results: Path, salt_file: Path | None) -> Keys:
+def _keys(results: Path, salt_file: Path | None, *, saved: bool) -> Keys:
     previous = _previous_shards(results / "manifest")["scan_id"].tolist()
     if not all(map(is_key, previous)):
         raise ConfigError(
@@ -321,7 +467,7 @@ def _keys(results: Path, salt_file: Path | None) -> Keys:
             "  Choose a new results folder for `hash_ids: true`; names of files in this one would "
             "still show the ids."
         )
-    return open_keys(results, salt_file, has_keys=bool(previous))
+    return open_keys(results, salt_file, has_keys=bool(previous), saved=saved)
 
 
 def _previous_shards(folder: Path) -> pd.DataFrame:
@@ -354,37 +500,31 @@ def _previous_scans(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=list(MANIFEST))
 
 
-def _write_shard_tables(
-    folder: Path, usable: pd.DataFrame, leaving: Collection[str]
-) -> dict[str, int]:
-    """Write the table of each shard where it changed; number of scans per shard, in order.
+def _write_lists(
+    folder: Path, lists: Mapping[str, pa.Table], leaving: Collection[str]
+) -> dict[str, dict[str, str]]:
+    """Write the list of scans of each shard where it changed.
 
-    A table that only loses scans that are `leaving` keeps its time: for the others nothing is new.
+    Returns
+    -------
+    dict of str to dict
+        By shard, the digest of a list that only lost scans that are `leaving`, by the digest that
+        it had: for the others nothing is new.
     """
-    facts = [file_facts(image) for image in usable["image"]]
-    scans = usable.assign(
-        n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
-        mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
-    )[[*SHARD, "shard"]]
-    scans = scans.sort_values("shard", key=lambda shards: shards.astype(int), kind="stable")
-    sizes = {str(shard): int(n) for shard, n in scans.groupby("shard", sort=False).size().items()}
-    scans = scans[list(SHARD)]
-    whole = to_arrow(scans, SHARD)
-    start = 0
-    for shard, size in sizes.items():
+    replaced = {}
+    for shard, table in lists.items():
         path = folder / f"{shard}.parquet"
-        table = whole.slice(start, size)
-        if _holds(path, table, leaving):
-            keeping_time(path, partial(write_arrow, path, table))
-        elif not _holds(path, table):
-            # Snakemake may remember this very list, of before a scan was withdrawn and came back.
-            (folder.parents[1] / "ingest" / path.name).unlink(missing_ok=True)
-            write_arrow(path, table)
-        start += size
+        if _holds(path, table):
+            continue
+        only_lost = _holds(path, table, leaving)
+        before = sha256_of(path) if only_lost else ""
+        after = write_arrow(path, table)
+        if only_lost:
+            replaced[shard] = {before: after}
     for path in folder.glob("*.parquet"):
-        if path.stem not in sizes:
+        if path.stem not in lists:
             path.unlink()
-    return sizes
+    return replaced
 
 
 def _holds(path: Path, table: pa.Table, leaving: Collection[str] = ()) -> bool:

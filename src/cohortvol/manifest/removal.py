@@ -1,7 +1,8 @@
 """Subjects who took their consent back: everything a results folder holds of them goes.
 
-Tables of shards lose their rows and keep their times, so that Snakemake computes nothing again
-for those who stay: what is left is, byte for byte, what another run of the stage would write.
+Tables of shards lose their rows, and the records of what they were made of are told, so that
+nothing is computed again for those who stay: what is left is, byte for byte, what another run of
+the stage would write.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import TableError
-from cohortvol.files import DIGESTS, commit_bytes
+from cohortvol.files import DIGESTS, commit_bytes, sha256_of
 from cohortvol.keys import IMAGES, PRIVATE, Keys, forget, read_map
+from cohortvol.records import rebase
 from cohortvol.removals import Removals, names_of_image
 from cohortvol.tables import (
     AGREEMENT,
@@ -53,7 +54,7 @@ _TABLES: dict[str, dict[str, Column]] = {
     "agreement/*": AGREEMENT,
 }
 
-_OF_ALL = (
+OF_ALL = (
     "volumes.parquet",
     "scans.parquet",
     "agreement.parquet",
@@ -303,7 +304,9 @@ def remove_scans(
     results: Path,
     shard_of: Mapping[str, str],
     names: Collection[str],
+    *,
     inputs: Collection[Path] = (),
+    replaced: Mapping[str, Mapping[str, str]] | None = None,
 ) -> int:
     """Delete what a results folder holds of scans; the number of files that went or changed.
 
@@ -317,18 +320,21 @@ def remove_scans(
         These scans, their subjects and images, as they may stand in a log.
     inputs : collection of Path
         Files of the user that are left alone.
+    replaced : mapping of str to mapping, optional
+        By shard, the digest of a list of scans that lost rows already, by that before.
     """
     if not shard_of and not names:
         return 0
     shards = sorted(set(shard_of.values()))
-    n_files = sum(
-        _without_rows(path, columns, shard_of)
-        for place, columns in _TABLES.items()
-        for shard in shards
-        for path in results.glob(f"{place}/{shard}.parquet")
-    )
+    n_files = 0
+    for shard in shards:
+        digests = dict((replaced or {}).get(shard, {}))
+        for place, columns in _TABLES.items():
+            for path in results.glob(f"{place}/{shard}.parquet"):
+                n_files += _without_rows(path, columns, shard_of, digests)
+        rebase(results, shard, digests)
     gone = [path for path in _files_of(results, shards) if _scan_of(path) in shard_of]
-    gone += [results / name for name in _OF_ALL if (results / name).exists()]
+    gone += [results / name for name in OF_ALL if (results / name).exists()]
     # What killed writers left of tables; that of single scans lies in folders of shards.
     gone += [path for path in results.rglob(".*.tmp") if not path.parent.name.isdigit()]
     for path in gone:
@@ -365,10 +371,13 @@ def _scan_of(path: Path) -> str:
     return stem.removesuffix("_dseg") if is_label_map else stem
 
 
-def _without_rows(path: Path, columns: dict[str, Column], scans: Collection[str]) -> bool:
-    """Take rows of scans out of a table, which keeps its time; whether there were any.
+def _without_rows(
+    path: Path, columns: dict[str, Column], scans: Collection[str], digests: dict[str, str]
+) -> bool:
+    """Take rows of scans out of a table; whether there were any.
 
-    A table that cannot be read goes: the run makes it again without them.
+    A table that cannot be read goes: the run makes it again without them. The digest of one that
+    stays is put into `digests`, by that before.
     """
     try:
         table = read_arrow(path, columns)
@@ -379,25 +388,12 @@ def _without_rows(path: Path, columns: dict[str, Column], scans: Collection[str]
     if not pc.any(theirs).as_py():
         return False
     kept = table.filter(pc.invert(theirs))
-    keeping_time(path, lambda: _rewritten(path, kept))
-    return True
-
-
-def _rewritten(path: Path, table: pa.Table) -> None:
-    if table.num_rows == 0 and path.parent.name == "series":
+    if kept.num_rows == 0 and path.parent.name == "series":
         path.unlink()  # ingest writes none where there is no DICOM
     else:
-        write_arrow(path, table)
-
-
-def keeping_time(path: Path, change: Callable[[], Any]) -> None:
-    """Change a file, if it is left, without changing its time."""
-    times = os.stat(path)
-    try:
-        change()
-    finally:  # one that failed may have given the new file its name
-        with suppress(FileNotFoundError):
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        before = sha256_of(path)
+        digests[before] = write_arrow(path, kept)
+    return True
 
 
 def _without_decisions(path: Path, names: Collection[str]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -55,3 +56,25 @@ def file_facts(image: str | Path) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return (None if Path(image).is_dir() else facts.st_size), facts.st_mtime_ns
+
+
+LOOKS_AT_ONCE = 16
+"""Images looked at together: a file server answers one question in about a millisecond."""
+
+_BATCH = 256
+
+
+def facts_of(images: Iterable[str]) -> list[tuple[int | None, int | None]]:
+    """`file_facts` of many images."""
+    paths = list(images)
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+        found = pool.map(lambda batch: [file_facts(path) for path in batch], batches)
+        return [facts for batch in found for facts in batch]
+
+
+def changed(images: Sequence[tuple[str, int | None, int | None]]) -> int:
+    """How many images are there with other facts than these: path, size in bytes, time in ns."""
+    now = facts_of(image for image, *_ in images)
+    seen = zip(images, now, strict=True)
+    return sum(facts != (None, None) and facts != (size, at) for (_, size, at), facts in seen)

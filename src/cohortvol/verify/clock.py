@@ -1,7 +1,7 @@
 """Files of a results folder that seem to be of the future, as after the clock was set back.
 
-Snakemake tells by times what must be made again. Whatever is made next would be older than they
-are: changes would go unseen, or jobs end with an error, until the clock has caught up.
+Whatever is made next would be older than they are, and Snakemake ends a job with an error whose
+outputs are older than what it read, until the clock has caught up.
 """
 
 from __future__ import annotations

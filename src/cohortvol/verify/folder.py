@@ -74,13 +74,10 @@ def verify(
         ingested = check_ingest(folder, shard)
         for model, must in models.items():
             check_model(folder, shard, model, ingested, must=must)
-    measured = [
-        os.path.relpath(path, folder.results)
-        for model in models
-        for path in (folder.results / "measure" / model).glob("*.parquet")
-        if models[model]["measure"]
-    ]
-    folder.not_older(DIGESTS, measured)
+    final = [model for model, must in models.items() if must["measure"]]
+    if len(final) == 1:
+        tables_of = [f"measure/{final[0]}/{shard}.parquet" for shard in shards]
+        folder.made_of(DIGESTS, "assemble.json", measure=tables_of)
     _pages(folder, tables)
     _private(folder, salt_file)
     problems = _first_of_each(folder.problems)
@@ -216,8 +213,7 @@ def _pages(folder: Folder, tables: dict[str, str]) -> None:
             folder.report(
                 "analyse/analyse.json", "out of date", f"was made of another {of['file']}"
             )
-    folder.not_older(f"report/{DIGESTS}", [f"analyse/{DIGESTS}"])
-    folder.not_older(f"analyse/{DIGESTS}", [DIGESTS])
+    folder.made_of(f"report/{DIGESTS}", "report.json", analyse=f"analyse/{DIGESTS}")
 
 
 def _private(folder: Folder, salt_file: Path | None) -> None:

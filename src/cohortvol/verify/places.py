@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from cohortvol.files import DIGESTS
+from cohortvol.records import RECORDS
 
 INDEX = "manifest/index.tsv"
 
@@ -19,9 +20,11 @@ NO_RESULTS = (
     re.compile(r"(.*/)?\.[^/]*\.tmp"),
     re.compile(r"segment/[^/]+/[0-9]+/[^/]+\.started\.json"),
     re.compile(r"(.*/)?[0-9]+\.resources\.json"),
+    re.compile(rf"{RECORDS}/.*"),
 )
 """Files that hold no results, so that none of them can be damaged: logs, locks, what a killed
-writer left behind, the marks of scans at work, and what each job took."""
+writer left behind, the marks of scans at work, what each job took, and the records of what files
+were made of, without which they are made again."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,59 +33,29 @@ TABLES = (
 )
 
 
-def damaged_tables(results: Path, *, every_page: bool = False) -> list[str]:
-    """Tables whose footer cannot be read, or whose pages do not fill the file before it.
-
-    With `every_page` also those with a page whose checksum does not hold.
+def damaged_tables(results: Path, sound: Container[str] = ()) -> list[str]:
+    """Tables whose footer cannot be read, whose pages do not fill the file before it, or with a
+    page whose checksum does not hold; those in `sound` are not looked at.
     """
-    whole = [_is_whole, _holds_its_checksums] if every_page else [_is_whole]
+    names = [os.path.relpath(path, results) for path in _tables(results)]
     return [
-        os.path.relpath(path, results)
-        for path in _tables(results)
-        if not all(test(str(path)) for test in whole)
+        name
+        for name in names
+        if name not in sound
+        and not (_is_whole(f"{results}/{name}") and _holds_its_checksums(f"{results}/{name}"))
     ]
 
 
-def remove_damaged(results: Path, *, dry_run: bool = False) -> list[str]:
-    """Delete `damaged_tables`, so that Snakemake plans to make them again; their paths.
+def remove_damaged(results: Path, damaged: Iterable[str]) -> None:
+    """Delete tables, and what must go to have them made again.
 
-    To be called by who holds the folder (`cohortvol.files.claim`). Every page is read. With
-    `dry_run` none is, and the tables are left.
+    To be called by who holds the folder (`cohortvol.files.claim`).
     """
-    found = damaged_tables(results, every_page=not dry_run) if results.is_dir() else []
-    return _remove(results, found, "a damaged table", dry_run=dry_run)
-
-
-def remove_unfinished(
-    results: Path, is_unfinished: Callable[[list[str]], Container[str]], *, dry_run: bool = False
-) -> list[str]:
-    """Delete tables of shards that a killed run left unfinished; their paths. See `remove_damaged`.
-
-    Such a table is whole, but may have been made with other settings than those that Snakemake
-    remembers of it. Of jobs behind a checkpoint, Snakemake itself does not look for this.
-
-    Parameters
-    ----------
-    results : Path
-        Results folder.
-    is_unfinished : callable
-        Given tables relative to the folder, those whose job was started and not ended.
-    """
-    tables = [os.path.relpath(path, results) for path in _tables(results)]
-    of_shards = [name for name in tables if os.sep in name and not name.startswith("manifest")]
-    marked = is_unfinished(of_shards) if of_shards else ()
-    found = [name for name in of_shards if name in marked]
-    return _remove(results, found, "a table of a job that was killed", dry_run=dry_run)
-
-
-def _remove(results: Path, found: list[str], what: str, *, dry_run: bool) -> list[str]:
-    if not dry_run:
-        for path in {gone for one in found for gone in remake_of(one)}:
-            (results / path).unlink(missing_ok=True)
-    after = "would be made again" if dry_run else "removed, and made again by this run"
+    found = list(damaged)
+    for path in {gone for one in found for gone in remake_of(one)}:
+        (results / path).unlink(missing_ok=True)
     for path in found:
-        log.warning("%s: %s; %s", results / path, what, after)
-    return found
+        log.warning("%s: a damaged table; removed, and made again by this run", results / path)
 
 
 def _tables(results: Path) -> Iterator[Path]:

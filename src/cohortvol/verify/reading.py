@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cohortvol.errors import TableError
 from cohortvol.files import DIGESTS, digest_of, json_text, sha256_of
+from cohortvol.records import RECORDS, Digests, read_record, words_of
 from cohortvol.tables import Column, read_as_written
 from cohortvol.verify.places import Problem, problem
 
@@ -35,6 +36,7 @@ class Folder:
         self.deep = deep
         self.problems: list[Problem] = []
         self.n_files = 0
+        self._digests = Digests(results)
         self.n_bytes = 0
 
     def report(self, path: str, kind: str, what: str) -> None:
@@ -92,16 +94,25 @@ class Folder:
         elif self.deep and sha256_of(self.results / path) != sha256:
             self.report(path, "damaged", "its bytes are not those that were written")
 
-    def not_older(self, path: str, sources: Iterable[str]) -> None:
-        """A file that must not be older than what it was made of, as Snakemake sees it."""
-        times = {
-            name: (self.results / name).stat().st_mtime_ns
-            for name in (*sources, path)
-            if (self.results / name).exists()
-        }
-        newest = max(times, key=lambda name: times[name], default=path)
-        if times.get(path, 0) and times[path] < times[newest]:
-            self.report(path, "out of date", f"is older than {newest}")
+    def made_of(self, path: str, record: str, **sources: str | Sequence[str]) -> None:
+        """A file that must have been made of these as they are now, by its record if it has one.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        record : str
+            Its record, below `RECORDS`.
+        **sources
+            Files by what they are to it, as `cohortvol.flow` names its inputs.
+        """
+        found = read_record(self.results / RECORDS / record)
+        known = found.inputs if found is not None else {}
+        for role, files in sources.items():
+            now = self._digests.of([files] if isinstance(files, str) else files)
+            if known.get(role, now) != now:
+                self.report(path, "out of date", f"was made of another {words_of(role)}")
+                return
 
     def listed(self, folder: str, last: str) -> dict[str, str]:
         """Digest of every file that a stage lists in ``files.sha256``, each compared with it.

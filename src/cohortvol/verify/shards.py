@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.keys import IMAGES, PRIVATE
+from cohortvol.records import path_of_record
 from cohortvol.tables import AGREEMENT, INGEST, KEPT, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
 from cohortvol.verify.reading import Folder, receipt_is_whole
 
@@ -28,14 +29,13 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     pyarrow.Table or None
         The table INGEST, if it is sound.
     """
-    path = f"ingest/{shard}.parquet"
-    scans = folder.table(f"manifest/shards/{shard}.parquet", SHARD)
+    path, lists = f"ingest/{shard}.parquet", f"manifest/shards/{shard}.parquet"
+    scans = folder.table(lists, SHARD)
     ingested = folder.table(path, INGEST)
     if scans is not None and ingested is not None:
         _same_scans(folder, path, ingested["scan_id"], scans["scan_id"], "the manifest")
+        folder.made_of(path, path_of_record(path), list_of_scans=lists)
     rows = [] if ingested is None else ingested.to_pylist()
-    if scans is not None and ingested is not None:
-        _check_images_read(folder, path, rows, {row["scan_id"]: row for row in scans.to_pylist()})
     if scans is not None:
         _check_links(folder, scans, {row["scan_id"] for row in rows if row["state"] == "ready"})
     own = Path("ingest", shard)
@@ -52,25 +52,6 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     if of_dicom or (folder.results / series).exists():
         folder.table(series, SERIES)
     return ingested
-
-
-def _check_images_read(
-    folder: Folder, path: str, rows: Iterable[Row], listed: Mapping[str, Row]
-) -> None:
-    """Report a table of ingest that is older than images that the manifest stage saw since.
-
-    A table of the manifest stage may be newer by itself: scans that came and went, or a table that
-    was made again, leave one with the same rows, of which Snakemake makes nothing again.
-    """
-    read_ns = (folder.results / path).stat().st_mtime_ns
-    changed = 0
-    for row in rows:
-        seen = listed.get(row["scan_id"], {"image": None})
-        if seen["image"] == row["image"] and seen["mtime_ns"] is not None:
-            other_size = row["n_bytes"] is not None and seen["n_bytes"] != row["n_bytes"]
-            changed += other_size or seen["mtime_ns"] > read_ns
-    if changed:
-        folder.report(path, "out of date", f"{changed} images were changed since")
 
 
 def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
@@ -110,6 +91,8 @@ def check_model(
                 folder.report(
                     path, "out of date", f"{len(changed)} scans of other bytes than ingest's"
                 )
+    if segmented is not None:
+        folder.made_of(path, path_of_record(path), ingest=f"ingest/{shard}.parquet")
     of_scan = None if segmented is None else {row["scan_id"]: row for row in rows}
     _check_receipts(folder, f"segment/{model}/{shard}", of_scan, _kept(folder, model, shard))
 
@@ -118,7 +101,7 @@ def check_model(
     measured = folder.table(out, VOLUMES) if wanted("measure", out) else None
     if measured is not None and segmented is not None:
         _same_scans(folder, out, pc.unique(measured["scan_id"]), label_maps, "segment")
-        folder.not_older(out, [path])
+        folder.made_of(out, path_of_record(out), segment=path)
     if segmented is not None:
         _check_label_names(folder, f"segment/{model}/{shard}", measured)
 
