@@ -144,7 +144,8 @@ def _loaded(case: Case, place: Path) -> Outcome:
 
 def _simulated(folder: Path) -> Path:
     words = ["simulate", "--out", str(folder / "simulated"), "--n", "1", "--seed", "1"]
-    subprocess.run([sys.executable, "-m", "cohortvol", *words], check=True, capture_output=True)
+    program = Path(sys.executable).with_name("cohortvol")
+    subprocess.run([program, *words], check=True, capture_output=True)
     return next((folder / "simulated").rglob("*.nii.gz"))
 
 
@@ -152,7 +153,8 @@ def _workflow(case: Case, place: Path, scan: Path) -> Outcome:
     """`snakemake` with the model, on one scan."""
     folder = shutil.copytree(hostile_models.EMBEDDED, place / "models" / "mine")
     case.change(folder)
-    (place / "scans.csv").write_text(f"scan_id,image\none,{scan}\n", encoding="utf-8")
+    manifest = f"scan_id,image,age_years,sex\none,{scan},40,F\n"
+    (place / "scans.csv").write_text(manifest, encoding="utf-8")
     before, results = hostile_models.contents(place), place / "x" / "y" / "results"
     settings = {"manifest": place / "scans.csv", "results": results, "model": folder}
     words = [f"{name}={value}" for name, value in settings.items()]

@@ -204,7 +204,7 @@ def check_dataset(dataset: Mapping[str, Any]) -> None:
 def _refuse(name: str, wrong: list[str]) -> None:
     if wrong:
         lines = "".join(f"\n  {line}" for line in wrong[:MOST_PROBLEMS])
-        raise ModelError(f"{name} cannot be used{lines}")
+        raise ModelError(f"{name} cannot be used{f': {wrong[0]}' if len(wrong) == 1 else lines}")
 
 
 def local_labels(dataset: Mapping[str, Any]) -> dict[int, str]:

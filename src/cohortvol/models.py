@@ -221,7 +221,7 @@ def load_card(folder: Path) -> Card:
     if line is not None and len(line["agreement"]) != len(line["dice"]):
         wrong.append("consistency: agreement and dice are not of one length")
     if wrong:
-        raise ModelError(f"{path}: not a card of this format" + _lines(wrong))
+        raise ModelError(f"{path}: not a card of this format{_listed(wrong)}")
     try:
         card = _card_from(folder, raw)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -230,6 +230,11 @@ def load_card(folder: Path) -> Card:
         ) from error
     _check(card, path)
     return card
+
+
+def _listed(wrong: Sequence[str]) -> str:
+    """In the same line where it is one thing."""
+    return f": {wrong[0]}" if len(wrong) == 1 else _lines(wrong)
 
 
 def _lines(wrong: Sequence[str]) -> str:
@@ -322,7 +327,7 @@ def _check(card: Card, path: Path) -> None:
         for name in sorted(set(part.files) - expected):
             wrong.append(f"part {part.name} names {shown(name)!r}, which is no file of its")
     if wrong:
-        raise ModelError(f"{path}: cannot be used{_lines(wrong)}")
+        raise ModelError(f"{path}: cannot be used{_listed(wrong)}")
 
 
 def weights_file(part: Part, fold: str) -> str:

@@ -137,7 +137,10 @@ def verify_models(
     [dim]cohortvol models verify embedded-v2[/]
     """
     from cohortvol import models as cards
-    from cohortvol.networks import check
+    from cohortvol.installation import loading
+
+    with loading("torch and nnU-Net"):
+        from cohortvol.networks import check
 
     for name in names or cards.list_models(models_dir):
         card = cards.load_card(cards.find_model(name, models_dir))
