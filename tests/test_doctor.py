@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohortvol import check, profiles
+from cohortvol.cli.doctor import _checks, _torch
 from cohortvol.doctor import (
     Finding,
     Verdict,
@@ -171,8 +172,6 @@ def test_a_card_that_torch_has_no_code_for_fails_though_torch_sees_it():
 
 def test_a_torch_that_cannot_be_loaded_is_told_with_the_cause(monkeypatch):
     import builtins
-
-    from cohortvol.cli.doctor import _torch
 
     load = builtins.__import__
 
@@ -353,16 +352,14 @@ def test_several_profiles_are_judged_by_what_they_make_together(tmp_path):
     site.write_text("set-resources: {segment: {slurm_partition: gpu}}\n")
     shipped = str(REPOSITORY / "profiles" / "slurm")
 
-    def checks(*names):
-        words = [word for name in names for word in ("--profile", name)]
-        found = json.loads(run(*words, "--json").stdout)["checks"]
-        return next(row for row in found if row["check"] == "profile")
+    def of_profiles(*names):
+        return _checks(None, "embedded-v2", Path("models"), list(names), "cpu")["profile"]()
 
-    assert checks(shipped)["verdict"] == "PASS"
-    told = checks(shipped, str(site.parent))
-    assert told["verdict"] == "WARN"
-    assert "asks for no GPU and gets no signal" in told["says"]
-    assert "`gpu: 1`; `slurm_extra: \"'--signal=TERM@120'\"`" in told["what_to_do"]
+    assert verdict(of_profiles(shipped)) == "PASS"
+    told = of_profiles(shipped, str(site.parent))
+    assert verdict(told) == "WARN"
+    assert "asks for no GPU and gets no signal" in told.says
+    assert "`gpu: 1`; `slurm_extra: \"'--signal=TERM@120'\"`" in told.what_to_do
 
 
 def test_a_sound_file_system_passes_and_nothing_is_left_behind(tmp_path):
