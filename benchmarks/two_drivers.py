@@ -4,10 +4,10 @@
     python tests/slurm/lab.py run -- python benchmarks/two_drivers.py --trials 20 --slurm
 
 The second run is the same again, or has another manifest, another model or another setting, from
-the same checkout or a copy of it. Of the two exactly one works: it ends with 0, its tables are
-those of a calm run of its own, and on Slurm none of its jobs was cancelled; the other ends with 73,
-names the first, and submits nothing. Then the driver alone is killed with -9 at a random moment,
-and a run that starts at once goes on. A second run that starts after the first has ended is drawn
+the same checkout or a copy of it. Of all of them exactly one works: it ends with 0, its tables are
+those of a calm run of its own on this machine, and on Slurm none of its jobs was cancelled; the
+others end with 73, name it, and submit nothing. Then the driver alone is killed with -9 at a random
+moment, and a run that starts at once goes on. A second run that finds the first gone is drawn
 again.
 """
 
@@ -45,13 +45,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--at-once", type=int, default=1, help="second runs in one first")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slurm", action="store_true", help="both runs with --profile slurm")
+    parser.add_argument(
+        "--images", action="store_true", help="scans that are there; without, all stages run too"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="two-drivers-") as place:
-        trials = Trials(Path(place), options.slurm, random.Random(options.seed))  # noqa: S311
-        for number in range(options.trials):
-            trials.two_at_once(KINDS[number % len(KINDS)])
+        chance = random.Random(options.seed)  # noqa: S311
+        trials = Trials(Path(place), options.slurm, options.images, chance)
+        while (left := options.trials - trials.tried) > 0:
+            n_runs = range(trials.tried, trials.tried + min(left, options.at_once))
+            trials.at_once([KINDS[n % len(KINDS)] for n in n_runs])
         for _ in range(options.kills):
             trials.killed()
     print(trials.line())
@@ -93,6 +99,7 @@ class Trials:
 
     place: Path
     on_slurm: bool
+    with_images: bool
     random: random.Random
     tried: int = 0
     first_worked: int = 0
@@ -105,9 +112,11 @@ class Trials:
 
     def __post_init__(self) -> None:
         source = self.place / "source"
-        simulate.run(source, n=N_SCANS, seed=5)
-        with open(source / "manifest.csv", newline="") as stream:
-            rows = [row["image"] for row in csv.DictReader(stream)]
+        rows = [f"{number}.nii.gz" for number in range(N_SCANS)]
+        if self.with_images:
+            simulate.run(source, n=N_SCANS, seed=5)
+            with open(source / "manifest.csv", newline="") as stream:
+                rows = [row["image"] for row in csv.DictReader(stream)]
         for name, n in (("same", N_SCANS), ("other", N_SCANS - 1)):
             lines = [f"{name}{number},{source / image}" for number, image in enumerate(rows[:n])]
             (self.place / f"{name}.csv").write_text("\n".join(["scan_id,image", *lines]) + "\n")
@@ -128,30 +137,44 @@ class Trials:
 
     # --- trials
 
-    def two_at_once(self, kind: str) -> None:
-        """A second run of some kind at a random moment of a first."""
+    def at_once(self, kinds: list[str]) -> None:
+        """Second runs of some kinds at random moments of a first."""
         results = self._new_folder()
-        moment = self.random.uniform(0, self._seconds)
-        first = self._start("same", results)
-        time.sleep(moment)
-        second = self._start(kind, results)
-        first.wait(second)
-        if first.code == second.code == 0 and self._since(results) >= (first.ended or 0) - 1:
+        moments = sorted(self.random.uniform(0, self._seconds) for _ in kinds)
+        start, runs = time.monotonic(), [("same", self._start("same", results))]
+        for kind, moment in zip(kinds, moments, strict=True):
+            while time.monotonic() < start + moment:
+                time.sleep(0.02)
+            if any(run.is_over() and run.code == 0 for _, run in runs):
+                self.drawn_again += 1
+                continue
+            runs.append((kind, self._start(kind, results)))
+        first = runs[0][1]
+        first.wait(*(run for _, run in runs))
+        worked = [(kind, run) for kind, run in runs if run.code == 0]
+        over = min((run.ended or 0.0 for _, run in worked), default=0.0)
+        came_after = len(worked) == 2 and self._since(results) >= over - 1
+        if came_after:
+            gone = max(worked, key=lambda one: one[1].ended or 0.0)
+            runs.remove(gone)
+            worked.remove(gone)
             self.drawn_again += 1
-            self.two_at_once(kind)
-            return
-        self.tried += 1
-        worked, refused = (first, second) if second.code == IN_USE else (second, first)
-        self.first_worked += worked is first
+        self.tried += len(runs) - 1
+        self.first_worked += (len(runs) - 1) * (first.code == 0)
+        refused = [run for _, run in runs if run.code != 0]
+        names = [f"process {run.process.pid} on " for _, run in worked]
+        is_calm = came_after or (len(worked) == 1 and self._is_calm(worked[0][0], results))
         what = [
-            (worked.code == 0, f"who works ends with {worked.code}"),
-            (refused.code == IN_USE, f"the other ends with {refused.code}"),
-            (f"process {worked.process.pid} on " in refused.said, "the other names nobody"),
-            ("has been submitted" not in refused.said, "the other submits jobs"),
-            (self._is_calm("same" if worked is first else kind, results), "tables differ"),
-            (not self._cancelled(worked), "jobs were cancelled"),
+            (len(worked) == 1, f"{len(worked)} worked"),
+            (all(run.code == IN_USE for run in refused), f"ends {[run.code for run in refused]}"),
+            (all(name in run.said for name in names for run in refused), "one names another"),
+            (all("has been submitted" not in run.said for run in refused), "one submits jobs"),
+            (is_calm, "tables differ"),
+            (not any(self._cancelled(run) for _, run in worked), "jobs were cancelled"),
         ]
-        self._note(f"{kind}, {moment:.1f} s after the first", what, worked, refused)
+        when = zip(kinds, moments, strict=True)
+        trial = ", ".join(f"{kind} after {moment:.1f} s" for kind, moment in when)
+        self._note(trial, what, *(run for _, run in runs))
 
     def killed(self) -> None:
         """The driver alone is killed, and a second starts at once."""
@@ -189,18 +212,17 @@ class Trials:
 
     # --- runs
 
-    def _start(self, kind: str, results: Path) -> Run:
+    def _start(self, kind: str, results: Path, how: tuple[str, ...] | None = None) -> Run:
         settings = {
             "manifest": self.place / ("other.csv" if kind == "manifest" else "same.csv"),
             "results": results,
-            "shard_size": 2,
+            "shard_size": N_SCANS,
             "segment": "{threads: 1, device: cpu}",
             "model": self.place / "another-model" if kind == "model" else "embedded-v2",
             "ingest": "{min_slices: 7}" if kind == "setting" else "{min_slices: 8}",
         }
-        how = ["--cores", "1"]
-        if self.on_slurm:
-            how = ["--profile", "slurm", "--seconds-between-status-checks", "2"]
+        slurm = ("--profile", "slurm", "--seconds-between-status-checks", "2")
+        how = how or (slurm if self.on_slurm else ("--cores", "1"))
         words = [
             sys.executable, "-m", "snakemake", str(results / "files.sha256"), *how, "--config",
             *(f"{name}={value}" for name, value in settings.items()),
@@ -212,11 +234,13 @@ class Trials:
         kind = "same" if kind == "checkout" else kind
         if kind not in self._calm:
             results, start = self._new_folder(), time.monotonic()
-            run = self._start(kind, results)
+            run = self._start(kind, results, ("--cores", "1"))
             run.wait()
             if run.code != 0:
                 raise RuntimeError(run.said[-5000:])
-            self._seconds = self._seconds or time.monotonic() - start
+            # On Slurm each job waits for its turn, and starts Snakemake once more.
+            took = (time.monotonic() - start) * (3 if self.on_slurm else 1)
+            self._seconds = self._seconds or took
             self._calm[kind] = [sha256_of(results / name) for name in TABLES]
         return self._calm[kind]
 
