@@ -47,13 +47,15 @@ ABSENT = {
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
     "heatmap": "No heat map: there is nothing to show in it.",
-    "sides": "No comparison of left and right: no structure was measured on both sides, the "
-    "analysis has no such table, or the page is public and draws no scans.",
+    "sides": "No comparison of left and right: no structure was measured on both sides, or the "
+    "analysis has no such table.",
     "missing": "No figure of missingness: the analysis has no such table.",
     "sensitivity": "No figure of sensitivity: the analysis has no such table.",
     "repeats": "No slopes within people: too few people were scanned at several ages.",
 }
 """What the page says where a figure has nothing to show."""
+NOT_IN_PUBLIC = {"sides": "No comparison of left and right: it would draw single scans."}
+"""What a public page says in its place."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ def run(
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
+    absent = drawing.ABSENT | (drawing.NOT_IN_PUBLIC if public else {})
     html = pages.render(
         jinja,
         templates,
@@ -148,7 +149,7 @@ def run(
             "analysis": analysis,
             "absent": {
                 name: sentence
-                for name, sentence in drawing.ABSENT.items()
+                for name, sentence in absent.items()
                 if name not in {figure.section for figure in figures}
             },
             "answer": first,

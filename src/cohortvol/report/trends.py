@@ -42,7 +42,7 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
     slopes = analysis.slopes[analysis.slopes["model"] == MODEL]
     published = references(analysis)
     by_structure = dict(tuple(points.groupby("structure", sort=False)))
-    structures = analysis.structures({*by_structure, *curves["structure"]})
+    structures = analysis.structures(by_structure or curves["structure"])
     ages = _age_range(points if len(points) else curves)
     for names in panels.pages_of(structures, _SHAPE):
         figure, axes = panels.grid(len(names), _SHAPE, x="Age (years)", y="Volume (mL)")
