@@ -180,6 +180,13 @@ def test_no_scan_is_drawn_by_itself_however_few_there_are(made):
     assert not list((made / "public" / "figures").glob("sides*"))
 
 
+def test_curves_are_drawn_from_the_numbers_that_are_written(made, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import differencing
+
+    assert differencing.curve_error(made / "public") < 1e-6
+
+
 def test_quantiles_are_given_only_where_five_scans_lie_beyond(made):
     summary = tables(made / "public")["summary"]
     truth = pd.read_csv(made / "analyse" / "summary.csv")
