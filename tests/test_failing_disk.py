@@ -183,6 +183,26 @@ def test_a_start_that_cannot_be_marked_does_not_count(tmp_path, starts):
     assert n_refused > len(FAULTS), n_refused
 
 
+def test_no_start_counts_of_a_scan_whose_receipt_has_its_name(tmp_path, monkeypatch):
+    """Its folder could not be synced, so the run pauses; the next one finds the scan finished."""
+    killed_twice(tmp_path)
+    shard = ShardFolder(tmp_path)
+    claim = shard.claim(WORK)
+    commit_bytes(shard.label_map("a"), NEW)
+    real = storage.sync_folder
+
+    def fail(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cohortvol.files.sync_folder", fail)
+    with pytest.raises(TemporaryError):
+        shard.finish(claim, Outcome("segmented", label_map_bytes=len(NEW)))
+    shard.give_back(claim)
+    monkeypatch.setattr("cohortvol.files.sync_folder", real)
+    assert shard.is_finished(WORK)
+    assert shard.starts(WORK) == 0
+
+
 def test_starts_of_others_are_not_forgotten_with_one_that_is_taken_back(tmp_path):
     shard = ShardFolder(tmp_path)
     shard.claim(WORK)

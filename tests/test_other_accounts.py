@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cohortvol import cli
-from cohortvol.errors import BUG, OK
+from cohortvol.errors import BUG, OK, OutputError
 from threshold_cohort import (
     Row,
     Settings,
@@ -116,3 +116,22 @@ def test_what_an_account_may_not_read_it_is_told(results, command, capsys):
         if code in (OK, BUG) or not told or "bug" in err or "account" not in err:
             wrong.append(f"{closed}: exit {code}\n{out}{err}")
     assert wrong == [], "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("place", ["segment", "segment/threshold", "segment/threshold/0000"])
+def test_a_shard_is_not_written_where_a_link_of_another_account_leads(results, tmp_path, place):
+    copy = tmp_path / "results"
+    shutil.copytree(results[0], copy)
+    shutil.rmtree(copy / place)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (copy / place).symlink_to(elsewhere)
+    os.lchown(copy / place, NOBODY, NOBODY)
+    stages = Stages(Source(results[0].parent / "source"), Settings(), copy)
+    with pytest.raises(OutputError, match="SEC_PLANTED"), threshold_in_place_of_the_network():
+        stages.segment("0000")
+    assert list(elsewhere.iterdir()) == []
+    os.lchown(copy / place, 0, 0)
+    with threshold_in_place_of_the_network():
+        stages.segment("0000")
+    assert list(elsewhere.iterdir()) != []

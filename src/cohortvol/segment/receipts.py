@@ -185,8 +185,12 @@ class ShardFolder:
         once more than blamed. Where not even a file can be removed, this start counts.
         """
         mark = self._mark(claim.work.scan_id)
-        if claim.earlier is not None:
-            with suppress(CohortvolError, OSError):
+        with suppress(CohortvolError, OSError):
+            receipt = self.receipt(claim.work.scan_id) or {}
+            has_ended = (
+                receipt.get("started_utc") == claim.started_utc
+            )  # though that was not synced
+            if claim.earlier is not None and not has_ended:
                 if read_object(mark) != claim.earlier:
                     commit_json(mark, claim.earlier)
                 return
