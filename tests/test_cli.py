@@ -190,29 +190,39 @@ JOB = """
 import sys
 from cohortvol import cli, ingest
 def crash(*_):
-    raise OSError(5, "no such person CANARY^JANE", "/data/CANARY/scan.nii")
+    words = "no such person CANARY^JANE", "/data/CANARY/scan.nii"
+    raise OSError(int(sys.argv[2]), *words) if sys.argv[2] != "0" else KeyError(*words)
 setattr(ingest, sys.argv[1], crash)
-sys.exit(cli.run(sys.argv[2:]))
+sys.exit(cli.run(sys.argv[3:]))
 """
 
 
 @pytest.mark.parametrize(
-    ("broken", "code"), [("check_voxels", 0), ("write_table", 70)], ids=["one scan", "the stage"]
+    ("broken", "number", "code", "told"),
+    [
+        ("check_voxels", 5, 0, r"OSError [0-9a-f]{12}"),
+        ("write_table", 0, 70, r"KeyError [0-9a-f]{12}"),
+        ("write_table", 5, 75, "a file: the storage is at fault [(]Input/output error[)]"),
+        ("write_table", 13, 64, "a file: this account may not use it [(]Permission denied[)]"),
+    ],
+    ids=["one scan", "the stage", "the storage", "rights"],
 )
-def test_the_log_of_a_job_that_crashes_holds_no_text_of_the_crash(tmp_path, broken, code):
+def test_the_log_of_a_job_that_crashes_holds_no_text_of_the_crash(
+    tmp_path, broken, number, code, told
+):
     image = saved(tmp_path, nifti(), "CANARY^JANE.nii")
     shard, out = tmp_path / "0000.parquet", tmp_path / "out.parquet"
     rows = [{"scan_id": "s1", "image": str(image)}, {"scan_id": "s2", "image": "/CANARY/no.nii"}]
     write_table(shard, append_rows(rows, SHARD), SHARD)
     with (tmp_path / "job.log").open("w") as log:
-        words = [broken, "ingest", "--shard", shard, "--out", out]
+        words = [broken, str(number), "ingest", "--shard", shard, "--out", out]
         done = subprocess.run([sys.executable, "-c", JOB, *words], stderr=log)
     said = (tmp_path / "job.log").read_text()
     assert done.returncode == code
     assert "CANARY" not in said
     assert str(tmp_path) not in said
-    assert re.search(r"OSError [0-9a-f]{12}", said)
-    assert re.search(r"\S+\.py:\d+ in \w+", said)
+    assert re.search(told, said), said
+    assert (code in (64, 75)) != bool(re.search(r"\S+\.py:\d+ in \w+", said)), said
     if code == 0:
         assert pd.read_parquet(out)["reason"].tolist() == ["BUG_UNEXPECTED", "SRC_MISSING"]
 

@@ -50,28 +50,37 @@ def raise_if_lacking(path: Path, error: BaseException) -> None:
         raise TemporaryError(f"{path}: cannot be read, {_too_little(what)}") from error
 
 
-def error_to_act_on(error: BaseException) -> CohortvolError | None:
+def error_to_act_on(error: BaseException, *, named: bool = True) -> CohortvolError | None:
     """What an error that nobody foresaw asks of the user, or None where it may be our bug.
 
     Files that this account may not touch, a disk that is full, read-only or at fault, and too
     little memory are no bugs, wherever they are met.
+
+    Parameters
+    ----------
+    error : BaseException
+        Its own words are not passed on.
+    named : bool
+        Name the file; not in the log of a job, as the path of an image may name a person.
     """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, CohortvolError):
             return link
-        if (found := _of(link)) is not None:
+        if (found := _of(link, named=named)) is not None:
             return found
         link = link.__cause__
     return None
 
 
-def _of(error: BaseException) -> CohortvolError | None:
+def _of(error: BaseException, *, named: bool) -> CohortvolError | None:
     if what := lacking(error):
         return TemporaryError(_too_little(what))
-    if not isinstance(error, OSError):
+    if not isinstance(error, OSError) or error.errno is None:
         return None
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    is_path = named and isinstance(error.filename, str | bytes)
+    path = Path(os.fsdecode(error.filename)) if is_path else None
+    error = OSError(error.errno, os.strerror(error.errno))
     if error.errno in FULL:
         return no_space(path, error)
     if error.errno in FAULTS:

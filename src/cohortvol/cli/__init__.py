@@ -19,6 +19,9 @@ from cohortvol.machine import check_interpreter, error_to_act_on
 
 log = logging.getLogger(__name__)
 
+JOBS = frozenset({"manifest", "ingest", "segment", "measure", "assemble", "analyse", "report"})
+"""Commands of the workflow, whose logs name no file that an error of the system speaks of."""
+
 TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
 
@@ -97,7 +100,8 @@ def run(arguments: list[str]) -> int:
         print(f"{name}: {_with_notes(error)}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        told = error_to_act_on(error)
+        in_full = sys.stderr.isatty() or logging.getLogger("cohortvol").isEnabledFor(logging.DEBUG)
+        told = error_to_act_on(error, named=in_full or command not in JOBS)
         if told is None:
             _report_bug(name, error)
             return BUG
