@@ -19,8 +19,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from cohortvol import config
+from cohortvol.flow import Flow
+from cohortvol.manifest import from_config, sources
+from cohortvol.models import find_model, load_card
+from cohortvol.records import noted, read_index
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("ingest", "segment/embedded-v2", "measure/embedded-v2", "measure/embedded-v2/previews")
+BYTES_OF_TABLE = 100_000
+"""Of each table of a shard; those of 64 scans with four structures are smaller, pictures larger."""
+
+NOTHING = "No job is to run."
 
 PER_SCAN = """
 SCANS = [f"s{{n:06d}}" for n in range({n})]
@@ -60,8 +69,8 @@ def main() -> None:
         words = ["snakemake", "--profile", "slurm", "--quiet", "all", "--config",
                  f"manifest={manifest}", f"results={results}"]  # fmt: skip
         tell(f"{n} scans, shards of 64: dry run, nothing done", [*words, "-n"])
-        finish(results)
-        tell(f"{n} scans, shards of 64: dry run, all done", [*words, "-n"])
+        finish(manifest, results)
+        tell(f"{n} scans, shards of 64: dry run, all done", [*words, "-n"], NOTHING)
     for n in options.per_scan:
         folder = options.out / "per-scan"
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,23 +81,29 @@ def main() -> None:
         ])  # fmt: skip
 
 
-def finish(results: Path) -> None:
-    """Every file that the workflow makes, each newer than those it is made of."""
+def finish(manifest: Path, results: Path) -> None:
+    """Every file that the workflow makes, with the record of what it was made of."""
+    settings = config.check({"manifest": str(manifest), "results": str(results)})
+    card = load_card(find_model(settings["model"], REPOSITORY / settings["models_dir"]))
+    flow = Flow(settings, card)
+    given = from_config(settings)
     table = io.BytesIO()
     pd.DataFrame({"scan_id": ["s000000"]}).to_parquet(table)
-    shards = [line.split("\t")[0] for line in (results / "manifest" / "index.tsv").open()][1:]
-    for stage in STAGES:
-        (results / stage).mkdir(parents=True, exist_ok=True)
-        for shard in shards:
-            (results / stage / f"{shard}.parquet").write_bytes(table.getvalue())
-    for name in ("volumes.parquet", "scans.parquet", "assemble.json", "analyse/analyse.json",
-                 "analyse/slopes.parquet", "analyse/slopes.csv", "contact_sheet.csv",
-                 "report/index.html"):  # fmt: skip
-        (results / name).parent.mkdir(exist_ok=True)
-        (results / name).touch()
+    for job in flow.jobs(read_index(results), {}):
+        for name in job.outputs:
+            path = results / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_bytes(table.getvalue() + os.urandom(BYTES_OF_TABLE))
+        is_first = job.rule == "manifest"
+        with noted(
+            job.text(results),
+            (lambda: sources(manifest, None, given["choice"])) if is_first else None,
+        ):
+            pass
 
 
-def tell(what: str, words: list[str]) -> None:
+def tell(what: str, words: list[str], must_say: str = "") -> None:
     """Run a command; print its wall time, processor time and greatest memory."""
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -98,7 +113,7 @@ def tell(what: str, words: list[str]) -> None:
     said = process.stderr.read() if process.stderr else b""
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
-    if os.waitstatus_to_exitcode(status):
+    if os.waitstatus_to_exitcode(status) or must_say not in said.decode():
         sys.exit(f"{what}: {said.decode()[-3000:]}")
     print(
         f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of processor, "

@@ -100,17 +100,21 @@ class CohortMachine(RuleBasedStateMachine):
         self.results = self.folder / "results"
         self.source = Source(self.folder / "source")
         self.settings = Settings()
-        self.snakemake = MakeLike(self.results)
+        self.moves = 0
+        self.snakemake = self.driver()
         self.images: dict[str, tuple[str, int]] = {}
         self.names: defaultdict[str, set[str]] = defaultdict(set)
         self.n_images = 0
         self.due: set[str] = set()
         self.settled = False
         self.umask = 0o022
-        self.moves = 0
         self.dropped = False
         self.kills = 0
         self.damaged: set[str] = set()
+
+    def driver(self) -> Any:
+        """What runs the jobs of this results folder."""
+        return MakeLike(self.results)
 
     def teardown(self) -> None:
         os.umask(0o022)
@@ -219,7 +223,7 @@ class CohortMachine(RuleBasedStateMachine):
             case "another umask":
                 self.umask ^= 0o022 ^ 0o007
                 os.umask(self.umask)
-        self.snakemake = MakeLike(self.results)
+        self.snakemake = self.driver()
         if self.settled:
             told = self.snakemake.told(self.source, self.settings)
             assert told == {}, f"I5: {way}, and a run has work: {told}"
@@ -332,7 +336,9 @@ class CohortMachine(RuleBasedStateMachine):
             self._check_told(told, done.ran)
         if not disturbed:
             new = [key for key, (said, _) in after.items() if before.get(key, ("", ""))[0] != said]
-            assert predictions == len(new), f"I6: {predictions} predictions for receipts {new}"
+            assert predictions in (None, len(new)), (
+                f"I6: {predictions} predictions for receipts {new}"
+            )
         self._check_finished()
 
     def _take_back_the_list(self) -> None:

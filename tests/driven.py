@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from make_like import STAGES, Outcome
 from threshold_cohort import Settings, Source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -79,9 +82,19 @@ class Driven:
     settings: Settings
     more: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def place(self) -> Path:
+        """The results folder."""
+        return self.checkout / self.results
+
     def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
         """``snakemake``; the jobs that it started, in their order."""
         return self._jobs(self._snakemake(*words, code=code, **environment).stderr)
+
+    def end(self, *words: str) -> tuple[int, list[str], str]:
+        """Exit code of ``snakemake``, jobs that it started, and what it said."""
+        done = self._process("-m", "snakemake", *self._given(*words))
+        return done.returncode, self._jobs(done.stderr), done.stderr
 
     def told(self, *words: str) -> tuple[list[str], dict[str, int]]:
         """``snakemake -n``: jobs that it lists, and of each rule those that we count."""
@@ -99,10 +112,12 @@ class Driven:
     def _snakemake(
         self, *words: str, code: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        given = ("--cores", "2", *words, "--configfile", self._config())
-        done = self._process("-m", "snakemake", *given, **environment)
+        done = self._process("-m", "snakemake", *self._given(*words), **environment)
         assert done.returncode == code, done.stderr[-5000:]
         return done
+
+    def _given(self, *words: str) -> tuple[str, ...]:
+        return ("--cores", "2", *words, "--configfile", self._config())
 
     def _process(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         places = [self.checkout / "site", REPOSITORY / "src", REPOSITORY / "tests"]
@@ -126,3 +141,43 @@ class Driven:
             for one in started
         ]
         return [job.strip() for job in jobs if job != "all "]
+
+
+class SnakemakeItself:
+    """In place of `make_like.MakeLike`: Snakemake, from a clone of its own."""
+
+    def __init__(self, results: Path, clone_in: Path) -> None:
+        self.results, self.checkout, self.at_work = results, clone_in, False
+        if not clone_in.exists():
+            clone(clone_in, short=True)
+
+    def told(
+        self, source: Source, settings: Settings, forced: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """What ``cohortvol plan`` says; ``snakemake -n`` must say the same."""
+        driven = self._driven(source, settings)
+        words = _forced(forced)
+        listed, counts = driven.told(*words)
+        if words:  # which `cohortvol plan` does not take
+            return dict.fromkeys([*listed], "") if "manifest" not in listed else {}
+        plan = {job: why for job, why in driven.plan().items() if job.split()[0] in STAGES}
+        of_rules = {rule: n for rule, n in counts.items() if rule in STAGES}
+        assert of_rules == dict(Counter(job.split()[0] for job in plan)), (of_rules, plan)
+        behind = sorted(job for job in plan if "manifest" not in plan or " " not in job)
+        assert listed == behind, f"-n lists {listed}, plan {plan}"
+        return plan
+
+    def run(
+        self, source: Source, settings: Settings, *, forced: Iterable[str] = (), **_: Any
+    ) -> Outcome:
+        driven = self._driven(source, settings)
+        code, ran, said = driven.end(*_forced(forced))
+        assert "Traceback" not in said, said[-3000:]
+        return Outcome(ran=ran, failed={} if code == 0 else {"snakemake": said[-3000:]})
+
+    def _driven(self, source: Source, settings: Settings) -> Driven:
+        return Driven(self.checkout, source, str(self.results), settings)
+
+
+def _forced(rules: Iterable[str]) -> list[str]:
+    return ["--forcerun", *sorted(rules)] if rules else []

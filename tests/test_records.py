@@ -11,6 +11,7 @@ import pytest
 from cohortvol import plan
 from cohortvol.errors import ConfigError
 from cohortvol.files import sha256_of
+from cohortvol.flow import Flow
 from cohortvol.models import load_card
 from cohortvol.records import Job, Outdated, noted, rebase
 from make_like import MakeLike
@@ -203,6 +204,22 @@ def test_a_change_reaches_what_depends_on_it_and_no_more(cohort, what):
 def test_another_file_of_the_user_is_seen_by_its_content(cohort):
     cohort.name_decisions()
     assert cohort.told() == {"assemble": "decisions changed"}
+
+
+def test_a_caption_draws_the_page_again_in_whatever_checkout(cohort, tmp_path, monkeypatch):
+    def report():
+        card = load_card(cohort.source.model(cohort.settings))
+        flow = Flow(cohort.settings.config(cohort.source, cohort.results), card)
+        return flow.of_cohort("report").digests
+
+    found = []
+    for checkout, caption in (("one", "Flow."), ("two", "Flow."), ("two", "The flow.")):
+        folder = tmp_path / checkout / "reports" / "captions"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "flow.txt").write_text(caption)
+        monkeypatch.chdir(tmp_path / checkout)
+        found.append(report())
+    assert found[0] == found[1] != found[2]
 
 
 def test_files_that_are_gone_or_were_put_there_are_made_again(cohort):

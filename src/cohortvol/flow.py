@@ -90,10 +90,14 @@ class Flow:
         """The job that reads the manifest."""
         names = ("shard_size", "bad_rows", "sex_codes", "age_range_years", "bids", "hash_ids")
         table = Path(self.config["manifest"])
+        # Paths of images are relative to the manifest, and links to them lie in the folder. Digests
+        # of these places are kept, as a path may hold a name.
+        links = os.path.abspath(self.results) if self.config["hash_ids"] else None
         places = {
-            # Paths of images are relative to the manifest, and links to them lie in the folder.
-            "images_of": os.path.abspath(table if table.is_dir() else table.parent),
-            "links_in": os.path.abspath(self.results) if self.config["hash_ids"] else None,
+            "place_of_images": _short_digest(
+                os.path.abspath(table if table.is_dir() else table.parent)
+            ),
+            "place_of_links": links and _short_digest(links),
         }
         return Job(
             "manifest",
@@ -193,7 +197,7 @@ class Flow:
 
     @property
     def _intervals(self) -> str:
-        return digest_of(self.card.volume_interval)[:16]
+        return _short_digest(self.card.volume_interval)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -270,6 +274,10 @@ def _templates() -> str:
     """Digest of the page's templates, wherever the checkout lies."""
     found = (path for path in sorted(Path(TEMPLATES).rglob("*")) if path.is_file())
     return digest_of([[path.as_posix(), sha256_of(path)] for path in found])
+
+
+def _short_digest(value: Any) -> str:
+    return digest_of(value)[:16]
 
 
 def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
