@@ -92,6 +92,11 @@ def test_manifest_settings_are_options_with_the_same_default():
     assert found["--salt-file"] is settings["salt_file"]
 
 
+@pytest.mark.parametrize("stage", ["manifest", "assemble", "analyse", "evaluate"])
+def test_ages_have_one_range_by_default(stage):
+    assert defaults_of(stage)["--age-range-years"] == config.defaults()["age_range_years"]
+
+
 def test_help_loads_nothing_heavy():
     script = (
         "import sys; from cohortvol import cli; code = cli.run(['--help']);"

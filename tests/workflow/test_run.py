@@ -89,7 +89,7 @@ def test_every_planted_fault_has_the_reason_it_should(source, calm):
 
 def test_the_report_and_its_figures_are_there(calm):
     page = (calm / "report" / "index.html").read_text()
-    assert "too small to show every trend" in page
+    assert "and a trend needs 10: no trends with age" in page
     for kind in ("pdf", "svg", "png", "csv"):
         assert list((calm / "report" / "figures").glob(f"*.{kind}")), kind
 
