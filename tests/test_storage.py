@@ -451,9 +451,9 @@ def refuse(*_, **__):
 
 
 def test_a_sound_file_system_passes_at_once_and_nothing_is_left(tmp_path):
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone, whatever else runs
     storage.self_test(tmp_path, with_hard_links=True)
-    assert time.perf_counter() - began < 5  # some 0.05 s where nothing else runs
+    assert time.process_time() - began < 2  # some 0.05 s
     assert names(tmp_path) == []
 
 
