@@ -213,7 +213,7 @@ def test_starts_of_others_are_not_forgotten_with_one_that_is_taken_back(tmp_path
     assert (again.starts, again.attempts) == (claim.starts, claim.attempts)
 
 
-EVERY = 37
+EVERY = 41
 """One way in so many is tried here."""
 
 

@@ -61,10 +61,8 @@ def results():
         csv.writer(stream).writerows([["subject_id"], ["person-9"]])
     yield folder / "results", {
         "status": ["status", "--results"],
-        "digest": ["status", "--digest", "--results"],
         "explain": ["explain", "scan-1", "--results"],
         "verify": ["verify", "--results"],
-        "verify --deep": ["verify", "--deep", "--results"],
         "withdrawn": ["verify", "--withdrawn", f"{folder}/withdrawn.csv", "--results"],
         "resources": ["resources", "--results"],
         "review": ["review", "--todo", "--out", "/dev/shm/todo-of-nobody.csv", "--results"],  # noqa: S108
@@ -77,17 +75,12 @@ def results():
     shutil.rmtree(folder)
 
 
-COMMANDS = (
-    "status", "digest", "explain", "verify", "verify --deep", "withdrawn", "resources", "review",
-    "plan",
-)  # fmt: skip
+COMMANDS = ("status", "explain", "verify", "withdrawn", "resources", "review", "plan")
 CLOSED = (
-    ".", "manifest", "manifest/scans.parquet", "manifest/shards.parquet", "manifest/index.tsv",
-    "manifest/shards", "ingest", "ingest/0000.parquet", "segment", "segment/threshold",
-    "segment/threshold/0000", "segment/threshold/0000.parquet",
-    "segment/threshold/0000/scan-1.json", "measure", "measure/threshold",
-    "measure/threshold/0000.parquet", "volumes.parquet", "scans.parquet", "files.sha256",
-    "assemble.json",
+    ".", "manifest", "manifest/scans.parquet", "manifest/index.tsv", "manifest/shards", "ingest",
+    "ingest/0000.parquet", "segment", "segment/threshold/0000", "segment/threshold/0000.parquet",
+    "segment/threshold/0000/scan-1.json", "measure/threshold", "measure/threshold/0000.parquet",
+    "volumes.parquet", "scans.parquet", "files.sha256",
 )  # fmt: skip
 
 
