@@ -19,7 +19,8 @@ import dicom_fixture
 from cohortvol import ingest
 from cohortvol.errors import InstallationError, ScanError
 from cohortvol.ingest import Rules
-from cohortvol.ingest.dicom import conversion, frames, to_nifti
+from cohortvol.ingest.dicom import conversion, to_nifti
+from cohortvol.ingest.dicom import folder as dicom_folder
 from cohortvol.measure import structure_volumes
 from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
@@ -144,7 +145,7 @@ def test_a_folder_that_may_not_be_read_leaves_no_slice_out_in_silence(tmp_path, 
         onerror(PermissionError(13, "denied"))
         return walk(top)
 
-    monkeypatch.setattr(frames.os, "walk", refuse)
+    monkeypatch.setattr(dicom_folder.os, "walk", refuse)
     assert refused(folder, tmp_path).reason == "SRC_PERMISSION"
 
 

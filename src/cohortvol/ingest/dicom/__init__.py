@@ -14,7 +14,8 @@ from cohortvol.files import commit_bytes, make_folder
 from cohortvol.ingest.dicom.choice import choose
 from cohortvol.ingest.dicom.completeness import account, check_complete, check_damage
 from cohortvol.ingest.dicom.conversion import check_decoders, convert
-from cohortvol.ingest.dicom.frames import dixon_named, first_bytes, has_mark, read_folder
+from cohortvol.ingest.dicom.folder import first_bytes, has_mark, read_folder
+from cohortvol.ingest.dicom.frames import dixon_named
 from cohortvol.ingest.dicom.headers import covariates
 from cohortvol.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.ingest.rules import Rules

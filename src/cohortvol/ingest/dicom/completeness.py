@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 
 from cohortvol.errors import ScanError
 from cohortvol.ingest.dicom.choice import Choice
-from cohortvol.ingest.dicom.frames import Folder, Frame
+from cohortvol.ingest.dicom.folder import Folder
+from cohortvol.ingest.dicom.frames import Frame
 from cohortvol.ingest.dicom.stacks import MAX_LOST, SAME_AXES, SAME_SPACING, Stack, Volume
 
 REACH = 1.5  # steps beyond an end, within which a slice that was left out goes on
