@@ -33,7 +33,7 @@ class Partitions:
 
     def __init__(self, most: dict[str | None, Most]) -> None:
         self._most = most
-        self._told: set[tuple[str, str, int]] = set()
+        self._told: set[tuple[str, str]] = set()
 
     @classmethod
     def ask(cls) -> Partitions:
@@ -84,7 +84,7 @@ class Partitions:
     def within(
         self, rule: str, resource: str, asked: int, partition: str | None, attempt: int
     ) -> int:
-        """What an attempt of a rule may ask for; told once where that is less than it wanted.
+        """What an attempt of a rule may ask for; the first time it is less than it wanted is told.
 
         Parameters
         ----------
@@ -102,8 +102,8 @@ class Partitions:
         most = self._of(partition, resource)
         if most is None or asked <= most:
             return asked
-        if (rule, resource, attempt) not in self._told:
-            self._told.add((rule, resource, attempt))
+        if (rule, resource) not in self._told:
+            self._told.add((rule, resource))
             log.warning("%s", _less(rule, resource, asked, most, partition, attempt))
         return most
 

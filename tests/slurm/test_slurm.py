@@ -264,9 +264,12 @@ def test_a_job_that_can_never_start_is_named_within_a_minute(manifest, tmp_path)
         wait_for(lambda: jobs(name_of_run(results), fields=fields))
         since = time.monotonic()
         assert said.when("does not start: PartitionTimeLimit") - since < 60
-        status = [sys.executable, "-m", "cohortvol", "status", "--results", str(results)]
+        status = [Path(sys.executable).with_name("cohortvol"), "status", "--results", results]
         shown = subprocess.run(status, capture_output=True, text=True).stdout
         assert "1 pending (PartitionTimeLimit): set a shorter `runtime`" in shown, shown
+    except BaseException:
+        os.killpg(driver.pid, signal.SIGKILL)
+        raise
     finally:
         limit("short", 10)
     assert driver.wait(timeout=240) == 0, said.all()
