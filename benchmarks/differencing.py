@@ -670,9 +670,11 @@ def read_pairs(pairs: Iterable[Pair], other: Path | None = None) -> dict[str, Fo
     if other is not None:
         ways[f"by the rules of {other}"] = ("other", rules_of(other), False)
     found = {words: Found() for words in ways}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, start=1):
         for words, (name, rule, compared) in ways.items():
             found[words].add(pair, name, rule, compared=compared)
+        if number % 50 == 0:
+            print(f"{number} pairs", file=sys.stderr)
     return found
 
 
