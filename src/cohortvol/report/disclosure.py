@@ -166,7 +166,7 @@ def _like(rows: pd.DataFrame, name: str, of: str, times: float = 1.0) -> pd.Seri
 
 def mean(rows: pd.DataFrame, name: str) -> pd.Series:
     """A mean volume, by the quartiles of these volumes."""
-    step = step_of(_floats(rows, "sd_ml") / np.sqrt(_n(rows)), _n(rows))
+    step = step_of(_floats(rows, "sd_ml") / _root(_n(rows)), _n(rows))
     return pd.Series(to_step(_floats(rows, name), step), rows.index)
 
 
@@ -190,7 +190,7 @@ def _quantile(
 ) -> pd.Series:
     which = name.removesuffix("_ml")
     sd = (_floats(rows, quartiles[1]) - _floats(rows, quartiles[0])) / _SD_OF_IQR
-    step = step_of(errors[which] * sd / np.sqrt(n), n)
+    step = step_of(errors[which] * sd / _root(n), n)
     if which in ("p5", "p95"):
         step = np.where(_n(rows) >= LEAST_N_OF_TAILS, step, np.nan)
     return pd.Series(to_step(_floats(rows, name), step), rows.index)
@@ -199,7 +199,7 @@ def _quantile(
 def correlation(rows: pd.DataFrame, name: str) -> pd.Series:
     """Rounded to 1 / sqrt(n), so that rho and p do not give n away."""
     n = _n(rows)
-    return pd.Series(to_step(_floats(rows, name), step_of(1 / np.sqrt(n), n)), rows.index)
+    return pd.Series(to_step(_floats(rows, name), step_of(1 / _root(n), n)), rows.index)
 
 
 def probability(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -261,6 +261,10 @@ def _floats(rows: pd.DataFrame, name: str) -> np.ndarray:
 
 def _n(rows: pd.DataFrame) -> np.ndarray:
     return _floats(rows, "n_used" if "n_used" in rows else "n")
+
+
+def _root(n: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.maximum(n, 1)))
 
 
 def _ends(name: str, rule: Rule = estimate) -> dict[str, Rule]:
