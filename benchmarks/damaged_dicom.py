@@ -34,6 +34,7 @@ def main() -> None:
     """Damage, ingest, compare, count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--start", type=int, default=0, help="leave out so many at first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", type=Path, action="append", help="damage this sound folder")
     parser.add_argument("--list", action="store_true", help="print every case that is accepted")
@@ -51,7 +52,7 @@ def main() -> None:
         names = {kind: f"k{n}" for n, kind in enumerate(sound)}
         rows = ingested({names[k]: p for k, p in sound.items()}, Path(folder, "of_sound"), rules)
         print(rows[["state", "reason", "warnings"]].assign(kind=list(sound)).to_string())
-        todo = cases(options.n, options.seed)
+        todo = cases(options.n, options.seed)[options.start :]
         for at in tqdm(range(0, len(todo), BLOCK)):
             work = Path(folder, "work")
             work.mkdir()
