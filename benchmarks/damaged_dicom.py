@@ -75,7 +75,7 @@ def main() -> None:
         totals[said] += n
     print(*(f"{n:6d}  {said}" for said, n in totals.most_common()), sep="\n")
     print(
-        f"{options.n} folders, {totals[ACCEPTED]} {ACCEPTED}, {time.perf_counter() - start:.0f} s"
+        f"{len(todo)} folders, {totals[ACCEPTED]} {ACCEPTED}, {time.perf_counter() - start:.0f} s"
     )
 
 

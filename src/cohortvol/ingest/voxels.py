@@ -133,7 +133,7 @@ def _check_segments(voxels: np.ndarray, empty: np.ndarray) -> None:
         sides = [parts[k, side] for side in (filled[:at][-2:], filled[at:][:2]) if len(side)]
         sides += [parts[one, m : m + 1] for one in (k - 1, k + 1) if 0 <= one < len(voxels)]
         others = [np.count_nonzero(side != value, axis=1).max() for side in sides]
-        if len(sides) > 2 and min(others) >= _SEGMENT / 2:
+        if len(sides) > 1 and min(others) >= _SEGMENT / 2:
             n_equal = _run_around(flat[k] == value, m * _SEGMENT)
             if n_equal >= _SECTOR:
                 detail = f"{n_equal} voxels in a row hold one value, and none around them do"
