@@ -130,7 +130,7 @@ def _check_segments(voxels: np.ndarray, empty: np.ndarray) -> None:
         value, filled = parts[k, m, 0], np.flatnonzero(~is_flat[k])
         at = int(np.searchsorted(filled, m))
         # The nearest on each side may be lost in part, so one of two will do.
-        sides = [parts[k, side] for side in (filled[:at][-2:], filled[at:][:2]) if len(side)]
+        sides = [parts[k, side] for side in (filled[:at][-2:], filled[at:][:2]) if len(side) > 1]
         sides += [parts[one, m : m + 1] for one in (k - 1, k + 1) if 0 <= one < len(voxels)]
         others = [np.count_nonzero(side != value, axis=1).max() for side in sides]
         if len(sides) > 1 and min(others) >= _SEGMENT / 2:
