@@ -188,5 +188,5 @@ def test_every_path_that_a_rule_reads_or_writes_is_kept_from_what_snakemake_take
     }
     assert kept == {
         "manifest", "results", "decisions", "withdrawals", "measure.plausible_ml",
-        "agreement.results", "analyse.literature", "report.planted",
+        "agreement.results", "analyse.literature", "report.planted", "model", "models_dir",
     }  # fmt: skip

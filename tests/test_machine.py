@@ -110,7 +110,7 @@ def test_a_table_that_could_not_be_read_for_want_of_something_is_not_damaged(
     path = tmp_path / "volumes.parquet"
     rows = tables.append_rows([{"scan_id": "a", "shard": "0"}], tables.SHARDS)
     tables.write_table(path, rows, tables.SHARDS)
-    assert damaged_tables(tmp_path, every_page=True) == []
+    assert damaged_tables(tmp_path) == []
 
     def fail(*_, **__):
         raise error
@@ -118,7 +118,7 @@ def test_a_table_that_could_not_be_read_for_want_of_something_is_not_damaged(
     with monkeypatch.context() as patched:
         patched.setattr(tables.pq, "ParquetFile", fail)
         patched.setattr(tables.pq, "read_metadata", fail)
-        assert damaged_tables(tmp_path, every_page=True) == []
+        assert damaged_tables(tmp_path) == []
         with pytest.raises(TemporaryError, match="cannot be read, this machine gives too little"):
             tables.read_table(path, tables.SHARDS)
 

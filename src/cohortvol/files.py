@@ -331,7 +331,7 @@ def _open_own(path: Path) -> IO[str]:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise _not_ours(path)
-    return open(handle, "r+", encoding="utf-8")
+    return open(path, "r+", encoding="utf-8", opener=lambda *_: handle)
 
 
 def _not_ours(path: Path) -> OutputError:

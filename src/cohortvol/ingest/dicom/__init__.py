@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ __all__ = ["check_decoders", "dixon_named", "is_dicom", "to_nifti"]
 
 def is_dicom(path: Path) -> bool:
     """Whether a path is a folder, or a file that begins as DICOM does."""
-
-    return path.is_dir() or has_mark(first_bytes(path))
+    return os.path.isdir(path) or has_mark(first_bytes(path))
 
 
 def to_nifti(
