@@ -71,12 +71,14 @@ class Run:
         self._log = log
         with open(log, "w") as stream:
             self.process = subprocess.Popen(words, cwd=checkout, stdout=stream, stderr=stream)
-        self.ended: float | None = None
 
     def is_over(self) -> bool:
-        if self.ended is None and self.process.poll() is not None:
-            self.ended = time.time()
-        return self.ended is not None
+        return self.process.poll() is not None
+
+    @property
+    def last_word(self) -> float:
+        """When it had said all; a busy machine may need seconds more to see the process go."""
+        return self._log.stat().st_mtime
 
     def wait(self, *others: Run) -> None:
         """Until this run and the others are over."""
@@ -152,10 +154,10 @@ class Trials:
         first = runs[0][1]
         first.wait(*(run for _, run in runs))
         worked = [(kind, run) for kind, run in runs if run.code == 0]
-        over = min((run.ended or 0.0 for _, run in worked), default=0.0)
+        over = min((run.last_word for _, run in worked), default=0.0)
         came_after = len(worked) == 2 and self._since(results) >= over - 1
         if came_after:
-            gone = max(worked, key=lambda one: one[1].ended or 0.0)
+            gone = max(worked, key=lambda one: one[1].last_word)
             runs.remove(gone)
             worked.remove(gone)
             self.drawn_again += 1
