@@ -87,7 +87,7 @@ def test_a_table_made_again_with_the_same_rows_dates_nothing_of_a_model_not_in_u
 
 @pytest.mark.parametrize("change", [FEWER_PIECES, ("change an image", 0, 4)])
 def test_changes_after_the_clock_was_set_back_are_made(cohort, change):
-    cohort.clock_jumps_or_memory_goes(days=-1)
+    cohort.clock_jumps(days=-1)
     cohort.source.manifest.touch()
     cohort.source.withdrawals.touch()
     cohort.user_does(change=change)

@@ -115,7 +115,7 @@ def test_a_second_run_of_a_dataset_does_nothing_until_a_scan_is_added(plain, dat
     finally:
         shutil.rmtree(new.parents[1])
     assert "checkpoint manifest" in told
-    assert "Params have changed" in told
+    assert "manifest or withdrawals changed" in told
 
 
 def test_a_folder_that_is_no_dataset_is_a_short_message(tmp_path):

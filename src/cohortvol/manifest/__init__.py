@@ -232,7 +232,8 @@ class _Read:
         keys = _keys_for(results, salt_file, hash_ids=hash_ids, saved=saved)
         scans = _read(manifest, keys, saved=saved, withdrawn=withdrawn, **settings)
         folder, removals = results / "manifest", _removals(results)
-        previous, before = _previous_shards(folder), _previous_scans(folder)
+        previous = _previous_shards(folder, damaged_is_lost=not saved)
+        before = _previous_scans(folder)
         leaving = theirs(withdrawn, keys, results, previous, before)
         unknown = _unknown(withdrawn, removals, keys, results, (before, previous))
         usable = scans[scans["state"].isna()]
@@ -470,11 +471,18 @@ def _keys(results: Path, salt_file: Path | None, *, saved: bool) -> Keys:
     return open_keys(results, salt_file, has_keys=bool(previous), saved=saved)
 
 
-def _previous_shards(folder: Path) -> pd.DataFrame:
-    """The assignment so far; where its file was lost, what the shard tables still know."""
+def _previous_shards(folder: Path, *, damaged_is_lost: bool = False) -> pd.DataFrame:
+    """The assignment so far; where its file was lost, what the shard tables still know.
+
+    A run removes a damaged file before the stage reads it, and foresees what comes of that.
+    """
     path = folder / "shards.parquet"
-    if path.exists():
-        return _with_subjects(path)
+    try:
+        if path.exists():
+            return _with_subjects(path)
+    except TableError:
+        if not damaged_is_lost:
+            raise
     parts = [
         read_table(part, SHARD)[["scan_id"]].assign(shard=part.stem)
         for part in sorted((folder / "shards").glob("*.parquet"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from jinja2 import Environment
 
 from cohortvol import pages, reasons, style
@@ -29,7 +30,7 @@ from cohortvol.report.answer import answer
 from cohortvol.report.flow import Flow, count_flow
 from cohortvol.report.inputs import Analysis
 from cohortvol.report.sheets import SheetSettings
-from cohortvol.tables import csv_text
+from cohortvol.tables import csv_text, write_arrow
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +273,8 @@ def _hand_on(analysis: Analysis, analyse: Path, folder: Path, *, public: bool) -
     path = folder / "slopes.parquet"
     written.add(path)
     if public:
-        commit_bytes(path, analysis.slopes.to_parquet(index=False))
+        table = pa.Table.from_pandas(analysis.slopes, preserve_index=False)
+        write_arrow(path, table.replace_schema_metadata())
     else:
         commit_bytes(path, inputs.read_bytes(analyse / "slopes.parquet"))
     return written
