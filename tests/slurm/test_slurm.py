@@ -300,15 +300,15 @@ def test_what_outgrows_its_job_is_finished_by_jobs_that_ask_for_more(outgrown):
     print(f"memory of the jobs of a shard: {memory}; time of those of another: {minutes}")
     assert memory == ["2000M", "4000M", "6000M"]
     assert minutes in (["2:00", "4:00"], ["2:00", "4:00", "6:00"])
+    n_finished = 0
     for shard, of_shard in ids.items():
         started = runs(Path(segment_table(results, shard)).with_suffix(".resources.json"))
         assert [run["slurm_job"] for run in started] == of_shard  # each once
+        n_finished += sum(run["n_scans"] or 0 for run in started)
+    assert n_finished <= len(NEEDS)  # none twice; a job that was killed does not say how many
     ended = {
         name.removesuffix(".json"): json.loads(text) for name, text in receipts(results).items()
     }
     assert {name: receipt["state"] for name, receipt in ended.items()} == dict.fromkeys(
         NEEDS, "segmented"
     )
-    again = [name for name, receipt in ended.items() if receipt["attempts"] > 1]
-    assert len([name for name in again if name.startswith("slow")]) < len(ids["0001"]), again
-    assert not [name for name in again if name.startswith("small")], again
