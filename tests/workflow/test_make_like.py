@@ -59,7 +59,10 @@ class Pair:
         assert told == dict(Counter(job.split()[0] for job in asked))
         # Behind the manifest stage Snakemake itself lists no jobs of shards yet.
         behind = [job for job in asked if "manifest" not in asked or " " not in job]
-        assert listed == sorted(behind)
+        if "manifest" in asked:  # and it lists whatever reads what that stage will write
+            assert set(behind) <= set(listed)
+        else:
+            assert listed == sorted(behind)
         left, right = self.places
         for name in TABLES:
             assert (left / RESULTS / name).read_bytes() == (right / RESULTS / name).read_bytes()
