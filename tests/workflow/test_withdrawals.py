@@ -99,7 +99,7 @@ def receipts(results):
 
 def test_everything_of_the_withdrawn_goes_and_nobody_else_is_computed_again(given, copy, tmp_path):
     assert search(copy, given / "withdrawn.csv")["hits"]
-    snakemake(given / "everybody.csv", copy)  # in a folder that moved, converted images are made anew
+    snakemake(given / "everybody.csv", copy)  # moved: converted images are made anew
     shutil.copytree(copy / "segment" / MODEL, copy / "segment" / "another-model")
     shutil.copytree(copy / "measure" / MODEL, copy / "measure" / "another-model")
     before = receipts(copy)
