@@ -85,13 +85,14 @@ def _ids(name: str) -> list[str]:
 def _slurm(*words: str) -> str:
     """What a command of Slurm says; nothing, with a warning, where it cannot be had."""
     try:
-        return _output(words, 60)
+        return output_of(words, 60)
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("Slurm cannot be asked for jobs of a run that was killed (%s)", error)
         return ""
 
 
-def _output(words: tuple[str, ...], patience_s: float) -> str:
+def output_of(words: tuple[str, ...], patience_s: float) -> str:
+    """What a program prints; it must end well, and in time."""
     return subprocess.run(  # noqa: S603 - no shell, and `_NAME` admits no option
         words, capture_output=True, text=True, timeout=patience_s, check=True
     ).stdout
@@ -127,7 +128,7 @@ def queue(name: str, patience_s: float) -> list[Queued] | None:
     """Jobs of a run; None where Slurm is not there or does not answer in time."""
     words = ("squeue", "--noheader", f"--format={_FIELDS}", f"--name={name}")
     try:
-        lines = [line.split("|", 6) for line in _output(words, patience_s).splitlines()]
+        lines = [line.split("|", 6) for line in output_of(words, patience_s).splitlines()]
     except (OSError, subprocess.SubprocessError):
         return None
     return [

@@ -11,13 +11,13 @@ from importlib import metadata
 
 from cohortvol import __version__
 from cohortvol.errors import InstallationError, TemporaryError
+from cohortvol.machine import lacking
 
 DECIDING = ("nibabel", "nnunetv2", "numpy", "pandas", "pyarrow", "scipy", "statsmodels", "torch")
 """Packages whose versions may move a number or a byte of the results."""
 
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_|manylinux(1|2010|2014)_")
 _OLD_NAMES = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
-_MEMORY = ("Cannot allocate memory", "failed to map segment", "std::bad_alloc")
 
 
 @cache
@@ -88,7 +88,7 @@ def loading(what: str) -> Iterator[None]:
         if (getattr(error, "name", None) or "").startswith("cohortvol"):
             raise
         why = " ".join(str(error).split())[:300]
-        if any(word in why for word in _MEMORY):
+        if lacking(error) == "memory":
             raise TemporaryError(
                 f"{what} cannot be loaded: too little memory for this process ({why})\n"
                 "  Ask for more memory, or lift the limit (`ulimit -v`), and run again."

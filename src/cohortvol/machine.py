@@ -20,7 +20,8 @@ _LACKING = {
 
 _WORDS = {
     **{os.strerror(number): what for number, what in _LACKING.items()},
-    "failed to map segment from shared object": "memory",
+    "failed to map segment": "memory",
+    "std::bad_alloc": "memory",
     "can't start new thread": "threads, processes or memory",
     "failed to launch worker thread": "threads, processes or memory",
     "can't allocate memory": "memory",

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cohortvol.cluster import output_of
+
 log = logging.getLogger(__name__)
 
 LIMIT_SECONDS = 20.0
@@ -39,8 +41,8 @@ class Partitions:
     def ask(cls) -> Partitions:
         """Those of the cluster that this machine submits to; none where it cannot be asked."""
         try:
-            shown = _output("scontrol", "--oneliner", "show", "partition")
-            nodes = _output("sinfo", "--noheader", "--exact", "--format=%R|%m")
+            shown = output_of(("scontrol", "--oneliner", "show", "partition"), LIMIT_SECONDS)
+            nodes = output_of(("sinfo", "--noheader", "--exact", "--format=%R|%m"), LIMIT_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("Slurm does not tell what its partitions have (%s)", error)
             return cls({})
@@ -166,9 +168,3 @@ def _minutes(time: str | None) -> int | None:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
-
-
-def _output(*words: str) -> str:
-    return subprocess.run(  # noqa: S603 - words of ours
-        words, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
-    ).stdout
