@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import analyse, assemble, manifest, report, style
+from cohortvol.report import disclosure
 from cohortvol.simulate import population
 from cohortvol.tables import MANIFEST, VOLUMES, read_table, write_table
 
@@ -128,7 +129,7 @@ class _Seen(HTMLParser):
             self.words.append(data)
 
 
-def faults_of(page: Path, cell: Cell) -> list[str]:
+def faults_of(page: Path, cell: Cell, *, public: bool = False) -> list[str]:
     """What is wrong with the page of a cell: what is said, what is left out, where links lead."""
     seen = _Seen()
     seen.feed(page.read_text(encoding="utf-8"))
@@ -150,7 +151,7 @@ def faults_of(page: Path, cell: Cell) -> list[str]:
     cannot = "What these scans cannot say" in text
     if not trends and not (cannot and (page.parent / "figures" / "volumes.csv").exists()):
         faults.append("neither trends, nor volumes and why there are none")
-    if trends != ("age" in cell.groups and cell.n >= 10):
+    if trends != ("age" in cell.groups and cell.n > (disclosure.LEAST_N if public else 9)):
         faults.append("trends" if trends else "no trends")
     if ("No ages are known" in text) != ("age" not in cell.groups):
         faults.append(

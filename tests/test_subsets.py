@@ -41,7 +41,7 @@ def test_a_cohort_of_few_columns_and_scans_has_a_page(folder, cell, monkeypatch)
     results = results_of(folder, cell)
     for public in (False, True):
         page = page_of(results, public=public)
-        assert faults_of(page, cell) == [], page
+        assert faults_of(page, cell, public=public) == [], page
 
 
 def test_every_subset_of_columns_is_a_cell_with_every_number_of_scans():

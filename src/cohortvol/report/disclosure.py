@@ -32,6 +32,7 @@ CURVE_YEARS = 10
 """Years between two points of a curve. Points close together would give its few coefficients
 away beyond the step, since each is rounded on its own."""
 OTHER = "other reasons"
+_TOO_FEW = f"No trend with age is given: each stands on fewer than {LEAST_N} scans."
 OTHER_LEVELS = "other, few each"
 
 _Z95 = 1.959964
@@ -373,22 +374,24 @@ def public(analysis: Analysis) -> Analysis:
     spline = dict(analysis.record.get("spline", {}))
     knots = pd.DataFrame({"age": spline.get("knots_years", [])}, dtype=float)
     spline["knots_years"] = age(knots, "age").tolist()
+    main = {
+        name: by_rule(name, _CHOSEN.get(name, _all)(analysis, getattr(analysis, name)))
+        for name in ("slopes", "interactions", "correlations", "curves", "summary", "dropped")
+    }
+    main["curves"] = main["curves"].dropna(subset=["volume_ml"])
+    too_few = analysis.has_trends and not main["slopes"][SLOPE].notna().any()
     record = analysis.record | {
         "counts": {name: n for name, n in counts.items() if n is not None},
         "spline": spline,
         "sentences": [_without_small_counts(text) for text in analysis.sentences],
-        "cannot_say": [_without_small_counts(text) for text in analysis.cannot_say],
+        "cannot_say": [_TOO_FEW] * too_few
+        + [_without_small_counts(text) for text in analysis.cannot_say],
     }
     beside = {
         name: by_rule(name, _CHOSEN.get(name, _all)(analysis, table))
         for name, table in analysis.beside.items()
         if name in RULES
     }
-    main = {
-        name: by_rule(name, _CHOSEN.get(name, _all)(analysis, getattr(analysis, name)))
-        for name in ("slopes", "interactions", "correlations", "curves", "summary", "dropped")
-    }
-    main["curves"] = main["curves"].dropna(subset=["volume_ml"])
     return Analysis(
         **main,
         table1=_table1(analysis.table1),

@@ -42,7 +42,7 @@ TITLES = {
 }
 """Figures by name: the name is that of its files and of its caption."""
 ABSENT = {
-    "trends": "No figure of volume against age: there are no two ages of scans to show.",
+    "trends": "No figure of volume against age: nothing of two ages can be shown.",
     "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
