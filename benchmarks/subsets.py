@@ -61,7 +61,9 @@ def _tried(folder: Path, cell: Cell, *, public: bool) -> tuple[int, list[str]]:
         for outside in (False, True) if public else (False,):
             page = page_of(results, public=outside)
             made += 1
-            faults += [f"{page.parent.name}: {fault}" for fault in faults_of(page, cell, public=outside)]
+            faults += [
+                f"{page.parent.name}: {fault}" for fault in faults_of(page, cell, public=outside)
+            ]
     except Exception:
         faults.append(traceback.format_exc())
     return made, faults
