@@ -69,7 +69,7 @@ embedded-model: $(READY)  ## train the embedded model again: make embedded-model
 		--work training/work --out training/embedded-v2 --processes $(CORES)
 
 test: $(READY)  ## all tests, without network
-	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 slurm-test: $(READY)  ## the tests that need a cluster, on a real Slurm that this starts (Debian, root)
 	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/python -m pytest tests/slurm
