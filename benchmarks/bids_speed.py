@@ -23,7 +23,7 @@ TWO_SESSIONS_EVERY = 5
 
 COHORTVOL = """
 from pathlib import Path
-from cohortvol.manifest import read_manifest
+from cohortvol.stages.manifest import read_manifest
 start = time.perf_counter()
 scans = read_manifest(Path(sys.argv[1]))
 assert scans["field_strength_t"].notna().all() and scans["sex"].notna().all()

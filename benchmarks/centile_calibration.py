@@ -16,9 +16,9 @@ import time
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.lms import fit_lms
-from cohortvol.analyse.regression import natural_spline
-from cohortvol.simulate import cohort
+from cohortvol.stages.analyse.fits.lms import fit_lms
+from cohortvol.stages.analyse.fits.regression import natural_spline
+from cohortvol.tools.simulate import cohort
 
 CENTILES = (5, 25, 50, 75, 95)
 BANDS = 4

@@ -31,7 +31,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.simulate import run as simulate
+from cohortvol.tools.simulate import run as simulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
 import lab

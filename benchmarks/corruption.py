@@ -27,8 +27,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from cohortvol.errors import ScanError, TableError
-from cohortvol.ingest import check_scan
-from cohortvol.tables import VOLUMES, read_table, write_table
+from cohortvol.stages.ingest import check_scan
+from cohortvol.store.tables import VOLUMES, read_table, write_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from nifti_files import nifti

@@ -19,9 +19,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from scipy import stats
 
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.groups import LOG, ML
-from cohortvol.analyse.regression import (
+from cohortvol.stages.analyse.cohort.groups import LOG, ML
+from cohortvol.stages.analyse.fits.batch import fit_many
+from cohortvol.stages.analyse.fits.regression import (
     false_discovery_rate,
     false_discovery_rate_of_any_dependence,
 )

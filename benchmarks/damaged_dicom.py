@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cohortvol.ingest import Rules
+from cohortvol.stages.ingest import Rules
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import dicom_damage

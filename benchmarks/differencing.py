@@ -37,19 +37,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cohortvol import analyse, report
-from cohortvol.analyse.bands import age_bands
-from cohortvol.analyse.cohort import build
-from cohortvol.analyse.correlation import correlations
-from cohortvol.analyse.describe import dropped, flow, summary, table1
-from cohortvol.analyse.inputs import read_scans, read_volumes
-from cohortvol.analyse.outputs import SCHEMAS
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import trends
-from cohortvol.report import disclosure, inputs, published
-from cohortvol.report.inputs import Analysis
-from cohortvol.simulate.cohort import draw_subjects, draw_volumes
-from cohortvol.tables import SCANS, VOLUMES, csv_text, to_arrow, to_pandas, write_table
+from cohortvol.stages import analyse, report
+from cohortvol.stages.analyse.answers.correlation import correlations
+from cohortvol.stages.analyse.answers.slopes import trends
+from cohortvol.stages.analyse.cohort.bands import age_bands
+from cohortvol.stages.analyse.cohort.describe import dropped, flow, summary, table1
+from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import build
+from cohortvol.stages.analyse.outputs import SCHEMAS
+from cohortvol.stages.report.tables import disclosure, inputs, published
+from cohortvol.stages.report.tables.inputs import Analysis
+from cohortvol.store.tables import SCANS, VOLUMES, csv_text, to_arrow, to_pandas, write_table
+from cohortvol.tools.simulate.cohort import draw_subjects, draw_volumes
 
 STRUCTURES = ("liver", "spleen", "pancreas", "kidney_left", "kidney_right")
 WAYS = ("left", "came", "changed")

@@ -18,10 +18,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.measure.dixon import SWAP_RATIO, is_swapped, organ_ratios
-from cohortvol.segment import Segmenter
-from cohortvol.simulate.image import ORGANS
-from cohortvol.simulate.run import one_scan
+from cohortvol.stages.measure.dixon import SWAP_RATIO, is_swapped, organ_ratios
+from cohortvol.stages.segment import Segmenter
+from cohortvol.tools.simulate.image import ORGANS
+from cohortvol.tools.simulate.run import one_scan
 
 DRAWN = dict(enumerate(ORGANS, start=1))
 

@@ -17,10 +17,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.evaluate.labels import LabelMap, read_masks, read_nifti
-from cohortvol.evaluate.measures import measure_pair
-from cohortvol.intervals import Softmax, interval, softmax_by_label
-from cohortvol.segment import Segmenter
+from cohortvol.models.intervals import Softmax, interval, softmax_by_label
+from cohortvol.stages.segment import Segmenter
+from cohortvol.tools.evaluate.labels import LabelMap, read_masks, read_nifti
+from cohortvol.tools.evaluate.measures import measure_pair
 
 SHOWN = ("structure", "dice", "nsd", "hd95_mm", "model_ml", "expert_ml")
 SIDES = {"L": "kidney_left", "R": "kidney_right"}

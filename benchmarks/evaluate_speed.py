@@ -30,8 +30,8 @@ TOLERANCE_MM = 3.0
 
 def main(n: int, peer: str | None, n_peer: int) -> None:
     """Simulate, evaluate, and print times and the greatest difference."""
-    from cohortvol.evaluate.labels import LabelMap
-    from cohortvol.evaluate.measures import measure_pair
+    from cohortvol.tools.evaluate.labels import LabelMap
+    from cohortvol.tools.evaluate.measures import measure_pair
 
     names = {f"structure_{label}": label for label in range(1, N_STRUCTURES + 1)}
     affine = np.diag([*SPACING_MM, 1.0])

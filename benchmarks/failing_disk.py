@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from cohortvol import storage
+from cohortvol.store import storage
 from failing_disk import trial, ways
 
 

@@ -20,8 +20,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.overlap import overlap_by_structure
-from cohortvol.segment import Segmenter
+from cohortvol.anatomy.overlap import overlap_by_structure
+from cohortvol.stages.segment import Segmenter
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "embedded-v2"
 

@@ -28,8 +28,8 @@ import SimpleITK
 from dcm2niix import bin as DCM2NIIX
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest import Rules, check_scan
-from cohortvol.ingest.dicom import to_nifti
+from cohortvol.stages.ingest import Rules, check_scan
+from cohortvol.stages.ingest.dicom import to_nifti
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import dicom_fixture

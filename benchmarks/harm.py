@@ -25,11 +25,11 @@ import numpy as np
 import pandas as pd
 import SimpleITK
 
-from cohortvol.analyse.regression import contrast, fit
 from cohortvol.errors import ScanError
-from cohortvol.ingest import check_scan
-from cohortvol.simulate import cohort, faults
-from cohortvol.simulate import run as simulate
+from cohortvol.stages.analyse.fits.regression import contrast, fit
+from cohortvol.stages.ingest import check_scan
+from cohortvol.tools.simulate import cohort, faults
+from cohortvol.tools.simulate import run as simulate
 
 N_SUBJECTS = 8672
 SHARES = {"truncated": 0.01, "conflicting geometry": 0.005}

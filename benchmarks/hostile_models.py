@@ -8,7 +8,7 @@ change (``tests/hostile_models.py``): ids, names and paths on the card, values o
 of plans, labels, arrays, JSON that is none, links, members of a zip. Each goes through
 
 - ``cohortvol models verify``, or ``cohortvol models import``;
-- `cohortvol.segment.Segmenter.load`, as from a notebook;
+- `cohortvol.stages.segment.Segmenter.load`, as from a notebook;
 - for as many as ``--snakemake`` says, taken evenly, the workflow itself, with a scan.
 
 Right is: refused with exit code 64 and a short message, no exception, nothing written but in the
@@ -124,7 +124,7 @@ def _place(folder: Path) -> Iterator[Path]:
 def _loaded(case: Case, place: Path) -> Outcome:
     """From Python; what is no `CohortvolError` is our fault."""
     from cohortvol.errors import CohortvolError
-    from cohortvol.segment import Segmenter
+    from cohortvol.stages.segment import Segmenter
 
     folder = shutil.copytree(hostile_models.EMBEDDED, place / "models" / "mine")
     case.change(folder)

@@ -17,8 +17,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cohortvol import ingest
-from cohortvol.tables import SHARD, append_rows, write_table
+from cohortvol.stages import ingest
+from cohortvol.store.tables import SHARD, append_rows, write_table
 from side_by_side import grey, write_scan
 
 N_DIFFERENT = 20

@@ -44,15 +44,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
 
-import cohortvol.segment.infer  # noqa: F401 - loaded here, so that no child has to load torch
+import cohortvol.stages.segment.infer  # noqa: F401 - loaded here, so that no child has to load torch
 import nnunet_fixture
-from cohortvol import assemble, files, ingest, manifest, measure
 from cohortvol.errors import CohortvolError
-from cohortvol.files import make_folder, sha256_of
-from cohortvol.networks import Source, import_nnunet
-from cohortvol.segment import pipeline, run_shard
-from cohortvol.segment.receipts import ShardFolder
-from cohortvol.tables import (
+from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.stages import assemble, ingest, manifest, measure
+from cohortvol.stages.segment import pipeline, run_shard
+from cohortvol.stages.segment.receipts import ShardFolder
+from cohortvol.store import files
+from cohortvol.store.files import make_folder, sha256_of
+from cohortvol.store.tables import (
     COHORT_VOLUMES,
     INGEST,
     SCANS,
@@ -61,7 +62,7 @@ from cohortvol.tables import (
     read_as_written,
     read_table,
 )
-from cohortvol.verify.reading import receipt_is_whole
+from cohortvol.tools.verify.reading import receipt_is_whole
 from segment_cohort import AFFINE, scan, write_scan
 
 MODEL = "tiny"

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cohortvol.models import load_card
-from cohortvol.networks import load_part
-from cohortvol.segment.heap import keep_large_blocks
+from cohortvol.models.card import load_card
+from cohortvol.models.networks import load_part
+from cohortvol.stages.segment.heap import keep_large_blocks
 from side_by_side import SETTINGS, random_model
 
 CHOICES = {

@@ -20,10 +20,10 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol import config
-from cohortvol.flow import Flow
-from cohortvol.manifest import from_config, sources
-from cohortvol.models import find_model, load_card
-from cohortvol.records import noted, read_index
+from cohortvol.models.card import find_model, load_card
+from cohortvol.stages.manifest import from_config, sources
+from cohortvol.store.records import noted, read_index
+from cohortvol.workflow.flow import Flow
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BYTES_OF_TABLE = 100_000

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
 
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.regression import natural_spline
+from cohortvol.stages.analyse.fits.batch import fit_many
+from cohortvol.stages.analyse.fits.regression import natural_spline
 
 STRUCTURES_AT_ONCE = 20
 SITES, SEQUENCES = 4, 2

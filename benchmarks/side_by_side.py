@@ -48,11 +48,11 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from cohortvol.catalogue import load
-from cohortvol.geometry import from_axes, to_axes
-from cohortvol.models import Card, load_card
-from cohortvol.overlap import overlap_by_structure
-from cohortvol.segment.zoom import nearest
+from cohortvol.anatomy.geometry import from_axes, to_axes
+from cohortvol.anatomy.overlap import overlap_by_structure
+from cohortvol.models.card import Card, load_card
+from cohortvol.models.catalogue import load
+from cohortvol.stages.segment.zoom import nearest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from published_fixture import weights_folder

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cohortvol import tables
+from cohortvol.store import tables
 
 MODEL = "toy"
 PER_SHARD = 64

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from cohortvol import pages, style
+from cohortvol.drawing import pages, style
 from subset_cohort import Cell, cells, faults_of, page_of, results_of
 
 

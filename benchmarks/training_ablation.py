@@ -28,11 +28,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.models import load_card
-from cohortvol.overlap import overlap_by_structure
-from cohortvol.segment import Segmenter
-from cohortvol.simulate import anatomy, cohort
-from cohortvol.simulate.image import (
+from cohortvol.anatomy.overlap import overlap_by_structure
+from cohortvol.models.card import load_card
+from cohortvol.stages.segment import Segmenter
+from cohortvol.tools.simulate import anatomy, cohort
+from cohortvol.tools.simulate.image import (
     Acquisition,
     acquire,
     contrasts,
@@ -41,7 +41,7 @@ from cohortvol.simulate.image import (
     signal_of,
     write_nifti,
 )
-from cohortvol.simulate.training import random_acquisition
+from cohortvol.tools.simulate.training import random_acquisition
 
 REPOSITORY = Path(__file__).parents[1]
 VARIANTS = ("mri", "mri-ct")

@@ -29,9 +29,9 @@ from datetime import datetime
 from pathlib import Path
 
 from cohortvol.errors import IN_USE, InUseError
-from cohortvol.files import IN_USE as LOCK
-from cohortvol.files import claim, sha256_of
-from cohortvol.simulate import run as simulate
+from cohortvol.store.files import IN_USE as LOCK
+from cohortvol.store.files import claim, sha256_of
+from cohortvol.tools.simulate import run as simulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KINDS = ("same", "manifest", "model", "setting", "checkout")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from cohortvol.measure.volumes import structure_volumes
+from cohortvol.stages.measure.volumes import structure_volumes
 
 PROTOCOLS = (  # slices, slice distance and in-plane spacing in mm
     (30, 6.0, 1.5),

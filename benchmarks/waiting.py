@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cohortvol.segment import run_shard
-from cohortvol.segment.infer import Predicted, Prepared, Segmenter
+from cohortvol.stages.segment import run_shard
+from cohortvol.stages.segment.infer import Predicted, Prepared, Segmenter
 from side_by_side import checked_shard, common_scans, random_model
 
 WARM_AFTER = 2

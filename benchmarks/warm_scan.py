@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cohortvol.segment import infer, nnunet, pipeline, run_shard, tiles
+from cohortvol.stages.segment import infer, nnunet, pipeline, run_shard, tiles
 from side_by_side import SETTINGS, checked_shard, common_scans, random_model
 
 STAGES: dict[str, tuple[Any, str]] = {

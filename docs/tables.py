@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohortvol import analyse, evaluate, tables
+from cohortvol.stages import analyse
+from cohortvol.store import tables
+from cohortvol.tools import evaluate
 
 PAGE = Path(__file__).with_name("tables.md")
 
@@ -14,8 +16,8 @@ HEAD = """\
 # Tables
 
 Every table below a results folder, with every column. Written by `make docs` from the schemas
-in `src/cohortvol/tables.py` and the `outputs.py` of `analyse` and `evaluate`; a test holds it to
-them.
+in `src/cohortvol/store/tables.py` and the `outputs.py` of `analyse` and `evaluate`; a test holds
+it to them.
 
 - Parquet, with page checksums. Equal tables are equal files, byte for byte.
 - Unknown is null, never 0. Units stand in the names: `_mm`, `_ml`, `_years`, `_cm`, `_kg`.

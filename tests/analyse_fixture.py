@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohortvol import analyse
-from cohortvol.tables import read_table
+from cohortvol.stages import analyse
+from cohortvol.store.tables import read_table
 
 PLANTED = {  # % per decade of age at equal height and BMI, by sex
     "liver": {"F": -3.0, "M": -6.0},

@@ -27,16 +27,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from cohortvol.errors import InUseError, WithdrawalError
-from cohortvol.files import sha256_of
-from cohortvol.flow import Flow
-from cohortvol.kept import Kept
-from cohortvol.models import load_card, segmentation_key
-from cohortvol.records import read_index
-from cohortvol.tables import SHARDS, read_table
-from cohortvol.verify.folder import repair, verify
-from cohortvol.verify.places import holds_no_results
-from cohortvol.verify.quick import damaged_tables
-from cohortvol.verify.search import search
+from cohortvol.models.card import load_card, segmentation_key
+from cohortvol.store.files import sha256_of
+from cohortvol.store.kept import Kept
+from cohortvol.store.records import read_index
+from cohortvol.store.tables import SHARDS, read_table
+from cohortvol.tools.verify.folder import repair, verify
+from cohortvol.tools.verify.places import holds_no_results
+from cohortvol.tools.verify.quick import damaged_tables
+from cohortvol.tools.verify.search import search
+from cohortvol.workflow.flow import Flow
 from file_faults import FAULTS, Disk, Fault
 from make_like import STAGES, Killed, MakeLike, Outcome
 from threshold_cohort import (

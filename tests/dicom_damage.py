@@ -25,9 +25,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from cohortvol import ingest, reasons
-from cohortvol.ingest import Rules
-from cohortvol.tables import INGEST, SHARD, append_rows, read_table, write_table
+from cohortvol import reasons
+from cohortvol.stages import ingest
+from cohortvol.stages.ingest import Rules
+from cohortvol.store.tables import INGEST, SHARD, append_rows, read_table, write_table
 from dicom_fixture import write_series
 
 N_SLICES = 16

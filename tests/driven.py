@@ -32,7 +32,7 @@ class Infer(types.ModuleType):
             raise AttributeError(name)
         from threshold_cohort import ThresholdSegmenter
         return ThresholdSegmenter
-sys.modules["cohortvol.segment.infer"] = Infer("cohortvol.segment.infer")
+sys.modules["cohortvol.stages.segment.infer"] = Infer("cohortvol.stages.segment.infer")
 
 import errno, os
 if full := os.environ.get("NO_SPACE_FOR"):

@@ -114,7 +114,7 @@ class Disk:
             for name in CALLS:
                 counted = self._counted(getattr(os, name), name)
                 patches.enter_context(mock.patch.object(os, name, counted))
-            opened = mock.patch("cohortvol.files.open", self._open, create=True)
+            opened = mock.patch("cohortvol.store.files.open", self._open, create=True)
             patches.enter_context(opened)
             yield
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.cli import run
-from cohortvol.files import sha256_of
+from cohortvol.store.files import sha256_of
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "models" / "embedded-v2"
 DEEP = "[" * 200_000 + "]" * 200_000

@@ -2,7 +2,7 @@
 
 A run of Snakemake takes seconds before its first job; a state machine wants thousands of runs.
 ``tests/workflow/test_make_like.py`` puts the two side by side. Which jobs run, both ask
-`cohortvol.plan.next_run`; what is kept of Snakemake 9 beside:
+`cohortvol.workflow.plan.next_run`; what is kept of Snakemake 9 beside:
 
 * the checkpoint first, then the rest is planned anew;
 * outputs go before a job starts and after one that failed; those of ``update()`` are put back;
@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cohortvol.errors import CohortvolError
-from cohortvol.files import claim
-from cohortvol.flow import BEHIND
-from cohortvol.machine import error_to_act_on
-from cohortvol.models import verify
-from cohortvol.plan import NextRun, next_run
-from cohortvol.records import Job
-from cohortvol.verify.clock import bring_to_present
-from cohortvol.verify.quick import remove_damaged
+from cohortvol.models.card import verify
+from cohortvol.store.files import claim
+from cohortvol.store.machine import error_to_act_on
+from cohortvol.store.records import Job
+from cohortvol.tools.verify.clock import bring_to_present
+from cohortvol.tools.verify.quick import remove_damaged
+from cohortvol.workflow.flow import BEHIND
+from cohortvol.workflow.plan import NextRun, next_run
 from threshold_cohort import Settings, Source, Stages
 
 STAGES = ("manifest", "ingest", "segment", "measure", "assemble")

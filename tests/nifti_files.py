@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest import check_scan
+from cohortvol.stages.ingest import check_scan
 
 SHAPE = (24, 20, 12)
 AFFINE = np.diag([2.5, 3.0, 4.0, 1.0])  # mm; 60 x 60 x 48 mm

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import tables
-from cohortvol.files import commit_text
+from cohortvol.store import tables
+from cohortvol.store.files import commit_text
 
 MODEL = "toy"
 KEY = "0123456789abcdef"

@@ -11,15 +11,15 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.files import sha256_of
-from cohortvol.tables import INGEST, append_rows, write_table
+from cohortvol.store.files import sha256_of
+from cohortvol.store.tables import INGEST, append_rows, write_table
 
 # Each scan takes a little longer than it must, so that there is time to interrupt it.
 WORKER = """
 import sys, time, logging
 from pathlib import Path
 from cohortvol.errors import CohortvolError
-from cohortvol.segment import Segmenter, run_shard
+from cohortvol.stages.segment import Segmenter, run_shard
 quick = Segmenter.predict
 def predict(*scan):
     time.sleep(0.2)

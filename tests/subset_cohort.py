@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohortvol import analyse, assemble, manifest, report, style
-from cohortvol.report import disclosure
-from cohortvol.simulate import population
-from cohortvol.tables import MANIFEST, VOLUMES, read_table, write_table
+from cohortvol.drawing import style
+from cohortvol.stages import analyse, assemble, manifest, report
+from cohortvol.stages.report.tables import disclosure
+from cohortvol.store.tables import MANIFEST, VOLUMES, read_table, write_table
+from cohortvol.tools.simulate import population
 
 GROUPS = {
     "repeats": ("subject_id",),

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol import agreement, assemble, tables
-from cohortvol.catalogue import label_map
+from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.cli import run as command_line
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import sha256_of
-from cohortvol.overlap import dice_by_structure
+from cohortvol.models.catalogue import label_map
+from cohortvol.stages import assemble
+from cohortvol.store import tables
+from cohortvol.store.files import sha256_of
+from cohortvol.tools import agreement
 from results_folder import ResultsFolder, ingest_row, segment_row, volume_row
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])  # a voxel is 0.006 mL

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from cohortvol.analyse import batch
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.regression import fit, natural_spline
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits import batch
+from cohortvol.stages.analyse.fits.batch import fit_many
+from cohortvol.stages.analyse.fits.regression import fit, natural_spline
 
 NAMES = ("1", "age", "bend 1", "bend 2", "bend 3", "male", "age x male", "height", "site=B")
 

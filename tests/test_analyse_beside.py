@@ -9,15 +9,19 @@ import pandas as pd
 import pytest
 
 from analyse_fixture import analysed, made_up, record, row
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse.asymmetry import asymmetry, pairs
-from cohortvol.analyse.joint import problems
-from cohortvol.analyse.literature import literature, references
-from cohortvol.analyse.measurement_error import published_dice, tipping, volume_ratios
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.two_models import two_models
 from cohortvol.errors import TableError
-from cohortvol.tables import AGREEMENT, write_table
+from cohortvol.stages.analyse.answers.asymmetry import asymmetry, pairs
+from cohortvol.stages.analyse.answers.literature import literature, references
+from cohortvol.stages.analyse.answers.two_models import two_models
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.fits.joint import problems
+from cohortvol.stages.analyse.robustness.measurement_error import (
+    published_dice,
+    tipping,
+    volume_ratios,
+)
+from cohortvol.store.tables import AGREEMENT, write_table
 
 SETTINGS = Settings()
 

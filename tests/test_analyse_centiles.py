@@ -10,10 +10,10 @@ from scipy import stats
 from statsmodels.datasets import engel
 
 from analyse_fixture import analysed, made_up
-from cohortvol.analyse.centiles import one_scan_each, subjects_near
-from cohortvol.analyse.lms import fit_lms, volume_at, z_of
-from cohortvol.analyse.quantiles import quantile_regression
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.centiles import one_scan_each, subjects_near
+from cohortvol.stages.analyse.fits.lms import fit_lms, volume_at, z_of
+from cohortvol.stages.analyse.fits.quantiles import quantile_regression
 from golden_values import GOLDEN, assert_agrees, golden
 
 AGES = np.array([25.0, 40.0, 55.0, 70.0, 85.0])

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from analyse_fixture import PLANTED, analysed, made_up, record, row
-from cohortvol import analyse
 from cohortvol.errors import ConfigError, TableError
+from cohortvol.stages import analyse
 
 
 def test_every_scan_is_used_or_dropped_for_one_reason(tmp_path):

@@ -12,9 +12,9 @@ from scipy.linalg import solve_triangular
 from statsmodels.datasets import stackloss
 from statsmodels.stats.multitest import multipletests
 
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.correlation import correlation
-from cohortvol.analyse.regression import (
+from cohortvol.stages.analyse.answers.correlation import correlation
+from cohortvol.stages.analyse.fits.batch import fit_many
+from cohortvol.stages.analyse.fits.regression import (
     Fit,
     false_discovery_rate_of_any_dependence,
     fit,

@@ -11,9 +11,9 @@ from statsmodels.stats.diagnostic import het_breuschpagan
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from analyse_fixture import analysed, made_up, record, row
-from cohortvol.analyse.designs import Factor
-from cohortvol.analyse.diagnostics import MOST_INFLUENTIAL
-from cohortvol.analyse.regression import natural_spline
+from cohortvol.stages.analyse.fits.designs import Factor
+from cohortvol.stages.analyse.fits.regression import natural_spline
+from cohortvol.stages.analyse.robustness.diagnostics import MOST_INFLUENTIAL
 
 AGE_SHAPE = {"F": 55.0, "M": 45.0}
 

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from analyse_fixture import made_up
-from cohortvol.analyse import reference
 from cohortvol.cli import run
 from cohortvol.errors import ConfigError, TableError
+from cohortvol.stages.analyse.answers import reference
 
 
 def written(folder, volumes, scans):

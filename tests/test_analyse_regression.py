@@ -10,8 +10,9 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from cohortvol.analyse.correlation import correlation
-from cohortvol.analyse.regression import (
+from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.correlation import correlation
+from cohortvol.stages.analyse.fits.regression import (
     bonferroni,
     contrast,
     false_discovery_rate,
@@ -19,7 +20,6 @@ from cohortvol.analyse.regression import (
     natural_spline,
     two_sided_p,
 )
-from cohortvol.errors import EstimateError
 from golden_data import WAMPLER, longley, motorcycle, wampler
 from golden_values import assert_agrees, golden
 

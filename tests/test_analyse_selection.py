@@ -10,16 +10,16 @@ from scipy.special import expit
 from statsmodels.datasets import stackloss
 
 from analyse_fixture import analysed, made_up, row
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse.robust import comparable_sites, huber, robust_z
-from cohortvol.analyse.selection import (
+from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.fits.robust import comparable_sites, huber, robust_z
+from cohortvol.stages.analyse.robustness.selection import (
     censored_regression,
     inverse_probability_weights,
     missingness,
 )
-from cohortvol.analyse.sensitivity import sensitivity
-from cohortvol.analyse.settings import Settings
-from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.robustness.sensitivity import sensitivity
 from golden_data import tobin
 from golden_values import assert_agrees, golden
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cohortvol.doctor.software import pins, required
+from cohortvol.tools.doctor.software import pins, required
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cohortvol"
@@ -151,8 +151,8 @@ def test_the_command_line_imports_a_stage_only_inside_its_subcommand():
 
 def test_planning_the_workflow_loads_no_table_and_no_network():
     script = (
-        "import sys, cohortvol.config, cohortvol.errors, cohortvol.files, cohortvol.flow, "
-        "cohortvol.models, cohortvol.records;"
+        "import sys, cohortvol.config, cohortvol.errors, cohortvol.store.files, "
+        "cohortvol.workflow.flow, cohortvol.models.card, cohortvol.store.records;"
         "print(*sorted({'pandas', 'pyarrow', 'numpy', 'torch', 'nibabel'} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

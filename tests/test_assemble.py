@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol import assemble, tables
 from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
-from cohortvol.files import sha256_of
+from cohortvol.stages import assemble
+from cohortvol.store import tables
+from cohortvol.store.files import sha256_of
 from results_folder import (
     MODEL,
     ResultsFolder,

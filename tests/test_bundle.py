@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol import bundle, cli
-from cohortvol.bundle import licences, wheels
+from cohortvol import cli
 from cohortvol.errors import ConfigError, InstallationError, TemporaryError
-from cohortvol.files import sha256_of
+from cohortvol.store.files import sha256_of
+from cohortvol.tools import bundle
+from cohortvol.tools.bundle import licences, wheels
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED = REPOSITORY / "models" / "embedded-v2"

@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 
 import published_fixture
-from cohortvol import catalogue, structures, weights
+from cohortvol.anatomy import structures
+from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.cli import run
 from cohortvol.errors import ModelError
-from cohortvol.measure import measure_scan, read_scan
-from cohortvol.models import choose_profile, load_card
-from cohortvol.nifti import nifti_gz
-from cohortvol.segment import Segmenter
-from cohortvol.weights import locate
+from cohortvol.models import catalogue, weights
+from cohortvol.models.card import choose_profile, load_card
+from cohortvol.models.weights import locate
+from cohortvol.stages.measure import measure_scan, read_scan
+from cohortvol.stages.segment import Segmenter
 from segment_cohort import AFFINE, scan
 
 PAPER = (

@@ -20,8 +20,8 @@ import pytest
 import dicom_fixture
 import nifti_files
 from cohortvol import cli
-from cohortvol.check import workload as work
-from cohortvol.models import PROFILES, load_card
+from cohortvol.models.card import PROFILES, load_card
+from cohortvol.tools.check import workload as work
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED = REPOSITORY / "models" / "embedded-v2"
@@ -188,9 +188,9 @@ def test_label_maps_that_are_not_kept_take_space_for_one_shard(tmp_path, capsys)
 
 def test_a_check_leaves_the_logging_of_ingest_as_it_was(tmp_path):
     manifest = write_manifest(tmp_path / "scans.csv", [["no", tmp_path / "no.nii", 50, "F", ""]])
-    before = logging.getLogger("cohortvol.ingest").level
+    before = logging.getLogger("cohortvol.stages.ingest").level
     assert cli.run(["check", str(manifest)]) == 3
-    assert logging.getLogger("cohortvol.ingest").level == before
+    assert logging.getLogger("cohortvol.stages.ingest").level == before
 
 
 def test_a_table_that_cannot_be_used_ends_with_64(tmp_path, capsys):

@@ -14,7 +14,7 @@ import typer
 
 from cohortvol import cli, config
 from cohortvol.errors import CohortvolError, InUseError, TemporaryError
-from cohortvol.tables import SHARD, append_rows, write_table
+from cohortvol.store.tables import SHARD, append_rows, write_table
 from nifti_files import nifti, saved
 
 COHORTVOL = Path(sys.executable).with_name("cohortvol")
@@ -140,7 +140,7 @@ def stage_that_raises(monkeypatch, error):
     def run(*_, **__):
         raise error
 
-    monkeypatch.setattr("cohortvol.assemble.run", run)
+    monkeypatch.setattr("cohortvol.stages.assemble.run", run)
     return ["assemble", "--results", "r", "--model", "m"]
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cohortvol.verify.clock import bring_to_present
+from cohortvol.tools.verify.clock import bring_to_present
 from results_folder import ResultsFolder
 
 DAY_SECONDS = 86_400

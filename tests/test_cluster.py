@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from cohortvol.cluster import (
+from cohortvol.compute.cluster import (
     RUN,
     Refusals,
     Watch,

@@ -9,7 +9,7 @@ import pytest
 
 from cohortvol import config
 from cohortvol.errors import USAGE, ConfigError
-from cohortvol.ingest import Rules
+from cohortvol.stages.ingest import Rules
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

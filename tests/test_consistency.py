@@ -11,16 +11,16 @@ import pytest
 import nnunet_fixture
 from cohortvol.cli import run as cohortvol
 from cohortvol.errors import ConfigError
-from cohortvol.networks import Source, import_nnunet
-from cohortvol.segment import Segmenter
-from cohortvol.segment.consistency import (
+from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.stages.segment import Segmenter
+from cohortvol.store.tables import read_table
+from cohortvol.tools.judge.consistency import (
     ALTERATIONS,
     CONSISTENCY,
     altered_copies,
     consistency_of,
 )
-from cohortvol.segment.expectation import Expectation, expectation, left_out
-from cohortvol.tables import read_table
+from cohortvol.tools.judge.expectation import Expectation, expectation, left_out
 from segment_cohort import AFFINE, scan, write_scan
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol import tables
-from cohortvol.files import (
+from cohortvol.stages.segment.receipts import Outcome, ShardFolder, Work
+from cohortvol.store import tables
+from cohortvol.store.files import (
     DIGESTS,
     commit_bytes,
     commit_digests,
@@ -23,8 +24,7 @@ from cohortvol.files import (
     make_folder,
     sha256_of,
 )
-from cohortvol.segment.receipts import Outcome, ShardFolder, Work
-from cohortvol.verify.reading import receipt_is_whole
+from cohortvol.tools.verify.reading import receipt_is_whole
 from crash_points import Moment, Tree, record, restore, tree_of
 
 OLD, NEW = b"old " * 40, b"new, and longer " * 40
@@ -100,8 +100,8 @@ def test_a_rename_without_a_sync_is_found_torn(tmp_path):
 
 
 def test_what_the_model_says_of_a_kill_is_what_a_real_one_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr("cohortvol.storage.secrets.token_hex", lambda n: "0" * 2 * n)
-    monkeypatch.setattr("cohortvol.storage.os.getpid", lambda: 1)
+    monkeypatch.setattr("cohortvol.store.storage.secrets.token_hex", lambda n: "0" * 2 * n)
+    monkeypatch.setattr("cohortvol.store.storage.os.getpid", lambda: 1)
     after = After(tmp_path, lambda folder: commit_bytes(folder / "new" / "a", NEW), {".": None})
     for number, moment in enumerate(after.moments[:-1]):
         root = restore({".": None}, tmp_path / f"killed-{number}")
@@ -208,7 +208,7 @@ EARLIER = dataclasses.replace(WORK, segmentation_key="key of an earlier model")
 
 
 def segment(folder: Path, work: Work = WORK, content: bytes = NEW) -> None:
-    """What the worker does with a scan: see `cohortvol.segment.worker`."""
+    """What the worker does with a scan: see `cohortvol.stages.segment.worker`."""
     shard = ShardFolder(make_folder(folder / "0000"))
     shard.sweep()
     if shard.is_finished(work):

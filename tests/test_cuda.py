@@ -7,10 +7,19 @@ import warnings
 import pytest
 import torch
 
-from cohortvol.cuda import PUBLISHED, Build, Card, Driver, comes_back, has_code, judge, version_of
+from cohortvol.compute.cuda import (
+    PUBLISHED,
+    Build,
+    Card,
+    Driver,
+    comes_back,
+    has_code,
+    judge,
+    version_of,
+)
 from cohortvol.errors import ConfigError, InstallationError, ScanError, TemporaryError
-from cohortvol.networks import devices
-from cohortvol.segment import machine
+from cohortvol.models.networks import devices
+from cohortvol.stages.segment import machine
 
 P100, V100, T4 = Card("P100", (6, 0)), Card("V100", (7, 0)), Card("T4", (7, 5))
 A100, A40, L4 = Card("A100", (8, 0)), Card("A40", (8, 6)), Card("L4", (8, 9))

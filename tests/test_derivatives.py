@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol import derivatives
+from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import ConfigError
-from cohortvol.files import sha256_of
-from cohortvol.nifti import nifti_gz
-from cohortvol.tables import MANIFEST, SCANS, VOLUMES, append_rows, write_table
+from cohortvol.store.files import sha256_of
+from cohortvol.store.tables import MANIFEST, SCANS, VOLUMES, append_rows, write_table
+from cohortvol.tools import derivatives
 
 MODEL = "my-v1"
 IDS = {

@@ -16,13 +16,13 @@ from pydicom.fileset import FileSet
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 import dicom_fixture
-from cohortvol import ingest
 from cohortvol.errors import InstallationError, ScanError
-from cohortvol.ingest import Rules
-from cohortvol.ingest.dicom import conversion, to_nifti
-from cohortvol.ingest.dicom import folder as dicom_folder
-from cohortvol.measure import structure_volumes
-from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
+from cohortvol.stages import ingest
+from cohortvol.stages.ingest import Rules
+from cohortvol.stages.ingest.dicom import conversion, to_nifti
+from cohortvol.stages.ingest.dicom import folder as dicom_folder
+from cohortvol.stages.measure import structure_volumes
+from cohortvol.store.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
 
 N = 12

@@ -12,9 +12,9 @@ from pydicom.uid import RLELossless, generate_uid
 
 import dicom_damage
 from cohortvol.errors import ScanError
-from cohortvol.ingest import Rules
-from cohortvol.ingest.dicom import to_nifti
-from cohortvol.ingest.dicom.rle import rows_come_out
+from cohortvol.stages.ingest import Rules
+from cohortvol.stages.ingest.dicom import to_nifti
+from cohortvol.stages.ingest.dicom.rle import rows_come_out
 from dicom_damage import (
     ACCEPTED,
     DAMAGES,

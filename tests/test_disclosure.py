@@ -15,13 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cohortvol import analyse, cli, report
-from cohortvol.analyse.outputs import SCHEMAS
+from cohortvol import cli
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.report import disclosure, flow
-from cohortvol.report.inputs import ANALYSE_COLUMNS, ANALYSE_OPTIONAL, BESIDE_COLUMNS, read_analysis
-from cohortvol.report.run import BESIDE, FROM_ANALYSIS
-from cohortvol.tables import SCANS, VOLUMES, real, whole, write_table
+from cohortvol.stages import analyse, report
+from cohortvol.stages.analyse.outputs import SCHEMAS
+from cohortvol.stages.report.run import BESIDE, FROM_ANALYSIS
+from cohortvol.stages.report.tables import disclosure, flow
+from cohortvol.stages.report.tables.inputs import (
+    ANALYSE_COLUMNS,
+    ANALYSE_OPTIONAL,
+    BESIDE_COLUMNS,
+    read_analysis,
+)
+from cohortvol.store.tables import SCANS, VOLUMES, real, whole, write_table
 from report_fixture import STRUCTURES, make_scans, make_volumes
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}

@@ -4,10 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cohortvol.ingest.dicom import dixon_named
-from cohortvol.measure import measure_scan, read_scan
-from cohortvol.measure.dixon import is_swapped, organ_ratios
-from cohortvol.simulate import anatomy, image
+from cohortvol.stages.ingest.dicom import dixon_named
+from cohortvol.stages.measure import measure_scan, read_scan
+from cohortvol.stages.measure.dixon import is_swapped, organ_ratios
+from cohortvol.tools.simulate import anatomy, image
 
 NAMES = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
 

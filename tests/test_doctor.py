@@ -15,9 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cohortvol import check, profiles
 from cohortvol.cli.doctor import _checks, _torch
-from cohortvol.doctor import (
+from cohortvol.compute import profiles
+from cohortvol.errors import InstallationError, ModelError, TableError
+from cohortvol.models.card import load_card
+from cohortvol.models.networks import devices
+from cohortvol.tools import check
+from cohortvol.tools.doctor import (
     Finding,
     Verdict,
     examine,
@@ -31,9 +35,6 @@ from cohortvol.doctor import (
     storage,
     tell,
 )
-from cohortvol.errors import InstallationError, ModelError, TableError
-from cohortvol.models import load_card
-from cohortvol.networks import devices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED = REPOSITORY / "models" / "embedded-v2"
@@ -176,7 +177,7 @@ def test_a_torch_that_cannot_be_loaded_is_told_with_the_cause(monkeypatch):
     load = builtins.__import__
 
     def no_torch(name, *words, **more):
-        if name == "cohortvol.networks":
+        if name == "cohortvol.models.networks":
             raise ImportError("libcudart.so.13: cannot open shared object file")
         return load(name, *words, **more)
 
@@ -216,7 +217,7 @@ def test_nvidia_smi_that_fails_is_not_one_that_is_not_there(programs):
 
 
 def test_a_program_that_hangs_is_given_up(programs, tmp_path, monkeypatch):
-    from cohortvol.doctor.commands import ask
+    from cohortvol.tools.doctor.commands import ask
 
     programs(sinfo="")
     (tmp_path / "bin" / "sinfo").write_text("#!/bin/sh\nexec /bin/sleep 60\n")

@@ -11,16 +11,16 @@ from PIL import Image
 from scipy.stats import wilcoxon
 
 from cohortvol import cli
+from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import ConfigError, ScanError
-from cohortvol.evaluate import SCHEMAS, Model, Settings, run
-from cohortvol.evaluate.contours import Picture, contour_figure
-from cohortvol.evaluate.datasets import find_cases, find_label_maps, id_of, read_expert
-from cohortvol.evaluate.groups import read_scans
-from cohortvol.evaluate.labels import LabelMap, read_nifti, structure_named, vocabulary
-from cohortvol.evaluate.measures import measure_pair
-from cohortvol.evaluate.statistics import Bootstrap, compare, summarise
-from cohortvol.nifti import nifti_gz
-from cohortvol.tables import read_table
+from cohortvol.store.tables import read_table
+from cohortvol.tools.evaluate import SCHEMAS, Model, Settings, run
+from cohortvol.tools.evaluate.contours import Picture, contour_figure
+from cohortvol.tools.evaluate.datasets import find_cases, find_label_maps, id_of, read_expert
+from cohortvol.tools.evaluate.groups import read_scans
+from cohortvol.tools.evaluate.labels import LabelMap, read_nifti, structure_named, vocabulary
+from cohortvol.tools.evaluate.measures import measure_pair
+from cohortvol.tools.evaluate.statistics import Bootstrap, compare, summarise
 
 AFFINE = np.diag([1.25, 1.5, 3.0, 1.0])  # RAS+, mm
 NAMES = {"liver": 1, "kidney_right": 2, "kidney_left": 3, "spleen": 4}

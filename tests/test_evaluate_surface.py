@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohortvol.evaluate.surface import (
+from cohortvol.tools.evaluate.surface import (
     Distances,
     border_distances,
     element_areas_mm2,

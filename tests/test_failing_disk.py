@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol import keys, storage, tables
-from cohortvol.cluster import remember
+from cohortvol.compute.cluster import remember
 from cohortvol.errors import CohortvolError, OutputError, TemporaryError
-from cohortvol.files import (
+from cohortvol.stages.segment.receipts import Outcome, ShardFolder, Work
+from cohortvol.store import keys, storage, tables
+from cohortvol.store.files import (
     DIGESTS,
     commit_bytes,
     commit_digests,
@@ -26,8 +27,7 @@ from cohortvol.files import (
     make_folder,
     remove,
 )
-from cohortvol.machine import error_to_act_on
-from cohortvol.segment.receipts import Outcome, ShardFolder, Work
+from cohortvol.store.machine import error_to_act_on
 from failing_disk import trial, ways
 from file_faults import FAULTS, Disk
 
@@ -194,11 +194,11 @@ def test_no_start_counts_of_a_scan_whose_receipt_has_its_name(tmp_path, monkeypa
     def fail(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("cohortvol.files.sync_folder", fail)
+    monkeypatch.setattr("cohortvol.store.files.sync_folder", fail)
     with pytest.raises(TemporaryError):
         shard.finish(claim, Outcome("segmented", label_map_bytes=len(NEW)))
     shard.give_back(claim)
-    monkeypatch.setattr("cohortvol.files.sync_folder", real)
+    monkeypatch.setattr("cohortvol.store.files.sync_folder", real)
     assert shard.is_finished(WORK)
     assert shard.starts(WORK) == 0
 

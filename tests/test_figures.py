@@ -12,21 +12,21 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from cohortvol import analyse, pages, report, style
-from cohortvol.report import (
-    answer,
-    checklists,
-    disclosure,
-    drawing,
-    flow,
+from cohortvol.drawing import pages, style
+from cohortvol.stages import analyse, report
+from cohortvol.stages.report.figures import (
     forest,
     heatmap,
-    inputs,
     rows,
     systems,
     trends,
 )
-from cohortvol.report.inputs import BESIDE_COLUMNS
+from cohortvol.stages.report.figures import (
+    gallery as drawing,
+)
+from cohortvol.stages.report.page import answer, checklists
+from cohortvol.stages.report.tables import disclosure, flow, inputs
+from cohortvol.stages.report.tables.inputs import BESIDE_COLUMNS
 from report_fixture import STRUCTURES, make_scans, make_volumes, write_cohort
 
 CHOSEN = ("liver", "adrenal_gland_left", "adrenal_gland_right", "stomach")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cohortvol.errors import InUseError, OutputError
-from cohortvol.files import (
+from cohortvol.store.files import (
     IN_USE,
     check_writable,
     claim,
@@ -25,7 +25,7 @@ from cohortvol.files import (
 )
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from cohortvol.files import claim;"
+    "import sys, time; from pathlib import Path; from cohortvol.store.files import claim;"
     "held = claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 )
 

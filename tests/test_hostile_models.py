@@ -7,10 +7,11 @@ import torch
 
 import hostile_models
 import nnunet_fixture
-from cohortvol import catalogue, config
+from cohortvol import config
 from cohortvol.errors import ConfigError, ModelError
-from cohortvol.model_files import check_id, problems, schema
-from cohortvol.models import check_labels
+from cohortvol.models import catalogue
+from cohortvol.models.card import check_labels
+from cohortvol.models.files import check_id, problems, schema
 
 MODELS = list(hostile_models.model_cases())
 IMPORTS = list(hostile_models.import_cases())
@@ -83,7 +84,7 @@ def test_the_known_models_have_names_that_can_be_folders_and_structures():
 
 def test_names_are_held_to_one_pattern_wherever_they_come_from():
     card, settings = schema("card")["$defs"], config.schema()["properties"]
-    from cohortvol.train.recipe import _schema as recipe
+    from cohortvol.tools.train.recipe import _schema as recipe
 
     assert settings["agreement"]["properties"]["model"]["pattern"] == card["id"]["pattern"]
     assert settings["roi"]["items"]["pattern"] == card["structure"]["pattern"]

@@ -15,12 +15,13 @@ import pandas as pd
 import pytest
 import SimpleITK
 
-from cohortvol import geometry, ingest
+from cohortvol.anatomy import geometry
+from cohortvol.anatomy.nifti import ROUNDED_SHEAR, nifti_gz
 from cohortvol.errors import TableError, TemporaryError
-from cohortvol.ingest import Rules, check_scan, source
-from cohortvol.nifti import ROUNDED_SHEAR, nifti_gz
-from cohortvol.segment.images import read_image
-from cohortvol.tables import INGEST, SHARD, read_table, write_table
+from cohortvol.stages import ingest
+from cohortvol.stages.ingest import Rules, check_scan, source
+from cohortvol.stages.segment.images import read_image
+from cohortvol.store.tables import INGEST, SHARD, read_table, write_table
 from nifti_files import (
     AFFINE,
     FAULTS,

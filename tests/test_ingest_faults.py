@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dicom_fixture
-from cohortvol import ingest, reasons, storage
+from cohortvol import reasons
 from cohortvol.errors import ScanError
-from cohortvol.ingest import Rules, check_scan, source
-from cohortvol.tables import SHARD, append_rows, write_table
+from cohortvol.stages import ingest
+from cohortvol.stages.ingest import Rules, check_scan, source
+from cohortvol.store import storage
+from cohortvol.store.tables import SHARD, append_rows, write_table
 from nifti_files import FAULTS, nifti, reason_of, saved
 
 
@@ -71,7 +73,7 @@ BOMB = """
 import resource, sys
 from pathlib import Path
 from cohortvol.errors import ScanError
-from cohortvol.ingest import check_scan
+from cohortvol.stages.ingest import check_scan
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     check_scan(Path(sys.argv[1]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cohortvol.compute.installation import differences, libc_needed, loading, versions, wheels
 from cohortvol.errors import InstallationError, TemporaryError
-from cohortvol.installation import differences, libc_needed, loading, versions, wheels
 
 
 def test_what_may_move_a_number_is_on_record():
@@ -64,4 +64,4 @@ def test_too_little_memory_to_load_is_told_as_that():
 
 def test_a_fault_in_our_own_modules_stays_a_bug():
     with pytest.raises(ImportError), loading("torch"):
-        raise ImportError("cannot import name 'x'", name="cohortvol.segment")
+        raise ImportError("cannot import name 'x'", name="cohortvol.stages.segment")

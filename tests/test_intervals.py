@@ -16,10 +16,10 @@ import torch
 from scipy.special import softmax as softmax_in_double
 
 import nnunet_fixture
-from cohortvol import tables
 from cohortvol.cli import run as cohortvol
 from cohortvol.errors import ConfigError, ModelError
-from cohortvol.intervals import (
+from cohortvol.models.card import choose_profile, load_card, segmentation_key
+from cohortvol.models.intervals import (
     EXPERT,
     OUT_OF_FOLD,
     SIMULATED,
@@ -32,15 +32,15 @@ from cohortvol.intervals import (
     softmax_by_label,
     weaker,
 )
-from cohortvol.measure import judge, measure_scan, pair_sums, read_scan
-from cohortvol.measure import run_shard as measure_shard
-from cohortvol.measure.interval import with_intervals
-from cohortvol.models import choose_profile, load_card, segmentation_key
-from cohortvol.networks import Source, import_nnunet
-from cohortvol.networks.softness import Softness, ratios
-from cohortvol.segment import Segmenter, run_shard
-from cohortvol.segment import calibrate as calibration_of_models
-from cohortvol.segment.tiles import label_of_greatest
+from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.models.networks.softness import Softness, ratios
+from cohortvol.stages.measure import judge, measure_scan, pair_sums, read_scan
+from cohortvol.stages.measure import run_shard as measure_shard
+from cohortvol.stages.measure.interval import with_intervals
+from cohortvol.stages.segment import Segmenter, run_shard
+from cohortvol.stages.segment.tiles import label_of_greatest
+from cohortvol.store import tables
+from cohortvol.tools.judge import calibrate as calibration_of_models
 from phantoms import ANISOTROPIC, STRUCTURES, VOXEL_ML, abdomen, ramp
 from segment_cohort import AFFINE, Shard, scan, write_scan
 
@@ -155,7 +155,7 @@ def test_sums_do_not_depend_on_how_the_scan_is_cut(logits, monkeypatch):
     slabs = Softness(51)
     for slab in logits.split(2, dim=1):
         slabs.add(slab)
-    monkeypatch.setattr("cohortvol.networks.softness._PIECE_ON_CPU", 51 * 100)
+    monkeypatch.setattr("cohortvol.models.networks.softness._PIECE_ON_CPU", 51 * 100)
     small = sums_of(logits)
     for other in (slabs, small):
         assert other.counted.tolist() == whole.counted.tolist()

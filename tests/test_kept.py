@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from cohortvol.kept import Kept, forget, measuring_key, table_of
-from cohortvol.segment.receipts import Claim, Outcome, ShardFolder, Work
-from cohortvol.tables import PREVIEWS, VOLUMES, append_rows
+from cohortvol.stages.segment.receipts import Claim, Outcome, ShardFolder, Work
+from cohortvol.store.kept import Kept, forget, measuring_key, table_of
+from cohortvol.store.tables import PREVIEWS, VOLUMES, append_rows
 from results_folder import volume_row
 
 SCAN = {"scan_id": "sub-01", "dixon": None, "intensity_min": 0.0, "intensity_max": 900.0}

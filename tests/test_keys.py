@@ -10,10 +10,12 @@ import unicodedata
 import pytest
 
 from bids_fixture import people, write_dataset
-from cohortvol import keys, manifest, status
 from cohortvol.errors import ConfigError, ManifestError
-from cohortvol.files import commit_once
-from cohortvol.tables import MANIFEST, SHARD, read_table
+from cohortvol.stages import manifest
+from cohortvol.store import keys
+from cohortvol.store.files import commit_once
+from cohortvol.store.tables import MANIFEST, SHARD, read_table
+from cohortvol.tools import status
 
 ODD = [
     "Doe/Jane",

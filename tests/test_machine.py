@@ -10,10 +10,11 @@ import sys
 import pyarrow as pa
 import pytest
 
-from cohortvol import cli, tables
+from cohortvol import cli
 from cohortvol.errors import BUG, TEMPORARY, USAGE, ScanError, TableError, TemporaryError
-from cohortvol.machine import error_to_act_on, lacking
-from cohortvol.verify.quick import damaged_tables
+from cohortvol.store import tables
+from cohortvol.store.machine import error_to_act_on, lacking
+from cohortvol.tools.verify.quick import damaged_tables
 
 
 def of_system(number, path="/data/results/a.parquet"):

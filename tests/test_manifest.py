@@ -7,10 +7,10 @@ import logging
 import pandas as pd
 import pytest
 
-from cohortvol import manifest
 from cohortvol.errors import USAGE, ManifestError, TableError
-from cohortvol.manifest import from_folder, read_manifest, write_from_folder
-from cohortvol.tables import MANIFEST, read_table
+from cohortvol.stages import manifest
+from cohortvol.stages.manifest import from_folder, read_manifest, write_from_folder
+from cohortvol.store.tables import MANIFEST, read_table
 
 
 def write(tmp_path, text, name="scans.csv", encoding="utf-8"):

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from bids_fixture import people, tsv, write_dataset
-from cohortvol import manifest
 from cohortvol.errors import ManifestError
-from cohortvol.manifest import Choice, read_manifest
-from cohortvol.tables import MANIFEST, read_table
+from cohortvol.stages import manifest
+from cohortvol.stages.manifest import Choice, read_manifest
+from cohortvol.store.tables import MANIFEST, read_table
 
 
 def read(root, **settings):

@@ -6,9 +6,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohortvol import manifest
-from cohortvol.manifest import assign_shards
-from cohortvol.tables import SHARD, SHARDS, read_table
+from cohortvol.stages import manifest
+from cohortvol.stages.manifest import assign_shards
+from cohortvol.store.tables import SHARD, SHARDS, read_table
 
 NO_SHARDS = pd.DataFrame(columns=["scan_id", "shard"])
 

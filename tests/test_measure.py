@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from cohortvol import measure, tables
 from cohortvol.errors import GeometryError, ModelError, TemporaryError, UnknownLabelError
-from cohortvol.files import sha256_of
-from cohortvol.measure import shard as shard_module
+from cohortvol.stages import measure
+from cohortvol.stages.measure import shard as shard_module
+from cohortvol.store import tables
+from cohortvol.store.files import sha256_of
 from phantoms import (
     ANISOTROPIC,
     STRUCTURES,

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cohortvol.measure import measure_scan, read_scan
+from cohortvol.stages.measure import measure_scan, read_scan
 from phantoms import ANISOTROPIC, STRUCTURES, abdomen, ramp, stored_in_every_order
 
 SAME = [

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 import nnunet_fixture
 import published_fixture
 from cohortvol.errors import ModelError
-from cohortvol.files import sha256_of
-from cohortvol.models import (
+from cohortvol.models.card import (
     PROFILES,
     card_json,
     choose_profile,
@@ -31,7 +30,8 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.networks import Source, build, import_nnunet, load_part, unpacking
+from cohortvol.models.networks import Source, build, import_nnunet, load_part, unpacking
+from cohortvol.store.files import sha256_of
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from cohortvol import tables
-from cohortvol.assemble.outliers import outlier_z, resistant_line, with_outliers
+from cohortvol.stages.assemble.outliers import outlier_z, resistant_line, with_outliers
+from cohortvol.store import tables
 
 N = 400
 SPREAD = 0.2

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from snakemake.resources import Resource, Resources
 
-from cohortvol.partitions import Most, Partitions, read_limits
+from cohortvol.compute.partitions import Most, Partitions, read_limits
 
 SHOWN = (
     "PartitionName=gpu AllowQos=ALL Default=YES MaxTime=1-00:00:00 MaxMemPerNode=UNLIMITED\n"

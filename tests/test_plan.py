@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from cohortvol import cli
-from cohortvol.files import commit_json
-from cohortvol.models import find_model, load_card, segmentation_key
-from cohortvol.tables import INGEST, SEGMENT, append_rows, write_table
+from cohortvol.models.card import find_model, load_card, segmentation_key
+from cohortvol.store.files import commit_json
+from cohortvol.store.tables import INGEST, SEGMENT, append_rows, write_table
 
 MODEL = "embedded-v2"
 

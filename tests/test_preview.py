@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from cohortvol import measure
-from cohortvol.measure import preview
-from cohortvol.measure.png import encode
+from cohortvol.stages import measure
+from cohortvol.stages.measure import preview
+from cohortvol.stages.measure.png import encode
 from phantoms import ANISOTROPIC, STRUCTURES, abdomen, ramp, stored_in_every_order, tilted
 
 LARGE = np.diag([10.0, 10.0, 10.0, 1.0]) @ ANISOTROPIC  # 150 x 150 x 270 mm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from cohortvol import profiles
+from cohortvol.compute import profiles
 from cohortvol.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.report import published
+from cohortvol.stages.report.tables import published
 from report_fixture import STRUCTURES, make_scans, make_volumes
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "spleen")}

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol import measure, structures
+from cohortvol.anatomy import structures
 from cohortvol.errors import ConfigError
-from cohortvol.measure.volumes import MEASURED, typed
+from cohortvol.stages import measure
+from cohortvol.stages.measure.volumes import MEASURED, typed
 
 VOLUMES_ML = {"liver": 1500.0, "spleen": 200.0, "kidney_left": 160.0, "kidney_right": 150.0}
 X_MM = {"liver": 60.0, "spleen": -80.0, "kidney_left": -50.0, "kidney_right": 50.0}

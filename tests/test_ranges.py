@@ -14,20 +14,19 @@ from pydicom.dataset import Dataset
 
 from analyse_fixture import made_up
 from cohortvol import ranges, reasons
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse.describe import dropped, flow
-from cohortvol.analyse.inputs import read_scans
-from cohortvol.analyse.reference import scores
-from cohortvol.analyse.run import sentences
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import trends
-from cohortvol.assemble import accounting, intake
-from cohortvol.assemble.following import OUT_OF_RANGE
-from cohortvol.evaluate.groups import read_scans as read_groups
-from cohortvol.ingest.dicom.headers import covariates
-from cohortvol.manifest import read_manifest
-from cohortvol.report import inputs as report_inputs
-from cohortvol.tables import (
+from cohortvol.stages.analyse.answers.reference import scores
+from cohortvol.stages.analyse.answers.slopes import trends
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.describe import dropped, flow
+from cohortvol.stages.analyse.cohort.inputs import read_scans
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.run import sentences
+from cohortvol.stages.assemble import accounting, intake
+from cohortvol.stages.assemble.following import OUT_OF_RANGE
+from cohortvol.stages.ingest.dicom.headers import covariates
+from cohortvol.stages.manifest import read_manifest
+from cohortvol.stages.report.tables import inputs as report_inputs
+from cohortvol.store.tables import (
     INGEST,
     MANIFEST,
     SCANS,
@@ -36,6 +35,7 @@ from cohortvol.tables import (
     to_pandas,
     write_table,
 )
+from cohortvol.tools.evaluate.groups import read_scans as read_groups
 from results_folder import ingest_row, manifest_row
 
 EXAMPLES = settings(

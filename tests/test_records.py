@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol import plan
 from cohortvol.errors import ConfigError
-from cohortvol.files import sha256_of
-from cohortvol.flow import Flow
-from cohortvol.models import load_card
-from cohortvol.records import Job, Outdated, noted, rebase
+from cohortvol.models.card import load_card
+from cohortvol.store.files import sha256_of
+from cohortvol.store.records import Job, Outdated, noted, rebase
+from cohortvol.workflow import plan
+from cohortvol.workflow.flow import Flow
 from make_like import MakeLike
 from threshold_cohort import (
     Row,

@@ -13,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cohortvol import analyse, pages, report, style
+from cohortvol.drawing import pages, style
 from cohortvol.errors import OutputError, TableError
-from cohortvol.report import flow, inputs, page
-from cohortvol.tables import SCANS, read_table, write_table
+from cohortvol.stages import analyse, report
+from cohortvol.stages.report.page import html as page
+from cohortvol.stages.report.tables import flow, inputs
+from cohortvol.store.tables import SCANS, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
 SMALL, LARGE = 64, 1200

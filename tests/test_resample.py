@@ -6,7 +6,7 @@ import torch
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from scipy import ndimage
 
-from cohortvol.segment.resample import resize_on_device, zoom_on_device
+from cohortvol.stages.segment.resample import resize_on_device, zoom_on_device
 
 
 def grey(seed, low=2, high=40):

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cohortvol import cli, installation, profiles, resources, status
+from cohortvol import cli
+from cohortvol.compute import installation, profiles, resources
 from cohortvol.errors import TemporaryError
-from cohortvol.files import commit_json
+from cohortvol.store.files import commit_json
+from cohortvol.tools import status
 from results_folder import MODEL, ResultsFolder
 from segment_cohort import Shard, scan, write_scan
 
@@ -56,7 +58,7 @@ JOB = """
 import sys, time
 from pathlib import Path
 from cohortvol.errors import TemporaryError
-from cohortvol.resources import recorded
+from cohortvol.compute.resources import recorded
 with recorded(Path(sys.argv[1])) as job:
     job.ready()
     held = bytearray(60_000_000)

@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 
 from analyse_fixture import analysed, made_up, record, row
-from cohortvol import assemble, cli, status, tables
-from cohortvol.assemble.review import CONTEXT
+from cohortvol import cli
 from cohortvol.errors import TableError
+from cohortvol.stages import assemble
+from cohortvol.stages.assemble.review import CONTEXT
+from cohortvol.store import tables
+from cohortvol.tools import status
 from results_folder import MODEL, ResultsFolder, absent_row, ingest_row, volume_row
 
 HEAD = "scan_id,structure,decision,reviewer,date,note"

@@ -24,22 +24,16 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy import ndimage
 
 import nnunet_fixture
-from cohortvol import measure
-from cohortvol.errors import (
-    ConfigError,
-    InstallationError,
-    ModelError,
-    ScanError,
-    TemporaryError,
-)
-from cohortvol.files import sha256_of
-from cohortvol.networks import Source, devices, import_nnunet
-from cohortvol.nifti import nifti_gz
-from cohortvol.segment import Segmenter, pipeline, run_shard
-from cohortvol.segment.body import body_box
-from cohortvol.segment.images import read_image
-from cohortvol.segment.machine import Memory
-from cohortvol.segment.receipts import ShardFolder
+from cohortvol.anatomy.nifti import nifti_gz
+from cohortvol.errors import ConfigError, InstallationError, ModelError, ScanError, TemporaryError
+from cohortvol.models.networks import Source, devices, import_nnunet
+from cohortvol.stages import measure
+from cohortvol.stages.segment import Segmenter, pipeline, run_shard
+from cohortvol.stages.segment.body import body_box
+from cohortvol.stages.segment.images import read_image
+from cohortvol.stages.segment.machine import Memory
+from cohortvol.stages.segment.receipts import ShardFolder
+from cohortvol.store.files import sha256_of
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
 N_SCANS = 6
@@ -501,7 +495,7 @@ def test_every_ready_scan_gets_a_label_map_a_receipt_and_a_row(undisturbed, imag
 
 @pytest.fixture
 def no_model_needed(monkeypatch):
-    monkeypatch.setattr("cohortvol.segment.infer.Segmenter.load", never)
+    monkeypatch.setattr("cohortvol.stages.segment.infer.Segmenter.load", never)
 
 
 def never(*_args, **_options):
@@ -685,7 +679,7 @@ class FaultySegmenter:
 
 def with_faults(monkeypatch, segmenter, faults):
     faulty = FaultySegmenter(segmenter, faults)
-    monkeypatch.setattr("cohortvol.segment.infer.Segmenter.load", lambda *a, **k: faulty)
+    monkeypatch.setattr("cohortvol.stages.segment.infer.Segmenter.load", lambda *a, **k: faulty)
     return faulty
 
 
@@ -756,7 +750,7 @@ def raise_(error):
 
 def test_the_log_has_a_line_for_every_scan_and_its_reason(shard, segmenter, monkeypatch, caplog):
     with_faults(monkeypatch, segmenter, {2: ScanError("SEG_NONFINITE", "3 of 9 logits")})
-    monkeypatch.setattr("cohortvol.segment.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("cohortvol.stages.segment.progress.SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level("INFO"):
         run_shard(**shard.arguments())
     assert "0000: 6 scans to segment, 0 finished" in caplog.text
@@ -791,16 +785,16 @@ def test_a_gpu_that_no_repetition_mends_ends_the_run_with_64_and_blames_no_scan(
 
 
 def test_a_torch_that_does_not_load_ends_the_run_with_64(shard, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cohortvol.segment.infer", None)
+    monkeypatch.setitem(sys.modules, "cohortvol.stages.segment.infer", None)
     with pytest.raises(ImportError, match="halted"):  # our own module: a bug stays one
         run_shard(**shard.arguments())
 
     class NoLibrary:
         def find_spec(self, name, path=None, target=None):
-            if name == "cohortvol.segment.infer":
+            if name == "cohortvol.stages.segment.infer":
                 raise ImportError("libcudart.so.13: cannot open shared object file")
 
-    monkeypatch.delitem(sys.modules, "cohortvol.segment.infer")
+    monkeypatch.delitem(sys.modules, "cohortvol.stages.segment.infer")
     monkeypatch.setattr(sys, "meta_path", [NoLibrary(), *sys.meta_path])
     with pytest.raises(InstallationError, match="torch and nnU-Net cannot be loaded"):
         run_shard(**shard.arguments())
@@ -967,7 +961,7 @@ def test_told_to_stop_it_finishes_the_scan_in_hand_and_exits_75(shard, undisturb
 def test_a_second_job_on_the_same_shard_waits_and_finds_it_finished(
     shard, undisturbed, monkeypatch, caplog
 ):
-    monkeypatch.setattr("cohortvol.segment.worker.LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("cohortvol.stages.segment.worker.LOOK_AGAIN_SECONDS", 0.1)
     process = shard.start()
     wait_for(shard.receipts, process)
     assert run_shard(**shard.arguments(), device="cpu") == {"segmented": N_SCANS}

@@ -7,11 +7,15 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from cohortvol import pages, reasons, report
+from cohortvol import reasons
+from cohortvol.drawing import pages
 from cohortvol.errors import TableError
-from cohortvol.measure.png import encode
-from cohortvol.report import SheetSettings, inputs, sheets
-from cohortvol.tables import PREVIEWS, SCANS, VOLUMES, append_rows, read_table, write_table
+from cohortvol.stages import report
+from cohortvol.stages.measure.png import encode
+from cohortvol.stages.report import SheetSettings
+from cohortvol.stages.report.figures import sheets
+from cohortvol.stages.report.tables import inputs
+from cohortvol.store.tables import PREVIEWS, SCANS, VOLUMES, append_rows, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "kidney_left", "kidney_right")}

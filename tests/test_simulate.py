@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol import tables
 from cohortvol.errors import ConfigError
-from cohortvol.simulate import anatomy, cohort, compare, image, population, run
-from cohortvol.simulate.faults import FAULTS
+from cohortvol.store import tables
+from cohortvol.tools.simulate import anatomy, cohort, compare, image, population, run
+from cohortvol.tools.simulate.faults import FAULTS
 
 VOLUMES_ML = {
     "liver": 1480.0,

@@ -17,11 +17,13 @@ from itertools import count
 import pandas as pd
 import pytest
 
-from cohortvol import assemble, status, tables
-from cohortvol.cluster import remember
+from cohortvol.compute.cluster import remember
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY, ConfigError, TableError
-from cohortvol.status.counting import Places, count_shards
-from cohortvol.status.pace import Shard, pace
+from cohortvol.stages import assemble
+from cohortvol.store import tables
+from cohortvol.tools import status
+from cohortvol.tools.status.counting import Places, count_shards
+from cohortvol.tools.status.pace import Shard, pace
 from results_folder import (
     MODEL,
     ResultsFolder,
@@ -274,7 +276,7 @@ def test_tables_that_are_younger_than_their_scans_tell_no_rate():
 
 
 def test_the_latest_tables_are_enough_for_the_rate(results, monkeypatch):
-    monkeypatch.setattr("cohortvol.status.counting.TABLES_FOR_RATE", 1)
+    monkeypatch.setattr("cohortvol.tools.status.counting.TABLES_FOR_RATE", 1)
     del results.measure["0001"]
     now = datetime.now(UTC)
     for shard, rows in results.segment.items():
@@ -550,8 +552,8 @@ def test_on_a_terminal_it_is_shown_in_place_and_stays_at_the_end(results):
 def test_a_table_that_stays_the_same_is_read_once(results, monkeypatch):
     results.write()
     summary_before = status.summary(results.folder)
-    monkeypatch.setattr("cohortvol.status.reading.count_states", None)
-    monkeypatch.setattr("cohortvol.status.reading.failures", None)
+    monkeypatch.setattr("cohortvol.tools.status.reading.count_states", None)
+    monkeypatch.setattr("cohortvol.tools.status.reading.failures", None)
     assert status.summary(results.folder) == summary_before
 
 

@@ -22,9 +22,16 @@ import pytest
 import torch
 
 import nifti_files
-from cohortvol import ingest, storage, tables
+from cohortvol.compute.resources import runs
 from cohortvol.errors import OutputError, ScanError, TableError, TemporaryError
-from cohortvol.files import (
+from cohortvol.stages import ingest
+from cohortvol.stages.segment.images import read_image
+from cohortvol.stages.segment.pipeline import WRITE_BEHIND, Pipeline
+from cohortvol.stages.segment.progress import ShardProgress
+from cohortvol.stages.segment.receipts import ShardFolder, Work
+from cohortvol.stages.segment.stopping import Stop
+from cohortvol.store import storage, tables
+from cohortvol.store.files import (
     check_writable,
     commit_bytes,
     commit_once,
@@ -33,12 +40,6 @@ from cohortvol.files import (
     remove,
     sha256_of,
 )
-from cohortvol.resources import runs
-from cohortvol.segment.images import read_image
-from cohortvol.segment.pipeline import WRITE_BEHIND, Pipeline
-from cohortvol.segment.progress import ShardProgress
-from cohortvol.segment.receipts import ShardFolder, Work
-from cohortvol.segment.stopping import Stop
 from segment_cohort import AFFINE, scan, write_scan
 
 REPOSITORY = Path(__file__).resolve().parents[1]

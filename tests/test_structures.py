@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from cohortvol import structures
+from cohortvol.anatomy import structures
 
 
 def test_a_kidney_has_the_code_of_kidney_and_its_side():

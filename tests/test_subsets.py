@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from analyse_fixture import made_up
-from cohortvol import pages, style
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.describe import summary
-from cohortvol.analyse.limits import cannot_say
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import trends
+from cohortvol.drawing import pages, style
+from cohortvol.stages.analyse.answers.slopes import trends
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.describe import summary
+from cohortvol.stages.analyse.cohort.limits import cannot_say
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.fits.batch import fit_many
 from subset_cohort import GROUPS, Cell, cells, faults_of, page_of, results_of
 
 CORNERS = [

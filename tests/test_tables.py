@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from cohortvol.errors import TableError
-from cohortvol.tables import (
+from cohortvol.store.tables import (
     LAYOUT,
     VOLUMES,
     append_rows,

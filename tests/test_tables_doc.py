@@ -3,7 +3,9 @@
 import runpy
 from pathlib import Path
 
-from cohortvol import analyse, evaluate, tables
+from cohortvol.stages import analyse
+from cohortvol.store import tables
+from cohortvol.tools import evaluate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ABOUT = runpy.run_path(str(DOCS / "tables.py"))

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import nnunet_fixture
-from cohortvol.segment.tiles import Slab, Tiling, blend, label_of_greatest
+from cohortvol.stages.segment.tiles import Slab, Tiling, blend, label_of_greatest
 
 CPU = torch.device("cpu")
 N_LABELS = 4

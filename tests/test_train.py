@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from cohortvol.errors import ConfigError
-from cohortvol.intervals import OUT_OF_FOLD
-from cohortvol.models import load_card
-from cohortvol.train.cases import cases_of, read_cases, split_by_subject
-from cohortvol.train.recipe import read_recipe
+from cohortvol.models.card import load_card
+from cohortvol.models.intervals import OUT_OF_FOLD
+from cohortvol.tools.train.cases import cases_of, read_cases, split_by_subject
+from cohortvol.tools.train.recipe import read_recipe
 
 BIN = Path(sys.executable).parent
 RECIPE = """
@@ -66,7 +66,7 @@ def write_pairs(folder, n_real=4, n_simulated=2):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    from cohortvol.train import run as train
+    from cohortvol.tools.train import run as train
 
     folder = tmp_path_factory.mktemp("train")
     write_pairs(folder / "pairs")
@@ -80,8 +80,8 @@ def trained(tmp_path_factory):
 
 @pytest.mark.timeout(900)
 def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
-    from cohortvol.train import run as train
-    from cohortvol.train.nnunet import load_checkpoint
+    from cohortvol.tools.train import run as train
+    from cohortvol.tools.train.nnunet import load_checkpoint
 
     checkpoint = next(trained.glob("work/main/results/*/*/fold_0/checkpoint_final.pth"))
     before = checkpoint.stat().st_mtime_ns
@@ -104,8 +104,8 @@ def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(t
 
 def check_held_out(trained):
     """Each fold's network as a model, beside the cases that it has not seen."""
-    from cohortvol.segment.consistency import fold_folders
-    from cohortvol.segment.labelled import labelled_scans
+    from cohortvol.tools.judge.consistency import fold_folders
+    from cohortvol.tools.judge.labelled import labelled_scans
 
     splits = json.loads(
         next(trained.glob("work/main/preprocessed/*/splits_final.json")).read_text()
@@ -130,8 +130,8 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
     """The network of fold 0 as a model of its own, on the very scans that it was validated on."""
     import torch
 
-    from cohortvol.networks import Source, import_nnunet
-    from cohortvol.segment import Segmenter
+    from cohortvol.models.networks import Source, import_nnunet
+    from cohortvol.stages.segment import Segmenter
 
     fold = next(trained.glob("work/main/results/*/*/fold_0"))
     model = import_nnunet(
@@ -152,9 +152,9 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
 
 @pytest.mark.timeout(900)
 def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
-    from cohortvol.train.folds import train_fold
-    from cohortvol.train.nnunet import ShortTrainer
-    from cohortvol.train.prepare import nnunet_folders
+    from cohortvol.tools.train.folds import train_fold
+    from cohortvol.tools.train.nnunet import ShortTrainer
+    from cohortvol.tools.train.prepare import nnunet_folders
 
     epochs = []
     finish_epoch = ShortTrainer.on_epoch_end
@@ -181,7 +181,7 @@ def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
 def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
     import torch
 
-    from cohortvol.train.nnunet import ShortTrainer
+    from cohortvol.tools.train.nnunet import ShortTrainer
 
     def fails_half_way(_self, stream):
         stream.write(b"half")
@@ -214,7 +214,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_weights_of_one_that_w
 ):
     import torch
 
-    from cohortvol.train.nnunet import load_checkpoint
+    from cohortvol.tools.train.nnunet import load_checkpoint
 
     recipe = tmp_path / "recipe.yaml"
     settings = yaml.safe_load(RECIPE)
@@ -283,7 +283,7 @@ def test_pretraining_on_subjects_of_a_fold_is_refused(tmp_path):
 
 
 def test_a_fold_before_its_pretraining_names_the_missing_step(tmp_path):
-    from cohortvol.train.folds import train_fold
+    from cohortvol.tools.train.folds import train_fold
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.yaml")

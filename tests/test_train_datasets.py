@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cohortvol.errors import ConfigError
-from cohortvol.train.cases import (
+from cohortvol.tools.train.cases import (
     cases_of,
     cases_of_part,
     harmonised,
@@ -17,7 +17,7 @@ from cohortvol.train.cases import (
     split_by_subject,
     splits_of_part,
 )
-from cohortvol.train.recipe import Phase, read_recipe, variants_of
+from cohortvol.tools.train.recipe import Phase, read_recipe, variants_of
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -203,7 +203,7 @@ def test_ct_in_training_changes_no_fold_of_the_mri(two_datasets):
 
 
 def test_every_case_that_cannot_be_trained_on_is_named(two_datasets):
-    from cohortvol.train.prepare import nnunet_folders, prepare
+    from cohortvol.tools.train.prepare import nnunet_folders, prepare
 
     write_case(two_datasets / "mr", "s0", boxes(1, 9))
     write_case(two_datasets / "mr", "s2", boxes(1), affine=np.diag([2.0, 2.0, 2.5, 1.0]))
@@ -241,7 +241,7 @@ def test_a_fold_without_a_case_to_hold_out_is_refused(two_datasets):
 
 
 def test_a_case_is_drawn_as_often_as_its_dataset_and_source_say():
-    from cohortvol.train.nnunet import ShortTrainer
+    from cohortvol.tools.train.nnunet import ShortTrainer
 
     trainer = ShortTrainer.__new__(ShortTrainer)
     groups = {

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from cohortvol.errors import ConfigError
-from cohortvol.simulate import training
-from cohortvol.simulate.image import ORGANS
+from cohortvol.tools.simulate import training
+from cohortvol.tools.simulate.image import ORGANS
 
 
 @pytest.fixture(scope="module")

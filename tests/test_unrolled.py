@@ -9,7 +9,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from cohortvol.networks import UnrolledUNet, can_unroll, unrolled
+from cohortvol.models.networks import UnrolledUNet, can_unroll, unrolled
 
 
 def unet(kind: Any = PlainConvUNet, dimensions: int = 3, **changes: Any) -> nn.Module:

@@ -11,21 +11,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from cohortvol.analyse.inputs import read_scans, read_volumes
-from cohortvol.analyse.literature import references
-from cohortvol.assemble.decisions import read_decisions
+from cohortvol.anatomy.structures import plausible_ml_with
 from cohortvol.errors import TableError
-from cohortvol.evaluate.groups import read_scans as read_evaluated
-from cohortvol.evaluate.labels import vocabulary
-from cohortvol.manifest import from_folder, read_manifest
-from cohortvol.manifest.bids_tables import in_rows
-from cohortvol.report.inputs import read_columns
-from cohortvol.segment.labelled import label_names
-from cohortvol.simulate.compare import slopes_against_planted
-from cohortvol.structures import plausible_ml_with
-from cohortvol.text_table import read_text_table
-from cohortvol.train.cases import read_cases
-from cohortvol.withdrawals import read_withdrawals
+from cohortvol.stages.analyse.answers.literature import references
+from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
+from cohortvol.stages.assemble.decisions import read_decisions
+from cohortvol.stages.manifest import from_folder, read_manifest
+from cohortvol.stages.manifest.bids_tables import in_rows
+from cohortvol.stages.report.tables.inputs import read_columns
+from cohortvol.store.text_table import read_text_table
+from cohortvol.store.withdrawals import read_withdrawals
+from cohortvol.tools.evaluate.groups import read_scans as read_evaluated
+from cohortvol.tools.evaluate.labels import vocabulary
+from cohortvol.tools.judge.labelled import label_names
+from cohortvol.tools.simulate.compare import slopes_against_planted
+from cohortvol.tools.train.cases import read_cases
 
 
 def covariates(path):

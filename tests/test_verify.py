@@ -10,14 +10,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from cohortvol import cli, tables
+from cohortvol import cli
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit_digests
-from cohortvol.records import Job, noted
-from cohortvol.verify import quick
-from cohortvol.verify.folder import repair, verify
-from cohortvol.verify.places import effect_of, holds_no_results, remake_of
-from cohortvol.verify.quick import damaged_tables, remove_damaged
+from cohortvol.store import tables
+from cohortvol.store.files import commit_digests
+from cohortvol.store.records import Job, noted
+from cohortvol.tools.verify import quick
+from cohortvol.tools.verify.folder import repair, verify
+from cohortvol.tools.verify.places import effect_of, holds_no_results, remake_of
+from cohortvol.tools.verify.quick import damaged_tables, remove_damaged
 from results_folder import MODEL, ResultsFolder
 
 

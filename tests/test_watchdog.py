@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from cohortvol.networks import Source, import_nnunet
-from cohortvol.segment import run_shard
-from cohortvol.segment.watchdog import Watchdog
+from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.stages.segment import run_shard
+from cohortvol.stages.segment.watchdog import Watchdog
 from nnunet_fixture import results_folder
 from segment_cohort import AFFINE, Shard, scan, write_scan
 
 HANGING = """
 import sys, threading
 from pathlib import Path
-from cohortvol.segment import Segmenter, pipeline, run_shard, watchdog
+from cohortvol.stages.segment import Segmenter, pipeline, run_shard, watchdog
 ingest, model, folder, out = map(Path, sys.argv[1:5])
 quick = Segmenter.prepare
 def prepare(self, data, affine):
@@ -89,7 +89,7 @@ def test_a_standstill_is_measured_by_the_longest_scan(ended):
 
 def test_time_in_which_the_process_was_stopped_does_not_count(ended, monkeypatch):
     clock = iter(range(0, 10_000_000, 1000))
-    monkeypatch.setattr("cohortvol.segment.watchdog.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("cohortvol.stages.segment.watchdog.time.monotonic", lambda: next(clock))
     with Watchdog(lambda: None, lambda: 60.0, look_every_seconds=0.01):
         time.sleep(0.2)
     assert not ended.is_set()

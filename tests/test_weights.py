@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cohortvol.errors import InUseError, ModelError, TemporaryError
-from cohortvol.files import sha256_of
-from cohortvol.weights import fetch, places
+from cohortvol.models.weights import fetch, places
+from cohortvol.store.files import sha256_of
 
 
 class Release:

@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import withdrawal_lists
-from cohortvol import cli, manifest, tables
+from cohortvol import cli
 from cohortvol.errors import ConfigError, TableError, WithdrawalError
-from cohortvol.manifest.removal import remove_scans
-from cohortvol.records import Job, Outdated, noted
-from cohortvol.verify.search import search
-from cohortvol.withdrawals import read_withdrawals, unknown_of
+from cohortvol.stages import manifest
+from cohortvol.stages.manifest.removal import remove_scans
+from cohortvol.store import tables
+from cohortvol.store.records import Job, Outdated, noted
+from cohortvol.store.withdrawals import read_withdrawals, unknown_of
+from cohortvol.tools.verify.search import search
 from results_folder import MODEL, ResultsFolder, ingest_row
 
 

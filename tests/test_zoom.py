@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cohortvol.segment.zoom import linear, nearest, zoom, zoomed_shape
+from cohortvol.stages.segment.zoom import linear, nearest, zoom, zoomed_shape
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -22,14 +22,14 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 
-from cohortvol import assemble, ingest, manifest, measure, segment
 from cohortvol.config import check
 from cohortvol.errors import ScanError
-from cohortvol.files import sha256_of
-from cohortvol.flow import Flow
-from cohortvol.kept import Kept, table_of
-from cohortvol.models import load_card
-from cohortvol.records import noted, read_index
+from cohortvol.models.card import load_card
+from cohortvol.stages import assemble, ingest, manifest, measure, segment
+from cohortvol.store.files import sha256_of
+from cohortvol.store.kept import Kept, table_of
+from cohortvol.store.records import noted, read_index
+from cohortvol.workflow.flow import Flow
 
 LABELS = {1: "liver", 2: "spleen"}
 THRESHOLDS = {"a": (300.0, 600.0), "b": (350.0, 700.0)}
@@ -43,7 +43,7 @@ NOT_FOR_THE_NETWORK = 999.0
 
 
 class ThresholdSegmenter:
-    """What `cohortvol.segment.infer.Segmenter` is to the worker, without a network."""
+    """What `cohortvol.stages.segment.infer.Segmenter` is to the worker, without a network."""
 
     device = SimpleNamespace(type="cpu")
     dtype = np.float32
@@ -75,7 +75,7 @@ class ThresholdSegmenter:
 @contextmanager
 def threshold_in_place_of_the_network() -> Iterator[None]:
     """The worker loads the threshold while this is entered."""
-    with mock.patch("cohortvol.segment.infer.Segmenter", ThresholdSegmenter):
+    with mock.patch("cohortvol.stages.segment.infer.Segmenter", ThresholdSegmenter):
         yield
 
 

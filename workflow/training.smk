@@ -8,8 +8,8 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from cohortvol.errors import CohortvolError, ConfigError, did_you_mean
-from cohortvol.files import IN_USE, keep_from_others, lock, make_folder
-from cohortvol.train.recipe import read_recipe, variants_of
+from cohortvol.store.files import IN_USE, keep_from_others, lock, make_folder
+from cohortvol.tools.train.recipe import read_recipe, variants_of
 
 min_version("9.21")
 

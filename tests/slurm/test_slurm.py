@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol.cluster import name_of_run
+from cohortvol.compute.cluster import name_of_run
+from cohortvol.compute.resources import runs
 from cohortvol.errors import IN_USE
-from cohortvol.resources import runs
-from cohortvol.simulate import run as simulate
+from cohortvol.tools.simulate import run as simulate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 N_SCANS = 24
@@ -123,7 +123,7 @@ NEEDING = """
     if "segment" in sys.orig_argv[1:4]:
         import time
         import numpy as np
-        from cohortvol.segment import pipeline
+        from cohortvol.stages.segment import pipeline
 
         read = pipeline._read_and_prepare
 

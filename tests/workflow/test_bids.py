@@ -14,8 +14,8 @@ import pytest
 
 import dicom_fixture
 from bids_fixture import people, write_dataset
-from cohortvol.keys import keys_of_scans
-from cohortvol.simulate import run as simulate
+from cohortvol.store.keys import keys_of_scans
+from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import run
 

@@ -12,7 +12,7 @@ import pytest
 
 import dicom_fixture
 import nifti_files
-from cohortvol.simulate import run as simulate
+from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import run
 

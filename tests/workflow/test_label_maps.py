@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from cohortvol import cli
-from cohortvol.simulate import run as simulate
-from cohortvol.tables import KEPT, read_table
-from cohortvol.verify.folder import verify
+from cohortvol.store.tables import KEPT, read_table
+from cohortvol.tools.simulate import run as simulate
+from cohortvol.tools.verify.folder import verify
 from workflow_run import run
 
 MODEL = "embedded-v2"

@@ -4,8 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cohortvol import measure, reasons
-from cohortvol.segment import Segmenter
+from cohortvol import reasons
+from cohortvol.stages import measure
+from cohortvol.stages.segment import Segmenter
 
 MODEL = "models/embedded-v2"
 

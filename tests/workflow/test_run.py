@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cohortvol.simulate import run as simulate
-from cohortvol.simulate.compare import volumes_against_truth
+from cohortvol.tools.simulate import run as simulate
+from cohortvol.tools.simulate.compare import volumes_against_truth
 from workflow_run import REPOSITORY, command, run
 
 MODEL = "embedded-v2"

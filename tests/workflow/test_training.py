@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cohortvol.files import claim
-from cohortvol.models import load_card
+from cohortvol.models.card import load_card
+from cohortvol.store.files import claim
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[2]

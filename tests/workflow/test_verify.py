@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 import dicom_fixture
-from cohortvol.simulate import run as simulate
-from cohortvol.verify.folder import repair, verify
-from cohortvol.verify.places import holds_no_results
+from cohortvol.tools.simulate import run as simulate
+from cohortvol.tools.verify.folder import repair, verify
+from cohortvol.tools.verify.places import holds_no_results
 from workflow_run import run
 
 MODEL = "embedded-v2"

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import dicom_fixture
-from cohortvol.simulate import run as simulate
+from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import run
 

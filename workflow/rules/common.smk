@@ -11,21 +11,21 @@ from pathlib import Path
 from snakemake.utils import update_config
 
 import cohortvol
-from cohortvol.cluster import Watch, cancel_left_over, forget, remember
+from cohortvol.compute.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
-from cohortvol.files import (
+from cohortvol.store.files import (
     check_writable,
     claim,
     keep_from_others,
     refuse_planted_below,
     warn_if_world_readable,
 )
-from cohortvol.flow import RULES, Flow
-from cohortvol.machine import check_interpreter, error_to_act_on
-from cohortvol.models import find_model, load_card, restrict, verify
-from cohortvol.partitions import Partitions
-from cohortvol.records import read_index
+from cohortvol.workflow.flow import RULES, Flow
+from cohortvol.store.machine import check_interpreter, error_to_act_on
+from cohortvol.models.card import find_model, load_card, restrict, verify
+from cohortvol.compute.partitions import Partitions
+from cohortvol.store.records import read_index
 
 # The rules call the `cohortvol` beside the Python that runs Snakemake, activated or not.
 os.environ.update(
@@ -250,7 +250,7 @@ onerror:
 
 def tell_end(failed=None):
     """How far the cohort came, what its jobs took, and what failed and why."""
-    from cohortvol.status import closing_words
+    from cohortvol.tools.status import closing_words
 
     sys.stderr.write(closing_words(RESULTS, MODEL.id, STARTED, failed))
 
@@ -278,7 +278,7 @@ def check_storage():
     """Refuse a file system on which a run that is interrupted could leave half a file, and folders
     in it that are links of others.
     """
-    from cohortvol.storage import self_test
+    from cohortvol.store.storage import self_test
 
     refuse_planted_below(RESULTS)
     self_test(RESULTS, with_hard_links=config["hash_ids"])
@@ -290,13 +290,13 @@ def check_manifest():
     So are ids of the list of withdrawals that were never known here, and decoders that are missing
     where something in the manifest may be DICOM.
     """
-    from cohortvol.manifest import check, from_config
+    from cohortvol.stages.manifest import check, from_config
 
     rows = check(MANIFEST, RESULTS, **from_config(config), tell=UNKNOWN.append)
     tell_unknown()
     images = rows["image"].dropna()
     if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
-        from cohortvol.ingest import check_decoders
+        from cohortvol.stages.ingest import check_decoders
 
         check_decoders()
 
@@ -328,7 +328,7 @@ RUN = None
 def ask(forced):
     """Find out which jobs must run, and have Snakemake run these."""
     global RUN
-    from cohortvol.plan import next_run
+    from cohortvol.workflow.plan import next_run
 
     before = set() if RUN is None else RUN.outputs
     with told_without_traceback():
@@ -346,9 +346,9 @@ def ask_first():
     hold()
     if not workflow.is_main_process or workflow.touch:
         return
-    from cohortvol.plan import render_jobs
-    from cohortvol.verify.clock import bring_to_present
-    from cohortvol.verify.quick import remove_damaged
+    from cohortvol.workflow.plan import render_jobs
+    from cohortvol.tools.verify.clock import bring_to_present
+    from cohortvol.tools.verify.quick import remove_damaged
 
     ask(forced_by_user())
     if workflow.dryrun:

@@ -7,7 +7,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 
-from cohortvol.geometry import spacing_mm
+from cohortvol.anatomy.geometry import spacing_mm
 
 ROUNDED_SHEAR = 1e-3
 """Cosine between two axes up to which they count as at right angles, but for rounding."""

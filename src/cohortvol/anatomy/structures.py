@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
-from cohortvol.text_table import read_text_table
+from cohortvol.store.text_table import read_text_table
 
 STRUCTURES = Path(__file__).with_name("structures.tsv")
 PLAUSIBLE = Path(__file__).with_name("plausible_ml.tsv")

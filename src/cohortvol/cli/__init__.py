@@ -14,8 +14,8 @@ import typer
 from cohortvol import __version__
 from cohortvol.cli import beside, stages
 from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
-from cohortvol.files import keep_from_others
-from cohortvol.machine import check_interpreter, error_to_act_on
+from cohortvol.store.files import keep_from_others
+from cohortvol.store.machine import check_interpreter, error_to_act_on
 
 log = logging.getLogger(__name__)
 

@@ -77,7 +77,7 @@ def status(
     cohortvol status --results results/mine --watch --interval 30
     cohortvol status --results results/mine --digest[/]
     """
-    from cohortvol.status import digest, render_summary, summary, watch
+    from cohortvol.tools.status import digest, render_summary, summary, watch
 
     if as_json and as_digest:
         raise ConfigError("--json and --digest: choose one of them")
@@ -105,8 +105,8 @@ def explain(
     Example:
     [dim]cohortvol explain sub-0007 --results results/mine[/]
     """
-    from cohortvol.status import explain as follow
-    from cohortvol.status import render_explanation
+    from cohortvol.tools.status import explain as follow
+    from cohortvol.tools.status import render_explanation
 
     found = follow(results, scan_id, model)
     show(found, None if as_json else render_explanation(found, width=width()))
@@ -130,8 +130,8 @@ def resources(
     [dim]cohortvol resources --results results/mine
     cohortvol resources --results results/mine --profile slurm --profile mysite[/]
     """
-    from cohortvol import profiles
-    from cohortvol.status import render_report, report
+    from cohortvol.compute import profiles
+    from cohortvol.tools.status import render_report, report
 
     found = report(results, model)
     own = profiles.by_rule(profiles.together(profile or profiles.shipped()))
@@ -166,8 +166,8 @@ def agreement(
     """
     from rich.console import Console
 
-    from cohortvol.agreement import run, summary
-    from cohortvol.records import noted
+    from cohortvol.store.records import noted
+    from cohortvol.tools.agreement import run, summary
 
     with noted(record):
         found = run(results, model, other_model, other_results, shard or ())
@@ -200,7 +200,7 @@ def bids_derivatives(
     [dim]cohortvol bids-derivatives --results results/mine --out data/bids/derivatives/cohortvol \
     --source doi:10.18112/openneuro.ds000000.v1.0.0[/]
     """
-    from cohortvol.derivatives import run
+    from cohortvol.tools.derivatives import run
 
     if run(results, out, copy=copy, source=source):
         raise typer.Exit(FINISHED_WITH_PROBLEMS)
@@ -218,7 +218,7 @@ def manifest_from_folder(
     Example:
     [dim]cohortvol manifest-from-folder data/images --out scans.csv[/]
     """
-    from cohortvol.manifest import write_from_folder
+    from cohortvol.stages.manifest import write_from_folder
 
     write_from_folder(folder, out, covariates)
 
@@ -267,7 +267,7 @@ def train(
     cohortvol train --recipe models/embedded-v2.yaml --pairs training/pairs \
     --work training/work --out models/mine[/]
     """
-    from cohortvol.train.run import run
+    from cohortvol.tools.train.run import run
 
     run(
         recipe,
@@ -306,13 +306,13 @@ def simulate(
     if tables_only:
         if results is None or out is not None or broken:
             raise ConfigError("--tables-only needs --results, and takes neither --out nor --broken")
-        from cohortvol.simulate import population
+        from cohortvol.tools.simulate import population
 
         population.run(results, n=n, seed=seed)
         return
     if out is None or results is not None:
         raise ConfigError("images need --out; --results goes with --tables-only")
-    from cohortvol.simulate.run import run
+    from cohortvol.tools.simulate.run import run
 
     run(out, n=n, seed=seed, broken=broken, processes=processes)
 
@@ -338,7 +338,7 @@ def training_pairs(
     Example:
     [dim]cohortvol training-pairs --labelled data/chaos --out training/pairs[/]
     """
-    from cohortvol.simulate import training
+    from cohortvol.tools.simulate import training
 
     training.run(
         out,
@@ -365,7 +365,7 @@ def compare(
     """
     from rich.console import Console
 
-    from cohortvol.simulate import compare as truth
+    from cohortvol.tools.simulate import compare as truth
 
     console = Console(width=width())
     if source is not None:

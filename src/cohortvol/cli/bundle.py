@@ -38,9 +38,9 @@ def bundle(
     [dim]cohortvol bundle --out bundle --model embedded-v2 --model total_mr
     cohortvol bundle --check bundle[/]
     """
-    from cohortvol import bundle as folder
     from cohortvol.config import defaults
-    from cohortvol.models import find_model
+    from cohortvol.models.card import find_model
+    from cohortvol.tools import bundle as folder
 
     if (out is None) == (check is None):
         raise ConfigError("bundle needs either --out, to make one, or --check, to verify one")

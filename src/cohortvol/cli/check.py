@@ -48,10 +48,10 @@ def check(
     Example:
     [dim]cohortvol check scans.csv --config config/config.yaml --out checked.csv[/]
     """
-    from cohortvol import check as intake
     from cohortvol import config
-    from cohortvol.files import commit_text
-    from cohortvol.tables import csv_text
+    from cohortvol.store.files import commit_text
+    from cohortvol.store.tables import csv_text
+    from cohortvol.tools import check as intake
 
     chosen = config.load(settings) if settings else config.defaults()
     rows, unknown, converted_bytes = _rows(manifest, chosen, threads)
@@ -74,10 +74,10 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     """
     import pandas as pd
 
-    from cohortvol import assemble, ingest
-    from cohortvol.manifest import Choice, read_manifest, unknown_withdrawn, who_withdrew
-    from cohortvol.tables import INGEST, append_rows, to_arrow, to_pandas
-    from cohortvol.withdrawals import refuse_if_all
+    from cohortvol.stages import assemble, ingest
+    from cohortvol.stages.manifest import Choice, read_manifest, unknown_withdrawn, who_withdrew
+    from cohortvol.store.tables import INGEST, append_rows, to_arrow, to_pandas
+    from cohortvol.store.withdrawals import refuse_if_all
 
     withdrawals = settings["withdrawals"]
     withdrawn = who_withdrew(withdrawals and Path(withdrawals), manifest)
@@ -96,7 +96,7 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
-    with _silent("cohortvol.ingest"), _progress(len(scans)) as read:
+    with _silent("cohortvol.stages.ingest"), _progress(len(scans)) as read:
         for some in ingest.trial(scans, rules, threads):
             found.append(some)
             read(len(some))
@@ -119,8 +119,8 @@ def _needs(
     converted_bytes: int,
 ) -> tuple[Any, str]:
     """The estimate, or None and why there is none."""
-    from cohortvol import check as intake
-    from cohortvol.models import choose_profile, find_model, load_card, restrict
+    from cohortvol.models.card import choose_profile, find_model, load_card, restrict
+    from cohortvol.tools import check as intake
 
     try:
         folder = find_model(model or settings["model"], Path(settings["models_dir"]))

@@ -42,7 +42,7 @@ def doctor(
     [dim]cohortvol doctor --results results/mine --model total_mr
     cohortvol doctor --profile slurm --profile mysite[/]
     """
-    from cohortvol.doctor import Finding, examine, exit_code, render, tell
+    from cohortvol.tools.doctor import Finding, examine, exit_code, render, tell
 
     columns = width()
 
@@ -64,9 +64,9 @@ def _checks(
     results: Path | None, model: str, models_dir: Path, profile: list[str] | None, device: str
 ) -> dict[str, Any]:
     """Every check by its name, in the order of the lines."""
-    from cohortvol import installation, profiles
-    from cohortvol.doctor import gpu, place, slurm, software, storage
-    from cohortvol.doctor.findings import Check
+    from cohortvol.compute import installation, profiles
+    from cohortvol.tools.doctor import gpu, place, slurm, software, storage
+    from cohortvol.tools.doctor.findings import Check
 
     settings = partial(profiles.together, profile or profiles.shipped())
     pinned = partial(_pins, software.constraints_file())
@@ -96,35 +96,35 @@ def _checks(
 
 
 def _pins(constraints: Path) -> dict[str, str]:
-    from cohortvol.doctor import software
+    from cohortvol.tools.doctor import software
 
     return software.pins(constraints.read_text(encoding="utf-8"))
 
 
 def _torch() -> Any:
-    from cohortvol.installation import loading
+    from cohortvol.compute.installation import loading
 
     with loading("torch"):
-        from cohortvol.networks import devices
+        from cohortvol.models.networks import devices
 
     return devices.look()
 
 
 def _given() -> bool:
-    from cohortvol.networks import devices
+    from cohortvol.models.networks import devices
 
     return devices.given_by_slurm()
 
 
 def _card(model: str, models_dir: Path) -> Any:
-    from cohortvol.models import find_model, load_card
+    from cohortvol.models.card import find_model, load_card
 
     return load_card(find_model(model, models_dir))
 
 
 def _remaining(results: Path | None, model: str, models_dir: Path) -> tuple[Any, str]:
     """What is still to do, or None and why that is not known."""
-    from cohortvol import check
+    from cohortvol.tools import check
 
     if results is None:
         return None, ""
@@ -136,24 +136,24 @@ def _remaining(results: Path | None, model: str, models_dir: Path) -> tuple[Any,
 
 
 def _files(model: str, models_dir: Path) -> Any:
-    from cohortvol.doctor import model as of_model
+    from cohortvol.tools.doctor import model as of_model
 
     return of_model.files(_card(model, models_dir))
 
 
 def _canary(model: str, models_dir: Path, device: str) -> Any:
-    from cohortvol.doctor import model as of_model
-    from cohortvol.installation import loading
+    from cohortvol.compute.installation import loading
+    from cohortvol.tools.doctor import model as of_model
 
     with loading("torch"):
-        from cohortvol.segment import Segmenter
+        from cohortvol.stages.segment import Segmenter
 
     card = _card(model, models_dir)
     return of_model.canary(card, partial(Segmenter.load, card.folder, device=device))
 
 
 def _decoders() -> Any:
-    from cohortvol.doctor import model as of_model
-    from cohortvol.ingest import check_decoders
+    from cohortvol.stages.ingest import check_decoders
+    from cohortvol.tools.doctor import model as of_model
 
     return of_model.decoders(check_decoders)

@@ -84,10 +84,10 @@ def evaluate(
     --model-labels total=total_mr --model-labels mrseg=mrsegmentator --scans scans.csv --out out
     cohortvol evaluate --expert Data_3D --model mine=Data_3D/Segmentation --out out[/]
     """
-    from cohortvol.evaluate import Model, Settings, run
-    from cohortvol.evaluate.datasets import LAYOUTS
-    from cohortvol.evaluate.measures import RULES
-    from cohortvol.evaluate.statistics import CORRECTIONS
+    from cohortvol.tools.evaluate import Model, Settings, run
+    from cohortvol.tools.evaluate.datasets import LAYOUTS
+    from cohortvol.tools.evaluate.measures import RULES
+    from cohortvol.tools.evaluate.statistics import CORRECTIONS
 
     for option, value, known in (
         ("--layout", layout, LAYOUTS),

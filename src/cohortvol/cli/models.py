@@ -36,9 +36,9 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     Example:
     [dim]cohortvol models list[/]
     """
-    from cohortvol import catalogue
-    from cohortvol import models as cards
-    from cohortvol.model_files import shown
+    from cohortvol.models import card as cards
+    from cohortvol.models import catalogue
+    from cohortvol.models.files import shown
 
     names = cards.list_models(models_dir)
     typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
@@ -84,8 +84,8 @@ def fetch_model(
     Example:
     [dim]cohortvol models fetch total_mr[/]
     """
-    from cohortvol import catalogue, weights
-    from cohortvol.networks import import_known
+    from cohortvol.models import catalogue, weights
+    from cohortvol.models.networks import import_known
 
     known = catalogue.find(model_id)
     if (models_dir / known.id).exists():
@@ -136,11 +136,11 @@ def verify_models(
     Example:
     [dim]cohortvol models verify embedded-v2[/]
     """
-    from cohortvol import models as cards
-    from cohortvol.installation import loading
+    from cohortvol.compute.installation import loading
+    from cohortvol.models import card as cards
 
     with loading("torch and nnU-Net"):
-        from cohortvol.networks import check
+        from cohortvol.models.networks import check
 
     for name in names or cards.list_models(models_dir):
         card = cards.load_card(cards.find_model(name, models_dir))
@@ -184,9 +184,9 @@ def calibrate_model(
     [dim]cohortvol models calibrate total_mr --labelled data/labelled --note "20 T1 scans"
     cohortvol models calibrate total_mr --labelled data/others --check[/]
     """
-    from cohortvol import models as cards
-    from cohortvol.segment import calibrate
-    from cohortvol.segment.labelled import write_on_card
+    from cohortvol.models import card as cards
+    from cohortvol.tools.judge import calibrate
+    from cohortvol.tools.judge.labelled import write_on_card
 
     folder = cards.find_model(name, models_dir)
     card = cards.load_card(folder)
@@ -238,8 +238,8 @@ def consistency_of_model(
     cohortvol models consistency mine --scans work/held_out --labelled --out checked --write
     cohortvol models consistency mine --scans data/new --out new[/]
     """
-    from cohortvol import models as cards
-    from cohortvol.segment import consistency
+    from cohortvol.models import card as cards
+    from cohortvol.tools.judge import consistency
 
     if write and not labelled:
         raise ConfigError("--write needs --labelled: only labels say what agreement tells")
@@ -307,11 +307,11 @@ def import_model(
     --id my-model --licence CC-BY-4.0
     cohortvol models import --known total_mr[/]
     """
-    from cohortvol.model_files import check_id
+    from cohortvol.models.files import check_id
 
     if known is not None:
-        from cohortvol import catalogue, weights
-        from cohortvol.networks import import_known
+        from cohortvol.models import catalogue, weights
+        from cohortvol.models.networks import import_known
 
         fixed = {
             "--licence": licence,
@@ -339,7 +339,7 @@ def import_model(
         )
     check_id(model_id)  # before it becomes a path
     names = _pairs(rename or [])
-    from cohortvol.networks import Source, import_nnunet
+    from cohortvol.models.networks import Source, import_nnunet
 
     card = import_nnunet(
         [Source(sources[0], folds=fold or (), sha256=sha256, rename=names)],

@@ -39,7 +39,7 @@ def fit_reference(
     [dim]cohortvol reference fit --volumes results/mine/volumes.parquet \
     --scans results/mine/scans.parquet --out reference.json[/]
     """
-    from cohortvol.analyse import reference
+    from cohortvol.stages.analyse.answers import reference
 
     reference.fit(
         volumes,
@@ -77,6 +77,6 @@ def score_reference(
     [dim]cohortvol reference score --reference reference.json \
     --volumes results/new/volumes.parquet --scans results/new/scans.parquet --out scores.csv[/]
     """
-    from cohortvol.analyse import reference as stage
+    from cohortvol.stages.analyse.answers import reference as stage
 
     stage.score(reference, volumes, scans, out, segmentation_model, any_model, age_range_years)

@@ -42,10 +42,10 @@ def review(
     [dim]cohortvol review --todo --results results/mine --out todo.csv
     cohortvol review decisions.csv --results results/mine[/]
     """
-    from cohortvol.assemble import cohort, settings_of
-    from cohortvol.assemble.review import changes, to_look_at
-    from cohortvol.status.reading import choose_model
-    from cohortvol.tables import to_pandas
+    from cohortvol.stages.assemble import cohort, settings_of
+    from cohortvol.stages.assemble.review import changes, to_look_at
+    from cohortvol.store.tables import to_pandas
+    from cohortvol.tools.status.reading import choose_model
 
     if todo and (out is None or as_json):
         raise ConfigError("--todo needs --out, and has no --json")
@@ -62,8 +62,8 @@ def review(
              "review"]  # fmt: skip
     volumes = to_pandas(found.volumes.select(names))
     if todo and out is not None:
-        from cohortvol.files import commit_text
-        from cohortvol.tables import csv_text
+        from cohortvol.store.files import commit_text
+        from cohortvol.store.tables import csv_text
 
         rows = to_look_at(found.scans, volumes, sample, seed)
         commit_text(out, csv_text(rows, float_format="%.6g"))

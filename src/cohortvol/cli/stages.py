@@ -121,8 +121,8 @@ def manifest(
     """
     codes = _from_json("--sex-codes", sex_codes)
     from cohortvol import config
-    from cohortvol.manifest import Choice, run, sources
-    from cohortvol.records import noted
+    from cohortvol.stages.manifest import Choice, run, sources
+    from cohortvol.store.records import noted
 
     checked = config.check({"bids": _from_json("--bids", bids)}, source="--bids")
     choice = Choice(**checked["bids"])
@@ -150,7 +150,7 @@ def manifest(
 
 
 def _kept(table: Path | None, measuring: str) -> Any:
-    from cohortvol.kept import Kept
+    from cohortvol.store.kept import Kept
 
     return None if table is None else Kept(table, measuring)
 
@@ -232,9 +232,9 @@ def ingest(
     [dim]cohortvol ingest --shard results/mine/manifest/shards/0000.parquet \
     --out results/mine/ingest/0000.parquet[/]
     """
-    from cohortvol.ingest import Rules, run
-    from cohortvol.records import noted
-    from cohortvol.resources import recorded
+    from cohortvol.compute.resources import recorded
+    from cohortvol.stages.ingest import Rules, run
+    from cohortvol.store.records import noted
 
     rules = Rules(
         min_slices=min_slices,
@@ -297,9 +297,9 @@ def segment(
     --model models/embedded-v2 --folder results/mine/segment/embedded-v2/0000 \
     --out results/mine/segment/embedded-v2/0000.parquet[/]
     """
-    from cohortvol.records import noted
-    from cohortvol.resources import recorded
-    from cohortvol.segment import run_shard
+    from cohortvol.compute.resources import recorded
+    from cohortvol.stages.segment import run_shard
+    from cohortvol.store.records import noted
 
     with recorded(out) as job, noted(record):
         run_shard(
@@ -368,9 +368,9 @@ def measure(
     --results results/mine --out results/mine/measure/embedded-v2/0000.parquet \
     --previews results/mine/measure/embedded-v2/previews/0000.parquet[/]
     """
-    from cohortvol.measure import run_shard
-    from cohortvol.records import noted
-    from cohortvol.resources import recorded
+    from cohortvol.compute.resources import recorded
+    from cohortvol.stages.measure import run_shard
+    from cohortvol.store.records import noted
 
     given = {"expected": [name for name in expected if name != "none"]} if expected else {}
     with recorded(out) as job, noted(record):
@@ -433,8 +433,8 @@ def assemble(
     Example:
     [dim]cohortvol assemble --results results/mine --model embedded-v2[/]
     """
-    from cohortvol.assemble import Settings, run
-    from cohortvol.records import noted
+    from cohortvol.stages.assemble import Settings, run
+    from cohortvol.store.records import noted
 
     settings = Settings(outlier_max_z, outlier_min_scans, min_dice, skip_unknown, age_range_years)
     with noted(record):
@@ -496,8 +496,8 @@ def analyse(
     [dim]cohortvol analyse --volumes results/mine/volumes.parquet \
     --scans results/mine/scans.parquet --out results/mine/analyse[/]
     """
-    from cohortvol.analyse import run
-    from cohortvol.records import noted
+    from cohortvol.stages.analyse import run
+    from cohortvol.store.records import noted
 
     with noted(record):
         run(
@@ -572,8 +572,8 @@ def report(
     --volumes results/mine/volumes.parquet --scans results/mine/scans.parquet \
     --out results/mine/report[/]
     """
-    from cohortvol.records import noted
-    from cohortvol.report import SheetSettings, run
+    from cohortvol.stages.report import SheetSettings, run
+    from cohortvol.store.records import noted
 
     with noted(record):
         run(

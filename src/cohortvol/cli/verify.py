@@ -55,13 +55,13 @@ def verify(
     cohortvol verify --results results/mine --deep --repair
     cohortvol verify --results results/mine --withdrawn withdrawn.csv[/]
     """
-    from cohortvol.verify import folder
-    from cohortvol.verify.render import render, render_search
+    from cohortvol.tools.verify import folder
+    from cohortvol.tools.verify.render import render, render_search
 
     if withdrawn is not None:
         if deep or repair:
             raise ConfigError("--withdrawn looks for ids alone: leave out --deep and --repair")
-        from cohortvol.verify.search import search
+        from cohortvol.tools.verify.search import search
 
         hits = search(results, withdrawn, salt_file, beside=[Path(".snakemake")])
         show(hits, None if as_json else render_search(hits))

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohortvol.files import commit_text
+from cohortvol.store.files import commit_text
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def name_of_run(results: Path) -> str | None:
 def cancel_left_over(results: Path) -> int:
     """Cancel jobs of an earlier run in a results folder, and wait until they are gone.
 
-    To be called by who holds the folder (`cohortvol.files.claim`): then that run has no driver.
-    A worker that is cancelled finishes the scan in hand first. Where Slurm cannot be asked, nothing
-    is cancelled: two jobs on one shard wait for each other (`cohortvol.segment`).
+    To be called by who holds the folder (`cohortvol.store.files.claim`): then that run has no
+    driver. A worker that is cancelled finishes the scan in hand first. Where Slurm cannot be asked,
+    nothing is cancelled: two jobs on one shard wait for each other (`cohortvol.stages.segment`).
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Whether a build of torch, a GPU and its driver go together, by what they say of themselves.
 
-Nothing here asks a machine: `cohortvol.networks.devices` and `cohortvol.doctor` read, and this says
-what it means, so that cards which nobody here has can be judged in a test.
+Nothing here asks a machine: `cohortvol.models.networks.devices` and `cohortvol.tools.doctor` read,
+and this says what it means, so that cards which nobody here has can be judged in a test.
 
 Rules: the CUDA programming guide (code for sm_XY runs on cards X.Z with Z of Y or more, PTX of
 compute_XY on every card of X.Y or more, where the driver knows that PTX), NVIDIA's table of drivers

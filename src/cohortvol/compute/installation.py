@@ -11,7 +11,7 @@ from importlib import metadata
 
 from cohortvol import __version__
 from cohortvol.errors import InstallationError, TemporaryError
-from cohortvol.machine import lacking
+from cohortvol.store.machine import lacking
 
 DECIDING = ("nibabel", "nnunetv2", "numpy", "pandas", "pyarrow", "scipy", "statsmodels", "torch")
 """Packages whose versions may move a number or a byte of the results."""

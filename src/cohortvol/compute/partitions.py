@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cohortvol.cluster import output_of
+from cohortvol.compute.cluster import output_of
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cohortvol.compute.installation import versions
 from cohortvol.errors import BUG, OK, CohortvolError
-from cohortvol.files import commit_json
-from cohortvol.installation import versions
-from cohortvol.machine import error_to_act_on
+from cohortvol.store.files import commit_json
+from cohortvol.store.machine import error_to_act_on
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from cohortvol.files import commit_bytes, commit_text
-from cohortvol.tables import csv_text
+from cohortvol.store.files import commit_bytes, commit_text
+from cohortvol.store.tables import csv_text
 
 DOUBLE_COLUMN_MM = 183.0
 MAX_HEIGHT_MM = 247.0

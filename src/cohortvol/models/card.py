@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import ConfigError, ModelError, did_you_mean
-from cohortvol.files import digest_of, sha256_of
-from cohortvol.intervals import Calibration
-from cohortvol.model_files import (
+from cohortvol.models.files import (
     check_dataset,
     check_plans,
     inside,
@@ -25,6 +23,8 @@ from cohortvol.model_files import (
     schema,
     shown,
 )
+from cohortvol.models.intervals import Calibration
+from cohortvol.store.files import digest_of, sha256_of
 
 CARD = "card.json"
 PARTS = "parts"
@@ -146,8 +146,8 @@ class Card:
     local index to the same structure names; an index it leaves out is background. `files` of a
     part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
     order of `orientation`) is where profiles with a `zoom_order` bring a scan. `volume_interval`
-    is a `cohortvol.intervals.Calibration`, or empty. `training` says of a model that `cohortvol
-    train` made what it was trained on; it is empty of others.
+    is a `cohortvol.models.intervals.Calibration`, or empty. `training` says of a model that
+    `cohortvol train` made what it was trained on; it is empty of others.
     """
 
     folder: Path
@@ -362,7 +362,7 @@ def find_model(name: str, models_dir: Path = Path("models")) -> Path:
 
 def _how_to_get(name: str, models_dir: Path) -> str:
     """The command that makes a model folder, with the way round for a machine without internet."""
-    from cohortvol import catalogue  # which imports this module
+    from cohortvol.models import catalogue  # which imports this module
 
     known = catalogue.load().get(name)
     if known is None:
@@ -388,7 +388,7 @@ def list_models(models_dir: Path = Path("models")) -> list[str]:
 def verify(card: Card) -> None:
     """Compare every file of a model with the sha256 on its card, and the card with its plans.
 
-    Whether the arrays fit the network that the plans describe is for `cohortvol.networks` to say.
+    Whether the arrays fit the network that the plans describe, `cohortvol.models.networks` says.
 
     Raises
     ------

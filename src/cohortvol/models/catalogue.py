@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from cohortvol.errors import ModelError, did_you_mean
-from cohortvol.models import FAST
+from cohortvol.models.card import FAST
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.toml")
 LABEL_MAPS = Path(__file__).with_name("label_maps.tsv")
@@ -41,7 +41,7 @@ class KnownWeights:
     structures : mapping of str to str
         The publisher's name to the structure's; a name left out is no result.
     tile_step : float or None
-        See `cohortvol.models.Part`.
+        See `cohortvol.models.card.Part`.
     """
 
     name: str
@@ -55,9 +55,9 @@ class KnownWeights:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model by name; see the attributes of `cohortvol.models.Card`.
+    """A model by name; see the attributes of `cohortvol.models.card.Card`.
 
-    `layers` lists the parts that share a label map; see `cohortvol.models.Part`.
+    `layers` lists the parts that share a label map; see `cohortvol.models.card.Part`.
     """
 
     id: str

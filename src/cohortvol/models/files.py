@@ -1,6 +1,6 @@
 """Files of a model, which others made: inside its folder, read with bounds, held to a schema.
 
-Light on purpose, like `cohortvol.models`: nothing here imports torch or numpy.
+Light on purpose, like `cohortvol.models.card`: nothing here imports torch or numpy.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _check_depth(value: Any) -> None:
 @cache
 def schema(name: str) -> dict[str, Any]:
     """The JSON schema called ``<name>.schema.json``: card, plans or dataset."""
-    text = files("cohortvol").joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
+    text = files("cohortvol.models").joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 

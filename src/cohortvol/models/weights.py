@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from cohortvol.catalogue import KnownModel, KnownWeights
 from cohortvol.errors import ModelError, TemporaryError
-from cohortvol.files import commit_text, lock, make_folder, sha256_of
+from cohortvol.models.catalogue import KnownModel, KnownWeights
+from cohortvol.store.files import commit_text, lock, make_folder, sha256_of
 
 TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 2**20

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from cohortvol.errors import InUseError, OutputError
-from cohortvol.storage import (
+from cohortvol.store.storage import (
     explained,
     nearest,
     now_s,

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import TableError
-from cohortvol.files import digest_of
-from cohortvol.tables import (
+from cohortvol.store.files import digest_of
+from cohortvol.store.tables import (
     KEPT,
     PREVIEWS,
     VOLUMES,
@@ -35,7 +35,7 @@ def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     Parameters
     ----------
     settings : str
-        Those of `cohortvol.flow.measuring_settings`.
+        Those of `cohortvol.workflow.flow.measuring_settings`.
     ingested : mapping
         Row of the scan in the table INGEST.
     """

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit, commit_once, make_folder, refuse_planted
+from cohortvol.store.files import commit, commit_once, make_folder, refuse_planted
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cohortvol.errors import CohortvolError, InstallationError, OutputError, TemporaryError
-from cohortvol.storage import FAULTS, FULL, at_fault, no_space, refused
+from cohortvol.store.storage import FAULTS, FULL, at_fault, no_space, refused
 
 _LACKING = {
     errno.ENOMEM: "memory",

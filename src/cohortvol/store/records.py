@@ -20,8 +20,8 @@ from typing import Any
 
 from cohortvol import __version__
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.files import commit_json, digest_of, read_object, remove, sha256_of
-from cohortvol.storage import of_ours
+from cohortvol.store.files import commit_json, digest_of, read_object, remove, sha256_of
+from cohortvol.store.storage import of_ours
 
 RECORDS = "made_of"
 INDEX = "manifest/index.tsv"

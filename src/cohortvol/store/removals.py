@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import OutputError, TableError
-from cohortvol.files import commit, digest_of, json_text
-from cohortvol.keys import PRIVATE, make_private
-from cohortvol.withdrawals import loose, normal
+from cohortvol.store.files import commit, digest_of, json_text
+from cohortvol.store.keys import PRIVATE, make_private
+from cohortvol.store.withdrawals import loose, normal
 
 RECORD = "withdrawn.json"
 _SALT_BYTES = 32

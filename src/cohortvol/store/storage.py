@@ -172,7 +172,7 @@ def refused(path: Path | None, error: OSError) -> OutputError:
 
 
 def temporary_beside(final: Path) -> Path:
-    """A hidden name beside a file, which nobody else has; `cohortvol.files.sweep` knows them."""
+    """A hidden name beside a file, nobody else's; `cohortvol.store.files.sweep` knows them."""
     return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
-from cohortvol.files import commit
-from cohortvol.machine import raise_if_lacking
-from cohortvol.storage import of_ours
+from cohortvol.store.files import commit
+from cohortvol.store.machine import raise_if_lacking
+from cohortvol.store.storage import of_ours
 
 ROW_GROUP = 122_880
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cohortvol.errors import LONGEST_LIST, TableError, WithdrawalError
-from cohortvol.text_table import other_delimiter, read_records
+from cohortvol.store.text_table import other_delimiter, read_records
 
 COLUMNS = ("subject_id", "participant_id", "scan_id")
 """Columns of a list that name who is withdrawn; any of them will do."""

@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from cohortvol.anatomy.geometry import check_same_grid
+from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.errors import ConfigError, GeometryError, did_you_mean
-from cohortvol.files import sha256_of
-from cohortvol.geometry import check_same_grid
-from cohortvol.overlap import dice_by_structure
-from cohortvol.tables import (
+from cohortvol.store.files import sha256_of
+from cohortvol.store.tables import (
     AGREEMENT,
     SEGMENT,
     SHARDS,

@@ -23,9 +23,9 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import structures
+from cohortvol.anatomy import structures
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import (
+from cohortvol.store.files import (
     commit_bytes,
     commit_json,
     commit_text,
@@ -33,8 +33,8 @@ from cohortvol.files import (
     make_folder,
     sha256_of,
 )
-from cohortvol.storage import temporary_beside
-from cohortvol.tables import MANIFEST, SCANS, VOLUMES, read_table
+from cohortvol.store.storage import temporary_beside
+from cohortvol.store.tables import MANIFEST, SCANS, VOLUMES, read_table
 
 log = logging.getLogger(__name__)
 

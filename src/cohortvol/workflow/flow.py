@@ -1,6 +1,6 @@
 """The jobs of a run: what each reads and makes, and the settings that its results depend on.
 
-The rules below ``workflow/`` run these jobs; `cohortvol.plan` asks which of them must run.
+The rules below ``workflow/`` run these jobs; `cohortvol.workflow.plan` asks which of them must run.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol import __version__
-from cohortvol.files import DIGESTS, digest_of, sha256_of
-from cohortvol.models import Card, choose_profile, segmentation_key
-from cohortvol.records import INDEX, SHARD, Job
+from cohortvol.models.card import Card, choose_profile, segmentation_key
+from cohortvol.store.files import DIGESTS, digest_of, sha256_of
+from cohortvol.store.records import INDEX, SHARD, Job
 
 RULES = (
     "manifest",

@@ -4,7 +4,7 @@ At run time no pickle is opened. `import_nnunet` opens one, once, with torch's u
 restricted to tensors and numpy scalars, and keeps the weights as safetensors.
 """
 
-from cohortvol.networks.build import (
+from cohortvol.models.networks.build import (
     LoadedPart,
     Network,
     build,
@@ -13,8 +13,8 @@ from cohortvol.networks.build import (
     check,
     load_part,
 )
-from cohortvol.networks.nnunet import Source, import_known, import_nnunet
-from cohortvol.networks.unrolled import UnrolledUNet, can_unroll
+from cohortvol.models.networks.nnunet import Source, import_known, import_nnunet
+from cohortvol.models.networks.unrolled import UnrolledUNet, can_unroll
 
 __all__ = [
     "LoadedPart",

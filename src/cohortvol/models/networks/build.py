@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cohortvol.errors import ModelError
-from cohortvol.model_files import check_dataset, check_plans, inside, shown
-from cohortvol.models import Card, Part, read_plans, weights_file
+from cohortvol.models.card import Card, Part, read_plans, weights_file
+from cohortvol.models.files import check_dataset, check_plans, inside, shown
 
 # nnU-Net looks up by name whatever a plans.json names; only these names are let through.
 _UNETS = "dynamic_network_architectures.architectures.unet"
@@ -387,7 +387,7 @@ def canary_patch(network: Network) -> torch.Tensor:
 
 
 def canary_of(logits: torch.Tensor) -> list[list[float]]:
-    """Mean and standard deviation of every label's logits, see `cohortvol.models.Canary`."""
+    """Mean and standard deviation of every label's logits, see `cohortvol.models.card.Canary`."""
     flat = logits[0].double().flatten(1)
     pairs = torch.stack([flat.mean(1), flat.std(1)], dim=1).tolist()
     return [[round(mean, 6), round(sd, 6)] for mean, sd in pairs]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cohortvol.cuda import Build, Card, Driver, Problem, judge, version_of
+from cohortvol.compute.cuda import Build, Card, Driver, Problem, judge, version_of
 
 DRIVER = Path("/proc/driver/nvidia/version")
 GIVEN_BY_SLURM = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")

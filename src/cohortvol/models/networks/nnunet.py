@@ -19,22 +19,9 @@ import torch
 from numpy._core.multiarray import scalar
 from safetensors.torch import save
 
-from cohortvol import catalogue
-from cohortvol.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.errors import ModelError
-from cohortvol.files import commit, commit_json
-from cohortvol.model_files import (
-    check_dataset,
-    check_id,
-    check_plans,
-    inside,
-    local_labels,
-    problems,
-    read_object,
-    schema,
-    shown,
-)
-from cohortvol.models import (
+from cohortvol.models import catalogue
+from cohortvol.models.card import (
     CARD,
     FAST,
     PARTS,
@@ -45,7 +32,19 @@ from cohortvol.models import (
     load_card,
     weights_file,
 )
-from cohortvol.networks.build import (
+from cohortvol.models.catalogue import OUTDATED, KnownModel, KnownWeights
+from cohortvol.models.files import (
+    check_dataset,
+    check_id,
+    check_plans,
+    inside,
+    local_labels,
+    problems,
+    read_object,
+    schema,
+    shown,
+)
+from cohortvol.models.networks.build import (
     Network,
     Weights,
     build,
@@ -54,8 +53,9 @@ from cohortvol.networks.build import (
     own_weights,
     read_weights,
 )
-from cohortvol.networks.unpacking import check_sha256, trained_folder
-from cohortvol.storage import temporary_beside
+from cohortvol.models.networks.unpacking import check_sha256, trained_folder
+from cohortvol.store.files import commit, commit_json
+from cohortvol.store.storage import temporary_beside
 
 # What nnU-Net stores beside tensors: numpy scalars in its log, under names of numpy 1 and 2.
 SAFE_GLOBALS: list[Any] = [
@@ -92,7 +92,7 @@ class Source:
     drop : collection of str
         Names of ``dataset.json`` that are no result: background in the label map.
     tile_step, layer
-        See `cohortvol.models.Part`.
+        See `cohortvol.models.card.Part`.
     """
 
     place: Path

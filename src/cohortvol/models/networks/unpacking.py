@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cohortvol.errors import ModelError, TemporaryError
-from cohortvol.files import sha256_of
-from cohortvol.model_files import MOST_BYTES, shown
-from cohortvol.storage import explained
+from cohortvol.models.files import MOST_BYTES, shown
+from cohortvol.store.files import sha256_of
+from cohortvol.store.storage import explained
 
 MAX_UNZIPPED_BYTES = 16 * 2**30
 _PLANS = ("plans.json", "dataset.json")

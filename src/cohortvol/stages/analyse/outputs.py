@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cohortvol.files import commit_text
-from cohortvol.tables import (
+from cohortvol.store.files import commit_text
+from cohortvol.store.tables import (
     Column,
     csv_text,
     flag,

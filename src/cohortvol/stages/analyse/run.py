@@ -13,31 +13,31 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import __version__, ranges
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse import nonlinearity as bends
-from cohortvol.analyse.asymmetry import asymmetry
-from cohortvol.analyse.bands import age_bands, quartiles
-from cohortvol.analyse.body_size import body_size
-from cohortvol.analyse.centiles import centiles
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.correlation import correlations
-from cohortvol.analyse.curves import KNOT_PERCENTILES, curves, knots_years
-from cohortvol.analyse.describe import dropped, flow, summary, table1
-from cohortvol.analyse.designs import FACTORS, factors_of
-from cohortvol.analyse.diagnostics import diagnostics
-from cohortvol.analyse.groups import models_of
-from cohortvol.analyse.inputs import read_scans, read_volumes
-from cohortvol.analyse.limits import cannot_say
-from cohortvol.analyse.literature import literature
-from cohortvol.analyse.measurement_error import tipping
-from cohortvol.analyse.outputs import write
-from cohortvol.analyse.repeats import within_between
-from cohortvol.analyse.selection import missingness
-from cohortvol.analyse.sensitivity import sensitivity
-from cohortvol.analyse.settings import Settings, checked
-from cohortvol.analyse.slopes import trends
-from cohortvol.analyse.two_models import two_models
-from cohortvol.files import commit_digests, commit_json, sha256_of
+from cohortvol.stages.analyse.answers import nonlinearity as bends
+from cohortvol.stages.analyse.answers.asymmetry import asymmetry
+from cohortvol.stages.analyse.answers.centiles import centiles
+from cohortvol.stages.analyse.answers.correlation import correlations
+from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, knots_years
+from cohortvol.stages.analyse.answers.literature import literature
+from cohortvol.stages.analyse.answers.slopes import trends
+from cohortvol.stages.analyse.answers.two_models import two_models
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.bands import age_bands, quartiles
+from cohortvol.stages.analyse.cohort.describe import dropped, flow, summary, table1
+from cohortvol.stages.analyse.cohort.groups import models_of
+from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
+from cohortvol.stages.analyse.cohort.limits import cannot_say
+from cohortvol.stages.analyse.cohort.settings import Settings, checked
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits.designs import FACTORS, factors_of
+from cohortvol.stages.analyse.fits.repeats import within_between
+from cohortvol.stages.analyse.outputs import write
+from cohortvol.stages.analyse.robustness.body_size import body_size
+from cohortvol.stages.analyse.robustness.diagnostics import diagnostics
+from cohortvol.stages.analyse.robustness.measurement_error import tipping
+from cohortvol.stages.analyse.robustness.selection import missingness
+from cohortvol.stages.analyse.robustness.sensitivity import sensitivity
+from cohortvol.store.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol import reasons
-from cohortvol.assemble.agreement import flagged, read_agreement
-from cohortvol.assemble.decisions import QC, Decided, decide, read_decisions
-from cohortvol.assemble.following import OUT_OF_RANGE, follow, intake
-from cohortvol.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
-from cohortvol.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.errors import AccountingError, CohortvolError, TableError
-from cohortvol.files import commit_digests, commit_json
 from cohortvol.ranges import AGE_RANGE_YEARS
-from cohortvol.tables import (
+from cohortvol.stages.assemble.agreement import flagged, read_agreement
+from cohortvol.stages.assemble.decisions import QC, Decided, decide, read_decisions
+from cohortvol.stages.assemble.following import OUT_OF_RANGE, follow, intake
+from cohortvol.stages.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
+from cohortvol.stages.assemble.verdicts import final_states, reviewed, scan_verdicts
+from cohortvol.store.files import commit_digests, commit_json
+from cohortvol.store.tables import (
     AGREEMENT,
     COHORT_VOLUMES,
     INGEST,

@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol.assemble.outliers import with_code
-from cohortvol.tables import AGREEMENT, append_rows, read_arrow, to_arrow, to_pandas
+from cohortvol.stages.assemble.outliers import with_code
+from cohortvol.store.tables import AGREEMENT, append_rows, read_arrow, to_arrow, to_pandas
 
 
 def read_agreement(folder: Path, shards: Iterable[str], volumes: pa.Table) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohortvol import structures as anatomy
+from cohortvol.anatomy import structures as anatomy
 from cohortvol.errors import TableError, did_you_mean
-from cohortvol.tables import DECISION_COLUMNS, as_written
-from cohortvol.text_table import read_text_table
+from cohortvol.store.tables import DECISION_COLUMNS, as_written
+from cohortvol.store.text_table import read_text_table
 
 NEEDED = ("scan_id", "decision", "reviewer", "date")
 WHOLE_SCAN = "*"

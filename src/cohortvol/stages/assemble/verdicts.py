@@ -8,9 +8,9 @@ from functools import cache
 import pandas as pd
 
 from cohortvol import reasons
-from cohortvol.assemble.decisions import ACCEPT
-from cohortvol.assemble.following import AGE_CONFLICT, SAME_CONTENT, stale
-from cohortvol.tables import SCANS
+from cohortvol.stages.assemble.decisions import ACCEPT
+from cohortvol.stages.assemble.following import AGE_CONFLICT, SAME_CONTENT, stale
+from cohortvol.store.tables import SCANS
 
 _UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
 

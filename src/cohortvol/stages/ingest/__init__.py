@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import reasons
+from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
-from cohortvol.files import commit_bytes, make_folder
-from cohortvol.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
-from cohortvol.ingest.grid import check_grid, describe_grid
-from cohortvol.ingest.header import Header, parse_header
-from cohortvol.ingest.rules import Rules
-from cohortvol.ingest.source import check_place, read_source
-from cohortvol.ingest.voxels import check_voxels, digest_of_values
-from cohortvol.nifti import nifti_gz
-from cohortvol.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
+from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
+from cohortvol.stages.ingest.grid import check_grid, describe_grid
+from cohortvol.stages.ingest.header import Header, parse_header
+from cohortvol.stages.ingest.rules import Rules
+from cohortvol.stages.ingest.source import check_place, read_source
+from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
+from cohortvol.store.files import commit_bytes, make_folder
+from cohortvol.store.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
 
 __all__ = ["Rules", "check_decoders", "check_scan", "run", "trial"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from nibabel.quaternions import fillpositive, quat2mat
 
+from cohortvol.anatomy.geometry import orientation, spacing_mm, voxel_volume_ml
+from cohortvol.anatomy.nifti import ROUNDED_SHEAR
 from cohortvol.errors import ScanError
-from cohortvol.geometry import orientation, spacing_mm, voxel_volume_ml
-from cohortvol.ingest.rules import Rules
-from cohortvol.nifti import ROUNDED_SHEAR
+from cohortvol.stages.ingest.rules import Rules
 
 _MM = 2
 _UNITS = {1: "metre", 3: "micrometre"}

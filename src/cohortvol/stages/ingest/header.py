@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.rules import Rules
+from cohortvol.stages.ingest.rules import Rules
 
 _LAYOUTS = {348: nib.nifti1.header_dtype, 540: nib.nifti2.header_dtype}
 _MAGIC = {348: (b"n+1", b"ni1"), 540: (b"n+2", b"ni2")}

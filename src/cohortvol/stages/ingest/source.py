@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cohortvol.errors import ScanError
-from cohortvol.files import inflate
-from cohortvol.storage import of_scan
+from cohortvol.store.files import inflate
+from cohortvol.store.storage import of_scan
 
 HEAD_BYTES = 544
 """First bytes that hold a whole NIfTI-1 or NIfTI-2 header."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.rules import Rules
+from cohortvol.stages.ingest.rules import Rules
 
 _SAMPLE = 1 << 17
 _BLOCK = 1 << 20  # voxels converted at a time

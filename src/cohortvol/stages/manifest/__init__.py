@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit_text, digest_of, sha256_of, warn_if_world_readable
-from cohortvol.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
-from cohortvol.manifest.bids import read_bids
-from cohortvol.manifest.bids_images import Choice
-from cohortvol.manifest.folder import from_folder, write_from_folder
-from cohortvol.manifest.removal import (
+from cohortvol.ranges import AGE_RANGE_YEARS
+from cohortvol.stages.manifest.bids import read_bids
+from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.folder import from_folder, write_from_folder
+from cohortvol.stages.manifest.removal import (
     OF_ALL,
     Leaving,
     Withdrawn,
@@ -26,12 +25,13 @@ from cohortvol.manifest.removal import (
     remove_scans,
     theirs,
 )
-from cohortvol.manifest.rows import read_manifest
-from cohortvol.manifest.shards import assign_shards, changed, facts_of, file_facts
-from cohortvol.ranges import AGE_RANGE_YEARS
-from cohortvol.records import read_index
-from cohortvol.removals import Removals, names_of_image
-from cohortvol.tables import (
+from cohortvol.stages.manifest.rows import read_manifest
+from cohortvol.stages.manifest.shards import assign_shards, changed, facts_of, file_facts
+from cohortvol.store.files import commit_text, digest_of, sha256_of, warn_if_world_readable
+from cohortvol.store.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
+from cohortvol.store.records import read_index
+from cohortvol.store.removals import Removals, names_of_image
+from cohortvol.store.tables import (
     MANIFEST,
     SHARD,
     SHARDS,
@@ -42,7 +42,7 @@ from cohortvol.tables import (
     write_arrow,
     write_table,
 )
-from cohortvol.withdrawals import Unknown, read_withdrawals, refuse_if_all
+from cohortvol.store.withdrawals import Unknown, read_withdrawals, refuse_if_all
 
 __all__ = [
     "Choice",

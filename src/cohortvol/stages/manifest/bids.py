@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import ManifestError, TableError
-from cohortvol.manifest import bids_tables
-from cohortvol.manifest.bids_images import (
+from cohortvol.stages.manifest import bids_tables
+from cohortvol.stages.manifest.bids_images import (
     Choice,
     Image,
     Sidecar,
@@ -26,7 +26,7 @@ from cohortvol.manifest.bids_images import (
     is_nifti,
     sidecars_of,
 )
-from cohortvol.text_table import Problem, TextTable
+from cohortvol.store.text_table import Problem, TextTable
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import ManifestError
-from cohortvol.manifest.values import DAYS_PER_YEAR, MISSING, NUMBER
-from cohortvol.tables import COVARIATES
-from cohortvol.text_table import read_text_table
+from cohortvol.stages.manifest.values import DAYS_PER_YEAR, MISSING, NUMBER
+from cohortvol.store.tables import COVARIATES
+from cohortvol.store.text_table import read_text_table
 
 COLUMNS = {
     "age": "age_years",

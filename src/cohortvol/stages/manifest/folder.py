@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.errors import ManifestError
-from cohortvol.files import commit_text
-from cohortvol.manifest.rows import check_columns
-from cohortvol.tables import COVARIATES
-from cohortvol.text_table import read_text_table
+from cohortvol.stages.manifest.rows import check_columns
+from cohortvol.store.files import commit_text
+from cohortvol.store.tables import COVARIATES
+from cohortvol.store.text_table import read_text_table
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import TableError
-from cohortvol.files import DIGESTS, commit_bytes, sha256_of
-from cohortvol.keys import IMAGES, PRIVATE, Keys, forget, read_map
-from cohortvol.records import rebase
-from cohortvol.removals import Removals, names_of_image
-from cohortvol.tables import (
+from cohortvol.store.files import DIGESTS, commit_bytes, sha256_of
+from cohortvol.store.keys import IMAGES, PRIVATE, Keys, forget, read_map
+from cohortvol.store.records import rebase
+from cohortvol.store.removals import Removals, names_of_image
+from cohortvol.store.tables import (
     AGREEMENT,
     DECISION_COLUMNS,
     INGEST,
@@ -38,8 +38,8 @@ from cohortvol.tables import (
     read_arrow,
     write_arrow,
 )
-from cohortvol.text_table import TextTable, read_records
-from cohortvol.withdrawals import Unknown, normal, unknown_of
+from cohortvol.store.text_table import TextTable, read_records
+from cohortvol.store.withdrawals import Unknown, normal, unknown_of
 
 _DIGESTS = ("image_sha256", "voxels_sha256")
 

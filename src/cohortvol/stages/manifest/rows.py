@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import ManifestError
-from cohortvol.keys import LONGEST_ID_BYTES, Keys
-from cohortvol.manifest import bids
-from cohortvol.manifest.bids_images import Choice
-from cohortvol.manifest.removal import Withdrawn
-from cohortvol.manifest.values import (
+from cohortvol.ranges import AGE_RANGE_YEARS, age_range
+from cohortvol.stages.manifest import bids
+from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.removal import Withdrawn
+from cohortvol.stages.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
     SCAN_ID_ALLOWED,
@@ -27,9 +27,9 @@ from cohortvol.manifest.values import (
     Rules,
     parse_covariate,
 )
-from cohortvol.ranges import AGE_RANGE_YEARS, age_range
-from cohortvol.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
-from cohortvol.text_table import Problem, TextTable, read_text_table
+from cohortvol.store.keys import LONGEST_ID_BYTES, Keys
+from cohortvol.store.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
+from cohortvol.store.text_table import Problem, TextTable, read_text_table
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def read_manifest(
     -------
     pandas.DataFrame
         One row per row of the manifest, in its order, with the columns of
-        `cohortvol.tables.MANIFEST`; ``shard`` is still null. Images are absolute paths.
+        `cohortvol.store.tables.MANIFEST`; ``shard`` is still null. Images are absolute paths.
 
     Raises
     ------

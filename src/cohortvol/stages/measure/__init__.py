@@ -1,9 +1,9 @@
 """Label map to volumes: how much of each structure there is, and whether to believe it."""
 
-from cohortvol.measure.preview import draw_preview, worst_structure
-from cohortvol.measure.quality import judge, pair_sums
-from cohortvol.measure.shard import measure_scan, measure_shard, read_scan, run_shard
-from cohortvol.measure.volumes import structure_volumes
+from cohortvol.stages.measure.preview import draw_preview, worst_structure
+from cohortvol.stages.measure.quality import judge, pair_sums
+from cohortvol.stages.measure.shard import measure_scan, measure_shard, read_scan, run_shard
+from cohortvol.stages.measure.volumes import structure_volumes
 
 __all__ = [
     "draw_preview",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.intervals import Calibration, Softmax, interval, weaker
+from cohortvol.models.intervals import Calibration, Softmax, interval, weaker
 
 COLUMNS = ("volume_expected_ml", "volume_low_ml", "volume_high_ml", "interval")
 

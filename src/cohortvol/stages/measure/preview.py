@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.geometry import spacing_mm, to_axes
-from cohortvol.measure.png import encode
+from cohortvol.anatomy.geometry import spacing_mm, to_axes
+from cohortvol.stages.measure.png import encode
 
 ROW_WIDTH, ROW_HEIGHT = 540, 200
 """Most pixels of a row of three planes, without its letters."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol import structures as anatomy
-from cohortvol.measure.interval import sum_of_intervals
-from cohortvol.measure.volumes import FACE_ORDER, typed
+from cohortvol.anatomy import structures as anatomy
+from cohortvol.stages.measure.interval import sum_of_intervals
+from cohortvol.stages.measure.volumes import FACE_ORDER, typed
 
 MIN_LARGEST_FRACTION = 0.9
 """A structure with less than this in its largest component is flagged QC_FRAGMENTED."""

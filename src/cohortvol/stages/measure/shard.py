@@ -14,6 +14,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from cohortvol.anatomy.geometry import check_same_grid
+from cohortvol.anatomy.structures import plausible_ml_with
 from cohortvol.errors import (
     GeometryError,
     ModelError,
@@ -22,19 +24,17 @@ from cohortvol.errors import (
     UnknownLabelError,
     log_unforeseen,
 )
-from cohortvol.files import sha256_of
-from cohortvol.geometry import check_same_grid
-from cohortvol.intervals import Calibration, Softmax, softmax_by_label
-from cohortvol.kept import Kept, forget
-from cohortvol.measure.dixon import PARTS, SWAP_RATIO, is_swapped
-from cohortvol.measure.interval import COLUMNS, with_intervals
-from cohortvol.measure.preview import draw_preview
-from cohortvol.measure.quality import judge, pair_sums
-from cohortvol.measure.volumes import MEASURED, structure_volumes, typed
-from cohortvol.models import load_card, restrict, truncates
-from cohortvol.storage import is_fault, patiently
-from cohortvol.structures import plausible_ml_with
-from cohortvol.tables import (
+from cohortvol.models.card import load_card, restrict, truncates
+from cohortvol.models.intervals import Calibration, Softmax, softmax_by_label
+from cohortvol.stages.measure.dixon import PARTS, SWAP_RATIO, is_swapped
+from cohortvol.stages.measure.interval import COLUMNS, with_intervals
+from cohortvol.stages.measure.preview import draw_preview
+from cohortvol.stages.measure.quality import judge, pair_sums
+from cohortvol.stages.measure.volumes import MEASURED, structure_volumes, typed
+from cohortvol.store.files import sha256_of
+from cohortvol.store.kept import Kept, forget
+from cohortvol.store.storage import is_fault, patiently
+from cohortvol.store.tables import (
     INGEST,
     PREVIEWS,
     SEGMENT,

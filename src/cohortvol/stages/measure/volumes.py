@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from cohortvol.anatomy.geometry import FACES, orientation, voxel_volume_ml
 from cohortvol.errors import GeometryError, UnknownLabelError
-from cohortvol.geometry import FACES, orientation, voxel_volume_ml
 
 MEASURED = (
     "structure",

@@ -12,25 +12,21 @@ import pandas as pd
 import pyarrow as pa
 from jinja2 import Environment
 
-from cohortvol import pages, reasons, style
+from cohortvol import reasons
+from cohortvol.drawing import pages, style
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
-from cohortvol.keys import PRIVATE, PUBLISHED
-from cohortvol.report import (
-    checklists,
-    disclosure,
-    drawing,
-    inputs,
-    listing,
-    page,
-    published,
-    sheets,
-)
-from cohortvol.report.answer import answer
-from cohortvol.report.flow import Flow, count_flow
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.sheets import SheetSettings
-from cohortvol.tables import csv_text, write_arrow
+from cohortvol.stages.report.figures import gallery as drawing
+from cohortvol.stages.report.figures import sheets
+from cohortvol.stages.report.figures.sheets import SheetSettings
+from cohortvol.stages.report.page import checklists, listing
+from cohortvol.stages.report.page import html as page
+from cohortvol.stages.report.page.answer import answer
+from cohortvol.stages.report.tables import disclosure, inputs, published
+from cohortvol.stages.report.tables.flow import Flow, count_flow
+from cohortvol.stages.report.tables.inputs import Analysis
+from cohortvol.store.files import DIGESTS, commit_bytes, commit_digests, commit_text, sha256_of
+from cohortvol.store.keys import PRIVATE, PUBLISHED
+from cohortvol.store.tables import csv_text, write_arrow
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +81,10 @@ def run(
     sheet : SheetSettings, optional
         How many scans the contact sheets show.
     public : bool
-        Make it fit to leave the house: see `cohortvol.report.disclosure`. No scan is drawn, and no
-        image of one is shown. What was published is kept in ``private/published.json`` beside
-        `out`, and a page too near to an earlier one is refused: see `cohortvol.report.published`.
+        Make it fit to leave the house: see `cohortvol.stages.report.tables.disclosure`. No scan is
+        drawn, and no image of one is shown. What was published is kept in
+        ``private/published.json`` beside `out`, and a page too near to an earlier one is refused:
+        see `cohortvol.stages.report.tables.published`.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """nnU-Net's steps before and after the network with everything large on the device.
 
-For profile `fast`: the same rules as `cohortvol.segment.nnunet`, in float32 throughout.
+For profile `fast`: the same rules as `cohortvol.stages.segment.nnunet`, in float32 throughout.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-from cohortvol.networks import LoadedPart
-from cohortvol.segment.nnunet import Box, PartNetwork, Preprocessed
-from cohortvol.segment.resample import resize_on_device
+from cohortvol.models.networks import LoadedPart
+from cohortvol.stages.segment.nnunet import Box, PartNetwork, Preprocessed
+from cohortvol.stages.segment.resample import resize_on_device
 
 _RESIZE = "resample_data_or_seg_to_shape"
 

@@ -14,8 +14,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from cohortvol.errors import ScanError
-from cohortvol.files import inflate
-from cohortvol.storage import of_scan
+from cohortvol.store.files import inflate
+from cohortvol.store.storage import of_scan
 
 _GZIP = b"\x1f\x8b"
 _NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)

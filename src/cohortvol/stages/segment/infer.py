@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from cohortvol.anatomy.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.errors import ModelError, ScanError, TemporaryError
-from cohortvol.geometry import from_axes, spacing_mm, to_axes
-from cohortvol.models import Card, Profile, choose_profile, load_card, restrict
-from cohortvol.networks import LoadedPart, canary_of, canary_patch, load_part
-from cohortvol.networks.softness import Ratios, Softness, ratios
-from cohortvol.segment.body import Box, body_box
-from cohortvol.segment.fast import FastPart
-from cohortvol.segment.heap import keep_large_blocks, return_free_pages
-from cohortvol.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
-from cohortvol.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.segment.tiles import blend, label_of_greatest, n_not_finite
-from cohortvol.segment.zoom import nearest, zoom, zoom_fast
+from cohortvol.models.card import Card, Profile, choose_profile, load_card, restrict
+from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.models.networks.softness import Ratios, Softness, ratios
+from cohortvol.stages.segment.body import Box, body_box
+from cohortvol.stages.segment.fast import FastPart
+from cohortvol.stages.segment.heap import keep_large_blocks, return_free_pages
+from cohortvol.stages.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
+from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
+from cohortvol.stages.segment.tiles import blend, label_of_greatest, n_not_finite
+from cohortvol.stages.segment.zoom import nearest, zoom, zoom_fast
 
 CANARY_TOLERANCE = 0.05
 SCANS_BETWEEN_TRIMS = 10

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cohortvol.cuda import Problem, comes_back
+from cohortvol.compute.cuda import Problem, comes_back
 from cohortvol.errors import ConfigError, InstallationError, ScanError, TemporaryError
-from cohortvol.networks.devices import given_by_slurm, unusable, why_no_gpu
+from cohortvol.models.networks.devices import given_by_slurm, unusable, why_no_gpu
 
 LOG = logging.getLogger(__name__)
 

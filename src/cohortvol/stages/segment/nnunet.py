@@ -19,8 +19,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
-from cohortvol.networks import LoadedPart, UnrolledUNet, can_unroll
-from cohortvol.segment.tiles import Network, Tiling
+from cohortvol.models.networks import LoadedPart, UnrolledUNet, can_unroll
+from cohortvol.stages.segment.tiles import Network, Tiling
 
 Box = tuple[slice, slice, slice]
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import (
     CohortvolError,
     InstallationError,
@@ -18,25 +19,24 @@ from cohortvol.errors import (
     TemporaryError,
     log_unforeseen,
 )
-from cohortvol.files import commit_bytes
-from cohortvol.nifti import nifti_gz
 from cohortvol.reasons import state_of
-from cohortvol.segment.images import read_image
-from cohortvol.segment.progress import ShardProgress
-from cohortvol.segment.receipts import (
+from cohortvol.stages.segment.images import read_image
+from cohortvol.stages.segment.progress import ShardProgress
+from cohortvol.stages.segment.receipts import (
     STARTS_BEFORE_GIVING_UP,
     Claim,
     Outcome,
     ShardFolder,
     Work,
 )
-from cohortvol.segment.stopping import Stop
-from cohortvol.segment.watchdog import LEAST_SECONDS, Watchdog
+from cohortvol.stages.segment.stopping import Stop
+from cohortvol.stages.segment.watchdog import LEAST_SECONDS, Watchdog
+from cohortvol.store.files import commit_bytes
 
 if TYPE_CHECKING:
     import torch
 
-    from cohortvol.segment.infer import Predicted, Prepared, Segmenter
+    from cohortvol.stages.segment.infer import Predicted, Prepared, Segmenter
 
 LOG = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cohortvol.resources import Job
-from cohortvol.segment.receipts import Outcome
+from cohortvol.compute.resources import Job
+from cohortvol.stages.segment.receipts import Outcome
 
 LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 60.0

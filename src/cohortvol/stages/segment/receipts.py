@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__
 from cohortvol.errors import CohortvolError
-from cohortvol.files import commit_json, digest_of, read_object, remove, sweep
-from cohortvol.storage import of_ours
+from cohortvol.store.files import commit_json, digest_of, read_object, remove, sweep
+from cohortvol.store.storage import of_ours
 
 if TYPE_CHECKING:
-    from cohortvol.networks.softness import Ratios
+    from cohortvol.models.networks.softness import Ratios
 
 STARTS_BEFORE_GIVING_UP = 3
 _MARK = ".started.json"

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cohortvol.compute.installation import loading
+from cohortvol.compute.resources import Job
 from cohortvol.errors import InUseError, TemporaryError
-from cohortvol.files import IN_USE, commit_text, lock, make_folder, refuse_planted
-from cohortvol.installation import loading
-from cohortvol.kept import Kept
-from cohortvol.models import (
+from cohortvol.models.card import (
     Card,
     choose_profile,
     load_card,
@@ -25,17 +24,18 @@ from cohortvol.models import (
     segmentation_key,
     verify,
 )
-from cohortvol.resources import Job
-from cohortvol.segment.pipeline import Pipeline
-from cohortvol.segment.progress import ShardProgress
-from cohortvol.segment.receipts import ShardFolder, Work
-from cohortvol.segment.stopping import Stop, stop_on_signals
-from cohortvol.tables import INGEST, SEGMENT, append_rows, read_table, write_table
+from cohortvol.stages.segment.pipeline import Pipeline
+from cohortvol.stages.segment.progress import ShardProgress
+from cohortvol.stages.segment.receipts import ShardFolder, Work
+from cohortvol.stages.segment.stopping import Stop, stop_on_signals
+from cohortvol.store.files import IN_USE, commit_text, lock, make_folder, refuse_planted
+from cohortvol.store.kept import Kept
+from cohortvol.store.tables import INGEST, SEGMENT, append_rows, read_table, write_table
 
 if TYPE_CHECKING:
     import torch
 
-    from cohortvol.segment.infer import Segmenter
+    from cohortvol.stages.segment.infer import Segmenter
 
 LOG = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def run_shard(
         gc.disable()  # none of the many objects that torch brings is garbage: 0.4 s
         try:
             with loading("torch and nnU-Net"):
-                from cohortvol.segment.infer import Segmenter
+                from cohortvol.stages.segment.infer import Segmenter
         finally:
             gc.enable()
         segmenter = Segmenter.load(
@@ -140,7 +140,7 @@ def _describe_device(job: Job, device: torch.device) -> None:
     """The model is in memory: from here on the job works for its scans."""
     import torch
 
-    from cohortvol.networks import devices
+    from cohortvol.models.networks import devices
 
     job.device = device.type
     if device.type == "cuda":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from cohortvol.segment.resample import zoom_on_device
+from cohortvol.stages.segment.resample import zoom_on_device
 
 
 @dataclass(frozen=True)

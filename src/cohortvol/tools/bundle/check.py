@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cohortvol.bundle.wheels import hashes
 from cohortvol.errors import InstallationError, ModelError
-from cohortvol.files import sha256_of
-from cohortvol.models import list_models, load_card, verify
+from cohortvol.models.card import list_models, load_card, verify
+from cohortvol.store.files import sha256_of
+from cohortvol.tools.bundle.wheels import hashes
 
 SUMS = "SHA256SUMS"
 REQUIREMENTS = "requirements.txt"

@@ -11,8 +11,8 @@ from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 
-from cohortvol.bundle.wheels import Wheel
-from cohortvol.models import Card
+from cohortvol.models.card import Card
+from cohortvol.tools.bundle.wheels import Wheel
 
 COLUMNS = ("kind", "name", "version", "licence", "texts", "source")
 NOT_STATED = "not stated"

@@ -14,13 +14,21 @@ from string import Template
 from typing import BinaryIO
 
 from cohortvol import __version__
-from cohortvol.bundle import licences, wheels
-from cohortvol.bundle.check import REPOSITORY, REQUIREMENTS, SUMS, WHEELS, Checked, check, sums
-from cohortvol.bundle.wheels import Wheel
 from cohortvol.config import defaults
 from cohortvol.errors import ConfigError
-from cohortvol.files import claim, commit, commit_bytes, commit_text, make_folder, sha256_of
-from cohortvol.models import CARD, Card, load_card, verify
+from cohortvol.models.card import CARD, Card, load_card, verify
+from cohortvol.store.files import claim, commit, commit_bytes, commit_text, make_folder, sha256_of
+from cohortvol.tools.bundle import licences, wheels
+from cohortvol.tools.bundle.check import (
+    REPOSITORY,
+    REQUIREMENTS,
+    SUMS,
+    WHEELS,
+    Checked,
+    check,
+    sums,
+)
+from cohortvol.tools.bundle.wheels import Wheel
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +66,7 @@ def make(repository: Path, out: Path, models: Sequence[Path]) -> Checked:
     ModelError
         If a model is not what its card says.
     InstallationError, TemporaryError
-        See `cohortvol.bundle.wheels.gather`.
+        See `cohortvol.tools.bundle.wheels.gather`.
     InUseError
         If another process is making it.
     """
@@ -170,7 +178,7 @@ def _put_licences(packages: Sequence[Wheel], cards: Sequence[Card], out: Path) -
 
 def readme(packages: Sequence[Wheel], cards: Sequence[Card]) -> str:
     """The page that tells how the bundle is installed."""
-    template = Template(files("cohortvol.bundle").joinpath("README.md").read_text("utf-8"))
+    template = Template(files("cohortvol.tools.bundle").joinpath("README.md").read_text("utf-8"))
     torch = next((wheel.version for wheel in packages if wheel.name == "torch"), "none")
     on_gpu = any(wheel.name.startswith(("nvidia-", "triton")) for wheel in packages)
     return template.substitute(

@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from cohortvol.errors import InstallationError, TemporaryError
-from cohortvol.files import make_folder, sha256_of
+from cohortvol.store.files import make_folder, sha256_of
 
 EARLIEST_ZIP_TIME = "315532800"
 """1980-01-01, s: the time of every file in a wheel built here, so that equal sources are equal."""

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cohortvol.check.workload import LABEL_MAP_BYTES_PER_VOXEL
 from cohortvol.errors import TableError
-from cohortvol.models import Card
+from cohortvol.models.card import Card
+from cohortvol.tools.check.workload import LABEL_MAP_BYTES_PER_VOXEL
 
 USUAL_VOXELS = 320 * 260 * 72
 """Of a scan whose grid is not known yet: the T1 VIBE images of the UK Biobank are of this size."""

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cohortvol.check.workload import Needs
+from cohortvol.tools.check.workload import Needs
 
 
 def render(found: dict[str, Any], need: Needs | None, no_estimate: str, width: int = 100) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from cohortvol.cuda import Build, Card, Driver, judge, version_of
-from cohortvol.doctor.commands import ask, there
-from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
+from cohortvol.compute.cuda import Build, Card, Driver, judge, version_of
+from cohortvol.tools.doctor.commands import ask, there
+from cohortvol.tools.doctor.findings import Finding, failed, passed, skipped, warned
 
 SMALL_BYTES = 4 * 2**30
 """Free memory below which patches are added up on the host. ASSUME: not measured on a GPU."""
@@ -17,7 +17,7 @@ _DRIVER = re.compile(r"Driver Version:\s*([\d.]+)")
 
 
 class Gpu(Protocol):
-    """See `cohortvol.networks.devices.Gpu`."""
+    """See `cohortvol.models.networks.devices.Gpu`."""
 
     @property
     def name(self) -> str: ...
@@ -30,7 +30,7 @@ class Gpu(Protocol):
 
 
 class Torch(Protocol):
-    """See `cohortvol.networks.devices.Torch`."""
+    """See `cohortvol.models.networks.devices.Torch`."""
 
     @property
     def version(self) -> str: ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cohortvol.doctor.findings import Finding, passed, warned
 from cohortvol.errors import InstallationError
-from cohortvol.models import Card, verify
+from cohortvol.models.card import Card, verify
+from cohortvol.tools.doctor.findings import Finding, passed, warned
 
 
 def files(card: Card) -> Finding:

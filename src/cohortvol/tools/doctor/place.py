@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
-from cohortvol.files import is_world_readable
-from cohortvol.storage import nearest, place_for_trials
+from cohortvol.store.files import is_world_readable
+from cohortvol.store.storage import nearest, place_for_trials
+from cohortvol.tools.doctor.findings import Finding, failed, passed, skipped, warned
 
 APART_S = 2.0
 """Difference of clocks, s, below the resolution of some file systems."""
@@ -27,7 +27,7 @@ NO_FOLDER = ("no results folder named", "Name it with --results.")
 
 
 class Wanted(Protocol):
-    """What the scans of a cohort still need on the disk, see `cohortvol.check.remaining`."""
+    """What the scans of a cohort still need on the disk, see `cohortvol.tools.check.remaining`."""
 
     @property
     def n_scans(self) -> int: ...

@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cohortvol.doctor.commands import ask, there
-from cohortvol.doctor.findings import Finding, failed, passed, skipped, warned
-from cohortvol.profiles import asks_for_gpu, by_rule, defaults_of
+from cohortvol.compute.profiles import asks_for_gpu, by_rule, defaults_of
+from cohortvol.tools.doctor.commands import ask, there
+from cohortvol.tools.doctor.findings import Finding, failed, passed, skipped, warned
 
 PROGRAMS = ("sinfo", "sbatch", "squeue", "scancel", "scontrol")
 PLUGIN = "snakemake-executor-plugin-slurm"

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cohortvol.cuda import shown, version_of
-from cohortvol.doctor.findings import Finding, failed, passed, warned
+from cohortvol.compute.cuda import shown, version_of
+from cohortvol.tools.doctor.findings import Finding, failed, passed, warned
 
 OLDEST = (3, 11)
 TESTED = (3, 11)
@@ -95,7 +95,7 @@ def libc(needed: Mapping[str, tuple[int, int]], name: str, number: str) -> Findi
     Parameters
     ----------
     needed : mapping of str to tuple of int
-        Package to the oldest glibc that it runs with, see `cohortvol.installation.wheels`.
+        Package to the oldest glibc that it runs with, see `cohortvol.compute.installation.wheels`.
     name, number : str
         What `platform.libc_ver` says.
     """

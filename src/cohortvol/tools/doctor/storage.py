@@ -1,11 +1,11 @@
-"""What the file system of a results folder must keep: the trials of `cohortvol.storage`."""
+"""What the file system of a results folder must keep: the trials of `cohortvol.store.storage`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cohortvol.doctor.findings import Check, Finding, failed, passed, skipped, warned
-from cohortvol.storage import ELSEWHERE, GUARANTEES, place_for_trials
+from cohortvol.store.storage import ELSEWHERE, GUARANTEES, place_for_trials
+from cohortvol.tools.doctor.findings import Check, Finding, failed, passed, skipped, warned
 
 _WITHOUT = {
     "flock": "Two runs in this folder would not notice each other: start one at a time.",

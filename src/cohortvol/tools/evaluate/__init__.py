@@ -1,6 +1,6 @@
 """Label maps against experts' label maps: Dice, surface distances, volumes, and their page."""
 
-from cohortvol.evaluate.outputs import SCHEMAS
-from cohortvol.evaluate.run import Model, Settings, run
+from cohortvol.tools.evaluate.outputs import SCHEMAS
+from cohortvol.tools.evaluate.run import Model, Settings, run
 
 __all__ = ["SCHEMAS", "Model", "Settings", "run"]

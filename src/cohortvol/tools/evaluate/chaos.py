@@ -17,7 +17,7 @@ import pydicom
 from matplotlib.image import imread
 
 from cohortvol.errors import ScanError
-from cohortvol.evaluate.labels import LabelMap, vocabulary
+from cohortvol.tools.evaluate.labels import LabelMap, vocabulary
 
 DICOM, GROUND = "DICOM_anon", "Ground"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cohortvol import style
-from cohortvol.evaluate.labels import LabelMap
-from cohortvol.evaluate.plots import Plot
-from cohortvol.geometry import spacing_mm, to_ras
+from cohortvol.anatomy.geometry import spacing_mm, to_ras
+from cohortvol.drawing import style
+from cohortvol.tools.evaluate.labels import LabelMap
+from cohortvol.tools.evaluate.plots import Plot
 
 EXPERT, MODEL = "#00e05a", "#ff3b30"
 """The seed study's colours; the model's line is broken besides, for who cannot tell them apart."""

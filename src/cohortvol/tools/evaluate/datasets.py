@@ -10,10 +10,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cohortvol import structures
+from cohortvol.anatomy import structures
 from cohortvol.errors import ConfigError, ScanError
-from cohortvol.evaluate import chaos
-from cohortvol.evaluate.labels import LabelMap, read_masks, read_nifti, vocabulary
+from cohortvol.tools.evaluate import chaos
+from cohortvol.tools.evaluate.labels import LabelMap, read_masks, read_nifti, vocabulary
 
 LAYOUTS = ("auto", "chaos", "amos", "totalsegmentator", "pairs")
 _MASKS = "segmentations"
@@ -61,7 +61,7 @@ def find_cases(folder: Path, layout: str, labels: str | None) -> list[Case]:
     layout : str
         One of `LAYOUTS`.
     labels : str or None
-        See `cohortvol.evaluate.labels.vocabulary`.
+        See `cohortvol.tools.evaluate.labels.vocabulary`.
 
     Raises
     ------

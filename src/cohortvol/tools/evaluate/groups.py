@@ -12,7 +12,7 @@ import pandas as pd
 
 from cohortvol import ranges
 from cohortvol.errors import ConfigError
-from cohortvol.text_table import read_text_table
+from cohortvol.store.text_table import read_text_table
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cohortvol import catalogue, structures
+from cohortvol.anatomy import structures
 from cohortvol.errors import ConfigError, ModelError, ScanError, did_you_mean
-from cohortvol.model_files import read_object
-from cohortvol.text_table import read_text_table
+from cohortvol.models import catalogue
+from cohortvol.models.files import read_object
+from cohortvol.store.text_table import read_text_table
 
 CHAOS_MR = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
 

@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from cohortvol.anatomy.geometry import (
+    check_same_grid,
+    orientation,
+    spacing_mm,
+    to_axes,
+    voxel_volume_ml,
+)
+from cohortvol.anatomy.overlap import layers_of, overlap_by_structure
+from cohortvol.anatomy.structures import pairs
 from cohortvol.errors import GeometryError, ScanError
-from cohortvol.evaluate.labels import LabelMap
-from cohortvol.evaluate.surface import border_distances, element_distances
-from cohortvol.geometry import check_same_grid, orientation, spacing_mm, to_axes, voxel_volume_ml
-from cohortvol.overlap import layers_of, overlap_by_structure
-from cohortvol.structures import pairs
+from cohortvol.tools.evaluate.labels import LabelMap
+from cohortvol.tools.evaluate.surface import border_distances, element_distances
 
 PAPER, STRICT = "paper", "strict"
 RULES = (PAPER, STRICT)

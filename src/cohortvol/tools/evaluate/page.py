@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import pages, reasons, style
-from cohortvol.evaluate.contours import Picture, contour_figure
-from cohortvol.evaluate.measures import MISSED
-from cohortvol.evaluate.plots import Plot, bland_altman, box_plots
-from cohortvol.evaluate.statistics import FEW_SUBJECTS, LEAST_SUBJECTS
-from cohortvol.files import commit_text
-from cohortvol.pages import Table
+from cohortvol import reasons
+from cohortvol.drawing import pages, style
+from cohortvol.drawing.pages import Table
+from cohortvol.store.files import commit_text
+from cohortvol.tools.evaluate.contours import Picture, contour_figure
+from cohortvol.tools.evaluate.measures import MISSED
+from cohortvol.tools.evaluate.plots import Plot, bland_altman, box_plots
+from cohortvol.tools.evaluate.statistics import FEW_SUBJECTS, LEAST_SUBJECTS
 
 TITLE = "Label maps against experts"
 _SHOWN = {

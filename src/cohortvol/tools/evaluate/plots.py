@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cohortvol import style
+from cohortvol.drawing import style
 
 BOX_MM = 2.6
 _MOST_HEIGHT_MM = 225.0

@@ -19,9 +19,12 @@ from rich.progress import Progress
 
 from cohortvol import __version__
 from cohortvol.errors import ConfigError, ScanError, log_unforeseen
-from cohortvol.evaluate import page
-from cohortvol.evaluate.contours import Picture, extremes
-from cohortvol.evaluate.datasets import (
+from cohortvol.ranges import AGE_RANGE_YEARS
+from cohortvol.store.files import commit_json, make_folder, sha256_of
+from cohortvol.store.tables import append_rows
+from cohortvol.tools.evaluate import page
+from cohortvol.tools.evaluate.contours import Picture, extremes
+from cohortvol.tools.evaluate.datasets import (
     Case,
     find_cases,
     find_label_maps,
@@ -29,14 +32,11 @@ from cohortvol.evaluate.datasets import (
     read_image,
     read_model,
 )
-from cohortvol.evaluate.groups import Scans, read_scans
-from cohortvol.evaluate.labels import LabelMap, vocabulary
-from cohortvol.evaluate.measures import PAPER, measure_pair
-from cohortvol.evaluate.outputs import PAIRS, write
-from cohortvol.evaluate.statistics import compare, summarise
-from cohortvol.files import commit_json, make_folder, sha256_of
-from cohortvol.ranges import AGE_RANGE_YEARS
-from cohortvol.tables import append_rows
+from cohortvol.tools.evaluate.groups import Scans, read_scans
+from cohortvol.tools.evaluate.labels import LabelMap, vocabulary
+from cohortvol.tools.evaluate.measures import PAPER, measure_pair
+from cohortvol.tools.evaluate.outputs import PAIRS, write
+from cohortvol.tools.evaluate.statistics import compare, summarise
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import pandas as pd
 from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from cohortvol.evaluate.measures import MISSED
-from cohortvol.evaluate.outputs import COMPARISONS, SUMMARY
-from cohortvol.tables import append_rows
+from cohortvol.store.tables import append_rows
+from cohortvol.tools.evaluate.measures import MISSED
+from cohortvol.tools.evaluate.outputs import COMPARISONS, SUMMARY
 
 METRICS = (
     "dice",

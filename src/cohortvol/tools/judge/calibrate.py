@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cohortvol.anatomy.geometry import voxel_volume_ml
+from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.errors import ConfigError
-from cohortvol.geometry import voxel_volume_ml
-from cohortvol.intervals import (
+from cohortvol.models.card import SOFTMAX, choose_profile, load_card, recipe_of
+from cohortvol.models.intervals import (
     EXPERT,
     SIMULATED,
     Calibration,
@@ -19,12 +21,10 @@ from cohortvol.intervals import (
     interval,
     softmax_by_label,
 )
-from cohortvol.models import SOFTMAX, choose_profile, load_card, recipe_of
-from cohortvol.overlap import dice_by_structure
-from cohortvol.segment.images import read_unchecked
-from cohortvol.segment.infer import Segmenter
-from cohortvol.segment.labelled import label_names, labelled_scans, of_every_scan, read_labels
-from cohortvol.tables import Column, read_table, real, text
+from cohortvol.stages.segment.images import read_unchecked
+from cohortvol.stages.segment.infer import Segmenter
+from cohortvol.store.tables import Column, read_table, real, text
+from cohortvol.tools.judge.labelled import label_names, labelled_scans, of_every_scan, read_labels
 
 TRUTH = {
     "scan_id": Column(text, "image without its ending"),

@@ -17,28 +17,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol import style
+from cohortvol.anatomy.overlap import Overlap, overlap_by_structure
+from cohortvol.drawing import style
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit_text
-from cohortvol.models import FOLD_MODEL, choose_profile, load_card, recipe_of
-from cohortvol.overlap import Overlap, overlap_by_structure
-from cohortvol.segment.expectation import (
-    ON_CARD,
-    Expectation,
-    expectation,
-    figure_of,
-    left_out,
-)
-from cohortvol.segment.images import read_unchecked
-from cohortvol.segment.infer import Segmenter
-from cohortvol.segment.labelled import (
+from cohortvol.models.card import FOLD_MODEL, choose_profile, load_card, recipe_of
+from cohortvol.stages.segment.images import read_unchecked
+from cohortvol.stages.segment.infer import Segmenter
+from cohortvol.store.files import commit_text
+from cohortvol.store.tables import Column, csv_text, real, text, write_table
+from cohortvol.tools.judge.expectation import ON_CARD, Expectation, expectation, figure_of, left_out
+from cohortvol.tools.judge.labelled import (
     label_names,
     labelled_scans,
     of_every_scan,
     read_labels,
     write_on_card,
 )
-from cohortvol.tables import Column, csv_text, real, text, write_table
 
 GREY_PERCENTILES = (0.5, 99.5)
 """Between which grey values of a scan alterations are measured."""
@@ -171,8 +165,8 @@ def run(
         Model folder.
     folder : Path
         Of scans: see `scans_of`, and where they are `labelled`
-        `cohortvol.segment.labelled.labelled_scans`. Or what `cohortvol train` left of its folds,
-        see `fold_folders`: there each scan is segmented by the network that has not seen it.
+        `cohortvol.tools.judge.labelled.labelled_scans`. Or what `cohortvol train` left of its
+        folds, see `fold_folders`: there each scan is segmented by the network that has not seen it.
     write : bool
         Put what agreement tells on the model's card, where scans are labelled.
     profile, device, threads

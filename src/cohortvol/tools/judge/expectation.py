@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
-from cohortvol import style
+from cohortvol.drawing import style
 from cohortvol.errors import ConfigError
-from cohortvol.model_files import inside, read_object
-from cohortvol.models import CARD
+from cohortvol.models.card import CARD
+from cohortvol.models.files import inside, read_object
 
 LEAST_SCANS = 5
 """Labelled scans below which nothing is said of what agreement tells."""
@@ -62,7 +62,7 @@ def expectation(found: pd.DataFrame, profile: str, note: str = "") -> Expectatio
     Parameters
     ----------
     found : pandas.DataFrame
-        Rows of `cohortvol.segment.consistency.CONSISTENCY` of labelled scans new to the model.
+        Rows of `cohortvol.tools.judge.consistency.CONSISTENCY` of labelled scans new to the model.
     profile : str
         Inference profile of these.
     note : str

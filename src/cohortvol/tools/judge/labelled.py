@@ -12,13 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from cohortvol.anatomy.geometry import check_same_grid
 from cohortvol.errors import ConfigError, GeometryError, ScanError
-from cohortvol.files import commit_json
-from cohortvol.geometry import check_same_grid
-from cohortvol.model_files import read_object
-from cohortvol.models import CARD, Card, load_card
-from cohortvol.segment.images import Image, read_unchecked
-from cohortvol.text_table import read_frame
+from cohortvol.models.card import CARD, Card, load_card
+from cohortvol.models.files import read_object
+from cohortvol.stages.segment.images import Image, read_unchecked
+from cohortvol.store.files import commit_json
+from cohortvol.store.text_table import read_frame
 
 LOG = logging.getLogger(__name__)
 

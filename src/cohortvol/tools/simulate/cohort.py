@@ -25,7 +25,7 @@ REFERENCE_BMI = {"F": float(np.exp(3.382)), "M": float(np.exp(3.406))}
 
 def truth() -> pd.DataFrame:
     """The planted trends: one row per structure and sex."""
-    with (resources.files("cohortvol.simulate") / "synthetic_truth.csv").open() as stream:
+    with (resources.files("cohortvol.tools.simulate") / "synthetic_truth.csv").open() as stream:
         return pd.read_csv(stream)
 
 

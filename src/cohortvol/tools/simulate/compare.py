@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol import tables
-from cohortvol.overlap import dice_by_structure
-from cohortvol.simulate.image import ORGANS
-from cohortvol.simulate.run import TRUTH
-from cohortvol.text_table import read_frame
+from cohortvol.anatomy.overlap import dice_by_structure
+from cohortvol.store import tables
+from cohortvol.store.text_table import read_frame
+from cohortvol.tools.simulate.image import ORGANS
+from cohortvol.tools.simulate.run import TRUTH
 
 FULLY_IN_VIEW = 0.999
 

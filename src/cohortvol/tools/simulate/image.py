@@ -12,8 +12,8 @@ import pandas as pd
 from isal import igzip
 from scipy import ndimage
 
-from cohortvol.files import commit
-from cohortvol.simulate.anatomy import TISSUES, Anatomy
+from cohortvol.store.files import commit
+from cohortvol.tools.simulate.anatomy import TISSUES, Anatomy
 
 ORGANS = ("liver", "kidney_right", "kidney_left", "spleen")
 """Structures of the simulated label maps; label index = place in this tuple + 1."""
@@ -50,7 +50,7 @@ class Acquisition:
 
 def contrasts() -> pd.DataFrame:
     """Signal of every tissue (rows, in the order of `TISSUES`) in every sequence (columns)."""
-    source = resources.files("cohortvol.simulate") / "contrasts.tsv"
+    source = resources.files("cohortvol.tools.simulate") / "contrasts.tsv"
     with source.open(encoding="utf-8") as stream:
         table: pd.DataFrame = pd.read_csv(stream, sep="\t", index_col="tissue")
     return table.loc[list(TISSUES)]

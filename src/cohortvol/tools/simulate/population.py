@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cohortvol import tables
+from cohortvol.anatomy.structures import EXPECTED
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit_text, digest_of
-from cohortvol.simulate import cohort
-from cohortvol.structures import EXPECTED
+from cohortvol.store import tables
+from cohortvol.store.files import commit_text, digest_of
+from cohortvol.tools.simulate import cohort
 
 logger = logging.getLogger(__name__)
 

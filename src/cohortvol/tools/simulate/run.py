@@ -13,12 +13,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from cohortvol import tables
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit_text, make_folder
-from cohortvol.simulate import anatomy, cohort
-from cohortvol.simulate.faults import FAULTS
-from cohortvol.simulate.image import (
+from cohortvol.store import tables
+from cohortvol.store.files import commit_text, make_folder
+from cohortvol.tools.simulate import anatomy, cohort
+from cohortvol.tools.simulate.faults import FAULTS
+from cohortvol.tools.simulate.image import (
     ORGANS,
     Acquisition,
     acquire,

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from cohortvol.anatomy.geometry import to_ras
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit_text
-from cohortvol.geometry import to_ras
-from cohortvol.simulate import anatomy, cohort
-from cohortvol.simulate.image import (
+from cohortvol.store.files import commit_text
+from cohortvol.tools.simulate import anatomy, cohort
+from cohortvol.tools.simulate.image import (
     ORGANS,
     Acquisition,
     acquire,

@@ -1,12 +1,12 @@
 """What happened so far: to the whole cohort, and to one scan."""
 
-from cohortvol.status.advice import closing_words, render_report
-from cohortvol.status.explain import explain
-from cohortvol.status.render import render_explanation, render_summary
-from cohortvol.status.resources import report
-from cohortvol.status.summary import summary
-from cohortvol.status.watch import watch
-from cohortvol.status.words import digest
+from cohortvol.tools.status.advice import closing_words, render_report
+from cohortvol.tools.status.explain import explain
+from cohortvol.tools.status.render import render_explanation, render_summary
+from cohortvol.tools.status.resources import report
+from cohortvol.tools.status.summary import summary
+from cohortvol.tools.status.watch import watch
+from cohortvol.tools.status.words import digest
 
 __all__ = [
     "closing_words",

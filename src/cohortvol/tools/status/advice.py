@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cohortvol.errors import CohortvolError
-from cohortvol.machine import error_to_act_on
-from cohortvol.status.reading import seconds_of
-from cohortvol.status.render import as_text, columns, trouble_table
-from cohortvol.status.resources import BUSY_FRACTION, report
-from cohortvol.status.summary import summary
-from cohortvol.status.words import counted, digest, duration
-from cohortvol.storage import check_room
+from cohortvol.store.machine import error_to_act_on
+from cohortvol.store.storage import check_room
+from cohortvol.tools.status.reading import seconds_of
+from cohortvol.tools.status.render import as_text, columns, trouble_table
+from cohortvol.tools.status.resources import BUSY_FRACTION, report
+from cohortvol.tools.status.summary import summary
+from cohortvol.tools.status.words import counted, digest, duration
 
 LOG_LINES = 4
 MOST_LOGS = 3

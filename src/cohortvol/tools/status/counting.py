@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cohortvol import reasons, resources
-from cohortvol.status.pace import TABLES_FOR_RATE, Shard, finished_shard, typical_seconds
-from cohortvol.status.reading import (
+from cohortvol import reasons
+from cohortvol.compute import resources
+from cohortvol.tools.status.pace import TABLES_FOR_RATE, Shard, finished_shard, typical_seconds
+from cohortvol.tools.status.reading import (
     Counts,
     LastJob,
     failures_at,
@@ -21,7 +22,7 @@ from cohortvol.status.reading import (
     states_at,
     tables_by_shard,
 )
-from cohortvol.status.trouble import failed_scans, has_many_failed, job_trouble
+from cohortvol.tools.status.trouble import failed_scans, has_many_failed, job_trouble
 
 STAGES = ("ingest", "segment", "measure")
 READERS = 2
@@ -72,7 +73,7 @@ class Progress:
     waiting : list of LastJob
         For every shard that is not through, the job that it waits for.
     trouble : list of dict
-        Shards to look at; see `cohortvol.status.trouble`.
+        Shards to look at; see `cohortvol.tools.status.trouble`.
     """
 
     ended: Counts = field(default_factory=Counter)

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, TableError, did_you_mean
-from cohortvol.keys import keys_of_scans
-from cohortvol.machine import raise_if_lacking
-from cohortvol.status.reading import choose_model, read_manifest
+from cohortvol.store.keys import keys_of_scans
+from cohortvol.store.machine import raise_if_lacking
+from cohortvol.tools.status.reading import choose_model, read_manifest
 
 Row = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cohortvol.cluster import name_of_run, queue, what_to_change
+from cohortvol.compute.cluster import name_of_run, queue, what_to_change
 
 PATIENCE_SECONDS = 1.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cohortvol.status.reading import read_columns, seconds_of
+from cohortvol.tools.status.reading import read_columns, seconds_of
 
 RATE_WINDOW_SECONDS = 3600.0
 PAUSE_SECONDS = 900.0
@@ -35,7 +35,7 @@ class Shard:
     life : float or None
         Last sign of a job that works on it; None where there never was one.
     runs : list of dict
-        What its jobs took; see `cohortvol.resources`.
+        What its jobs took; see `cohortvol.compute.resources`.
     """
 
     name: str

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cohortvol import resources
+from cohortvol.compute import resources
 from cohortvol.errors import ConfigError, TableError, did_you_mean
-from cohortvol.machine import raise_if_lacking
+from cohortvol.store.machine import raise_if_lacking
 
 Counts = Counter[tuple[str | None, str | None]]
 """Number of scans by state and reason code."""

@@ -11,9 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cohortvol.compute.resources import INTERRUPTED
 from cohortvol.errors import BUG, TEMPORARY, USAGE
-from cohortvol.resources import INTERRUPTED
-from cohortvol.status.words import duration, moment
+from cohortvol.tools.status.words import duration, moment
 
 BAR_CHARACTERS = 24
 MOST_SLOWEST = 3

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol import resources
-from cohortvol.installation import differences, versions
-from cohortvol.status.counting import Places
-from cohortvol.status.reading import choose_model, read_columns, read_index, read_manifest
+from cohortvol.compute import resources
+from cohortvol.compute.installation import differences, versions
+from cohortvol.tools.status.counting import Places
+from cohortvol.tools.status.reading import choose_model, read_columns, read_index, read_manifest
 
 JOB_SECONDS = 45 * 60.0
 """A job of segment should take so long: between 30 and 60 minutes."""

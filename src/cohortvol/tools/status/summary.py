@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol import reasons, resources
+from cohortvol import reasons
+from cohortvol.compute import resources
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY
-from cohortvol.status.counting import Places, Progress, count_shards
-from cohortvol.status.jobs import slurm_jobs
-from cohortvol.status.pace import gpu_seconds, pace
-from cohortvol.status.reading import (
+from cohortvol.tools.status.counting import Places, Progress, count_shards
+from cohortvol.tools.status.jobs import slurm_jobs
+from cohortvol.tools.status.pace import gpu_seconds, pace
+from cohortvol.tools.status.reading import (
     Counts,
     choose_model,
     read_columns,
@@ -23,7 +24,7 @@ from cohortvol.status.reading import (
     read_manifest,
     tables_by_shard,
 )
-from cohortvol.status.trouble import slowest
+from cohortvol.tools.status.trouble import slowest
 
 FINAL = ("done", "skipped", "quarantined", "failed")
 
@@ -48,7 +49,7 @@ def summary(results: Path, model: str | None = None) -> dict[str, Any]:
         jobs held a GPU, and ``gpu_seconds_network`` of them; ``jobs`` of this cohort in Slurm by
         state, null where there is none, and what they are ``waiting`` for, see `slurm_jobs`;
         ``slowest`` shards, of those at work and the last finished ones; ``trouble``, the shards to
-        look at, see `cohortvol.status.trouble`;
+        look at, see `cohortvol.tools.status.trouble`;
         ``reasons``, with sentence and what to do, most frequent first; ``exit_code``.
 
     Raises

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cohortvol.status.pace import Shard, silence_seconds, typical_seconds, utc
-from cohortvol.status.reading import Counts, LastJob
+from cohortvol.tools.status.pace import Shard, silence_seconds, typical_seconds, utc
+from cohortvol.tools.status.reading import Counts, LastJob
 
 SILENCE_SECONDS = 7200.0
 """How long a job of ingest or measure may say nothing, which it does when it is through."""

@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.text import Text
 
 from cohortvol.errors import TEMPORARY
-from cohortvol.status.render import render_summary
-from cohortvol.status.summary import summary
-from cohortvol.status.words import digest
+from cohortvol.tools.status.render import render_summary
+from cohortvol.tools.status.summary import summary
+from cohortvol.tools.status.words import digest
 
 
 def watch(

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.geometry import voxel_volume_ml
-from cohortvol.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
-from cohortvol.overlap import overlap_by_structure
-from cohortvol.train.cases import cases_of_part, mri_or_all, read_image
-from cohortvol.train.folds import SOFTMAX, fold_folder
-from cohortvol.train.prepare import dataset_name
-from cohortvol.train.recipe import Recipe
+from cohortvol.anatomy.geometry import voxel_volume_ml
+from cohortvol.anatomy.overlap import overlap_by_structure
+from cohortvol.models.intervals import OUT_OF_FOLD, Calibration, Case, calibrate, softmax_by_label
+from cohortvol.tools.train.cases import cases_of_part, mri_or_all, read_image
+from cohortvol.tools.train.folds import SOFTMAX, fold_folder
+from cohortvol.tools.train.prepare import dataset_name
+from cohortvol.tools.train.recipe import Recipe
 
 COLUMNS = ("case", "modality", "structure", "volume_ml", "true_ml", "dice", "spread_ratio")
 
@@ -26,7 +26,7 @@ def held_out_volumes(recipe: Recipe, part: str, cases: pd.DataFrame, work: Path)
     Parameters
     ----------
     cases : pandas.DataFrame
-        Of the recipe, from `cohortvol.train.cases.cases_of`.
+        Of the recipe, from `cohortvol.tools.train.cases.cases_of`.
     work : Path
         Of the part.
 

@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from cohortvol.anatomy.geometry import to_ras
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.geometry import to_ras
-from cohortvol.text_table import read_text_table
-from cohortvol.train.recipe import Recipe
+from cohortvol.store.text_table import read_text_table
+from cohortvol.tools.train.recipe import Recipe
 
 AFFINE_TOLERANCE_MM = 1e-3
 

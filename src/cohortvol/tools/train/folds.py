@@ -18,12 +18,12 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
 import cohortvol
 from cohortvol.errors import ConfigError
-from cohortvol.files import commit_json, digest_of
-from cohortvol.networks import Source
-from cohortvol.networks.softness import Ratios, Softness, ratios
-from cohortvol.train.nnunet import ShortTrainer, load_checkpoint
-from cohortvol.train.prepare import CONFIGURATION, OF_TRAINING, PLANS, dataset_name
-from cohortvol.train.recipe import ALL, PRETRAIN, Phase, Recipe
+from cohortvol.models.networks import Source
+from cohortvol.models.networks.softness import Ratios, Softness, ratios
+from cohortvol.store.files import commit_json, digest_of
+from cohortvol.tools.train.nnunet import ShortTrainer, load_checkpoint
+from cohortvol.tools.train.prepare import CONFIGURATION, OF_TRAINING, PLANS, dataset_name
+from cohortvol.tools.train.recipe import ALL, PRETRAIN, Phase, Recipe
 
 SOFTMAX = "softmax.json"
 """Beside the held-out label maps of a fold: how sure its network was of each."""
@@ -46,7 +46,7 @@ def train_fold(
     Parameters
     ----------
     cases : pandas.DataFrame
-        At least those of the part, from `cohortvol.train.cases.cases_of`.
+        At least those of the part, from `cohortvol.tools.train.cases.cases_of`.
     work : Path
         Of the part.
     step : str

@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cohortvol.files import commit_bytes, make_folder
-from cohortvol.models import FOLD_MODEL, Card
-from cohortvol.networks import import_nnunet
-from cohortvol.nifti import nifti_gz
-from cohortvol.train.cases import harmonised, mri_or_all, splits_of_part
-from cohortvol.train.folds import sources
-from cohortvol.train.recipe import Recipe
+from cohortvol.anatomy.nifti import nifti_gz
+from cohortvol.models.card import FOLD_MODEL, Card
+from cohortvol.models.networks import import_nnunet
+from cohortvol.store.files import commit_bytes, make_folder
+from cohortvol.tools.train.cases import harmonised, mri_or_all, splits_of_part
+from cohortvol.tools.train.folds import sources
+from cohortvol.tools.train.recipe import Recipe
 
 HELD_OUT = "held_out"
 
@@ -31,7 +31,7 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
     Parameters
     ----------
     cases : pandas.DataFrame
-        From `cohortvol.train.cases.cases_of`.
+        From `cohortvol.tools.train.cases.cases_of`.
     work : Path
         Of the whole training; every fold of every part is trained.
     """

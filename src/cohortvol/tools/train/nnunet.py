@@ -24,9 +24,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cohortvol.files import commit
-from cohortvol.networks.nnunet import SAFE_GLOBALS
-from cohortvol.train.recipe import Phase
+from cohortvol.models.networks.nnunet import SAFE_GLOBALS
+from cohortvol.store.files import commit
+from cohortvol.tools.train.recipe import Phase
 
 logger = logging.getLogger(__name__)
 

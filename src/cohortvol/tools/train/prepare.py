@@ -21,10 +21,10 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 )
 
 from cohortvol.errors import CohortvolError, ConfigError
-from cohortvol.files import commit_json, digest_of
-from cohortvol.train.cases import cases_of_part, index_of_part, read_pair, splits_of_part
-from cohortvol.train.nnunet import SmallPlanner
-from cohortvol.train.recipe import Recipe
+from cohortvol.store.files import commit_json, digest_of
+from cohortvol.tools.train.cases import cases_of_part, index_of_part, read_pair, splits_of_part
+from cohortvol.tools.train.nnunet import SmallPlanner
+from cohortvol.tools.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, part: str, cases: pd.DataFrame, work: Path, processe
     Parameters
     ----------
     cases : pandas.DataFrame
-        Of the whole recipe, from `cohortvol.train.cases.cases_of`.
+        Of the whole recipe, from `cohortvol.tools.train.cases.cases_of`.
     work : Path
         Of this part.
 

@@ -13,9 +13,9 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from cohortvol import catalogue
 from cohortvol.config import read_yaml
 from cohortvol.errors import ConfigError, did_you_mean
+from cohortvol.models import catalogue
 
 MAIN = "main"
 """Name of the only part, and of the only dataset, of a recipe with `labels` of its own."""
@@ -207,7 +207,7 @@ def read_recipe(path: Path, variant: str | None = None) -> Recipe:
 
 @cache
 def _schema() -> dict[str, Any]:
-    text = files("cohortvol.train").joinpath("recipe.schema.json").read_text(encoding="utf-8")
+    text = files("cohortvol.tools.train").joinpath("recipe.schema.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 

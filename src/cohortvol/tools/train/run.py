@@ -10,11 +10,15 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import ConfigError, did_you_mean
-from cohortvol.files import commit_json
-from cohortvol.networks import import_nnunet
-from cohortvol.train.accuracy import accuracy_by_modality, held_out_volumes, out_of_fold_calibration
-from cohortvol.train.cases import cases_of, cases_of_part
-from cohortvol.train.folds import (
+from cohortvol.models.networks import import_nnunet
+from cohortvol.store.files import commit_json
+from cohortvol.tools.train.accuracy import (
+    accuracy_by_modality,
+    held_out_volumes,
+    out_of_fold_calibration,
+)
+from cohortvol.tools.train.cases import cases_of, cases_of_part
+from cohortvol.tools.train.folds import (
     TRAINED,
     check_schedule,
     fold_folder,
@@ -22,9 +26,9 @@ from cohortvol.train.folds import (
     train_fold,
     validate,
 )
-from cohortvol.train.held_out import write_held_out
-from cohortvol.train.prepare import nnunet_folders, prepare
-from cohortvol.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
+from cohortvol.tools.train.held_out import write_held_out
+from cohortvol.tools.train.prepare import nnunet_folders, prepare
+from cohortvol.tools.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
 
 logger = logging.getLogger(__name__)
 

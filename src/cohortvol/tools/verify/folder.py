@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
-from cohortvol.files import DIGESTS, claim
-from cohortvol.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
-from cohortvol.removals import RECORD, Removals
-from cohortvol.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
-from cohortvol.verify.places import INDEX, Problem
-from cohortvol.verify.reading import Folder
-from cohortvol.verify.shards import check_ingest, check_model
+from cohortvol.store.files import DIGESTS, claim
+from cohortvol.store.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
+from cohortvol.store.removals import RECORD, Removals
+from cohortvol.store.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
+from cohortvol.tools.verify.places import INDEX, Problem
+from cohortvol.tools.verify.reading import Folder
+from cohortvol.tools.verify.shards import check_ingest, check_model
 
 Told = Callable[[int, int], None]
 

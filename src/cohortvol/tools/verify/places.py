@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from cohortvol.files import DIGESTS
-from cohortvol.records import RECORDS
+from cohortvol.store.files import DIGESTS
+from cohortvol.store.records import RECORDS
 
 INDEX = "manifest/index.tsv"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cohortvol.machine import lacking
-from cohortvol.storage import FAULTS
-from cohortvol.verify.places import remake_of
+from cohortvol.store.machine import lacking
+from cohortvol.store.storage import FAULTS
+from cohortvol.tools.verify.places import remake_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def damaged_tables(results: Path, sound: Container[str] = ()) -> list[str]:
 def remove_damaged(results: Path, damaged: Iterable[str]) -> None:
     """Delete tables, and what must go to have them made again.
 
-    To be called by who holds the folder (`cohortvol.files.claim`).
+    To be called by who holds the folder (`cohortvol.store.files.claim`).
     """
     found = list(damaged)
     for path in {gone for one in found for gone in remake_of(one)}:

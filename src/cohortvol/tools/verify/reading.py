@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from cohortvol.errors import TableError
-from cohortvol.files import DIGESTS, digest_of, json_text, sha256_of
-from cohortvol.records import RECORDS, Digests, read_record, words_of
-from cohortvol.tables import Column, read_as_written
-from cohortvol.verify.places import Problem, problem
+from cohortvol.store.files import DIGESTS, digest_of, json_text, sha256_of
+from cohortvol.store.records import RECORDS, Digests, read_record, words_of
+from cohortvol.store.tables import Column, read_as_written
+from cohortvol.tools.verify.places import Problem, problem
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -104,7 +104,7 @@ class Folder:
         record : str
             Its record, below `RECORDS`.
         **sources
-            Files by what they are to it, as `cohortvol.flow` names its inputs.
+            Files by what they are to it, as `cohortvol.workflow.flow` names its inputs.
         """
         found = read_record(self.results / RECORDS / record)
         known = found.inputs if found is not None else {}

@@ -14,7 +14,7 @@ def render(found: Mapping[str, Any], gone: list[str] | None = None) -> str:
     Parameters
     ----------
     found : mapping
-        What `cohortvol.verify.folder.verify` returned.
+        What `cohortvol.tools.verify.folder.verify` returned.
     gone : list of str, optional
         Files deleted to have them made again; None if that was not asked for.
     """

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
-from cohortvol.files import read_object
-from cohortvol.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
-from cohortvol.removals import Removals, names_of_image
-from cohortvol.tables import INGEST, MANIFEST, SHARDS, Column, read_arrow
-from cohortvol.verify.patterns import found_by
-from cohortvol.verify.unpacked import parts_of
-from cohortvol.withdrawals import read_withdrawals, unknown_of
+from cohortvol.store.files import read_object
+from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
+from cohortvol.store.removals import Removals, names_of_image
+from cohortvol.store.tables import INGEST, MANIFEST, SHARDS, Column, read_arrow
+from cohortvol.store.withdrawals import read_withdrawals, unknown_of
+from cohortvol.tools.verify.patterns import found_by
+from cohortvol.tools.verify.unpacked import parts_of
 
 LEAST_BYTES = 5
 """Shorter ids stand in numbers and packed bytes by chance: they are looked for where ids stand."""

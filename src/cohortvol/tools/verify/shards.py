@@ -10,10 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol.keys import IMAGES, PRIVATE
-from cohortvol.records import path_of_record
-from cohortvol.tables import AGREEMENT, INGEST, KEPT, PREVIEWS, SEGMENT, SERIES, SHARD, VOLUMES
-from cohortvol.verify.reading import Folder, receipt_is_whole
+from cohortvol.store.keys import IMAGES, PRIVATE
+from cohortvol.store.records import path_of_record
+from cohortvol.store.tables import (
+    AGREEMENT,
+    INGEST,
+    KEPT,
+    PREVIEWS,
+    SEGMENT,
+    SERIES,
+    SHARD,
+    VOLUMES,
+)
+from cohortvol.tools.verify.reading import Folder, receipt_is_whole
 
 Row = dict[str, Any]
 

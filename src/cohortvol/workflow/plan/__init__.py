@@ -4,8 +4,8 @@
 `snakemake -n` and the run say the same.
 """
 
-from cohortvol.plan.jobs import NextRun, next_run
-from cohortvol.plan.scans import MEANINGS, TO_SEGMENT, plan
-from cohortvol.plan.words import render, render_jobs
+from cohortvol.workflow.plan.jobs import NextRun, next_run
+from cohortvol.workflow.plan.scans import MEANINGS, TO_SEGMENT, plan
+from cohortvol.workflow.plan.words import render, render_jobs
 
 __all__ = ["MEANINGS", "TO_SEGMENT", "NextRun", "next_run", "plan", "render", "render_jobs"]

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cohortvol.flow import BEHIND, RULES, Flow
-from cohortvol.manifest import Foreseen, changed_images, foresee, from_config, sources
-from cohortvol.models import Card
-from cohortvol.records import Job, Outdated, read_index
-from cohortvol.verify.places import remake_of
-from cohortvol.verify.quick import damaged_tables
+from cohortvol.models.card import Card
+from cohortvol.stages.manifest import Foreseen, changed_images, foresee, from_config, sources
+from cohortvol.store.records import Job, Outdated, read_index
+from cohortvol.tools.verify.places import remake_of
+from cohortvol.tools.verify.quick import damaged_tables
+from cohortvol.workflow.flow import BEHIND, RULES, Flow
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def next_run(config: Mapping[str, Any], card: Card, forced: Iterable[str] = ()) 
     ManifestError
         If the manifest changed and cannot be read.
     ConfigError
-        As `cohortvol.manifest.run`.
+        As `cohortvol.stages.manifest.run`.
     """
     flow, results = Flow(config, card), Path(config["results"])
     manifest, settings = Path(config["manifest"]), from_config(config)

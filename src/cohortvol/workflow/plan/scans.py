@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.plan.jobs import NextRun
-from cohortvol.tables import (
+from cohortvol.store.tables import (
     INGEST,
     MANIFEST,
     SEGMENT,
@@ -22,6 +21,7 @@ from cohortvol.tables import (
     read_table,
     to_pandas,
 )
+from cohortvol.workflow.plan.jobs import NextRun
 
 MEANINGS = {
     "finished": "are finished and kept",

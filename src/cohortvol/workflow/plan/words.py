@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cohortvol.plan.scans import MEANINGS, TO_SEGMENT
+from cohortvol.workflow.plan.scans import MEANINGS, TO_SEGMENT
 
 
 def render(found: Mapping[str, Any], manifest: str, model: str) -> str:

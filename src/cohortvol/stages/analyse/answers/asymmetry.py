@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.centiles import one_scan_each
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.describe import agreement
-from cohortvol.analyse.joint import problems
-from cohortvol.analyse.regression import contrast, false_discovery_rate, fit
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.centiles import one_scan_each
+from cohortvol.stages.analyse.cohort.describe import agreement
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.joint import problems
+from cohortvol.stages.analyse.fits.regression import contrast, false_discovery_rate, fit
 
 
 def pairs(structures: tuple[str, ...]) -> list[tuple[str, int, int]]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.designs import ages_of_curve, fenced
-from cohortvol.analyse.lms import Lms, fit_lms
-from cohortvol.analyse.quantiles import quantile_curves
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
+from cohortvol.stages.analyse.fits.lms import Lms, fit_lms
+from cohortvol.stages.analyse.fits.quantiles import quantile_curves
 
 CENTILES = (5, 25, 50, 75, 95)
 SPARSE_SUBJECTS = 50

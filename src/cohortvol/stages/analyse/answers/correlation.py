@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cohortvol.analyse.bands import implausibly_small
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.regression import bonferroni, two_sided_p
-from cohortvol.analyse.settings import Settings
+from cohortvol.stages.analyse.cohort.bands import implausibly_small
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.regression import bonferroni, two_sided_p
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.designs import ages_of_curve, fenced
-from cohortvol.analyse.parts import part
-from cohortvol.analyse.regression import fit, fitted_means, natural_spline
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.parts import part
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
+from cohortvol.stages.analyse.fits.regression import fit, fitted_means, natural_spline
 
 KNOT_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
 

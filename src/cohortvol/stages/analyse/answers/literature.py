@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.groups import LOG, ML
-from cohortvol.analyse.joint import problems
-from cohortvol.analyse.regression import contrast, fit
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import joined_notes
 from cohortvol.errors import EstimateError, TableError
-from cohortvol.text_table import read_text_table
+from cohortvol.stages.analyse.answers.slopes import joined_notes
+from cohortvol.stages.analyse.cohort.groups import LOG, ML
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.joint import problems
+from cohortvol.stages.analyse.fits.regression import contrast, fit
+from cohortvol.store.text_table import read_text_table
 
 SIGN, OVERLAP, CONFLICT, NONE = (
     "sign agrees",
@@ -25,6 +24,7 @@ SIGN, OVERLAP, CONFLICT, NONE = (
     "conflict",
     "no reference",
 )
+REFERENCE_VOLUMES = Path(__file__).with_name("reference_volumes.csv")
 TEXTS = {
     "structure": None,
     "sex": ("both", "F", "M"),
@@ -57,7 +57,7 @@ def references(further: Path | None = None) -> pd.DataFrame:
         If the table cannot be read with certainty, lacks a needed column, or holds a value that is
         not allowed.
     """
-    with (resources.files("cohortvol.analyse") / "reference_volumes.csv").open() as stream:
+    with REFERENCE_VOLUMES.open() as stream:
         own = _checked(pd.read_csv(stream, dtype=str, keep_default_na=False), "reference_volumes")
     if further is None:
         return own

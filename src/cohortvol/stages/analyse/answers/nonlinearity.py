@@ -8,16 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.batch import fit_weighted
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.curves import KNOT_PERCENTILES, knots_years
-from cohortvol.analyse.designs import YEARS_PER_DECADE, Design, age_names, fenced
-from cohortvol.analyse.groups import LOG, Fitted, Model, fit_structures, ladder, rows_of
-from cohortvol.analyse.parts import part
-from cohortvol.analyse.regression import Fit, contrast, natural_spline, natural_spline_slope, wald
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import AVERAGE, joined_notes, with_q
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, knots_years
+from cohortvol.stages.analyse.answers.slopes import AVERAGE, joined_notes, with_q
+from cohortvol.stages.analyse.cohort.groups import (
+    LOG,
+    Fitted,
+    Model,
+    fit_structures,
+    ladder,
+    rows_of,
+)
+from cohortvol.stages.analyse.cohort.parts import part
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.batch import fit_weighted
+from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE, Design, age_names, fenced
+from cohortvol.stages.analyse.fits.regression import (
+    Fit,
+    contrast,
+    natural_spline,
+    natural_spline_slope,
+    wald,
+)
 
 AGES_YEARS = (35.0, 50.0, 65.0, 80.0)
 """Where the slope of a bent trend is given."""

@@ -13,16 +13,16 @@ import pandas as pd
 from scipy import stats
 
 from cohortvol import __version__
-from cohortvol.analyse import cohort as cohort_of
-from cohortvol.analyse.centiles import samples
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.inputs import read_scans, read_volumes
-from cohortvol.analyse.lms import Lms
-from cohortvol.analyse.settings import checked
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.files import commit_json, commit_text, sha256_of
 from cohortvol.ranges import AGE_RANGE_YEARS
-from cohortvol.tables import Column, csv_text, real, text, write_table
+from cohortvol.stages.analyse.answers.centiles import samples
+from cohortvol.stages.analyse.cohort import usable as cohort_of
+from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
+from cohortvol.stages.analyse.cohort.settings import checked
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits.lms import Lms
+from cohortvol.store.files import commit_json, commit_text, sha256_of
+from cohortvol.store.tables import Column, csv_text, real, text, write_table
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def fit(
     Raises
     ------
     TableError, ConfigError
-        As `cohortvol.analyse.run`.
+        As `cohortvol.stages.analyse.run`.
     ConfigError
         If no structure and sex has enough subjects, with the reasons.
     """
@@ -137,7 +137,7 @@ def score(
     reference : Path
         A file that `fit` wrote.
     volumes, scans : Path
-        As for `cohortvol.analyse.run`.
+        As for `cohortvol.stages.analyse.run`.
     out : Path
         Table of `SCORES` to write: Parquet if it ends in ``.parquet``, otherwise CSV.
     segmentation_model : str, optional

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.groups import LOG, ML, Fitted, Model, fit_structures, ladder
-from cohortvol.analyse.parts import Part, Parts
-from cohortvol.analyse.regression import (
+from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.groups import LOG, ML, Fitted, Model, fit_structures, ladder
+from cohortvol.stages.analyse.cohort.parts import Part, Parts
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.regression import (
     Fit,
     contrast,
     false_discovery_rate,
     false_discovery_rate_of_any_dependence,
 )
-from cohortvol.analyse.settings import Settings
-from cohortvol.errors import EstimateError
 
 AVERAGE = "average: the trend bends"
 """Note of a slope where one number for all ages hides a bend that the data show."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.describe import agreement
-from cohortvol.analyse.selection import levels_of
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import TableError
-from cohortvol.tables import AGREEMENT, read_table
+from cohortvol.stages.analyse.cohort.describe import agreement
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.robustness.selection import levels_of
+from cohortvol.store.tables import AGREEMENT, read_table
 
 COLUMNS = ("scan_id", "structure", "other_model", "volume_difference_pct", "dice")
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.describe import quantile_cells
-from cohortvol.analyse.settings import Settings
-from cohortvol.structures import plausible_ml
+from cohortvol.anatomy.structures import plausible_ml
+from cohortvol.stages.analyse.cohort.describe import quantile_cells
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
 
 BAND_EDGES_YEARS = (0.0, *np.arange(20.0, 91.0, 10.0).tolist(), np.inf)
 WHISKER = 1.5

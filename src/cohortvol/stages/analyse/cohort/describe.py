@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cohortvol.analyse.cohort import (
+from cohortvol.ranges import SIZES
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import (
     AGE_IMPLAUSIBLE,
     AGE_MISSING,
     GROUPS,
@@ -23,8 +25,6 @@ from cohortvol.analyse.cohort import (
     accepted_by_review,
     excluded_by_review,
 )
-from cohortvol.analyse.settings import Settings
-from cohortvol.ranges import SIZES
 
 ACCEPTED = "accepted by review against automatic QC"
 NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohortvol.analyse import designs
-from cohortvol.analyse.batch import fit_many
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.designs import Design, Factor, Lump
-from cohortvol.analyse.regression import Fit
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits import designs
+from cohortvol.stages.analyse.fits.batch import fit_many
+from cohortvol.stages.analyse.fits.designs import Design, Factor, Lump
+from cohortvol.stages.analyse.fits.regression import Fit
 
 LOG, ML = 0, 1
 """Responses of every fit: ln(volume in mL), and volume in mL."""

@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cohortvol.analyse.cohort import SEXES
 from cohortvol.errors import TableError
-from cohortvol.tables import COHORT_VOLUMES, SCANS, Column, read_table
-from cohortvol.text_table import PARQUET, read_frame
+from cohortvol.stages.analyse.cohort.usable import SEXES
+from cohortvol.store.tables import COHORT_VOLUMES, SCANS, Column, read_table
+from cohortvol.store.text_table import PARQUET, read_frame
 
 VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")
 VOLUME_EXTRAS = ("label", "model", "status", "cut_by_fov", "qc", "qc_auto")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.regression import count_subjects
-from cohortvol.analyse.settings import Settings
 from cohortvol.ranges import age_range
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits.regression import count_subjects
 
 
 def cannot_say(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[str]:

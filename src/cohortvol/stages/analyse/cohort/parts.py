@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.designs import sexes_pooled, trouble
-from cohortvol.analyse.groups import Model, rows_of
-from cohortvol.analyse.regression import count_subjects
-from cohortvol.analyse.settings import Settings
+from cohortvol.stages.analyse.cohort.groups import Model, rows_of
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.designs import sexes_pooled, trouble
+from cohortvol.stages.analyse.fits.regression import count_subjects
 
 
 @dataclass(frozen=True)

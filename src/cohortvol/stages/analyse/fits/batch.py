@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from cohortvol.analyse.regression import Fit, count_subjects, fit, orthonormal
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.regression import Fit, count_subjects, fit, orthonormal
 
 BLOCK_ROWS = 4096
 LEAST_EIGENVALUE = 1e-6

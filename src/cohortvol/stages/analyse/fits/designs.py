@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.regression import count_subjects
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.regression import count_subjects
 
 YEARS_PER_DECADE = 10.0
 AGE_FENCE = (1.0, 99.0)

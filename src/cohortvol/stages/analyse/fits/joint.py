@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import SEXES
-from cohortvol.analyse.designs import (
+from cohortvol.stages.analyse.cohort.usable import SEXES
+from cohortvol.stages.analyse.fits.designs import (
     YEARS_PER_DECADE,
     age_and_sex,
     linear,

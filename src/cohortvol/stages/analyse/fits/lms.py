@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cohortvol.analyse.regression import RANK_TOLERANCE, natural_spline
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.regression import RANK_TOLERANCE, natural_spline
 
 MEDIAN_KNOTS = (5.0, 27.5, 50.0, 72.5, 95.0)
 SPREAD_KNOTS = (10.0, 50.0, 90.0)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.optimize import linprog
 
-from cohortvol.analyse.lms import MEDIAN_KNOTS
-from cohortvol.analyse.regression import natural_spline
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.lms import MEDIAN_KNOTS
+from cohortvol.stages.analyse.fits.regression import natural_spline
 
 
 def quantile_regression(design: np.ndarray, response: np.ndarray, share: float) -> np.ndarray:

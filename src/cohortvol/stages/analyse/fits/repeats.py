@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.designs import YEARS_PER_DECADE
-from cohortvol.analyse.regression import Estimated, orthonormal
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
+from cohortvol.stages.analyse.fits.regression import Estimated, orthonormal
 
 MOST_OF_ONE = 1 - 1e-9
 """Largest share of the variance that may lie between people."""

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.regression import Estimated
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.regression import Estimated
 
 OUTLIER_Z = 5.0
 NORMAL_MAD = 0.6744897501960817

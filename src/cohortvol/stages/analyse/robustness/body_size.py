@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.groups import LOG, Fitted, fit_structures, ladder
-from cohortvol.analyse.parts import Parts
-from cohortvol.analyse.regression import Fit, contrast
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import joined_notes
+from cohortvol.stages.analyse.answers.slopes import joined_notes
+from cohortvol.stages.analyse.cohort.groups import LOG, Fitted, fit_structures, ladder
+from cohortvol.stages.analyse.cohort.parts import Parts
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.regression import Fit, contrast
 
 EXPONENTS = {"height_exponent": "ln(height)", "bmi_exponent": "ln(BMI)"}
 

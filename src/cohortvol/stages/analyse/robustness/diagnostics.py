@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.groups import LOG, Fitted, fit_structures, ladder
-from cohortvol.analyse.parts import Parts
-from cohortvol.analyse.regression import Fit, orthonormal
-from cohortvol.analyse.settings import Settings
-from cohortvol.analyse.slopes import joined_notes
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.slopes import joined_notes
+from cohortvol.stages.analyse.cohort.groups import LOG, Fitted, fit_structures, ladder
+from cohortvol.stages.analyse.cohort.parts import Parts
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits.regression import Fit, orthonormal
 
 MOST_VIF = 5.0
 MOST_INFLUENTIAL = 10

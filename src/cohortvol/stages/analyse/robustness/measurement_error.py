@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.cohort import Cohort
-from cohortvol.analyse.designs import YEARS_PER_DECADE
+from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
 
+PUBLISHED_DICE = Path(__file__).with_name("published_dice.tsv")
 SAME_WEIGHTS = {"total_mr_organs": "total_mr", "total_mr_80": "total_mr"}
 """Models whose shared structures come from the same weights as a published one."""
 AGES = (5.0, 95.0)
@@ -20,7 +21,7 @@ AGES = (5.0, 95.0)
 
 def published_dice(model: str | None) -> dict[str, tuple[float, str]]:
     """Lowest mean Dice of each structure over the publisher's MRI test sets, and its test set."""
-    with (resources.files("cohortvol.analyse") / "published_dice.tsv").open() as stream:
+    with PUBLISHED_DICE.open() as stream:
         table = pd.read_csv(stream, sep="\t")
     mine = table[table["model"] == SAME_WEIGHTS.get(model or "", model)]
     lowest = mine.loc[mine.groupby("structure")["dice"].idxmin()]

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cohortvol.analyse.cohort import SEXES, Cohort
-from cohortvol.analyse.regression import Estimated
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.regression import Estimated
 
 LEAST_MISSING = 10
 """Scans without the structure, or with it, below which nobody can say who they are."""

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.analyse.body_size import body_surface_m2
-from cohortvol.analyse.cohort import GROUPS, Cohort
-from cohortvol.analyse.designs import build
-from cohortvol.analyse.groups import Model, ladder
-from cohortvol.analyse.joint import Problem, problems
-from cohortvol.analyse.regression import Estimated, count_subjects, fit
-from cohortvol.analyse.robust import comparable_sites, harmonised, huber, outliers
-from cohortvol.analyse.selection import censored_regression, inverse_probability_weights
-from cohortvol.analyse.settings import Settings
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.cohort.groups import Model, ladder
+from cohortvol.stages.analyse.cohort.settings import Settings
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.fits.designs import build
+from cohortvol.stages.analyse.fits.joint import Problem, problems
+from cohortvol.stages.analyse.fits.regression import Estimated, count_subjects, fit
+from cohortvol.stages.analyse.fits.robust import comparable_sites, harmonised, huber, outliers
+from cohortvol.stages.analyse.robustness.body_size import body_surface_m2
+from cohortvol.stages.analyse.robustness.selection import (
+    censored_regression,
+    inverse_probability_weights,
+)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.stacks import Stack
-from cohortvol.ingest.rules import Rules
+from cohortvol.stages.ingest.dicom.stacks import Stack
+from cohortvol.stages.ingest.rules import Rules
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LOCALIZER_WORDS = re.compile(r"locali[sz]er|scout|survey", re.IGNORECASE)

@@ -11,10 +11,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.choice import Choice
-from cohortvol.ingest.dicom.folder import Folder
-from cohortvol.ingest.dicom.frames import Frame
-from cohortvol.ingest.dicom.stacks import MAX_LOST, SAME_AXES, SAME_SPACING, Stack, Volume
+from cohortvol.stages.ingest.dicom.choice import Choice
+from cohortvol.stages.ingest.dicom.folder import Folder
+from cohortvol.stages.ingest.dicom.frames import Frame
+from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, SAME_AXES, SAME_SPACING, Stack, Volume
 
 REACH = 1.5  # steps beyond an end, within which a slice that was left out goes on
 _TOO_SMALL = {"IMG_TOO_FEW_SLICES", "DCM_NOT_WANTED"}

@@ -32,8 +32,8 @@ from pydicom.uid import (
 )
 
 from cohortvol.errors import InstallationError, ScanError
-from cohortvol.ingest.dicom.frames import NATIVE, Frame
-from cohortvol.ingest.dicom.stacks import MAX_LOST, Volume
+from cohortvol.stages.ingest.dicom.frames import NATIVE, Frame
+from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, Volume
 
 LIMIT_S = 900
 MAX_SHIFT_VOXELS = 0.05

@@ -17,7 +17,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.frames import (
+from cohortvol.stages.ingest.dicom.frames import (
     NATIVE,
     PARSER_ERRORS,
     Frame,
@@ -25,9 +25,9 @@ from cohortvol.ingest.dicom.frames import (
     frames_of,
     series_of,
 )
-from cohortvol.ingest.rules import Rules
-from cohortvol.ingest.source import check_place
-from cohortvol.storage import is_fault, of_scan, patiently
+from cohortvol.stages.ingest.rules import Rules
+from cohortvol.stages.ingest.source import check_place
+from cohortvol.store.storage import is_fault, of_scan, patiently
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")

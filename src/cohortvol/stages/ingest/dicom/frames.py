@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.rle import rows_come_out
+from cohortvol.stages.ingest.dicom.rle import rows_come_out
 
 # What pydicom would say of a value that is not as it should be holds the value.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

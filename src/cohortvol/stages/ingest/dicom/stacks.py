@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortvol.errors import ScanError
-from cohortvol.ingest.dicom.frames import Frame, Plane
+from cohortvol.stages.ingest.dicom.frames import Frame, Plane
 
 SAME_POSITION_MM = 0.01
 MAX_TILT = 1e-3  # tangent of the angle between the stacking direction and the normal

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.tables.inputs import Analysis
 
 GROUPS = ("all", "F", "M")
 _SHAPE = Shape(panel_mm=33.0, head_mm=8.5, foot_mm=9.0)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.tables.inputs import Analysis
 
 CENTILES = (5, 25, 50, 75, 95)
 _SHAPE = Shape(panel_mm=30.0, head_mm=8.5, foot_mm=8.0, columns=4, gutter_mm=9.5)

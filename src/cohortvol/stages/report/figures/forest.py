@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cohortvol import style
-from cohortvol.report import rows as named_rows
-from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
-from cohortvol.report.panels import Page
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import rows as named_rows
+from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 
 NEGATIVE_CONTROLS = ("stomach", "gallbladder", "urinary_bladder")
 """Hollow organs whose volume follows their filling: a slope here warns of bias elsewhere."""

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cohortvol import reasons, style
-from cohortvol.report import (
+from cohortvol import reasons
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import (
     boxes,
     centile_charts,
     forest,
@@ -22,9 +23,9 @@ from cohortvol.report import (
     trends,
     volumes,
 )
-from cohortvol.report.flow import Flow, flow_figure
-from cohortvol.report.inputs import HIGH, LOW, Analysis
-from cohortvol.report.panels import Page
+from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.tables.flow import Flow, flow_figure
+from cohortvol.stages.report.tables.inputs import HIGH, LOW, Analysis
 
 TITLES = {
     "flow": "Flow of scans from the manifest to the trends",

@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch, Rectangle
 
-from cohortvol import style
-from cohortvol.report import rows
-from cohortvol.report.inputs import SLOPE, Analysis
-from cohortvol.report.panels import Page
-from cohortvol.report.systems import by_system
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import rows
+from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.figures.systems import by_system
+from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 DIVERGING, SEQUENTIAL = "PuOr_r", "Greys"
 """Told apart by people who do not see red or green; the numbers stand in the cells besides."""

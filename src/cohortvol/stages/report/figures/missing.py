@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from cohortvol import style
-from cohortvol.report import rows
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import Page
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import rows
+from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.tables.inputs import Analysis
 
 VARIABLES = {"age_years": "Age", "sex": "Sex", "height_cm": "Height"}
 _SHADES = ("#b9c2cb", "#74808c", "#1f2a35")

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cohortvol import style
+from cohortvol.drawing import style
 
 Name = TypeVar("Name")
 

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from cohortvol import style
-from cohortvol.report import rows
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import Page
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import rows
+from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.tables.inputs import Analysis
 
 _KINDS = ("between", "within")
 _GAP_MM = 7.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cohortvol import style
+from cohortvol.drawing import style
 
 BAND = "#f2f4f7"
 NAME_MM, GAP_MM = 36.0, 3.0

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
-from cohortvol.report.panels import Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 
 WORDS = {
     ("complete", "M1"): "Complete cases, M1",

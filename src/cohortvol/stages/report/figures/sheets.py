@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import style
-from cohortvol.pages import png_uri
+from cohortvol.drawing import style
+from cohortvol.drawing.pages import png_uri
 from cohortvol.reasons import Reason
-from cohortvol.tables import CONTACT_SHEET
+from cohortvol.store.tables import CONTACT_SHEET
 
 MOST_NAMES = 6
 """Structures named in one line; of more, the others are counted."""

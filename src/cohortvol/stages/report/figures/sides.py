@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.tables.inputs import Analysis
 
 _SHAPE = Shape(panel_mm=31.0, head_mm=11.5, foot_mm=9.0, columns=4, gutter_mm=10.5)
 _SHOWN = (0.004, 0.996)

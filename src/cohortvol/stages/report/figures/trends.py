@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.inputs import SLOPE, Analysis
-from cohortvol.report.panels import Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 MODEL, SPLINE = "M1", "spline"
 """The straight fit, whose slope stands above a panel, and the curve drawn with its interval."""

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cohortvol import style
-from cohortvol.report import panels
-from cohortvol.report.boxes import FACE, GROUPS
-from cohortvol.report.inputs import Analysis
-from cohortvol.report.panels import MOST_POINTS, Page, Shape
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures import panels
+from cohortvol.stages.report.figures.boxes import FACE, GROUPS
+from cohortvol.stages.report.figures.panels import MOST_POINTS, Page, Shape
+from cohortvol.stages.report.tables.inputs import Analysis
 
 _SHAPE = Shape(panel_mm=33.0, head_mm=6.0, foot_mm=9.5, top_mm=1.0, columns=4, gutter_mm=10.5)
 _WRITTEN = 3

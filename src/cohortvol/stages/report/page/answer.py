@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cohortvol import style
-from cohortvol.report.forest import NEGATIVE_CONTROLS
-from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
+from cohortvol.drawing import style
+from cohortvol.stages.report.figures.forest import NEGATIVE_CONTROLS
+from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 
 _WIDTH = 100.0
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol import style
-from cohortvol.pages import Table
+from cohortvol.drawing import style
+from cohortvol.drawing.pages import Table
 from cohortvol.reasons import Reason
-from cohortvol.report.disclosure import SMALL
-from cohortvol.report.flow import Flow
-from cohortvol.report.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
+from cohortvol.stages.report.tables.disclosure import SMALL
+from cohortvol.stages.report.tables.flow import Flow
+from cohortvol.stages.report.tables.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
 
 SEXES = ("all", "F", "M")
 VARIABLES = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cohortvol import style
-from cohortvol.pages import Table
-from cohortvol.report.inputs import SLOPE, Analysis
-from cohortvol.report.page import SEXES, estimate_cells, quantile_cells
+from cohortvol.drawing import style
+from cohortvol.drawing.pages import Table
+from cohortvol.stages.report.page.html import SEXES, estimate_cells, quantile_cells
+from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 
 def age_bands_table(analysis: Analysis) -> Table:

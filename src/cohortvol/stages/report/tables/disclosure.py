@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohortvol.report.inputs import HIGH, LOW, SLOPE, Analysis
+from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 
 SMALL = 5
 """Counts from 1 to one less than this are not given; all others are rounded to multiples of it."""

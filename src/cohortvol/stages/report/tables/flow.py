@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from cohortvol import style
+from cohortvol.drawing import style
 
 _LEFT_MM, _BOX_MM = 1.0, 66.0
 _SIDE_LEFT_MM, _SIDE_BOX_MM = 82.0, 100.0

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.files import commit_text
-from cohortvol.keys import make_private
-from cohortvol.report.disclosure import SMALL
+from cohortvol.stages.report.tables.disclosure import SMALL
+from cohortvol.store.files import commit_text
+from cohortvol.store.keys import make_private
 
 LEAST_CHANGED = 10
 """People by whom two pages of one results folder must differ, if they differ at all."""

@@ -1,0 +1,1 @@
+"""Structures, the grids that images stand on, and label maps on them."""

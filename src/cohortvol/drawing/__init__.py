@@ -1,0 +1,1 @@
+"""How figures look and how pages are put together, for every page this package makes."""

@@ -1,0 +1,1 @@
+"""What is found: slopes, curves, bends, centiles, correlations, sides, published values."""

@@ -1,0 +1,1 @@
+"""Whether it holds: other analyses, who is missing, error of segmentation, diagnostics."""

@@ -1,0 +1,1 @@
+"""What a report reads, and what of it may leave the house."""

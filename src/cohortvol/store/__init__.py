@@ -1,0 +1,1 @@
+"""How anything is written, read, hidden and removed."""
