@@ -20,7 +20,8 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol import config
-from cohortvol.models.card import find_model, load_card
+from cohortvol.models.card import load_card
+from cohortvol.models.folders import find_model
 from cohortvol.stages.manifest import from_config, sources
 from cohortvol.store.records import noted, read_index
 from cohortvol.workflow.flow import Flow

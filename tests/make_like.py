@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cohortvol.errors import CohortvolError
-from cohortvol.models.card import verify
+from cohortvol.models.folders import verify
 from cohortvol.store.files import claim
 from cohortvol.store.machine import error_to_act_on
 from cohortvol.store.records import Job

@@ -20,7 +20,8 @@ import pytest
 import dicom_fixture
 import nifti_files
 from cohortvol import cli
-from cohortvol.models.card import PROFILES, load_card
+from cohortvol.models.card import load_card
+from cohortvol.models.inference import PROFILES
 from cohortvol.tools.check import workload as work
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ import nnunet_fixture
 from cohortvol import config
 from cohortvol.errors import ConfigError, ModelError
 from cohortvol.models import catalogue
-from cohortvol.models.card import check_labels
 from cohortvol.models.files import check_id, problems, schema
+from cohortvol.models.folders import check_labels
 
 MODELS = list(hostile_models.model_cases())
 IMPORTS = list(hostile_models.import_cases())

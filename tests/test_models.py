@@ -20,16 +20,9 @@ from safetensors.torch import load_file, save_file
 import nnunet_fixture
 import published_fixture
 from cohortvol.errors import ModelError
-from cohortvol.models.card import (
-    PROFILES,
-    card_json,
-    choose_profile,
-    find_model,
-    list_models,
-    load_card,
-    segmentation_key,
-    verify,
-)
+from cohortvol.models.card import card_json, choose_profile, load_card, segmentation_key
+from cohortvol.models.folders import find_model, list_models, verify
+from cohortvol.models.inference import PROFILES
 from cohortvol.models.networks import Source, build, import_nnunet, load_part, unpacking
 from cohortvol.store.files import sha256_of
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from cohortvol import cli
-from cohortvol.models.card import find_model, load_card, segmentation_key
+from cohortvol.models.card import load_card, segmentation_key
+from cohortvol.models.folders import find_model
 from cohortvol.store.files import commit_json
 from cohortvol.store.tables import INGEST, SEGMENT, append_rows, write_table
 

@@ -23,7 +23,8 @@ from cohortvol.store.files import (
 )
 from cohortvol.workflow.flow import RULES, Flow
 from cohortvol.store.machine import check_interpreter, error_to_act_on
-from cohortvol.models.card import find_model, load_card, restrict, verify
+from cohortvol.models.card import (load_card, restrict)
+from cohortvol.models.folders import (find_model, verify)
 from cohortvol.compute.partitions import Partitions
 from cohortvol.store.records import read_index
 

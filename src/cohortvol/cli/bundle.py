@@ -39,7 +39,7 @@ def bundle(
     cohortvol bundle --check bundle[/]
     """
     from cohortvol.config import defaults
-    from cohortvol.models.card import find_model
+    from cohortvol.models.folders import find_model
     from cohortvol.tools import bundle as folder
 
     if (out is None) == (check is None):

@@ -119,7 +119,8 @@ def _needs(
     converted_bytes: int,
 ) -> tuple[Any, str]:
     """The estimate, or None and why there is none."""
-    from cohortvol.models.card import choose_profile, find_model, load_card, restrict
+    from cohortvol.models.card import choose_profile, load_card, restrict
+    from cohortvol.models.folders import find_model
     from cohortvol.tools import check as intake
 
     try:

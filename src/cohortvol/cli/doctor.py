@@ -117,7 +117,8 @@ def _given() -> bool:
 
 
 def _card(model: str, models_dir: Path) -> Any:
-    from cohortvol.models.card import find_model, load_card
+    from cohortvol.models.card import load_card
+    from cohortvol.models.folders import find_model
 
     return load_card(find_model(model, models_dir))
 

@@ -37,10 +37,10 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     [dim]cohortvol models list[/]
     """
     from cohortvol.models import card as cards
-    from cohortvol.models import catalogue
+    from cohortvol.models import catalogue, folders
     from cohortvol.models.files import shown
 
-    names = cards.list_models(models_dir)
+    names = folders.list_models(models_dir)
     typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
     for name in names:
         try:
@@ -138,13 +138,14 @@ def verify_models(
     """
     from cohortvol.compute.installation import loading
     from cohortvol.models import card as cards
+    from cohortvol.models import folders
 
     with loading("torch and nnU-Net"):
         from cohortvol.models.networks import check
 
-    for name in names or cards.list_models(models_dir):
-        card = cards.load_card(cards.find_model(name, models_dir))
-        cards.verify(card)
+    for name in names or folders.list_models(models_dir):
+        card = cards.load_card(folders.find_model(name, models_dir))
+        folders.verify(card)
         with redirect_stdout(io.StringIO()):  # nnU-Net prints
             check(card)
         n_files = sum(len(part.files) for part in card.parts)
@@ -185,10 +186,12 @@ def calibrate_model(
     cohortvol models calibrate total_mr --labelled data/others --check[/]
     """
     from cohortvol.models import card as cards
+    from cohortvol.models import folders
+    from cohortvol.models.inference import recipe_of
     from cohortvol.tools.judge import calibrate
     from cohortvol.tools.judge.labelled import write_on_card
 
-    folder = cards.find_model(name, models_dir)
+    folder = folders.find_model(name, models_dir)
     card = cards.load_card(folder)
     chosen = cards.choose_profile(card, profile).name
     found = calibrate.measured(folder, labelled, chosen, device=device, threads=threads)
@@ -198,7 +201,7 @@ def calibrate_model(
         calibration = calibrate.calibration_of(found, labelled, chosen, note)
         write_on_card(folder, "volume_interval", calibration.to_card())
     worth = "not calibrated" if calibration is None else f"calibrated on {calibration.source}"
-    title = f"{card.id}, {cards.recipe_of(chosen)}: {worth}"
+    title = f"{card.id}, {recipe_of(chosen)}: {worth}"
     Console(width=width()).print(as_table(calibrate.coverage(found, calibration), title))
 
 
@@ -239,11 +242,12 @@ def consistency_of_model(
     cohortvol models consistency mine --scans data/new --out new[/]
     """
     from cohortvol.models import card as cards
+    from cohortvol.models import folders
     from cohortvol.tools.judge import consistency
 
     if write and not labelled:
         raise ConfigError("--write needs --labelled: only labels say what agreement tells")
-    folder = cards.find_model(name, models_dir)
+    folder = folders.find_model(name, models_dir)
     found, expected = consistency.run(
         folder,
         scans,

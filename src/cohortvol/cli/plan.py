@@ -35,7 +35,8 @@ def plan(
     cohortvol plan --manifest scans.csv --results results/mine --model total_mr[/]
     """
     from cohortvol import config
-    from cohortvol.models.card import find_model, load_card, restrict, segmentation_key
+    from cohortvol.models.card import load_card, restrict, segmentation_key
+    from cohortvol.models.folders import find_model
     from cohortvol.workflow import plan as plans
 
     chosen = config.load(settings)

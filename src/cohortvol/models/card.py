@@ -14,17 +14,15 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, ModelError, did_you_mean
 from cohortvol.models.files import (
-    check_dataset,
-    check_plans,
     inside,
-    local_labels,
     problems,
     read_object,
     schema,
     shown,
 )
+from cohortvol.models.inference import BODY, FAST, PROFILES, SOFTMAX, Profile, recipe_of
 from cohortvol.models.intervals import Calibration
-from cohortvol.store.files import digest_of, sha256_of
+from cohortvol.store.files import digest_of
 
 CARD = "card.json"
 PARTS = "parts"
@@ -37,78 +35,6 @@ MOST_LINES = 8
 SEGMENTATION_VERSION = "1"
 """Raised when the same model and profile would give other labels or sums; part of the key."""
 
-
-@dataclass(frozen=True)
-class Profile:
-    """A numeric recipe for inference. Two profiles may give different labels.
-
-    Attributes
-    ----------
-    tile_step : float
-        Greatest distance of neighbouring patches as a share of the patch.
-    zoom_order : int or None
-        Order of the spline that brings a scan to the card's spacing, as TotalSegmentator does;
-        None leaves all resampling to nnU-Net's plans.
-    truncate : bool
-        Cut the fraction off the zoomed grey values, as TotalSegmentator does.
-    clear_rim : bool
-        Make the rim of fractions around padding 0, as `truncate` would, and leave all others.
-    """
-
-    name: str
-    tile_step: float
-    zoom_order: int | None = None
-    truncate: bool = False
-    clear_rim: bool = False
-
-    @property
-    def steps(self) -> dict[str, Any]:
-        """What enters `segmentation_key`; a step added since then only where it is taken."""
-        steps = asdict(self)
-        if not self.clear_rim:
-            del steps["clear_rim"]
-        return steps
-
-    @property
-    def on_device(self) -> bool:
-        """Resample and normalise where the network is, in float32.
-
-        The labels are those of the parent but for rounding.
-        """
-        return recipe_of(self.name).removesuffix(BODY) == FAST
-
-    @property
-    def crops_to_body(self) -> bool:
-        """Leave out the air around the body before anything else is done."""
-        return recipe_of(self.name).endswith(BODY)
-
-    @property
-    def keeps_softmax(self) -> bool:
-        """Keep how sure the network was of the size of each structure; the labels stay."""
-        return self.name.endswith(SOFTMAX)
-
-
-FAST = "fast"
-
-BODY = "+body"
-"""Ends the name of a profile that is to see the body only, such as ``ts218+body``."""
-
-SOFTMAX = "+softmax"
-"""Ends the name of a profile that keeps what volume intervals are made of, after `BODY` where both
-are: ``ts218+body+softmax``."""
-
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile("nnunet", tile_step=0.5),
-        Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
-        Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
-        Profile(FAST, tile_step=0.8, zoom_order=1, clear_rim=True),
-    )
-}
-"""Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
-was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there); ours, the
-child of `ts218` and, for a model without ``spacing_mm``, of `nnunet`."""
 
 AXES = ("RAS", "LPS")
 """Axis orders a model may want its scans in."""
@@ -234,10 +160,11 @@ def load_card(folder: Path) -> Card:
 
 def _listed(wrong: Sequence[str]) -> str:
     """In the same line where it is one thing."""
-    return f": {wrong[0]}" if len(wrong) == 1 else _lines(wrong)
+    return f": {wrong[0]}" if len(wrong) == 1 else lines(wrong)
 
 
-def _lines(wrong: Sequence[str]) -> str:
+def lines(wrong: Sequence[str]) -> str:
+    """What is wrong, a line each; how many more there are where they are many."""
     more = len(wrong) - MOST_LINES
     return "".join(f"\n  {line}" for line in wrong[:MOST_LINES]) + (
         f"\n  and {more} more" if more > 0 else ""
@@ -321,7 +248,7 @@ def _check(card: Card, path: Path) -> None:
             wrong.append(f"part {part.name} has structures the model lacks: {', '.join(strangers)}")
         if len(set(part.folds)) != len(part.folds):
             wrong.append(f"part {part.name} has a fold twice")
-        expected = {*(weights_file(part, fold) for fold in part.folds), *_plans(part)}
+        expected = {*(weights_file(part, fold) for fold in part.folds), *plans_files(part)}
         for name in sorted(expected - set(part.files)):
             wrong.append(f"part {part.name} names no sha256 for {name}")
         for name in sorted(set(part.files) - expected):
@@ -330,134 +257,14 @@ def _check(card: Card, path: Path) -> None:
         raise ModelError(f"{path}: cannot be used{_listed(wrong)}")
 
 
-def weights_file(part: Part, fold: str) -> str:
-    """Weights of one fold, relative to the model folder."""
-    return f"{PARTS}/{part.name}/fold_{fold}.safetensors"
-
-
-def _plans(part: Part) -> tuple[str, str]:
+def plans_files(part: Part) -> tuple[str, str]:
+    """Paths of ``plans.json`` and ``dataset.json`` of a part below the model folder."""
     return f"{PARTS}/{part.name}/plans.json", f"{PARTS}/{part.name}/dataset.json"
 
 
-def find_model(name: str, models_dir: Path = Path("models")) -> Path:
-    """The folder of a model given by id, or by the path of the folder itself.
-
-    Raises
-    ------
-    ModelError
-        If neither exists; the message lists the models there are.
-    """
-    models_dir = Path(models_dir)
-    for folder in (models_dir / name, Path(name)):
-        if os.path.isfile(folder / CARD):  # Path.is_file raises where a name is too long
-            return folder
-    known = list_models(models_dir)
-    hint = did_you_mean(name, known) if known else f"; {models_dir} holds no model"
-    raise ModelError(
-        f"no model {shown(name, 200)!r} in {models_dir} (MOD_MISSING){hint}\n"
-        "  `model:` in the config is the name of a folder there, or the path of a model folder.\n"
-        f"  {_how_to_get(name, models_dir)}"
-    )
-
-
-def _how_to_get(name: str, models_dir: Path) -> str:
-    """The command that makes a model folder, with the way round for a machine without internet."""
-    from cohortvol.models import catalogue  # which imports this module
-
-    known = catalogue.load().get(name)
-    if known is None:
-        return "Make one from a trained nnU-Net with `cohortvol models import`."
-    if not all(part.url for part in known.parts):
-        return (
-            f"Its weights ask for a licence ({known.source}). With your own copy:\n"
-            f"  cohortvol models import FOLDER --known {name} --models-dir {models_dir}"
-        )
-    return (
-        "On a machine with internet:\n"
-        f"  cohortvol models fetch {name} --models-dir {models_dir}\n"
-        f"  Without internet here, run it elsewhere and copy the folder to {models_dir / name}, or "
-        f"bring a\n  bundle with it: cohortvol bundle --out DIR --model {name}"
-    )
-
-
-def list_models(models_dir: Path = Path("models")) -> list[str]:
-    """Ids of the model folders in a folder, sorted; empty if it does not exist."""
-    return sorted(card.parent.name for card in Path(models_dir).glob(f"*/{CARD}"))
-
-
-def verify(card: Card) -> None:
-    """Compare every file of a model with the sha256 on its card, and the card with its plans.
-
-    Whether the arrays fit the network that the plans describe, `cohortvol.models.networks` says.
-
-    Raises
-    ------
-    ModelError
-        Naming each file that is missing or changed; or the plans that cannot be used.
-    """
-    wrong = []
-    for part in card.parts:
-        for name, expected in sorted(part.files.items()):
-            try:
-                path = inside(card.folder, name)
-                found = sha256_of(path)
-            except ModelError as error:
-                wrong.append(str(error))
-                continue
-            except OSError as error:
-                wrong.append(f"{card.folder / name}: cannot be read ({error.strerror})")
-                continue
-            if found != expected:
-                wrong.append(f"{path}: sha256 {found[:16]}..., the card says {expected[:16]}...")
-    if wrong:
-        raise ModelError(
-            f"model {card.id}: its files are not the ones its card names (MOD_CHECKSUM)"
-            f"{_lines(wrong)}\n  Copy the model folder again, or import it again."
-        )
-    for part in card.parts:
-        read_plans(card, part)
-
-
-def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``plans.json`` and ``dataset.json`` of a part, which fit each other and the card.
-
-    Raises
-    ------
-    ModelError
-        If they cannot be read, are not within bounds, or name other labels than the card.
-    """
-    plans, dataset = (read_object(inside(card.folder, name)) for name in _plans(part))
-    try:
-        check_plans(plans)
-        check_dataset(dataset)
-        if part.configuration not in plans["configurations"]:
-            raise ModelError(f"plans.json has no configuration {part.configuration!r}")
-        check_labels(part.labels, local_labels(dataset))
-    except ModelError as error:
-        raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
-    return plans, dataset
-
-
-def check_labels(labels: Mapping[int, str], of_dataset: Mapping[int, str]) -> None:
-    """Raise ModelError unless labels of a part are its network's, in no other order.
-
-    A structure may have another name than in ``dataset.json``, but not that of another label there.
-    """
-    strangers = sorted(set(labels) - set(of_dataset))
-    if strangers:
-        raise ModelError(f"the card has labels {strangers}, dataset.json has not (MOD_LABELMAP)")
-    indices = {name: index for index, name in of_dataset.items()}
-    for index, name in labels.items():
-        if indices.get(name, index) != index:
-            raise ModelError(
-                f"the card calls label {index} {name}; dataset.json calls it {of_dataset[index]}, "
-                f"and label {indices[name]} {name} (MOD_LABELMAP)"
-            )
-
-
-def recipe_of(profile: str) -> str:
-    """The name of a profile without what does not change a label."""
-    return profile.removesuffix(SOFTMAX)
+def weights_file(part: Part, fold: str) -> str:
+    """Weights of one fold, relative to the model folder."""
+    return f"{PARTS}/{part.name}/fold_{fold}.safetensors"
 
 
 def choose_profile(card: Card, name: str | None = None) -> Profile:
@@ -487,12 +294,6 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
     if chosen == FAST and card.spacing_mm is None:
         profile = PROFILES["nnunet"]
     return replace(profile, name=full_name)
-
-
-def truncates(profile: str) -> bool:
-    """Whether a profile of this name cuts the fractions off grey values; False if unknown."""
-    known = PROFILES.get(recipe_of(profile).removesuffix(BODY))
-    return known is not None and known.truncate
 
 
 def restrict(card: Card, roi: Sequence[str]) -> Card:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from cohortvol.errors import ModelError, did_you_mean
-from cohortvol.models.card import FAST
+from cohortvol.models.inference import FAST
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.toml")
 LABEL_MAPS = Path(__file__).with_name("label_maps.tsv")

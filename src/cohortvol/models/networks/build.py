@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cohortvol.errors import ModelError
-from cohortvol.models.card import Card, Part, read_plans, weights_file
+from cohortvol.models.card import Card, Part, weights_file
 from cohortvol.models.files import check_dataset, check_plans, inside, shown
+from cohortvol.models.folders import read_plans
 
 # nnU-Net looks up by name whatever a plans.json names; only these names are let through.
 _UNETS = "dynamic_network_architectures.architectures.unet"

@@ -21,17 +21,7 @@ from safetensors.torch import save
 
 from cohortvol.errors import ModelError
 from cohortvol.models import catalogue
-from cohortvol.models.card import (
-    CARD,
-    FAST,
-    PARTS,
-    SOFTMAX,
-    Card,
-    Part,
-    card_json,
-    load_card,
-    weights_file,
-)
+from cohortvol.models.card import CARD, PARTS, Card, Part, card_json, load_card, weights_file
 from cohortvol.models.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.models.files import (
     check_dataset,
@@ -44,6 +34,7 @@ from cohortvol.models.files import (
     schema,
     shown,
 )
+from cohortvol.models.inference import FAST, SOFTMAX
 from cohortvol.models.networks.build import (
     Network,
     Weights,

@@ -24,7 +24,8 @@ from cohortvol.errors import (
     UnknownLabelError,
     log_unforeseen,
 )
-from cohortvol.models.card import load_card, restrict, truncates
+from cohortvol.models.card import load_card, restrict
+from cohortvol.models.inference import truncates
 from cohortvol.models.intervals import Calibration, Softmax, softmax_by_label
 from cohortvol.stages.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.stages.measure.interval import COLUMNS, with_intervals

@@ -19,7 +19,8 @@ import torch
 
 from cohortvol.anatomy.geometry import from_axes, spacing_mm, to_axes
 from cohortvol.errors import ModelError, ScanError, TemporaryError
-from cohortvol.models.card import Card, Profile, choose_profile, load_card, restrict
+from cohortvol.models.card import Card, choose_profile, load_card, restrict
+from cohortvol.models.inference import Profile
 from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
 from cohortvol.models.networks.softness import Ratios, Softness, ratios
 from cohortvol.stages.segment.body import Box, body_box

@@ -16,14 +16,8 @@ from typing import TYPE_CHECKING
 from cohortvol.compute.installation import loading
 from cohortvol.compute.resources import Job
 from cohortvol.errors import InUseError, TemporaryError
-from cohortvol.models.card import (
-    Card,
-    choose_profile,
-    load_card,
-    restrict,
-    segmentation_key,
-    verify,
-)
+from cohortvol.models.card import Card, choose_profile, load_card, restrict, segmentation_key
+from cohortvol.models.folders import verify
 from cohortvol.stages.segment.pipeline import Pipeline
 from cohortvol.stages.segment.progress import ShardProgress
 from cohortvol.stages.segment.receipts import ShardFolder, Work

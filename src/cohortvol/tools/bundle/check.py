@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cohortvol.errors import InstallationError, ModelError
-from cohortvol.models.card import list_models, load_card, verify
+from cohortvol.models.card import load_card
+from cohortvol.models.folders import list_models, verify
 from cohortvol.store.files import sha256_of
 from cohortvol.tools.bundle.wheels import hashes
 

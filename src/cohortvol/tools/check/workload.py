@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import ModelError
-from cohortvol.models.card import PARTS, Card, Part, Profile, weights_file
+from cohortvol.models.card import PARTS, Card, Part, weights_file
+from cohortvol.models.inference import Profile
 
 CPU_FLOP_PER_S = 219e9
 """Of two cores: 547 GFLOP of a full-size 3 mm patch in 2.50 s, benchmarks/network_choices.py."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cohortvol.errors import InstallationError
-from cohortvol.models.card import Card, verify
+from cohortvol.models.card import Card
+from cohortvol.models.folders import verify
 from cohortvol.tools.doctor.findings import Finding, passed, warned
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from cohortvol.anatomy.geometry import voxel_volume_ml
 from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.errors import ConfigError
-from cohortvol.models.card import SOFTMAX, choose_profile, load_card, recipe_of
+from cohortvol.models.card import choose_profile, load_card
+from cohortvol.models.inference import SOFTMAX, recipe_of
 from cohortvol.models.intervals import (
     EXPERT,
     SIMULATED,

@@ -20,7 +20,8 @@ import pandas as pd
 from cohortvol.anatomy.overlap import Overlap, overlap_by_structure
 from cohortvol.drawing import style
 from cohortvol.errors import ConfigError
-from cohortvol.models.card import FOLD_MODEL, choose_profile, load_card, recipe_of
+from cohortvol.models.card import FOLD_MODEL, choose_profile, load_card
+from cohortvol.models.inference import recipe_of
 from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
 from cohortvol.store.files import commit_text

@@ -1,0 +1,135 @@
+"""Model folders on this machine: found by name, listed, and held against their cards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cohortvol.errors import ModelError, did_you_mean
+from cohortvol.models import catalogue
+from cohortvol.models.card import CARD, Card, Part, lines, plans_files
+from cohortvol.models.files import (
+    check_dataset,
+    check_plans,
+    inside,
+    local_labels,
+    read_object,
+    shown,
+)
+from cohortvol.store.files import sha256_of
+
+
+def find_model(name: str, models_dir: Path = Path("models")) -> Path:
+    """The folder of a model given by id, or by the path of the folder itself.
+
+    Raises
+    ------
+    ModelError
+        If neither exists; the message lists the models there are.
+    """
+    models_dir = Path(models_dir)
+    for folder in (models_dir / name, Path(name)):
+        if os.path.isfile(folder / CARD):  # Path.is_file raises where a name is too long
+            return folder
+    known = list_models(models_dir)
+    hint = did_you_mean(name, known) if known else f"; {models_dir} holds no model"
+    raise ModelError(
+        f"no model {shown(name, 200)!r} in {models_dir} (MOD_MISSING){hint}\n"
+        "  `model:` in the config is the name of a folder there, or the path of a model folder.\n"
+        f"  {_how_to_get(name, models_dir)}"
+    )
+
+
+def _how_to_get(name: str, models_dir: Path) -> str:
+    """The command that makes a model folder, with the way round for a machine without internet."""
+    known = catalogue.load().get(name)
+    if known is None:
+        return "Make one from a trained nnU-Net with `cohortvol models import`."
+    if not all(part.url for part in known.parts):
+        return (
+            f"Its weights ask for a licence ({known.source}). With your own copy:\n"
+            f"  cohortvol models import FOLDER --known {name} --models-dir {models_dir}"
+        )
+    return (
+        "On a machine with internet:\n"
+        f"  cohortvol models fetch {name} --models-dir {models_dir}\n"
+        f"  Without internet here, run it elsewhere and copy the folder to {models_dir / name}, or "
+        f"bring a\n  bundle with it: cohortvol bundle --out DIR --model {name}"
+    )
+
+
+def list_models(models_dir: Path = Path("models")) -> list[str]:
+    """Ids of the model folders in a folder, sorted; empty if it does not exist."""
+    return sorted(card.parent.name for card in Path(models_dir).glob(f"*/{CARD}"))
+
+
+def verify(card: Card) -> None:
+    """Compare every file of a model with the sha256 on its card, and the card with its plans.
+
+    Whether the arrays fit the network that the plans describe, `cohortvol.models.networks` says.
+
+    Raises
+    ------
+    ModelError
+        Naming each file that is missing or changed; or the plans that cannot be used.
+    """
+    wrong = []
+    for part in card.parts:
+        for name, expected in sorted(part.files.items()):
+            try:
+                path = inside(card.folder, name)
+                found = sha256_of(path)
+            except ModelError as error:
+                wrong.append(str(error))
+                continue
+            except OSError as error:
+                wrong.append(f"{card.folder / name}: cannot be read ({error.strerror})")
+                continue
+            if found != expected:
+                wrong.append(f"{path}: sha256 {found[:16]}..., the card says {expected[:16]}...")
+    if wrong:
+        raise ModelError(
+            f"model {card.id}: its files are not the ones its card names (MOD_CHECKSUM)"
+            f"{lines(wrong)}\n  Copy the model folder again, or import it again."
+        )
+    for part in card.parts:
+        read_plans(card, part)
+
+
+def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``plans.json`` and ``dataset.json`` of a part, which fit each other and the card.
+
+    Raises
+    ------
+    ModelError
+        If they cannot be read, are not within bounds, or name other labels than the card.
+    """
+    plans, dataset = (read_object(inside(card.folder, name)) for name in plans_files(part))
+    try:
+        check_plans(plans)
+        check_dataset(dataset)
+        if part.configuration not in plans["configurations"]:
+            raise ModelError(f"plans.json has no configuration {part.configuration!r}")
+        check_labels(part.labels, local_labels(dataset))
+    except ModelError as error:
+        raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
+    return plans, dataset
+
+
+def check_labels(labels: Mapping[int, str], of_dataset: Mapping[int, str]) -> None:
+    """Raise ModelError unless labels of a part are its network's, in no other order.
+
+    A structure may have another name than in ``dataset.json``, but not that of another label there.
+    """
+    strangers = sorted(set(labels) - set(of_dataset))
+    if strangers:
+        raise ModelError(f"the card has labels {strangers}, dataset.json has not (MOD_LABELMAP)")
+    indices = {name: index for index, name in of_dataset.items()}
+    for index, name in labels.items():
+        if indices.get(name, index) != index:
+            raise ModelError(
+                f"the card calls label {index} {name}; dataset.json calls it {of_dataset[index]}, "
+                f"and label {indices[name]} {name} (MOD_LABELMAP)"
+            )
