@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from cohortvol.errors import ScanError, TableError
 from cohortvol.stages.ingest import check_scan
-from cohortvol.store.tables import VOLUMES, read_table, write_table
+from cohortvol.store.schemas import VOLUMES
+from cohortvol.store.tables import read_table, write_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from nifti_files import nifti

@@ -48,7 +48,8 @@ from cohortvol.stages.analyse.cohort.usable import build
 from cohortvol.stages.analyse.outputs import SCHEMAS
 from cohortvol.stages.report.tables import disclosure, inputs, published
 from cohortvol.stages.report.tables.inputs import Analysis
-from cohortvol.store.tables import SCANS, VOLUMES, csv_text, to_arrow, to_pandas, write_table
+from cohortvol.store.schemas import SCANS, VOLUMES
+from cohortvol.store.tables import csv_text, to_arrow, to_pandas, write_table
 from cohortvol.tools.simulate.cohort import draw_subjects, draw_volumes
 
 STRUCTURES = ("liver", "spleen", "pancreas", "kidney_left", "kidney_right")

@@ -18,7 +18,8 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol.stages import ingest
-from cohortvol.store.tables import SHARD, append_rows, write_table
+from cohortvol.store.schemas import SHARD
+from cohortvol.store.tables import append_rows, write_table
 from side_by_side import grey, write_scan
 
 N_DIFFERENT = 20

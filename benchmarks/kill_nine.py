@@ -53,15 +53,8 @@ from cohortvol.stages.segment import pipeline, run_shard
 from cohortvol.stages.segment.receipts import ShardFolder
 from cohortvol.store import files
 from cohortvol.store.files import make_folder, sha256_of
-from cohortvol.store.tables import (
-    COHORT_VOLUMES,
-    INGEST,
-    SCANS,
-    SEGMENT,
-    VOLUMES,
-    read_as_written,
-    read_table,
-)
+from cohortvol.store.schemas import COHORT_VOLUMES, INGEST, SCANS, SEGMENT, VOLUMES
+from cohortvol.store.tables import read_as_written, read_table
 from cohortvol.tools.verify.reading import receipt_is_whole
 from segment_cohort import AFFINE, scan, write_scan
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 
 MODEL = "toy"
 PER_SHARD = 64
@@ -92,13 +92,13 @@ def write_manifest(folder: Path, scans: dict[str, list[str]]) -> None:
     ]
     table = pd.DataFrame(rows)
     table["manifest_line"] += table.index
-    tables.write_table(folder / "manifest/scans.parquet", table, tables.MANIFEST)
+    tables.write_table(folder / "manifest/scans.parquet", table, schemas.MANIFEST)
     index = "".join(f"{shard}\t{len(ids)}\n" for shard, ids in scans.items())
     (folder / "manifest/index.tsv").write_text("shard\tn_scans\n" + index)
     for shard, ids in scans.items():
         path = folder / "manifest/shards" / f"{shard}.parquet"
         frame = pd.DataFrame({"scan_id": ids, "image": [f"/data/{name}.nii.gz" for name in ids]})
-        tables.write_table(path, frame, tables.SHARD)
+        tables.write_table(path, frame, schemas.SHARD)
 
 
 def write_stage(folder: Path, stage: str, shard: str, ids: list[str]) -> None:
@@ -111,7 +111,7 @@ def write_stage(folder: Path, stage: str, shard: str, ids: list[str]) -> None:
             {"scan_id": scan_id, "state": "quarantined", "reason": "SRC_TRUNCATED"}
             for scan_id in broken
         ]
-        path, schema = folder / "ingest" / f"{shard}.parquet", tables.INGEST
+        path, schema = folder / "ingest" / f"{shard}.parquet", schemas.INGEST
     elif stage == "segment":
         start = datetime.now(UTC) - timedelta(seconds=SECONDS * len(ready))
         rows = [
@@ -119,7 +119,7 @@ def write_stage(folder: Path, stage: str, shard: str, ids: list[str]) -> None:
             | {"started_utc": (start + n * timedelta(seconds=SECONDS)).isoformat()}
             for n, scan_id in enumerate(ready)
         ]
-        path, schema = folder / "segment" / MODEL / f"{shard}.parquet", tables.SEGMENT
+        path, schema = folder / "segment" / MODEL / f"{shard}.parquet", schemas.SEGMENT
     else:
         rows = [
             {"scan_id": scan_id, "structure": f"structure_{n}", "volume_ml": 1500.0 + n}
@@ -127,7 +127,7 @@ def write_stage(folder: Path, stage: str, shard: str, ids: list[str]) -> None:
             for scan_id in ready
             for n in range(STRUCTURES)
         ]
-        path, schema = folder / "measure" / MODEL / f"{shard}.parquet", tables.VOLUMES
+        path, schema = folder / "measure" / MODEL / f"{shard}.parquet", schemas.VOLUMES
     write_record(path, len(ids), 0, time.time())
     tables.write_table(path, tables.append_rows(rows, schema), schema)
 
@@ -151,8 +151,8 @@ def write_final(folder: Path, scans: dict[str, list[str]]) -> None:
     every = [scan_id for ids in scans.values() for scan_id in ids]
     rows = [{"scan_id": scan_id, "state": "done", "model": MODEL} for scan_id in every]
     for name, frame, schema in (
-        ("volumes", tables.append_rows([], tables.VOLUMES), tables.VOLUMES),
-        ("scans", tables.append_rows(rows, tables.SCANS), tables.SCANS),
+        ("volumes", tables.append_rows([], schemas.VOLUMES), schemas.VOLUMES),
+        ("scans", tables.append_rows(rows, schemas.SCANS), schemas.SCANS),
     ):
         tables.write_table(folder / f"{name}.parquet", frame, schema)
 

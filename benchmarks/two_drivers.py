@@ -29,8 +29,9 @@ from datetime import datetime
 from pathlib import Path
 
 from cohortvol.errors import IN_USE, InUseError
-from cohortvol.store.files import IN_USE as LOCK
-from cohortvol.store.files import claim, sha256_of
+from cohortvol.store.files import sha256_of
+from cohortvol.store.locks import IN_USE as LOCK
+from cohortvol.store.locks import claim
 from cohortvol.tools.simulate import run as simulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cohortvol.stages import analyse
-from cohortvol.store import tables
+from cohortvol.store import schemas
 from cohortvol.tools import evaluate
 
 PAGE = Path(__file__).with_name("tables.md")
@@ -92,12 +92,12 @@ TYPES = {
 def page() -> str:
     """docs/tables.md as it should be."""
     parts = [HEAD]
-    for name, columns in (tables.SCHEMAS | analyse.SCHEMAS | evaluate.SCHEMAS).items():
+    for name, columns in (schemas.SCHEMAS | analyse.SCHEMAS | evaluate.SCHEMAS).items():
         parts.append(f"\n## `{name}`\n\n{INTRODUCTIONS[name]}\n")
         if name in ("measure/<model>/<shard>", "agreement/<model>/<shard>"):
             continue
-        if columns is tables.KEPT:
-            columns = {name: columns[name] for name in columns if name not in tables.VOLUMES}
+        if columns is schemas.KEPT:
+            columns = {name: columns[name] for name in columns if name not in schemas.VOLUMES}
         parts.append("| column | type | meaning |\n|---|---|---|")
         parts += [
             f"| `{column}` | {TYPES[about.type]} | {about.meaning.replace('|', chr(92) + '|')} |"

@@ -31,7 +31,8 @@ from cohortvol.models.card import load_card, segmentation_key
 from cohortvol.store.files import sha256_of
 from cohortvol.store.kept import Kept
 from cohortvol.store.records import read_index
-from cohortvol.store.tables import SHARDS, read_table
+from cohortvol.store.schemas import SHARDS
+from cohortvol.store.tables import read_table
 from cohortvol.tools.verify.folder import repair, verify
 from cohortvol.tools.verify.places import holds_no_results
 from cohortvol.tools.verify.quick import damaged_tables

@@ -28,7 +28,8 @@ from pydicom.uid import (
 from cohortvol import reasons
 from cohortvol.stages import ingest
 from cohortvol.stages.ingest import Rules
-from cohortvol.store.tables import INGEST, SHARD, append_rows, read_table, write_table
+from cohortvol.store.schemas import INGEST, SHARD
+from cohortvol.store.tables import append_rows, read_table, write_table
 from dicom_fixture import write_series
 
 N_SLICES = 16

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cohortvol.errors import CohortvolError
 from cohortvol.models.folders import verify
-from cohortvol.store.files import claim
+from cohortvol.store.locks import claim
 from cohortvol.store.machine import error_to_act_on
 from cohortvol.store.records import Job
 from cohortvol.tools.verify.clock import bring_to_present

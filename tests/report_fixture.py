@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.stages import analyse
-from cohortvol.store.tables import SCANS, VOLUMES, write_table
+from cohortvol.store.schemas import SCANS, VOLUMES
+from cohortvol.store.tables import write_table
 
 STRUCTURES = {  # median at 50 years in women in mL, log sd, % per decade
     "liver": (1380.0, 0.20, -3.5),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import commit_text
 
 MODEL = "toy"
@@ -86,14 +86,14 @@ class ResultsFolder:
     def write(self) -> ResultsFolder:
         """Write every table that is there; a shard without rows in a dict has no table."""
         folder = self.folder
-        tables.write_table(folder / "manifest/scans.parquet", self.manifest, tables.MANIFEST)
+        tables.write_table(folder / "manifest/scans.parquet", self.manifest, schemas.MANIFEST)
         in_use = self.manifest["shard"].dropna().value_counts().sort_index()
         index = "".join(f"{shard}\t{n_scans}\n" for shard, n_scans in in_use.items())
         commit_text(folder / "manifest/index.tsv", "shard\tn_scans\n" + index)
         for place, shards, schema in (
-            ("ingest", self.ingest, tables.INGEST),
-            (f"segment/{MODEL}", self.segment, tables.SEGMENT),
-            (f"measure/{MODEL}", self.measure, tables.VOLUMES),
+            ("ingest", self.ingest, schemas.INGEST),
+            (f"segment/{MODEL}", self.segment, schemas.SEGMENT),
+            (f"measure/{MODEL}", self.measure, schemas.VOLUMES),
         ):
             for shard, rows in shards.items():
                 frame = tables.append_rows(rows, schema)

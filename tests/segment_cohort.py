@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.store.files import sha256_of
-from cohortvol.store.tables import INGEST, append_rows, write_table
+from cohortvol.store.schemas import INGEST
+from cohortvol.store.tables import append_rows, write_table
 
 # Each scan takes a little longer than it must, so that there is time to interrupt it.
 WORKER = """

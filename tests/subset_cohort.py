@@ -19,8 +19,9 @@ import pandas as pd
 
 from cohortvol.drawing import style
 from cohortvol.stages import analyse, assemble, manifest, report
-from cohortvol.stages.report.tables import disclosure
-from cohortvol.store.tables import MANIFEST, VOLUMES, read_table, write_table
+from cohortvol.stages.report.tables import rounding
+from cohortvol.store.schemas import MANIFEST, VOLUMES
+from cohortvol.store.tables import read_table, write_table
 from cohortvol.tools.simulate import population
 
 GROUPS = {
@@ -152,7 +153,7 @@ def faults_of(page: Path, cell: Cell, *, public: bool = False) -> list[str]:
     cannot = "What these scans cannot say" in text
     if not trends and not (cannot and (page.parent / "figures" / "volumes.csv").exists()):
         faults.append("neither trends, nor volumes and why there are none")
-    if trends != ("age" in cell.groups and cell.n > (disclosure.LEAST_N if public else 9)):
+    if trends != ("age" in cell.groups and cell.n > (rounding.LEAST_N if public else 9)):
         faults.append("trends" if trends else "no trends")
     if ("No ages are known" in text) != ("age" not in cell.groups):
         faults.append(

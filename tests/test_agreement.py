@@ -10,7 +10,7 @@ from cohortvol.cli import run as command_line
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.models.catalogue import label_map
 from cohortvol.stages import assemble
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import sha256_of
 from cohortvol.tools import agreement
 from results_folder import ResultsFolder, ingest_row, segment_row, volume_row
@@ -37,7 +37,7 @@ class Cohort:
         self.results.segment, self.results.measure = {}, {}
         self.results.write()
         shards = pd.DataFrame({"scan_id": ["sub-01", "sub-03"], "shard": "0000"})
-        tables.write_table(folder / "manifest/shards.parquet", shards, tables.SHARDS)
+        tables.write_table(folder / "manifest/shards.parquet", shards, schemas.SHARDS)
         self.folder = folder
 
     def segmented(self, model, structures, maps, **values):
@@ -56,7 +56,7 @@ class Cohort:
                 absent |= {"qc": "exclude", "reason": "QC_ABSENT", "qc_flags": "QC_ABSENT"}
                 measure.append(found if n_voxels else found | absent)
         for stage, rows, schema in (
-            ("segment", segment, tables.SEGMENT), ("measure", measure, tables.VOLUMES),
+            ("segment", segment, schemas.SEGMENT), ("measure", measure, schemas.VOLUMES),
         ):  # fmt: skip
             frame = tables.append_rows(rows, schema)
             tables.write_table(self.folder / stage / model / "0000.parquet", frame, schema)
@@ -181,8 +181,8 @@ def test_a_model_that_was_not_run_is_answered_with_those_that_were(cohort):
 
 def assembled(cohort, **options):
     assemble.run(cohort.folder, "toy", settings=assemble.Settings(**options))
-    volumes = tables.read_table(cohort.folder / "volumes.parquet", tables.VOLUMES)
-    scans = tables.read_table(cohort.folder / "scans.parquet", tables.SCANS)
+    volumes = tables.read_table(cohort.folder / "volumes.parquet", schemas.VOLUMES)
+    scans = tables.read_table(cohort.folder / "scans.parquet", schemas.SCANS)
     return volumes.set_index(["scan_id", "structure"]), scans.set_index("scan_id")
 
 
@@ -195,7 +195,7 @@ def test_a_structure_that_two_models_place_differently_is_flagged_with_its_scan(
     }  # fmt: skip
     assert volumes.loc[("sub-03", "spleen"), "qc"] == "flag"
     assert scans["qc"].to_dict() == {"sub-01": "pass", "sub-03": "flag"}
-    table = tables.read_table(cohort.folder / "agreement.parquet", tables.AGREEMENT)
+    table = tables.read_table(cohort.folder / "agreement.parquet", schemas.AGREEMENT)
     assert len(table) == 4
 
 

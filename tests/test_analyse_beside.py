@@ -21,7 +21,8 @@ from cohortvol.stages.analyse.robustness.measurement_error import (
     tipping,
     volume_ratios,
 )
-from cohortvol.store.tables import AGREEMENT, write_table
+from cohortvol.store.schemas import AGREEMENT
+from cohortvol.store.tables import write_table
 
 SETTINGS = Settings()
 

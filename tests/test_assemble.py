@@ -6,7 +6,7 @@ import pytest
 
 from cohortvol.errors import AccountingError, CohortvolError, TableError, TemporaryError
 from cohortvol.stages import assemble
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import sha256_of
 from results_folder import (
     MODEL,
@@ -27,8 +27,8 @@ def results(tmp_path):
 def assembled(results):
     results.write()
     assemble.run(results.folder, MODEL)
-    scans = tables.read_table(results.folder / "scans.parquet", tables.SCANS)
-    return scans, tables.read_table(results.folder / "volumes.parquet", tables.VOLUMES)
+    scans = tables.read_table(results.folder / "scans.parquet", schemas.SCANS)
+    return scans, tables.read_table(results.folder / "volumes.parquet", schemas.VOLUMES)
 
 
 # --- the accounts ----------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import typer
 
 from cohortvol import cli, config
 from cohortvol.errors import CohortvolError, InUseError, TemporaryError
-from cohortvol.store.tables import SHARD, append_rows, write_table
+from cohortvol.store.schemas import SHARD
+from cohortvol.store.tables import append_rows, write_table
 from nifti_files import nifti, saved
 
 COHORTVOL = Path(sys.executable).with_name("cohortvol")

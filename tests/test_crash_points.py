@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cohortvol.stages.segment.receipts import Outcome, ShardFolder, Work
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import (
     DIGESTS,
     commit_bytes,
@@ -297,14 +297,14 @@ def old_digest(before: Path) -> str | None:
 
 def test_a_table_is_the_old_one_or_the_new_one(tmp_path):
     row = {"scan_id": "a", "state": "segmented", "attempts": 1}
-    old = tables.append_rows([row], tables.SEGMENT)
-    new = tables.append_rows([row, row | {"scan_id": "b"}], tables.SEGMENT)
+    old = tables.append_rows([row], schemas.SEGMENT)
+    new = tables.append_rows([row, row | {"scan_id": "b"}], schemas.SEGMENT)
 
     def action(folder):
-        tables.write_table(folder / "t.parquet", new, tables.SEGMENT)
+        tables.write_table(folder / "t.parquet", new, schemas.SEGMENT)
 
     before = restore({".": None}, tmp_path / "before")
-    tables.write_table(before / "t.parquet", old, tables.SEGMENT)
+    tables.write_table(before / "t.parquet", old, schemas.SEGMENT)
     after = After(tmp_path, action, tree_of(before))
     result = (tmp_path / "recorded" / "t.parquet").read_bytes()
     for moment, how, left in after:
@@ -313,5 +313,5 @@ def test_a_table_is_the_old_one_or_the_new_one(tmp_path):
             action(left)
             assert (left / "t.parquet").read_bytes() == result, how
     for whole, scans in ((before, ["a"]), (tmp_path / "recorded", ["a", "b"])):
-        assert list(tables.read_table(whole / "t.parquet", tables.SEGMENT)["scan_id"]) == scans
+        assert list(tables.read_table(whole / "t.parquet", schemas.SEGMENT)["scan_id"]) == scans
     assert sum(call.startswith("half written") for call in after.calls()) > 3

@@ -11,7 +11,8 @@ import pytest
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import ConfigError
 from cohortvol.store.files import sha256_of
-from cohortvol.store.tables import MANIFEST, SCANS, VOLUMES, append_rows, write_table
+from cohortvol.store.schemas import MANIFEST, SCANS, VOLUMES
+from cohortvol.store.tables import append_rows, write_table
 from cohortvol.tools import derivatives
 
 MODEL = "my-v1"

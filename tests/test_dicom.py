@@ -22,7 +22,8 @@ from cohortvol.stages.ingest import Rules
 from cohortvol.stages.ingest.dicom import conversion, to_nifti
 from cohortvol.stages.ingest.dicom import folder as dicom_folder
 from cohortvol.stages.measure import structure_volumes
-from cohortvol.store.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
+from cohortvol.store.schemas import INGEST, SERIES, SHARD
+from cohortvol.store.tables import append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
 
 N = 12

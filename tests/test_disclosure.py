@@ -20,14 +20,15 @@ from cohortvol.errors import ConfigError, OutputError
 from cohortvol.stages import analyse, report
 from cohortvol.stages.analyse.outputs import SCHEMAS
 from cohortvol.stages.report.run import BESIDE, FROM_ANALYSIS
-from cohortvol.stages.report.tables import disclosure, flow
+from cohortvol.stages.report.tables import disclosure, flow, rounding, rules
 from cohortvol.stages.report.tables.inputs import (
     ANALYSE_COLUMNS,
     ANALYSE_OPTIONAL,
     BESIDE_COLUMNS,
     read_analysis,
 )
-from cohortvol.store.tables import SCANS, VOLUMES, real, whole, write_table
+from cohortvol.store.schemas import SCANS, VOLUMES, real, whole
+from cohortvol.store.tables import write_table
 from report_fixture import STRUCTURES, make_scans, make_volumes
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}
@@ -122,7 +123,7 @@ def counts_of(value: str) -> int | None:
 
 def could_be(printed: int | None) -> list[int]:
     """True counts that are printed like this."""
-    return [n for n in range((printed or 0) + 5) if disclosure.rounded_one(n) == printed]
+    return [n for n in range((printed or 0) + 5) if rounding.rounded_one(n) == printed]
 
 
 def left_for_one(total: int | None, others: list[int | None]) -> set[int]:
@@ -196,9 +197,9 @@ def test_curves_are_drawn_from_the_numbers_that_are_written(made, monkeypatch):
 def test_quantiles_are_given_only_where_five_scans_lie_beyond(made):
     summary = tables(made / "public")["summary"]
     truth = pd.read_csv(made / "analyse" / "summary.csv")
-    tails = disclosure.LEAST_N_OF_TAILS
+    tails = rules.LEAST_N_OF_TAILS
     for name in ("median_ml", "q25_ml", "q75_ml", "p5_ml", "p95_ml"):
-        least = tails if name[0] == "p" else disclosure.LEAST_N
+        least = tails if name[0] == "p" else rounding.LEAST_N
         assert (summary[name].notna() == (truth["n"] >= least)).all(), name
 
 
@@ -282,7 +283,7 @@ def test_sentences_of_the_analysis_lose_their_small_counts():
     ],
 )  # fmt: skip
 def test_notes_lose_their_counts_and_keep_their_thresholds(note, shown):
-    assert disclosure._without_counts(note) == (shown or note)
+    assert rules._without_counts(note) == (shown or note)
 
 
 def test_the_settings_of_the_analysis_are_still_told(made):
@@ -300,13 +301,13 @@ OWN_WAY = {"flow", "table1"}
 
 
 def test_every_table_that_is_passed_on_has_a_rule_for_each_of_its_columns():
-    assert {*FROM_ANALYSIS, *BESIDE} - OWN_WAY <= set(disclosure.RULES)
-    for name, rules in disclosure.RULES.items():
-        assert set(rules) == set(READ[name]), name
+    assert {*FROM_ANALYSIS, *BESIDE} - OWN_WAY <= set(rules.RULES)
+    for name, own in rules.RULES.items():
+        assert set(own) == set(READ[name]), name
         numeric = {
-            column for column in rules if SCHEMAS[f"analyse/{name}"][column].type in (real, whole)
+            column for column in own if SCHEMAS[f"analyse/{name}"][column].type in (real, whole)
         }
-        assert not {column for column in numeric if rules[column] is disclosure.words}, name
+        assert not {column for column in numeric if own[column] is rules.words}, name
 
 
 NOT_OF_PEOPLE = {
@@ -318,9 +319,9 @@ NOT_OF_PEOPLE = {
 def test_a_number_is_given_as_it_is_only_where_it_does_not_come_from_people():
     as_it_is = {
         column
-        for rules in disclosure.RULES.values()
-        for column, rule in rules.items()
-        if rule is disclosure.constant and not column.startswith("reference_")
+        for own in rules.RULES.values()
+        for column, rule in own.items()
+        if rule is rules.constant and not column.startswith("reference_")
     }
     assert as_it_is == NOT_OF_PEOPLE
 
@@ -341,7 +342,7 @@ def test_a_column_or_table_that_no_rule_knows_is_left_out(made):
 
 def test_a_number_under_the_name_of_a_text_is_left_out():
     table = pd.DataFrame({"structure": ["liver"], "sex": [37.25], "n": [400]})
-    assert disclosure.by_rule("summary", table)["sex"].isna().all()
+    assert rules.by_rule("summary", table)["sex"].isna().all()
 
 
 def exact_numbers(folder: Path) -> set[str]:
@@ -372,13 +373,13 @@ def test_no_number_of_the_analysis_stands_anywhere_with_more_digits_than_n_suppo
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(
-    n=st.integers(disclosure.LEAST_N, 5000),
+    n=st.integers(rounding.LEAST_N, 5000),
     sd=st.floats(1e-3, 1e3),
     of_one=st.floats(-4, 4),
 )
 def test_one_person_moves_a_mean_by_no_more_than_a_step(n, sd, of_one):
     moved = abs(of_one) * sd / n
-    step = float(disclosure.step_of(sd / np.sqrt(n), n))
+    step = float(rounding.step_of(sd / np.sqrt(n), n))
     assert moved <= step * (1 + 1e-9), (moved, step)
     assert step <= sd / np.sqrt(n) * max(1, 10 / np.sqrt(n)) * (1 + 1e-9)
 
@@ -387,7 +388,7 @@ def test_one_person_moves_a_mean_by_no_more_than_a_step(n, sd, of_one):
 @given(value=st.floats(-1e5, 1e5), exponent=st.integers(-3, 3), first=st.sampled_from([1, 2, 5]))
 def test_what_is_rounded_is_the_nearest_multiple_and_no_digit_more(value, exponent, first):
     step = first * 10.0**exponent
-    found = float(disclosure.to_step(value, step))
+    found = float(rounding.to_step(value, step))
     assert abs(found - value) <= step / 2 * (1 + 1e-6) + 1e-9
     assert len(f"{found!r}".split(".")[1]) <= max(1, -exponent), found
 
@@ -395,8 +396,8 @@ def test_what_is_rounded_is_the_nearest_multiple_and_no_digit_more(value, expone
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(p=st.floats(0, 1))
 def test_p_has_one_digit_a_floor_and_stays_on_its_side_of_a_level(p):
-    found = disclosure._one_digit(p)
-    assert found >= disclosure.LEAST_P
+    found = rules._one_digit(p)
+    assert found >= rules.LEAST_P
     assert f"{found:.1g}" == f"{found:g}"
     assert all((found < level) == (p < level) for level in (0.05, 0.1)), (p, found)
     assert abs(found - p) <= 0.051
@@ -410,13 +411,13 @@ def test_rho_and_p_do_not_give_n_away(n):
         y = draw.normal(size=n) - 0.3 * x
         rho, p = stats.spearmanr(x, y)
         table = pd.DataFrame({"spearman_rho": [rho], "p_value": [p], "n_used": [n]})
-        shown = disclosure.by_rule("correlations", table)
-        step = float(disclosure.step_of(1 / np.sqrt(n), n))
+        shown = rules.by_rule("correlations", table)
+        step = float(rounding.step_of(1 / np.sqrt(n), n))
         fits = [
             other
             for other in range(n - 12, n + 13)
             for told in np.linspace(-0.5, 0.5, 41) * step + shown["spearman_rho"][0]
-            if disclosure._one_digit(_p_of(told, other)) == shown["p_value"][0]
+            if rules._one_digit(_p_of(told, other)) == shown["p_value"][0]
         ]
         assert len(set(fits)) >= 9, (n, rho, p, sorted(set(fits)))
 

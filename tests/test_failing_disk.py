@@ -18,7 +18,7 @@ import pytest
 from cohortvol.compute.cluster import remember
 from cohortvol.errors import CohortvolError, OutputError, TemporaryError
 from cohortvol.stages.segment.receipts import Outcome, ShardFolder, Work
-from cohortvol.store import keys, storage, tables
+from cohortvol.store import keys, schemas, storage, tables
 from cohortvol.store.files import (
     DIGESTS,
     commit_bytes,
@@ -72,8 +72,8 @@ def old_file(folder):
 
 
 def table(folder):
-    rows = tables.append_rows([{"scan_id": "a", "shard": "0"}], tables.SHARDS)
-    tables.write_table(folder / "t.parquet", rows, tables.SHARDS)
+    rows = tables.append_rows([{"scan_id": "a", "shard": "0"}], schemas.SHARDS)
+    tables.write_table(folder / "t.parquet", rows, schemas.SHARDS)
 
 
 def hashed(folder):

@@ -12,17 +12,15 @@ import pytest
 
 from cohortvol.errors import InUseError, OutputError
 from cohortvol.store.files import (
-    IN_USE,
     check_writable,
-    claim,
     commit,
     commit_json,
-    lock,
     refuse_planted_below,
     sha256_of,
     sweep,
     warn_if_world_readable,
 )
+from cohortvol.store.locks import IN_USE, claim, lock
 
 HOLD = (
     "import sys, time; from pathlib import Path; from cohortvol.store.files import claim;"

@@ -21,7 +21,8 @@ from cohortvol.errors import TableError, TemporaryError
 from cohortvol.stages import ingest
 from cohortvol.stages.ingest import Rules, check_scan, source
 from cohortvol.stages.segment.images import read_image
-from cohortvol.store.tables import INGEST, SHARD, read_table, write_table
+from cohortvol.store.schemas import INGEST, SHARD
+from cohortvol.store.tables import read_table, write_table
 from nifti_files import (
     AFFINE,
     FAULTS,

@@ -20,7 +20,8 @@ from cohortvol.errors import ScanError
 from cohortvol.stages import ingest
 from cohortvol.stages.ingest import Rules, check_scan, source
 from cohortvol.store import storage
-from cohortvol.store.tables import SHARD, append_rows, write_table
+from cohortvol.store.schemas import SHARD
+from cohortvol.store.tables import append_rows, write_table
 from nifti_files import FAULTS, nifti, reason_of, saved
 
 

@@ -39,7 +39,7 @@ from cohortvol.stages.measure import run_shard as measure_shard
 from cohortvol.stages.measure.interval import with_intervals
 from cohortvol.stages.segment import Segmenter, run_shard
 from cohortvol.stages.segment.tiles import label_of_greatest
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.tools.judge import calibrate as calibration_of_models
 from phantoms import ANISOTROPIC, STRUCTURES, VOXEL_ML, abdomen, ramp
 from segment_cohort import AFFINE, Shard, scan, write_scan
@@ -298,7 +298,9 @@ def test_volumes_of_a_shard_get_intervals_from_receipt_to_table(shard, model, tm
     for name, folder in (("own", calibrated), ("other", for_another), ("none", model)):
         out = shard.results / "measure" / f"{name}.parquet"
         measure_shard(shard.out, shard.ingest, folder, shard.results, out)
-        tables_of[name] = tables.read_table(out, tables.VOLUMES).set_index(["scan_id", "structure"])
+        tables_of[name] = tables.read_table(out, schemas.VOLUMES).set_index(
+            ["scan_id", "structure"]
+        )
     for scan_id, row in shard.table().iterrows():
         expected, spread = softmax_by_label(row.to_dict())[1]
         liver = tables_of["own"].loc[(scan_id, "liver")]

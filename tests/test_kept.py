@@ -5,7 +5,8 @@ import pytest
 
 from cohortvol.stages.segment.receipts import Claim, Outcome, ShardFolder, Work
 from cohortvol.store.kept import Kept, forget, measuring_key, table_of
-from cohortvol.store.tables import PREVIEWS, VOLUMES, append_rows
+from cohortvol.store.schemas import PREVIEWS, VOLUMES
+from cohortvol.store.tables import append_rows
 from results_folder import volume_row
 
 SCAN = {"scan_id": "sub-01", "dixon": None, "intensity_min": 0.0, "intensity_max": 900.0}

@@ -14,7 +14,8 @@ from cohortvol.errors import ConfigError, ManifestError
 from cohortvol.stages import manifest
 from cohortvol.store import keys
 from cohortvol.store.files import commit_once
-from cohortvol.store.tables import MANIFEST, SHARD, read_table
+from cohortvol.store.schemas import MANIFEST, SHARD
+from cohortvol.store.tables import read_table
 from cohortvol.tools import status
 
 ODD = [

@@ -12,7 +12,7 @@ import pytest
 
 from cohortvol import cli
 from cohortvol.errors import BUG, TEMPORARY, USAGE, ScanError, TableError, TemporaryError
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.machine import error_to_act_on, lacking
 from cohortvol.tools.verify.quick import damaged_tables
 
@@ -109,8 +109,8 @@ def test_a_table_that_could_not_be_read_for_want_of_something_is_not_damaged(
 ):
     """It would be removed and made again; a person would be told to delete it."""
     path = tmp_path / "volumes.parquet"
-    rows = tables.append_rows([{"scan_id": "a", "shard": "0"}], tables.SHARDS)
-    tables.write_table(path, rows, tables.SHARDS)
+    rows = tables.append_rows([{"scan_id": "a", "shard": "0"}], schemas.SHARDS)
+    tables.write_table(path, rows, schemas.SHARDS)
     assert damaged_tables(tmp_path) == []
 
     def fail(*_, **__):
@@ -121,7 +121,7 @@ def test_a_table_that_could_not_be_read_for_want_of_something_is_not_damaged(
         patched.setattr(tables.pq, "read_metadata", fail)
         assert damaged_tables(tmp_path) == []
         with pytest.raises(TemporaryError, match="cannot be read, this machine gives too little"):
-            tables.read_table(path, tables.SHARDS)
+            tables.read_table(path, schemas.SHARDS)
 
 
 def test_a_python_without_docstrings_is_refused_in_one_line():

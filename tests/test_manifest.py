@@ -10,7 +10,8 @@ import pytest
 from cohortvol.errors import USAGE, ManifestError, TableError
 from cohortvol.stages import manifest
 from cohortvol.stages.manifest import from_folder, read_manifest, write_from_folder
-from cohortvol.store.tables import MANIFEST, read_table
+from cohortvol.store.schemas import MANIFEST
+from cohortvol.store.tables import read_table
 
 
 def write(tmp_path, text, name="scans.csv", encoding="utf-8"):

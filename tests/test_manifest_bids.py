@@ -9,7 +9,8 @@ from bids_fixture import people, tsv, write_dataset
 from cohortvol.errors import ManifestError
 from cohortvol.stages import manifest
 from cohortvol.stages.manifest import Choice, read_manifest
-from cohortvol.store.tables import MANIFEST, read_table
+from cohortvol.store.schemas import MANIFEST
+from cohortvol.store.tables import read_table
 
 
 def read(root, **settings):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cohortvol.stages import manifest
 from cohortvol.stages.manifest import assign_shards
-from cohortvol.store.tables import SHARD, SHARDS, read_table
+from cohortvol.store.schemas import SHARD, SHARDS
+from cohortvol.store.tables import read_table
 
 NO_SHARDS = pd.DataFrame(columns=["scan_id", "shard"])
 

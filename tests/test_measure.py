@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 from cohortvol.errors import GeometryError, ModelError, TemporaryError, UnknownLabelError
 from cohortvol.stages import measure
 from cohortvol.stages.measure import shard as shard_module
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import sha256_of
 from phantoms import (
     ANISOTROPIC,
@@ -378,22 +378,22 @@ class Shard:
         segmented = pd.DataFrame([*self.scans.values(), bad])
         ingested = segmented.assign(state=segmented["state"].replace("segmented", "ready"))
         for path, frame, schema in (
-            (self.segment, segmented, tables.SEGMENT),
-            (self.ingest, ingested, tables.INGEST),
+            (self.segment, segmented, schemas.SEGMENT),
+            (self.ingest, ingested, schemas.INGEST),
         ):
             known = [name for name in schema if name in frame.columns]
             tables.write_table(path, frame[known], schema)
 
     def run(self, **thresholds) -> pd.DataFrame:
         volumes, _ = measure.measure_shard(
-            tables.read_table(self.segment, tables.SEGMENT).query("state == 'segmented'"),
-            tables.read_table(self.ingest, tables.INGEST),
+            tables.read_table(self.segment, schemas.SEGMENT).query("state == 'segmented'"),
+            tables.read_table(self.ingest, schemas.INGEST),
             [STRUCTURES],
             self.folder,
             **(ANY_SIZE | thresholds),
         )
-        tables.write_table(self.out, volumes, tables.VOLUMES)
-        return tables.read_table(self.out, tables.VOLUMES)
+        tables.write_table(self.out, volumes, schemas.VOLUMES)
+        return tables.read_table(self.out, schemas.VOLUMES)
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_a_shard_without_a_segmented_scan_gives_an_empty_table_of_the_schema(res
     results.write()
     volumes = results.run()
     assert len(volumes) == 0
-    assert volumes.columns.tolist() == list(tables.VOLUMES)
+    assert volumes.columns.tolist() == list(schemas.VOLUMES)
 
 
 def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
@@ -572,13 +572,13 @@ def previews_of(results, monkeypatch):
         previews=pictures,
         plausible_ml=any_size,
     )
-    return tables.read_table(results.out, tables.VOLUMES), pictures
+    return tables.read_table(results.out, schemas.VOLUMES), pictures
 
 
 def test_every_measured_scan_has_a_picture_and_an_equal_scan_an_equal_one(results, monkeypatch):
     Path(results.scans["sub-3"]["image"]).unlink()
     _, path = previews_of(results, monkeypatch)
-    pictures = tables.read_table(path, tables.PREVIEWS)
+    pictures = tables.read_table(path, schemas.PREVIEWS)
     assert pictures["scan_id"].tolist() == ["sub-1", "sub-2"]
     assert pictures["png"].str[:8].tolist() == [b"\x89PNG\r\n\x1a\n"] * 2
     assert pictures["png"].nunique() == 1
@@ -606,7 +606,7 @@ def test_a_scan_that_cannot_be_drawn_is_measured_all_the_same(results, monkeypat
     monkeypatch.setattr(shard_module, "draw_preview", breaks)
     volumes, path = previews_of(results, monkeypatch)
     assert_frame_equal(volumes, expected)
-    pictures = tables.read_table(path, tables.PREVIEWS).set_index("scan_id")
+    pictures = tables.read_table(path, schemas.PREVIEWS).set_index("scan_id")
     assert pictures["png"].isna().tolist() == [False, True, False]
     assert pictures.loc["sub-2", "reason"] == "BUG_UNEXPECTED"
     assert "sub-2: BUG_UNEXPECTED" in caplog.text
@@ -637,7 +637,7 @@ def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
         results=results.folder,
         out=results.out,
     )
-    assert len(tables.read_table(results.out, tables.VOLUMES)) == 3 * 6
+    assert len(tables.read_table(results.out, schemas.VOLUMES)) == 3 * 6
     assert "0000: 3 measured, 0 failed" in caplog.text
     assert len(re.findall(r"sub-\d: measured, \d+\.\d s$", caplog.text, re.M)) == 3
 

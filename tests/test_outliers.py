@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from cohortvol.stages.assemble.outliers import outlier_z, resistant_line, with_outliers
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 
 N = 400
 SPREAD = 0.2
@@ -44,7 +44,7 @@ def volumes(scans, volume_ml, **columns):
         }
         | columns
     )
-    return tables.to_arrow(frame, tables.VOLUMES)
+    return tables.to_arrow(frame, schemas.VOLUMES)
 
 
 def flagged(scans, table, max_z=5.0):
@@ -175,7 +175,7 @@ def test_the_line_is_exact_on_a_line_and_flat_where_age_does_not_vary():
 
 
 def test_the_tables_without_rows_stay_without_rows():
-    empty = tables.to_arrow(tables.append_rows([], tables.VOLUMES), tables.VOLUMES)
+    empty = tables.to_arrow(tables.append_rows([], schemas.VOLUMES), schemas.VOLUMES)
     scans = pd.DataFrame({"scan_id": [], "age_years": [], "sex": []})
     assert with_outliers(empty, outlier_z(empty, scans)).num_rows == 0
     assert isinstance(empty, pa.Table)

@@ -10,7 +10,8 @@ from cohortvol import cli
 from cohortvol.models.card import load_card, segmentation_key
 from cohortvol.models.folders import find_model
 from cohortvol.store.files import commit_json
-from cohortvol.store.tables import INGEST, SEGMENT, append_rows, write_table
+from cohortvol.store.schemas import INGEST, SEGMENT
+from cohortvol.store.tables import append_rows, write_table
 
 MODEL = "embedded-v2"
 

@@ -26,15 +26,8 @@ from cohortvol.stages.assemble.following import OUT_OF_RANGE
 from cohortvol.stages.ingest.dicom.headers import covariates
 from cohortvol.stages.manifest import read_manifest
 from cohortvol.stages.report.tables import inputs as report_inputs
-from cohortvol.store.tables import (
-    INGEST,
-    MANIFEST,
-    SCANS,
-    append_rows,
-    to_arrow,
-    to_pandas,
-    write_table,
-)
+from cohortvol.store.schemas import INGEST, MANIFEST, SCANS
+from cohortvol.store.tables import append_rows, to_arrow, to_pandas, write_table
 from cohortvol.tools.evaluate.groups import read_scans as read_groups
 from results_folder import ingest_row, manifest_row
 

@@ -18,7 +18,8 @@ from cohortvol.errors import OutputError, TableError
 from cohortvol.stages import analyse, report
 from cohortvol.stages.report.page import html as page
 from cohortvol.stages.report.tables import flow, inputs
-from cohortvol.store.tables import SCANS, read_table, write_table
+from cohortvol.store.schemas import SCANS
+from cohortvol.store.tables import read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
 SMALL, LARGE = 64, 1200

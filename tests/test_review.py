@@ -12,7 +12,7 @@ from cohortvol import cli
 from cohortvol.errors import TableError
 from cohortvol.stages import assemble
 from cohortvol.stages.assemble.review import CONTEXT
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.tools import status
 from results_folder import MODEL, ResultsFolder, absent_row, ingest_row, volume_row
 
@@ -54,8 +54,8 @@ def decided(results, *lines, head=HEAD):
     path.write_text("\n".join([head, *lines]) + "\n")
     results.write()
     assemble.run(results.folder, MODEL, path)
-    scans = tables.read_table(results.folder / "scans.parquet", tables.SCANS)
-    volumes = tables.read_table(results.folder / "volumes.parquet", tables.COHORT_VOLUMES)
+    scans = tables.read_table(results.folder / "scans.parquet", schemas.SCANS)
+    volumes = tables.read_table(results.folder / "volumes.parquet", schemas.COHORT_VOLUMES)
     return scans.set_index("scan_id"), volumes.set_index(["scan_id", "structure"])
 
 
@@ -213,7 +213,7 @@ def test_the_same_decisions_give_the_same_bytes(results):
     names = ("scans.parquet", "volumes.parquet")
     first = [(results.folder / name).read_bytes() for name in names]
     decided(results, *reversed(lines))
-    shuffled = tables.read_table(results.folder / "volumes.parquet", tables.COHORT_VOLUMES)
+    shuffled = tables.read_table(results.folder / "volumes.parquet", schemas.COHORT_VOLUMES)
     decided(results, *lines)
     assert [(results.folder / name).read_bytes() for name in names] == first
     assert set(shuffled["review_line"].dropna()) == {2, 3}

@@ -15,7 +15,8 @@ from cohortvol.stages.measure.png import encode
 from cohortvol.stages.report import SheetSettings
 from cohortvol.stages.report.figures import sheets
 from cohortvol.stages.report.tables import inputs
-from cohortvol.store.tables import PREVIEWS, SCANS, VOLUMES, append_rows, read_table, write_table
+from cohortvol.store.schemas import PREVIEWS, SCANS, VOLUMES
+from cohortvol.store.tables import append_rows, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "kidney_left", "kidney_right")}

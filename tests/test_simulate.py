@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cohortvol.errors import ConfigError
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.tools.simulate import anatomy, cohort, compare, image, population, run
 from cohortvol.tools.simulate.faults import FAULTS
 
@@ -150,10 +150,10 @@ def test_subjects_have_the_ages_of_the_seed_study():
 
 def test_population_tables_have_the_schemas_of_the_stages(tmp_path):
     population.run(tmp_path, n=300, seed=2)
-    scans = tables.read_table(tmp_path / "manifest" / "scans.parquet", tables.MANIFEST)
-    ingest = tables.read_table(tmp_path / "ingest" / "0000.parquet", tables.INGEST)
+    scans = tables.read_table(tmp_path / "manifest" / "scans.parquet", schemas.MANIFEST)
+    ingest = tables.read_table(tmp_path / "ingest" / "0000.parquet", schemas.INGEST)
     measured = tables.read_table(
-        tmp_path / "measure" / population.MODEL / "0000.parquet", tables.VOLUMES
+        tmp_path / "measure" / population.MODEL / "0000.parquet", schemas.VOLUMES
     )
     assert len(scans) == len(ingest) == 300
     ready = (ingest["state"] == "ready").sum()
@@ -179,8 +179,8 @@ def test_what_was_found_is_compared_whatever_label_and_layer_it_has(
     volumes = truth.assign(label=label)[truth["scan_id"].isin(names)]
     scans = pd.DataFrame({"scan_id": names.keys(), "label_map": names.values()})
     for name, rows, schema in (
-        ("volumes", volumes, tables.VOLUMES),
-        ("scans", scans, tables.SCANS),
+        ("volumes", volumes, schemas.VOLUMES),
+        ("scans", scans, schemas.SCANS),
     ):
         tables.write_table(tmp_path / f"{name}.parquet", rows.reindex(columns=list(schema)), schema)
     found = compare.volumes_against_truth(small_cohort, tmp_path)

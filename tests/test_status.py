@@ -20,7 +20,7 @@ import pytest
 from cohortvol.compute.cluster import remember
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, TEMPORARY, ConfigError, TableError
 from cohortvol.stages import assemble
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.tools import status
 from cohortvol.tools.status.counting import Places, count_shards
 from cohortvol.tools.status.pace import Shard, pace
@@ -650,10 +650,10 @@ def test_what_only_the_image_or_the_cohort_can_tell_is_told_too(results):
     results.write()
     assemble.run(results.folder, MODEL)
     path = results.folder / "volumes.parquet"
-    volumes = tables.read_table(path, tables.VOLUMES)
+    volumes = tables.read_table(path, schemas.VOLUMES)
     spleen = (volumes["scan_id"] == "sub-03") & (volumes["structure"] == "spleen")
     volumes.loc[spleen, "qc_flags"] = "QC_OUTLIER_COHORT"
-    tables.write_table(path, volumes, tables.VOLUMES)
+    tables.write_table(path, volumes, schemas.VOLUMES)
     told = [reason["reason"] for reason in status.explain(results.folder, "sub-03")["reasons"]]
     of_scan = ["CLN_AGE_MISSING", "QC_INTENSITY"]
     assert told == ["QC_TRUNCATED_FOV", "QC_OUTLIER_COHORT", *of_scan]

@@ -30,7 +30,7 @@ from cohortvol.stages.segment.pipeline import WRITE_BEHIND, Pipeline
 from cohortvol.stages.segment.progress import ShardProgress
 from cohortvol.stages.segment.receipts import ShardFolder, Work
 from cohortvol.stages.segment.stopping import Stop
-from cohortvol.store import storage, tables
+from cohortvol.store import schemas, storage, tables
 from cohortvol.store.files import (
     check_writable,
     commit_bytes,
@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
 
 def write_table_of(n_rows, path):
     rows = [{"scan_id": f"scan {n} {os.urandom(8).hex()}", "shard": "0"} for n in range(n_rows)]
-    tables.write_table(path, tables.append_rows(rows, tables.SHARDS), tables.SHARDS)
+    tables.write_table(path, tables.append_rows(rows, schemas.SHARDS), schemas.SHARDS)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_disk_that_fills_while_images_are_made_is_no_fault_of_the_scans(tmp_pa
     nib.save(nib.Nifti1Image(voxels, nifti_files.AFFINE), tmp_path / "a.nii.gz")
     rows = [{"scan_id": f"s{n}", "image": str(tmp_path / "a.nii.gz")} for n in range(3)]
     listed, out = tmp_path / "shards" / "0000.parquet", tmp_path / "ingest" / "0000.parquet"
-    tables.write_table(listed, tables.append_rows(rows, tables.SHARD), tables.SHARD)
+    tables.write_table(listed, tables.append_rows(rows, schemas.SHARD), schemas.SHARD)
     rules = ingest.Rules(volume=1)
     with no_file_larger_than(8_000), pytest.raises(TemporaryError, match="IO_NO_SPACE"):
         ingest.run(listed, out, rules)
@@ -391,13 +391,13 @@ def test_a_table_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
     write_table_of(3, path)
     failing = Failing(tables.pq.ParquetFile, errno.EIO, 4)
     monkeypatch.setattr(tables.pq, "ParquetFile", failing)
-    assert len(tables.read_table(path, tables.SHARDS)) == 3
+    assert len(tables.read_table(path, schemas.SHARDS)) == 3
     failing.left = 5
     with pytest.raises(TemporaryError, match="the storage is at fault"):
-        tables.read_table(path, tables.SHARDS)
+        tables.read_table(path, schemas.SHARDS)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(TableError, match="damaged table"):
-        tables.read_table(path, tables.SHARDS)
+        tables.read_table(path, schemas.SHARDS)
 
 
 @pytest.mark.parametrize("number", FAILING)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from cohortvol.errors import TableError
+from cohortvol.store.schemas import VOLUMES
 from cohortvol.store.tables import (
     LAYOUT,
-    VOLUMES,
     append_rows,
     as_written,
     csv_text,

@@ -12,7 +12,7 @@ import pytest
 
 from cohortvol import cli
 from cohortvol.errors import ConfigError, TableError
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import commit_digests
 from cohortvol.store.records import Job, noted
 from cohortvol.tools.verify import quick
@@ -28,7 +28,7 @@ def table(tmp_path):
     frame = pd.DataFrame(
         {"scan_id": ["a", "b", "c"], "shard": "0000", "subject_id": ["a", "b", None]}
     )
-    tables.write_table(path, frame, tables.SHARDS)
+    tables.write_table(path, frame, schemas.SHARDS)
     return path
 
 
@@ -48,17 +48,17 @@ def test_no_byte_of_a_table_can_change_unseen_but_the_version_of_its_writer(tabl
     unseen = set()
     for at in flips(table):
         try:
-            tables.read_as_written(table, tables.SHARDS)
+            tables.read_as_written(table, schemas.SHARDS)
             unseen.add(at)
         except TableError:
             continue
     assert unseen <= digits
-    assert tables.read_as_written(table, tables.SHARDS).num_rows == 3
+    assert tables.read_as_written(table, schemas.SHARDS).num_rows == 3
 
 
 def test_a_table_of_another_pyarrow_is_no_damage(table, monkeypatch):
     monkeypatch.setattr(tables.pa, "cpp_version", "1.0.0")
-    assert tables.read_as_written(table, tables.SHARDS).num_rows == 3
+    assert tables.read_as_written(table, schemas.SHARDS).num_rows == 3
 
 
 def test_a_list_of_digests_is_what_sha256sum_reads(tmp_path):
@@ -74,7 +74,7 @@ def results(tmp_path):
     """A folder that was never finished: tables of the stages and nothing after them."""
     folder = ResultsFolder(tmp_path / "results").write()
     shards = folder.manifest[["scan_id", "shard"]].dropna()
-    tables.write_table(folder.folder / "manifest/shards.parquet", shards, tables.SHARDS)
+    tables.write_table(folder.folder / "manifest/shards.parquet", shards, schemas.SHARDS)
     return folder.folder
 
 
@@ -109,8 +109,8 @@ def test_a_damaged_table_is_a_line_with_what_becomes_of_it(results, capsys):
 
 def test_tables_that_do_not_fit_together_are_out_of_date(results):
     path = f"measure/{MODEL}/0000.parquet"
-    rows = tables.read_table(results / path, tables.VOLUMES)
-    tables.write_table(results / path, rows[rows["scan_id"] != "sub-03"], tables.VOLUMES)
+    rows = tables.read_table(results / path, schemas.VOLUMES)
+    tables.write_table(results / path, rows[rows["scan_id"] != "sub-03"], schemas.VOLUMES)
     found = {one.path: one for one in verify(results)["problems"]}
     assert found[path].kind == "out of date"
     assert found[path].what == "lacks 1 and has 0 other scans than segment"
@@ -118,9 +118,9 @@ def test_tables_that_do_not_fit_together_are_out_of_date(results):
 
 
 def test_a_table_is_missed_where_no_scan_was_usable(results):
-    rows = tables.read_table(results / "manifest/scans.parquet", tables.MANIFEST)
+    rows = tables.read_table(results / "manifest/scans.parquet", schemas.MANIFEST)
     scans = rows[["manifest_line", "scan_id"]].assign(state="quarantined", reason="SRC_EMPTY")
-    tables.write_table(results / "scans.parquet", scans, tables.SCANS)
+    tables.write_table(results / "scans.parquet", scans, schemas.SCANS)
     path = f"measure/{MODEL}/0000.parquet"
     (results / path).unlink()
     found = {one.path: one.kind for one in verify(results)["problems"]}
@@ -202,8 +202,8 @@ def test_a_table_of_another_list_of_scans_is_out_of_date_and_its_times_say_nothi
         return [one.what for one in verify(results)["problems"] if one.path == path]
 
     assert told() == []
-    table = tables.read_table(results / path, tables.INGEST)[["scan_id", "image"]]
-    tables.write_table(results / listed, table.assign(n_bytes=11), tables.SHARD)
+    table = tables.read_table(results / path, schemas.INGEST)[["scan_id", "image"]]
+    tables.write_table(results / listed, table.assign(n_bytes=11), schemas.SHARD)
     assert told() == ["was made of another list of scans"]
 
 

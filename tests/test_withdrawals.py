@@ -24,7 +24,7 @@ from cohortvol import cli
 from cohortvol.errors import ConfigError, TableError, WithdrawalError
 from cohortvol.stages import manifest
 from cohortvol.stages.manifest.removal import remove_scans
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.records import Job, Outdated, noted
 from cohortvol.store.withdrawals import read_withdrawals, unknown_of
 from cohortvol.tools.verify.search import search
@@ -92,7 +92,7 @@ def test_rows_of_a_withdrawn_subject_leave_every_table_of_the_manifest(tmp_path,
     assert scans["scan_id"].tolist() == ["b-1", "c-1"]
     assert scans["manifest_line"].tolist() == [3, 5]
     assert scans["shard"].tolist() == ["0000", "0001"]
-    assert table(results, "shards.parquet", tables.SHARDS)["scan_id"].tolist() == ["b-1", "c-1"]
+    assert table(results, "shards.parquet", schemas.SHARDS)["scan_id"].tolist() == ["b-1", "c-1"]
     assert "2 in the list, 1 of them known here; 2 scans" in capsys.readouterr().out
     assert search(results, list_of(tmp_path, "scan_id\na-1\na-2\nanna\n"))["hits"] == {}
 
@@ -133,9 +133,9 @@ INGEST = Job("ingest", "0000", (INGESTED,), {"list_of_scans": LISTED})
 
 def ingest(results, rows):
     """The table of ingest, with the record of what it was made of."""
-    table = tables.append_rows([ingest_row(scan_id) for scan_id, _ in sorted(rows)], tables.INGEST)
+    table = tables.append_rows([ingest_row(scan_id) for scan_id, _ in sorted(rows)], schemas.INGEST)
     with noted(INGEST.text(results)):
-        tables.write_table(results / INGESTED, table, tables.INGEST)
+        tables.write_table(results / INGESTED, table, schemas.INGEST)
 
 
 def why(results):
@@ -150,7 +150,7 @@ def test_tables_of_those_who_stay_are_not_made_again(tmp_path):
     assert why(results) is None
     for _ in range(2):
         manifest.run(cohort(tmp_path, ROWS), results, withdrawals=list_of(tmp_path, "anna\n"))
-        found = tables.read_table(results / INGESTED, tables.INGEST)["scan_id"].tolist()
+        found = tables.read_table(results / INGESTED, schemas.INGEST)["scan_id"].tolist()
         assert (found, why(results)) == (["b-1", "c-1"], None)
 
 
@@ -546,12 +546,12 @@ def test_the_receipt_of_a_scan_that_left_the_manifest_may_name_the_same_image(tm
     results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
     manifest.run(cohort(tmp_path, ROWS), results)
     rows = [ingest_row(scan_id, image_sha256="same-bytes") for scan_id, _ in ROWS]
-    ingested = tables.append_rows(rows, tables.INGEST)
-    tables.write_table(results / "ingest" / "0000.parquet", ingested, tables.INGEST)
+    ingested = tables.append_rows(rows, schemas.INGEST)
+    tables.write_table(results / "ingest" / "0000.parquet", ingested, schemas.INGEST)
     manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
     left = pd.read_parquet(results / "ingest" / "0000.parquet")
     assert search(results, withdrawn)["hits"] == {}
-    tables.write_table(results / "ingest" / "0000.parquet", left[:0], tables.INGEST)
+    tables.write_table(results / "ingest" / "0000.parquet", left[:0], schemas.INGEST)
     receipt = ResultsFolder(results).receipt("0000", "b-1", image_sha256="same-bytes")
     assert search(results, withdrawn)["hits"] == {}
     receipt.rename(results / "mine.json").write_text('{"sha256": "same-bytes"}')

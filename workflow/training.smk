@@ -8,7 +8,8 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from cohortvol.errors import CohortvolError, ConfigError, did_you_mean
-from cohortvol.store.files import IN_USE, keep_from_others, lock, make_folder
+from cohortvol.store.files import (keep_from_others, make_folder)
+from cohortvol.store.locks import (IN_USE, lock)
 from cohortvol.tools.train.recipe import read_recipe, variants_of
 
 min_version("9.21")

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from cohortvol import cli
-from cohortvol.store.tables import KEPT, read_table
+from cohortvol.store.schemas import KEPT
+from cohortvol.store.tables import read_table
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.verify.folder import verify
 from workflow_run import run

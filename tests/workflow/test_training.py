@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from cohortvol.models.card import load_card
-from cohortvol.store.files import claim
+from cohortvol.store.locks import claim
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cohortvol.store.files import IN_USE, claim
+from cohortvol.store.locks import IN_USE, claim
 from workflow_run import REPOSITORY, command
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")

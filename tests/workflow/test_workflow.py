@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cohortvol.store.files import claim
+from cohortvol.store.locks import claim
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

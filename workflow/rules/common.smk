@@ -14,13 +14,8 @@ import cohortvol
 from cohortvol.compute.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.config import check, read_yaml
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, ConfigError
-from cohortvol.store.files import (
-    check_writable,
-    claim,
-    keep_from_others,
-    refuse_planted_below,
-    warn_if_world_readable,
-)
+from cohortvol.store.files import (check_writable, keep_from_others, refuse_planted_below, warn_if_world_readable)
+from cohortvol.store.locks import (claim)
 from cohortvol.workflow.flow import RULES, Flow
 from cohortvol.store.machine import check_interpreter, error_to_act_on
 from cohortvol.models.card import (load_card, restrict)

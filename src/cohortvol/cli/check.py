@@ -76,7 +76,8 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
 
     from cohortvol.stages import assemble, ingest
     from cohortvol.stages.manifest import Choice, read_manifest, unknown_withdrawn, who_withdrew
-    from cohortvol.store.tables import INGEST, append_rows, to_arrow, to_pandas
+    from cohortvol.store.schemas import INGEST
+    from cohortvol.store.tables import append_rows, to_arrow, to_pandas
     from cohortvol.store.withdrawals import refuse_if_all
 
     withdrawals = settings["withdrawals"]

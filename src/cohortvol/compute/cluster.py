@@ -57,7 +57,7 @@ def name_of_run(results: Path) -> str | None:
 def cancel_left_over(results: Path) -> int:
     """Cancel jobs of an earlier run in a results folder, and wait until they are gone.
 
-    To be called by who holds the folder (`cohortvol.store.files.claim`): then that run has no
+    To be called by who holds the folder (`cohortvol.store.locks.claim`): then that run has no
     driver. A worker that is cancelled finishes the scan in hand first. Where Slurm cannot be asked,
     nothing is cancelled: two jobs on one shard wait for each other (`cohortvol.stages.segment`).
 

@@ -11,7 +11,8 @@ from urllib.request import Request, urlopen
 
 from cohortvol.errors import ModelError, TemporaryError
 from cohortvol.models.catalogue import KnownModel, KnownWeights
-from cohortvol.store.files import commit_text, lock, make_folder, sha256_of
+from cohortvol.store.files import commit_text, make_folder, sha256_of
+from cohortvol.store.locks import lock
 
 TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 2**20

@@ -16,15 +16,8 @@ import pandas as pd
 
 from cohortvol.errors import TableError
 from cohortvol.store.files import digest_of
-from cohortvol.store.tables import (
-    KEPT,
-    PREVIEWS,
-    VOLUMES,
-    Column,
-    append_rows,
-    read_table,
-    write_table,
-)
+from cohortvol.store.schemas import KEPT, PREVIEWS, VOLUMES, Column
+from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 

@@ -16,15 +16,8 @@ from cohortvol.anatomy.geometry import check_same_grid
 from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.errors import ConfigError, GeometryError, did_you_mean
 from cohortvol.store.files import sha256_of
-from cohortvol.store.tables import (
-    AGREEMENT,
-    SEGMENT,
-    SHARDS,
-    VOLUMES,
-    append_rows,
-    read_table,
-    write_table,
-)
+from cohortvol.store.schemas import AGREEMENT, SEGMENT, SHARDS, VOLUMES
+from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,9 @@ from cohortvol.store.files import (
     make_folder,
     sha256_of,
 )
+from cohortvol.store.schemas import MANIFEST, SCANS, VOLUMES
 from cohortvol.store.storage import temporary_beside
-from cohortvol.store.tables import MANIFEST, SCANS, VOLUMES, read_table
+from cohortvol.store.tables import read_table
 
 log = logging.getLogger(__name__)
 

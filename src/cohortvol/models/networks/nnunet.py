@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import _codecs
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -14,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from numpy._core.multiarray import scalar
 from safetensors.torch import save
 
 from cohortvol.errors import ModelError
@@ -44,20 +40,11 @@ from cohortvol.models.networks.build import (
     own_weights,
     read_weights,
 )
+from cohortvol.models.networks.checkpoints import CHECKPOINT, one_training, read_checkpoint
 from cohortvol.models.networks.unpacking import check_sha256, trained_folder
 from cohortvol.store.files import commit, commit_json
 from cohortvol.store.storage import temporary_beside
 
-# What nnU-Net stores beside tensors: numpy scalars in its log, under names of numpy 1 and 2.
-SAFE_GLOBALS: list[Any] = [
-    (scalar, "numpy.core.multiarray.scalar"),
-    scalar,
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    _codecs.encode,
-]
-_CHECKPOINT = re.compile(r"[A-Za-z0-9_]{1,64}\.pth")
 _FOLD = re.compile(r"all|[0-9]{1,3}")
 
 
@@ -150,7 +137,7 @@ def import_nnunet(
     """
     out = Path(out)
     check_id(model_id)
-    if not _CHECKPOINT.fullmatch(checkpoint):
+    if not CHECKPOINT.fullmatch(checkpoint):
         raise ModelError(f"checkpoint {shown(checkpoint)!r}: a name such as checkpoint_final.pth")
     said = {"title": title, "licence": licence, "source": origin, "citation": citation}
     if wrong := problems(said, {**schema("card"), "required": []}):
@@ -247,9 +234,9 @@ def _write_part(
     check_plans(plans)
     check_dataset(dataset)
     checkpoints = {
-        fold: _read_checkpoint(inside(trained, f"fold_{fold}/{checkpoint}")) for fold in folds
+        fold: read_checkpoint(inside(trained, f"fold_{fold}/{checkpoint}")) for fold in folds
     }
-    configuration, trainer = _one_training(checkpoints)
+    configuration, trainer = one_training(checkpoints)
     found = local_labels(dataset)
     _check_labels(found, source.expected_labels)
     labels = {
@@ -315,59 +302,6 @@ def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) 
 
 def _write_weights(weights: Weights, stream: BinaryIO) -> None:
     stream.write(save(weights))
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: refused, it holds more than tensors and numpy scalars\n"
-            "  A checkpoint is a program; this one could run code of its own. Retrain it, or "
-            "save its network_weights with nnU-Net again."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever torch's unpickler meets in a file that is damaged
-        raise ModelError(
-            f"{path}: damaged checkpoint (MOD_CORRUPT): {type(error).__name__}: "
-            f"{shown(str(error), 200)}"
-        ) from error
-    wanted = {"network_weights": dict, "init_args": dict, "trainer_name": str}
-    missing = [
-        key
-        for key, kind in wanted.items()
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind)
-    ]
-    if missing:
-        raise ModelError(f"{path}: no checkpoint of nnU-Net v2, it lacks {', '.join(missing)}")
-    weights = content["network_weights"]
-    if not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_sparse
-        for name, value in weights.items()
-    ):
-        raise ModelError(f"{path}: no checkpoint of nnU-Net v2, its weights are no arrays by name")
-    return {**content, "network_weights": {_plain(name): value for name, value in weights.items()}}
-
-
-def _plain(name: str) -> str:
-    """Name of a weight without what torch.compile or distributed training put before it."""
-    return name.removeprefix("module.").removeprefix("_orig_mod.")
-
-
-def _one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    trainings = {
-        (str(content["init_args"].get("configuration")), content["trainer_name"])
-        for content in checkpoints.values()
-    }
-    if len(trainings) != 1:
-        raise ModelError(f"the folds come from different trainings: {sorted(trainings)}")
-    configuration, trainer = trainings.pop()
-    for name in (configuration, trainer):
-        if problems(name, schema("card")["$defs"]["word"]):
-            raise ModelError(f"a checkpoint names the training {shown(name)!r}, which is no name")
-    return configuration, trainer
 
 
 def _equal_logits(network: Network, original: Weights, again: Weights) -> torch.Tensor:

@@ -7,17 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.store.files import commit_text
-from cohortvol.store.tables import (
-    Column,
-    csv_text,
-    flag,
-    real,
-    text,
-    to_arrow,
-    to_pandas,
-    whole,
-    write_table,
-)
+from cohortvol.store.schemas import Column, flag, real, text, whole
+from cohortvol.store.tables import csv_text, to_arrow, to_pandas, write_table
 
 _STRUCTURE = Column(text, "anatomical structure, as in the volumes table")
 _SEX = Column(text, "all, F or M")

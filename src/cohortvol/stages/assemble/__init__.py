@@ -22,7 +22,7 @@ from cohortvol.stages.assemble.following import OUT_OF_RANGE, follow, intake
 from cohortvol.stages.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
 from cohortvol.stages.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.store.files import commit_digests, commit_json
-from cohortvol.store.tables import (
+from cohortvol.store.schemas import (
     AGREEMENT,
     COHORT_VOLUMES,
     INGEST,
@@ -31,6 +31,8 @@ from cohortvol.store.tables import (
     SEGMENT,
     VOLUMES,
     Column,
+)
+from cohortvol.store.tables import (
     append_rows,
     read_arrow,
     read_table,

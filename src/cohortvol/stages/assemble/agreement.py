@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.stages.assemble.outliers import with_code
-from cohortvol.store.tables import AGREEMENT, append_rows, read_arrow, to_arrow, to_pandas
+from cohortvol.store.schemas import AGREEMENT
+from cohortvol.store.tables import append_rows, read_arrow, to_arrow, to_pandas
 
 
 def read_agreement(folder: Path, shards: Iterable[str], volumes: pa.Table) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from cohortvol.anatomy import structures as anatomy
 from cohortvol.errors import TableError, did_you_mean
-from cohortvol.store.tables import DECISION_COLUMNS, as_written
+from cohortvol.store.schemas import DECISION_COLUMNS
+from cohortvol.store.tables import as_written
 from cohortvol.store.text_table import read_text_table
 
 NEEDED = ("scan_id", "decision", "reviewer", "date")

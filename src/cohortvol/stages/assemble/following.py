@@ -8,7 +8,7 @@ import pandas as pd
 
 from cohortvol import ranges
 from cohortvol.errors import TemporaryError
-from cohortvol.store.tables import COVARIATES, SCANS
+from cohortvol.store.schemas import COVARIATES, SCANS
 
 
 def follow(

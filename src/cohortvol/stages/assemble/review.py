@@ -9,7 +9,7 @@ import pandas as pd
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK
 from cohortvol.stages.assemble.decisions import MEASURED, QC, WHOLE_SCAN, are_sums
-from cohortvol.store.tables import DECISION_COLUMNS
+from cohortvol.store.schemas import DECISION_COLUMNS
 
 CONTEXT = ("why", "qc_auto", "qc_flags", "volume_ml")
 """Columns of a list to fill in that are there to read only."""

@@ -10,7 +10,7 @@ import pandas as pd
 from cohortvol import reasons
 from cohortvol.stages.assemble.decisions import ACCEPT
 from cohortvol.stages.assemble.following import AGE_CONFLICT, SAME_CONTENT, stale
-from cohortvol.store.tables import SCANS
+from cohortvol.store.schemas import SCANS
 
 _UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
 

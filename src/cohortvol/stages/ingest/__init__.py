@@ -25,7 +25,8 @@ from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.files import commit_bytes, make_folder
-from cohortvol.store.tables import INGEST, SERIES, SHARD, append_rows, read_table, write_table
+from cohortvol.store.schemas import INGEST, SERIES, SHARD
+from cohortvol.store.tables import append_rows, read_table, write_table
 
 __all__ = ["Rules", "check_decoders", "check_scan", "run", "trial"]
 

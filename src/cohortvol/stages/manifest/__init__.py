@@ -31,10 +31,8 @@ from cohortvol.store.files import commit_text, digest_of, sha256_of, warn_if_wor
 from cohortvol.store.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.store.records import read_index
 from cohortvol.store.removals import Removals, names_of_image
+from cohortvol.store.schemas import MANIFEST, SHARD, SHARDS
 from cohortvol.store.tables import (
-    MANIFEST,
-    SHARD,
-    SHARDS,
     digest_as_written,
     read_arrow,
     read_table,

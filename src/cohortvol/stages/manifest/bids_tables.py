@@ -10,7 +10,7 @@ from typing import Any
 
 from cohortvol.errors import ManifestError
 from cohortvol.stages.manifest.values import DAYS_PER_YEAR, MISSING, NUMBER
-from cohortvol.store.tables import COVARIATES
+from cohortvol.store.schemas import COVARIATES
 from cohortvol.store.text_table import read_text_table
 
 COLUMNS = {

@@ -14,7 +14,7 @@ import pandas as pd
 from cohortvol.errors import ManifestError
 from cohortvol.stages.manifest.rows import check_columns
 from cohortvol.store.files import commit_text
-from cohortvol.store.tables import COVARIATES
+from cohortvol.store.schemas import COVARIATES
 from cohortvol.store.text_table import read_text_table
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from cohortvol.store.files import DIGESTS, commit_bytes, sha256_of
 from cohortvol.store.keys import IMAGES, PRIVATE, Keys, forget, read_map
 from cohortvol.store.records import rebase
 from cohortvol.store.removals import Removals, names_of_image
-from cohortvol.store.tables import (
+from cohortvol.store.schemas import (
     AGREEMENT,
     DECISION_COLUMNS,
     INGEST,
@@ -34,10 +34,8 @@ from cohortvol.store.tables import (
     SERIES,
     VOLUMES,
     Column,
-    as_written,
-    read_arrow,
-    write_arrow,
 )
+from cohortvol.store.tables import as_written, read_arrow, write_arrow
 from cohortvol.store.text_table import TextTable, read_records
 from cohortvol.store.withdrawals import Unknown, normal, unknown_of
 

@@ -28,7 +28,8 @@ from cohortvol.stages.manifest.values import (
     parse_covariate,
 )
 from cohortvol.store.keys import LONGEST_ID_BYTES, Keys
-from cohortvol.store.tables import COVARIATES, MANIFEST, append_rows, to_arrow, to_pandas
+from cohortvol.store.schemas import COVARIATES, MANIFEST
+from cohortvol.store.tables import append_rows, to_arrow, to_pandas
 from cohortvol.store.text_table import Problem, TextTable, read_text_table
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def read_manifest(
     -------
     pandas.DataFrame
         One row per row of the manifest, in its order, with the columns of
-        `cohortvol.store.tables.MANIFEST`; ``shard`` is still null. Images are absolute paths.
+        `cohortvol.store.schemas.MANIFEST`; ``shard`` is still null. Images are absolute paths.
 
     Raises
     ------

@@ -34,16 +34,9 @@ from cohortvol.stages.measure.quality import judge, pair_sums
 from cohortvol.stages.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.store.files import sha256_of
 from cohortvol.store.kept import Kept, forget
+from cohortvol.store.schemas import INGEST, PREVIEWS, SEGMENT, VOLUMES
 from cohortvol.store.storage import is_fault, patiently
-from cohortvol.store.tables import (
-    INGEST,
-    PREVIEWS,
-    SEGMENT,
-    VOLUMES,
-    append_rows,
-    read_table,
-    write_table,
-)
+from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 

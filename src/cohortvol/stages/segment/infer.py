@@ -18,17 +18,17 @@ import numpy as np
 import torch
 
 from cohortvol.anatomy.geometry import from_axes, spacing_mm, to_axes
-from cohortvol.errors import ModelError, ScanError, TemporaryError
+from cohortvol.errors import ScanError, TemporaryError
 from cohortvol.models.card import Card, choose_profile, load_card, restrict
 from cohortvol.models.inference import Profile
 from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
-from cohortvol.models.networks.softness import Ratios, Softness, ratios
+from cohortvol.models.networks.softness import Ratios, ratios
 from cohortvol.stages.segment.body import Box, body_box
 from cohortvol.stages.segment.fast import FastPart
 from cohortvol.stages.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.stages.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.stages.segment.tiles import blend, label_of_greatest, n_not_finite
+from cohortvol.stages.segment.parts import PartRunner, Said, zoom_spacing
 from cohortvol.stages.segment.zoom import nearest, zoom, zoom_fast
 
 CANARY_TOLERANCE = 0.05
@@ -94,10 +94,10 @@ class Segmenter:
     ) -> None:
         self.card = card
         self.profile = profile
-        self._zoom_mm = _zoom_spacing(card, profile)
+        self._zoom_mm = zoom_spacing(card, profile)
         self.device = device
         kind = FastPart if profile.on_device else PartNetwork
-        self._parts = [_PartRunner(card, part, kind(part, device)) for part in parts]
+        self._parts = [PartRunner(card, part, kind(part, device)) for part in parts]
         self._memory = Memory.of(device)
         self._side_stream = SideStream(device)
         self._n_predicted = 0
@@ -267,7 +267,7 @@ class Segmenter:
             )
         return Predicted(prepared, outputs, time.perf_counter() - start, softmax)
 
-    def _predict(self, part: _PartRunner, source: Preprocessed) -> _Said:
+    def _predict(self, part: PartRunner, source: Preprocessed) -> Said:
         """One part; tried again with less memory for as long as less can be used."""
         while True:
             try:
@@ -308,87 +308,6 @@ class Segmenter:
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
         return native
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What one part said of a scan; a GPU may still be working on it.
-
-    Attributes
-    ----------
-    output : tensor
-        (z, y, x) labels, or (n_labels, z, y, x) float16 logits that are still to be resampled.
-    n_not_finite : () int64 tensor
-        Logits that are NaN or infinite.
-    n_logits : int
-        All of them.
-    softness : Softness
-        Sums over the softmax on the network's grid, where it is kept.
-    """
-
-    output: torch.Tensor
-    n_not_finite: torch.Tensor
-    n_logits: int
-    softness: Softness
-
-    def on_host(self) -> Output:
-        """Labels, or logits where `PartNetwork.labels` wants them; waits for the GPU."""
-        if self.n_not_finite:
-            raise ScanError("SEG_NONFINITE", f"{int(self.n_not_finite)} of {self.n_logits} logits")
-        return self.output if self.output.ndim == 4 else self.output.cpu().numpy()
-
-
-class _PartRunner:
-    """One nnU-Net of a model, and its labels among the model's."""
-
-    def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
-        self.network = network
-        self.layer = loaded.part.layer
-        self._greatest_tile_step = loaded.part.tile_step or 1.0
-        self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
-        for local, label in card.local_to_global(loaded.part).items():
-            self.to_global[local] = label
-
-    def predict(
-        self, source: Preprocessed, tile_step: float, memory: Memory, keeps_softmax: bool
-    ) -> _Said:
-        """Labels of a preprocessed image, or its logits where they are still to be resampled."""
-        resampled = tuple(source.data.shape[1:]) != source.cropped
-        outputs, not_finite = [], []
-        softness = Softness(self.network.n_labels)
-        with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
-            for slab in blend(
-                source.data,
-                self.network.networks,
-                self.network.n_labels,
-                self.network.tiling(min(tile_step, self._greatest_tile_step)),
-                memory.device,
-                memory.tiles_per_batch,
-                memory.blend_on,
-            ):
-                not_finite.append(n_not_finite(slab.logits))
-                if keeps_softmax:
-                    softness.add(slab.logits)
-                outputs.append(
-                    slab.logits.to(self.network.logits_on)
-                    if resampled
-                    else label_of_greatest(slab.logits)
-                )
-        output = torch.cat(outputs, dim=1 if resampled else 0)
-        n_logits = self.network.n_labels * source.data.numel()
-        return _Said(output, torch.stack(not_finite).sum(), n_logits, softness)
-
-
-def _zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:
-    """Spacing of the grid that the scan is zoomed to; None where nnU-Net resamples by itself."""
-    if profile.zoom_order is None:
-        return None
-    if card.spacing_mm is None:
-        raise ModelError(
-            f"model {card.id}: profile {profile.name!r} resamples to a spacing that the card "
-            "does not name"
-        )
-    return np.asarray(card.spacing_mm, dtype=float)
 
 
 def _check_canary(loaded: LoadedPart, device: torch.device) -> None:

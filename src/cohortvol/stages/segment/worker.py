@@ -22,9 +22,11 @@ from cohortvol.stages.segment.pipeline import Pipeline
 from cohortvol.stages.segment.progress import ShardProgress
 from cohortvol.stages.segment.receipts import ShardFolder, Work
 from cohortvol.stages.segment.stopping import Stop, stop_on_signals
-from cohortvol.store.files import IN_USE, commit_text, lock, make_folder, refuse_planted
+from cohortvol.store.files import commit_text, make_folder, refuse_planted
 from cohortvol.store.kept import Kept
-from cohortvol.store.tables import INGEST, SEGMENT, append_rows, read_table, write_table
+from cohortvol.store.locks import IN_USE, lock
+from cohortvol.store.schemas import INGEST, SEGMENT
+from cohortvol.store.tables import append_rows, read_table, write_table
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,8 @@ from cohortvol.config import defaults
 from cohortvol.errors import ConfigError
 from cohortvol.models.card import CARD, Card, load_card
 from cohortvol.models.folders import verify
-from cohortvol.store.files import claim, commit, commit_bytes, commit_text, make_folder, sha256_of
+from cohortvol.store.files import commit, commit_bytes, commit_text, make_folder, sha256_of
+from cohortvol.store.locks import claim
 from cohortvol.tools.bundle import licences, wheels
 from cohortvol.tools.bundle.check import (
     REPOSITORY,

@@ -7,16 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from cohortvol.store.files import commit_text
-from cohortvol.store.tables import (
-    Column,
-    csv_text,
-    real,
-    text,
-    to_arrow,
-    to_pandas,
-    whole,
-    write_table,
-)
+from cohortvol.store.schemas import Column, real, text, whole
+from cohortvol.store.tables import csv_text, to_arrow, to_pandas, write_table
 
 _MODEL = Column(text, "name of the model, as given with --model")
 _METRIC = Column(text, "column of evaluate/pairs that it is about")

@@ -24,7 +24,8 @@ from cohortvol.models.intervals import (
 )
 from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
-from cohortvol.store.tables import Column, read_table, real, text
+from cohortvol.store.schemas import Column, real, text
+from cohortvol.store.tables import read_table
 from cohortvol.tools.judge.labelled import label_names, labelled_scans, of_every_scan, read_labels
 
 TRUTH = {

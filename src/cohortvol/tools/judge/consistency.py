@@ -25,7 +25,8 @@ from cohortvol.models.inference import recipe_of
 from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
 from cohortvol.store.files import commit_text
-from cohortvol.store.tables import Column, csv_text, real, text, write_table
+from cohortvol.store.schemas import Column, real, text
+from cohortvol.store.tables import csv_text, write_table
 from cohortvol.tools.judge.expectation import ON_CARD, Expectation, expectation, figure_of, left_out
 from cohortvol.tools.judge.labelled import (
     label_names,

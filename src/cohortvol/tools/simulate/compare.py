@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.anatomy.overlap import dice_by_structure
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.text_table import read_frame
 from cohortvol.tools.simulate.image import ORGANS
 from cohortvol.tools.simulate.run import TRUTH
@@ -35,8 +35,8 @@ def volumes_against_truth(source: Path, results: Path) -> pd.DataFrame:
         ``mean_error_pct`` (of the volume drawn) and ``dice_mean`` (on the scan's own grid).
     """
     truth = tables.read_table(source / "truth.parquet", TRUTH)
-    found = tables.read_table(results / "volumes.parquet", tables.VOLUMES)
-    scans = tables.read_table(results / "scans.parquet", tables.SCANS)
+    found = tables.read_table(results / "volumes.parquet", schemas.VOLUMES)
+    scans = tables.read_table(results / "scans.parquet", schemas.SCANS)
     label_maps = scans.dropna(subset=["label_map"]).set_index("scan_id")["label_map"]
     both = truth.merge(
         found[["scan_id", "structure", "volume_ml"]],

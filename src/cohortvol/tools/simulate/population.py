@@ -10,7 +10,7 @@ import pandas as pd
 
 from cohortvol.anatomy.structures import EXPECTED
 from cohortvol.errors import ConfigError
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import commit_text, digest_of
 from cohortvol.tools.simulate import cohort
 
@@ -56,8 +56,8 @@ def run(results: Path, n: int, seed: int) -> None:
     bad = rng.random(n) < QUARANTINED_SHARE
     reasons = rng.choice(["SRC_TRUNCATED", "SRC_GZIP_CORRUPT", "GEO_ZOOM_CONFLICT"], n)
     manifest = results / "manifest"
-    tables.write_table(manifest / "scans.parquet", subjects, tables.MANIFEST)
-    tables.write_table(manifest / "shards.parquet", subjects[["scan_id", "shard"]], tables.SHARDS)
+    tables.write_table(manifest / "scans.parquet", subjects, schemas.MANIFEST)
+    tables.write_table(manifest / "shards.parquet", subjects[["scan_id", "shard"]], schemas.SHARDS)
     sizes = subjects["shard"].value_counts().sort_index()
     lines = ["shard\tn_scans", *(f"{shard}\t{size}" for shard, size in sizes.items())]
     commit_text(manifest / "index.tsv", "\n".join(lines) + "\n")
@@ -76,10 +76,10 @@ def run(results: Path, n: int, seed: int) -> None:
             }
         )
         table = results / "segment" / MODEL / f"{shard}.parquet"
-        tables.write_table(table, segmented, tables.SEGMENT)
+        tables.write_table(table, segmented, schemas.SEGMENT)
         measured = _measured(ready["scan_id"], truth.loc[ready.index], rng)
         table = results / "measure" / MODEL / f"{shard}.parquet"
-        tables.write_table(table, measured, tables.VOLUMES)
+        tables.write_table(table, measured, schemas.VOLUMES)
     commit_text(results / "planted.csv", cohort.planted_slopes().to_csv(index=False))
     logger.info("%d subjects in %s", n, results)
 
@@ -101,7 +101,7 @@ def _write_ingest(path: Path, rows: pd.DataFrame, bad: np.ndarray, reasons: np.n
             "voxel_ml": VOXEL_ML,
         }
     )
-    tables.write_table(path, ingest, tables.INGEST)
+    tables.write_table(path, ingest, schemas.INGEST)
 
 
 def _measured(scan_ids: pd.Series, truth: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

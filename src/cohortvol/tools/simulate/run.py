@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cohortvol.errors import ConfigError
-from cohortvol.store import tables
+from cohortvol.store import schemas, tables
 from cohortvol.store.files import commit_text, make_folder
 from cohortvol.tools.simulate import anatomy, cohort
 from cohortvol.tools.simulate.faults import FAULTS
@@ -49,10 +49,10 @@ N_FAULTS = len(FAULTS) + 4
 """Scans that `broken` needs: one per fault of `FAULTS`, one without age, two of one id, a swap."""
 
 TRUTH = {
-    "scan_id": tables.Column(tables.text, "row key"),
-    "structure": tables.Column(tables.text, "anatomical structure"),
-    "volume_ml": tables.Column(tables.real, "volume that was drawn and built, mL"),
-    "in_view": tables.Column(tables.real, "share of it inside the field of view, 0 to 1"),
+    "scan_id": schemas.Column(schemas.text, "row key"),
+    "structure": schemas.Column(schemas.text, "anatomical structure"),
+    "volume_ml": schemas.Column(schemas.real, "volume that was drawn and built, mL"),
+    "in_view": schemas.Column(schemas.real, "share of it inside the field of view, 0 to 1"),
 }
 
 

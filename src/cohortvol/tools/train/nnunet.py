@@ -24,7 +24,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cohortvol.models.networks.nnunet import SAFE_GLOBALS
+from cohortvol.models.networks.checkpoints import SAFE_GLOBALS
 from cohortvol.store.files import commit
 from cohortvol.tools.train.recipe import Phase
 

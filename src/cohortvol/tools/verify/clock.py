@@ -36,7 +36,7 @@ def bring_to_present(results: Path) -> int:
 
     They keep their order, right behind the latest file that is of the past, so that what the user
     changed since then is newer than they are. To be called by who holds the folder
-    (`cohortvol.store.files.claim`).
+    (`cohortvol.store.locks.claim`).
     """
     times = {path: path.stat().st_mtime_ns for pattern in _FILES for path in results.glob(pattern)}
     now = time.time_ns()

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
-from cohortvol.store.files import DIGESTS, claim
+from cohortvol.store.files import DIGESTS
 from cohortvol.store.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
+from cohortvol.store.locks import claim
 from cohortvol.store.removals import RECORD, Removals
-from cohortvol.store.tables import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
+from cohortvol.store.schemas import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
 from cohortvol.tools.verify.places import INDEX, Problem
 from cohortvol.tools.verify.reading import Folder
 from cohortvol.tools.verify.shards import check_ingest, check_model

@@ -49,7 +49,7 @@ def damaged_tables(results: Path, sound: Container[str] = ()) -> list[str]:
 def remove_damaged(results: Path, damaged: Iterable[str]) -> None:
     """Delete tables, and what must go to have them made again.
 
-    To be called by who holds the folder (`cohortvol.store.files.claim`).
+    To be called by who holds the folder (`cohortvol.store.locks.claim`).
     """
     found = list(damaged)
     for path in {gone for one in found for gone in remake_of(one)}:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from cohortvol.errors import TableError
 from cohortvol.store.files import DIGESTS, digest_of, json_text, sha256_of
 from cohortvol.store.records import RECORDS, Digests, read_record, words_of
-from cohortvol.store.tables import Column, read_as_written
+from cohortvol.store.schemas import Column
+from cohortvol.store.tables import read_as_written
 from cohortvol.tools.verify.places import Problem, problem
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")

@@ -20,7 +20,8 @@ from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
 from cohortvol.store.files import read_object
 from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
 from cohortvol.store.removals import Removals, names_of_image
-from cohortvol.store.tables import INGEST, MANIFEST, SHARDS, Column, read_arrow
+from cohortvol.store.schemas import INGEST, MANIFEST, SHARDS, Column
+from cohortvol.store.tables import read_arrow
 from cohortvol.store.withdrawals import read_withdrawals, unknown_of
 from cohortvol.tools.verify.patterns import found_by
 from cohortvol.tools.verify.unpacked import parts_of

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cohortvol.store.keys import IMAGES, PRIVATE
 from cohortvol.store.records import path_of_record
-from cohortvol.store.tables import (
+from cohortvol.store.schemas import (
     AGREEMENT,
     INGEST,
     KEPT,

@@ -11,16 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.store.tables import (
-    INGEST,
-    MANIFEST,
-    SEGMENT,
-    SHARD,
-    SHARDS,
-    Column,
-    read_table,
-    to_pandas,
-)
+from cohortvol.store.schemas import INGEST, MANIFEST, SEGMENT, SHARD, SHARDS, Column
+from cohortvol.store.tables import read_table, to_pandas
 from cohortvol.workflow.plan.jobs import NextRun
 
 MEANINGS = {

@@ -22,7 +22,8 @@ from cohortvol.stages.analyse.cohort.settings import checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
 from cohortvol.stages.analyse.fits.lms import Lms
 from cohortvol.store.files import commit_json, commit_text, sha256_of
-from cohortvol.store.tables import Column, csv_text, real, text, write_table
+from cohortvol.store.schemas import Column, real, text
+from cohortvol.store.tables import csv_text, write_table
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from cohortvol.stages.analyse.cohort.describe import agreement
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import Cohort
 from cohortvol.stages.analyse.robustness.selection import levels_of
-from cohortvol.store.tables import AGREEMENT, read_table
+from cohortvol.store.schemas import AGREEMENT
+from cohortvol.store.tables import read_table
 
 COLUMNS = ("scan_id", "structure", "other_model", "volume_difference_pct", "dice")
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
 from cohortvol.stages.analyse.cohort.usable import SEXES
-from cohortvol.store.tables import COHORT_VOLUMES, SCANS, Column, read_table
+from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column
+from cohortvol.store.tables import read_table
 from cohortvol.store.text_table import PARQUET, read_frame
 
 VOLUME_COLUMNS = ("scan_id", "structure", "volume_ml")

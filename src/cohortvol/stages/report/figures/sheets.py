@@ -14,7 +14,7 @@ import pandas as pd
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import png_uri
 from cohortvol.reasons import Reason
-from cohortvol.store.tables import CONTACT_SHEET
+from cohortvol.store.schemas import CONTACT_SHEET
 
 MOST_NAMES = 6
 """Structures named in one line; of more, the others are counted."""

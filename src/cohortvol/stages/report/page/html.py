@@ -10,9 +10,9 @@ import pandas as pd
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import Table
 from cohortvol.reasons import Reason
-from cohortvol.stages.report.tables.disclosure import SMALL
 from cohortvol.stages.report.tables.flow import Flow
 from cohortvol.stages.report.tables.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
+from cohortvol.stages.report.tables.rounding import SMALL
 
 SEXES = ("all", "F", "M")
 VARIABLES = {

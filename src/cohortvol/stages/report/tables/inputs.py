@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from cohortvol import ranges
 from cohortvol.errors import TableError
-from cohortvol.store.tables import PREVIEWS, append_rows, read_table, to_pandas
+from cohortvol.store.schemas import PREVIEWS
+from cohortvol.store.tables import append_rows, read_table, to_pandas
 from cohortvol.store.text_table import PARQUET, read_frame
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.stages.report.tables.disclosure import SMALL
+from cohortvol.stages.report.tables.rounding import SMALL
 from cohortvol.store.files import commit_text
 from cohortvol.store.keys import make_private
 

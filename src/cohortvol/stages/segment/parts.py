@@ -1,0 +1,98 @@
+"""The parts of a model over one scan: one network after another, and what they said together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cohortvol.errors import ModelError, ScanError
+from cohortvol.models.card import Card
+from cohortvol.models.inference import Profile
+from cohortvol.models.networks import LoadedPart
+from cohortvol.models.networks.softness import Softness
+from cohortvol.stages.segment.machine import Memory
+from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
+from cohortvol.stages.segment.tiles import blend, label_of_greatest, n_not_finite
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one part said of a scan; a GPU may still be working on it.
+
+    Attributes
+    ----------
+    output : tensor
+        (z, y, x) labels, or (n_labels, z, y, x) float16 logits that are still to be resampled.
+    n_not_finite : () int64 tensor
+        Logits that are NaN or infinite.
+    n_logits : int
+        All of them.
+    softness : Softness
+        Sums over the softmax on the network's grid, where it is kept.
+    """
+
+    output: torch.Tensor
+    n_not_finite: torch.Tensor
+    n_logits: int
+    softness: Softness
+
+    def on_host(self) -> Output:
+        """Labels, or logits where `PartNetwork.labels` wants them; waits for the GPU."""
+        if self.n_not_finite:
+            raise ScanError("SEG_NONFINITE", f"{int(self.n_not_finite)} of {self.n_logits} logits")
+        return self.output if self.output.ndim == 4 else self.output.cpu().numpy()
+
+
+class PartRunner:
+    """One nnU-Net of a model, and its labels among the model's."""
+
+    def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
+        self.network = network
+        self.layer = loaded.part.layer
+        self._greatest_tile_step = loaded.part.tile_step or 1.0
+        self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
+        for local, label in card.local_to_global(loaded.part).items():
+            self.to_global[local] = label
+
+    def predict(
+        self, source: Preprocessed, tile_step: float, memory: Memory, keeps_softmax: bool
+    ) -> Said:
+        """Labels of a preprocessed image, or its logits where they are still to be resampled."""
+        resampled = tuple(source.data.shape[1:]) != source.cropped
+        outputs, not_finite = [], []
+        softness = Softness(self.network.n_labels)
+        with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
+            for slab in blend(
+                source.data,
+                self.network.networks,
+                self.network.n_labels,
+                self.network.tiling(min(tile_step, self._greatest_tile_step)),
+                memory.device,
+                memory.tiles_per_batch,
+                memory.blend_on,
+            ):
+                not_finite.append(n_not_finite(slab.logits))
+                if keeps_softmax:
+                    softness.add(slab.logits)
+                outputs.append(
+                    slab.logits.to(self.network.logits_on)
+                    if resampled
+                    else label_of_greatest(slab.logits)
+                )
+        output = torch.cat(outputs, dim=1 if resampled else 0)
+        n_logits = self.network.n_labels * source.data.numel()
+        return Said(output, torch.stack(not_finite).sum(), n_logits, softness)
+
+
+def zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:
+    """Spacing of the grid that the scan is zoomed to; None where nnU-Net resamples by itself."""
+    if profile.zoom_order is None:
+        return None
+    if card.spacing_mm is None:
+        raise ModelError(
+            f"model {card.id}: profile {profile.name!r} resamples to a spacing that the card "
+            "does not name"
+        )
+    return np.asarray(card.spacing_mm, dtype=float)
