@@ -286,7 +286,7 @@ def check_manifest():
     So are ids of the list of withdrawals that were never known here, and decoders that are missing
     where something in the manifest may be DICOM.
     """
-    from cohortvol.stages.manifest import check, from_config
+    from cohortvol.stages.manifest import (check, from_config)
 
     rows = check(MANIFEST, RESULTS, **from_config(config), tell=UNKNOWN.append)
     tell_unknown()

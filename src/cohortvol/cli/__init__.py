@@ -12,7 +12,31 @@ from typing import Annotated
 import typer
 
 from cohortvol import __version__
-from cohortvol.cli import beside, stages
+from cohortvol.cli import models, reference
+from cohortvol.cli.agreement import agreement
+from cohortvol.cli.analyse import analyse
+from cohortvol.cli.assemble import assemble
+from cohortvol.cli.bids_derivatives import bids_derivatives
+from cohortvol.cli.bundle import bundle
+from cohortvol.cli.check import check
+from cohortvol.cli.compare import compare
+from cohortvol.cli.doctor import doctor
+from cohortvol.cli.evaluate import evaluate
+from cohortvol.cli.explain import explain
+from cohortvol.cli.ingest import ingest
+from cohortvol.cli.manifest import manifest
+from cohortvol.cli.manifest_from_folder import manifest_from_folder
+from cohortvol.cli.measure import measure
+from cohortvol.cli.plan import plan
+from cohortvol.cli.report import report
+from cohortvol.cli.resources import resources
+from cohortvol.cli.review import review
+from cohortvol.cli.segment import segment
+from cohortvol.cli.simulate import simulate
+from cohortvol.cli.status import status
+from cohortvol.cli.train import train
+from cohortvol.cli.training_pairs import training_pairs
+from cohortvol.cli.verify import verify
 from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
 from cohortvol.store.files import keep_from_others
 from cohortvol.store.machine import check_interpreter, error_to_act_on
@@ -25,6 +49,19 @@ JOBS = frozenset({"manifest", "ingest", "segment", "measure", "assemble", "analy
 TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
 
+PANELS = {
+    "The flow, in order": (manifest, ingest, segment, measure, assemble, analyse, report),
+    "What happened": (
+        *(plan, status, explain, verify, resources),
+        *(agreement, bids_derivatives, review),
+    ),
+    "Cohorts and models": (
+        *(doctor, bundle, check, manifest_from_folder, models.app, reference.app),
+        *(train, evaluate, training_pairs, simulate, compare),
+    ),
+}
+"""Subcommands by the panel of `cohortvol --help` that they stand in, in its order."""
+
 app = typer.Typer(
     name="cohortvol",
     no_args_is_help=True,
@@ -35,8 +72,12 @@ app = typer.Typer(
     "Exit codes: 0 done, 3 finished but some scans are quarantined or failed, 64 usage, "
     "70 our bug, 73 folder in use, 75 temporary: run it again.",
 )
-stages.register(app)
-beside.register(app)
+for _title, _commands in PANELS.items():
+    for _command in _commands:
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, rich_help_panel=_title)
+        else:
+            app.command(rich_help_panel=_title)(_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from cohortvol.errors import ConfigError
 
 Results = Annotated[Path, typer.Option(help="Results folder of the cohort.")]
 Volumes = Annotated[Path, typer.Option(help="Table of volumes, Parquet or CSV.")]
@@ -39,3 +42,37 @@ AsNoted = Annotated[
         "the next run knows what they were made of. Without it, it makes them again.",
     ),
 ]
+
+
+Out = Annotated[Path, typer.Option(help="Table to write.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
+ModelFolder = Annotated[Path, typer.Option(help="Model folder, such as models/embedded-v2.")]
+Roi = Annotated[
+    list[str] | None,
+    typer.Option(help="Structure wanted; repeat for several, all of the model's if none."),
+]
+KeptTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table that stands in for label maps: measure writes it and removes the label maps "
+        "of which it has the volumes, segment does not make those again."
+    ),
+]
+Measuring = Annotated[
+    str, typer.Option(help="Stands for the settings of measure: other rows of --kept do not count.")
+]
+
+
+def stand_in(table: Path | None, measuring: str) -> Any:
+    """What stands in for label maps, or None."""
+    from cohortvol.store.kept import Kept
+
+    return None if table is None else Kept(table, measuring)
+
+
+def from_json(option: str, text: str) -> Any:
+    """The value of an option that is JSON; ConfigError where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} is not JSON ({error}): {text}") from error

@@ -57,3 +57,8 @@ def as_table(frame: pd.DataFrame, title: str) -> Table:
     for row in frame.itertuples(index=False):
         table.add_row(*map(shown, row))
     return table
+
+
+def echo_model(card: Any) -> None:
+    """Print where a model is, and its structures."""
+    typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")

@@ -12,6 +12,7 @@ from cohortvol.cli.options import AgeRange, Scans, Volumes
 OneModel = Annotated[str | None, typer.Option(help="Model to use, where the table holds several.")]
 
 app = typer.Typer(
+    name="reference",
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Centiles of one cohort as a small file, and where the organs of other scans lie in them.",

@@ -7,23 +7,17 @@ the stage would write.
 
 from __future__ import annotations
 
-import os
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import TableError
 from cohortvol.store.files import DIGESTS, commit_bytes, sha256_of
-from cohortvol.store.keys import IMAGES, PRIVATE, Keys, forget, read_map
+from cohortvol.store.keys import IMAGES, PRIVATE, forget
 from cohortvol.store.records import rebase
-from cohortvol.store.removals import Removals, names_of_image
 from cohortvol.store.schemas import (
     AGREEMENT,
     DECISION_COLUMNS,
@@ -36,10 +30,7 @@ from cohortvol.store.schemas import (
     Column,
 )
 from cohortvol.store.tables import as_written, read_arrow, write_arrow
-from cohortvol.store.text_table import TextTable, read_records
-from cohortvol.store.withdrawals import Unknown, normal, unknown_of
-
-_DIGESTS = ("image_sha256", "voxels_sha256")
+from cohortvol.store.text_table import read_records
 
 _TABLES: dict[str, dict[str, Column]] = {
     "ingest": INGEST,
@@ -62,240 +53,6 @@ OF_ALL = (
     f"report/{DIGESTS}",
 )
 """Files about the whole cohort, which the run that removes somebody makes anew."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A row of the manifest that belongs to somebody who withdrew, as the manifest writes it."""
-
-    scan_id: str
-    subject_id: str
-    image: str
-
-
-@dataclass
-class Withdrawn:
-    """Who is withdrawn, and which scans of theirs the manifest still lists.
-
-    Attributes
-    ----------
-    path : Path, optional
-        The list; none where nobody is withdrawn.
-    lines : mapping of str to int
-        Subjects as the list names them, or single scans, each with its line.
-    prefix : str
-        What the list may leave out before a subject.
-    rows : list of Listed
-        Rows of theirs in the manifest.
-    known : set of str
-        All scans and subjects of the manifest.
-    found : set of str
-        Those of `lines` that the manifest or the results know, or knew.
-    """
-
-    path: Path | None = None
-    lines: Mapping[str, int] = field(default_factory=dict)
-    prefix: str = ""
-    rows: list[Listed] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    found: set[str] = field(default_factory=set)
-
-    def without(self, table: TextTable, folder: str) -> TextTable:
-        """The rows of a manifest that are not theirs; lines stay what they are in the file.
-
-        Parameters
-        ----------
-        table : TextTable
-            The manifest.
-        folder : str
-            What its paths are relative to.
-        """
-        kept = []
-        for position, row in enumerate(table.rows):
-            scan_id = normal(row["scan_id"])
-            names = {scan_id, normal(row.get("subject_id", "")) or scan_id}
-            self.known |= names
-            if self.matches(names):
-                image = row["image"] and os.path.normpath(os.path.join(folder, row["image"]))
-                subject_id = row.get("subject_id", "") or row["scan_id"]
-                self.rows.append(Listed(row["scan_id"], subject_id, image))
-            else:
-                kept.append(position)
-        if len(kept) == len(table.rows):
-            return table
-        places = {old: new for new, old in enumerate(kept)}
-        return TextTable(
-            table.columns,
-            [table.rows[at] for at in kept],
-            [table.lines[at] for at in kept],
-            [table.places[at] for at in kept] if table.places else [],
-            {places[at]: end for at, end in table.ends.items() if at in places},
-            {places[at]: found for at, found in table.problems.items() if at in places},
-        )
-
-    def matches(self, names: Collection[str]) -> bool:
-        """Whether one of these names of a scan, its own or its subject's, is withdrawn."""
-        found = {one for name in names for one in _both(name, self.prefix) if one in self.lines}
-        self.found |= found
-        return bool(found)
-
-    def unknown(self, removals: Removals, known: Iterable[str], *, show: bool) -> Unknown | None:
-        """Ids of the list that nobody here has or had, after the manifest was read.
-
-        Parameters
-        ----------
-        removals : Removals
-            Who was removed before.
-        known : iterable of str
-            Further ids that are known here.
-        show : bool
-            Whether a message may show ids of people who stay.
-        """
-        if self.path is None:
-            return None
-        self.found |= {name for name in self.lines if removals.knows(name)}
-        return unknown_of(
-            self.path,
-            self.lines,
-            self.found,
-            {*self.known, *known},
-            was_nearly=removals.was_nearly,
-            show=show,
-        )
-
-
-@dataclass(frozen=True)
-class Leaving:
-    """What must go.
-
-    Attributes
-    ----------
-    shard_of : dict of str to str
-        The scans, each with its shard.
-    names : set of str
-        What else stands for them and may be in a log.
-    keys : set of str
-        Their keys, and those of sessions, in the map of hashed ids.
-    names_of : dict of str to set of str
-        For each id under which a list may name one of them, all that stands for it.
-    """
-
-    shard_of: dict[str, str] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-    keys: set[str] = field(default_factory=set)
-    names_of: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-
-    @property
-    def scans(self) -> Collection[str]:
-        return self.shard_of.keys()
-
-    def add(self, scan: Names, subject: Names | None, images: Iterable[str], prefix: str) -> None:
-        """Somebody's scan, with its subject if all of them is withdrawn."""
-        own = {*scan, *(name for image in images for name in names_of_image(image))}
-        for name in _both(scan.id, prefix):
-            self.names_of[name] |= own
-        self.keys.add(scan.key)
-        if subject is not None:
-            for name in _both(subject.id, prefix):
-                self.names_of[name] |= {*own, *subject}
-            self.keys.add(subject.key)
-
-
-class Names(NamedTuple):
-    """A scan or a subject: its id, and how the results call it."""
-
-    id: str
-    key: str
-
-
-def theirs(
-    withdrawn: Withdrawn,
-    keys: Keys | None,
-    results: Path,
-    shards: pd.DataFrame,
-    scans: pd.DataFrame,
-) -> Leaving:
-    """What a results folder holds of withdrawn subjects, in the manifest or not.
-
-    Parameters
-    ----------
-    withdrawn : Withdrawn
-        After the manifest was read.
-    keys : Keys, optional
-        Of a folder with hashed ids.
-    results : Path
-        Results folder.
-    shards, scans : pandas.DataFrame
-        The tables SHARDS and MANIFEST of the run before.
-    """
-    leaving = Leaving()
-    if not withdrawn.lines:
-        return leaving
-    known: Withdrawn = withdrawn
-    id_of: dict[str, str] = {}
-    if keys is not None:
-        listed = {one for name in withdrawn.lines for one in (name, withdrawn.prefix + name)}
-        of_listed = {keys.key_of(kind, name): name for kind in "sp" for name in listed}
-        known, id_of = Withdrawn(lines=dict.fromkeys(of_listed, 0)), read_map(results) | of_listed
-
-    def called(kind: str, name: str) -> Names:
-        return Names(normal(name), keys.key_of(kind, name) if keys else name)
-
-    for row in withdrawn.rows:
-        subject = called("p", row.subject_id)
-        is_all = withdrawn.matches({subject.id})
-        images = _places(row.image)
-        leaving.add(called("s", row.scan_id), subject if is_all else None, images, withdrawn.prefix)
-    listed_here = set(leaving.keys)
-    places = pd.concat([scans, shards], ignore_index=True)
-    places["subject_id"] = places["subject_id"].fillna(places["scan_id"])
-    named = zip(places["scan_id"], places["subject_id"], strict=True)
-    which = [
-        known.matches({normal(scan), normal(subject)}) or scan in listed_here
-        for scan, subject in named
-    ]
-    rows = places.loc[which]
-    placed = rows[rows["shard"].notna()]
-    leaving.shard_of.update(zip(placed["scan_id"], placed["shard"], strict=True))
-    made = _made_of(results, leaving.shard_of)
-    for row in rows.to_dict("records"):
-        scan = Names(normal(id_of.get(row["scan_id"], row["scan_id"])), row["scan_id"])
-        subject = Names(normal(id_of.get(row["subject_id"], row["subject_id"])), row["subject_id"])
-        is_all = known.matches({normal(subject.key)})
-        images = {*_places(row["image"]), *made.get(scan.key, ())}
-        leaving.add(scan, subject if is_all else None, images, withdrawn.prefix)
-        leaving.names.update(leaving.names_of[scan.id], subject if is_all else ())
-    leaving.keys.update(rows["session_id"].dropna())
-    if keys is not None:
-        leaving.keys.update(known.lines)
-        names = {name for key in known.found for name in _both(id_of[key], withdrawn.prefix)}
-        withdrawn.found |= names & withdrawn.lines.keys()
-    return leaving
-
-
-def _both(name: str, prefix: str) -> set[str]:
-    """A name, and what a list may write in its place."""
-    return {name, name.removeprefix(prefix)}
-
-
-def _places(image: Any) -> set[str]:
-    """Where an image lies, and where that leads to; nothing where it has none."""
-    return {image, os.path.realpath(image)} if isinstance(image, str) and image else set()
-
-
-def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
-    """Images and digests that the tables of ingest have of some scans, where they can be read."""
-    found: dict[str, set[str]] = defaultdict(set)
-    columns = {name: INGEST[name] for name in ("scan_id", "image", *_DIGESTS)}
-    for shard in sorted(set(shard_of.values())):
-        try:
-            table = read_arrow(results / "ingest" / f"{shard}.parquet", columns)
-        except TableError:
-            continue
-        for row in table.select(list(columns)).to_pylist():
-            if row["scan_id"] in shard_of:
-                found[row["scan_id"]] |= {row[name] for name in ("image", *_DIGESTS) if row[name]}
-    return found
 
 
 def remove_scans(

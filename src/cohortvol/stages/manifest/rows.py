@@ -18,7 +18,6 @@ from cohortvol.errors import ManifestError
 from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
-from cohortvol.stages.manifest.removal import Withdrawn
 from cohortvol.stages.manifest.values import (
     DEFAULT_SEX_CODES,
     SCAN_ID,
@@ -27,6 +26,7 @@ from cohortvol.stages.manifest.values import (
     Rules,
     parse_covariate,
 )
+from cohortvol.stages.manifest.withdrawn import Withdrawn
 from cohortvol.store.keys import LONGEST_ID_BYTES, Keys
 from cohortvol.store.schemas import COVARIATES, MANIFEST
 from cohortvol.store.tables import append_rows, to_arrow, to_pandas

@@ -1,0 +1,107 @@
+"""`cohortvol models import`: a trained nnU-Net as a model of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cohortvol.cli.options import ModelsDir
+from cohortvol.cli.output import echo_model
+from cohortvol.errors import ConfigError
+
+
+def import_model(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="nnU-Net v2 results folder or a zip of one; for a known model, also a folder "
+            "that holds its parts."
+        ),
+    ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(help="Known model to make of them: id, licence, labels come with it."),
+    ] = None,
+    model_id: Annotated[str | None, typer.Option("--id", help="Id of the model.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    title: Annotated[str, typer.Option(help="One line for lists and reports.")] = "",
+    origin: Annotated[str, typer.Option(help="Where the weights come from.")] = "",
+    citation: Annotated[str, typer.Option(help="What to cite.")] = "",
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold to import; repeat for several, all if none.")
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Name of the checkpoint.")
+    ] = "checkpoint_final.pth",
+    sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS, a label name to a structure name; repeat for several."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    r"""Make a model folder out of trained nnU-Nets: safe weights, a card, equal logits.
+
+    Without SOURCES a known model is looked for where its publisher's program keeps weights:
+    $COHORTVOL_WEIGHTS, $TOTALSEG_WEIGHTS_PATH, ~/.totalsegmentator, $MRSEG_WEIGHTS_PATH.
+
+    Example:
+    [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
+    --id my-model --licence CC-BY-4.0
+    cohortvol models import --known total_mr[/]
+    """
+    from cohortvol.models.files import check_id
+
+    if known is not None:
+        from cohortvol.models import catalogue, weights
+        from cohortvol.models.networks import import_known
+
+        fixed = {
+            "--licence": licence,
+            "--title": title,
+            "--origin": origin,
+            "--citation": citation,
+            "--fold": fold,
+            "--sha256": sha256,
+            "--rename": rename,
+        }
+        given = [name for name, value in fixed.items() if value]
+        if given:
+            raise ConfigError(
+                f"a known model comes with its own {', '.join(given)}; leave them out"
+            )
+        model = catalogue.find(known)
+        check_id(model_id or model.id)
+        found = weights.locate(model, sources or weights.places())
+        echo_model(import_known(model, found, models_dir / (model_id or model.id)))
+        return
+    if not sources or len(sources) != 1 or model_id is None or licence is None:
+        raise ConfigError(
+            "models import needs one folder or zip, --id and --licence; or --known with the id of "
+            "a known model"
+        )
+    check_id(model_id)  # before it becomes a path
+    names = _pairs(rename or [])
+    from cohortvol.models.networks import Source, import_nnunet
+
+    card = import_nnunet(
+        [Source(sources[0], folds=fold or (), sha256=sha256, rename=names)],
+        models_dir / model_id,
+        model_id=model_id,
+        licence=licence,
+        title=title,
+        origin=origin,
+        citation=citation,
+        checkpoint=checkpoint,
+    )
+    echo_model(card)
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """``["left kidney=kidney_left"]`` as a mapping."""
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise ConfigError(f"--rename needs THEIRS=OURS, not {', '.join(map(repr, wrong))}")
+    return dict(word.split("=", 1) for word in words)

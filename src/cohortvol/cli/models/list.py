@@ -1,0 +1,44 @@
+"""`cohortvol models list`: the models there are, and those known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from cohortvol.cli.options import ModelsDir
+from cohortvol.errors import ModelError
+
+
+def list_models(models_dir: ModelsDir = Path("models")) -> None:
+    """The models there are, and those that could be fetched or imported.
+
+    Example:
+    [dim]cohortvol models list[/]
+    """
+    from cohortvol.models import card as cards
+    from cohortvol.models import catalogue, folders
+    from cohortvol.models.files import shown
+
+    names = folders.list_models(models_dir)
+    typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
+    for name in names:
+        try:
+            card = cards.load_card(models_dir / name)
+        except ModelError as error:
+            typer.echo(f"{shown(name)}\n  cannot be used: {error}")
+            continue
+        files = [card.folder / file for part in card.parts for file in part.files]
+        complete = all(file.is_file() for file in files)
+        n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+        typer.echo(f"{name}\n  {card.title}")
+        typer.echo(f"  {n_bytes / 1e6:.0f} MB, {'complete' if complete else 'files missing'}")
+        typer.echo(f"  licence: {card.licence}\n  source: {card.source}")
+        typer.echo(f"  profiles: {', '.join(card.profiles)}")
+        typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")
+    typer.echo("\nKnown, not here:")
+    for known in catalogue.load().values():
+        if known.id not in names:
+            verb = "fetch" if all(part.url for part in known.parts) else "import --known"
+            typer.echo(f"{known.id}\n  {known.title}\n  licence: {known.licence}")
+            typer.echo(f"  cohortvol models {verb} {known.id}")
