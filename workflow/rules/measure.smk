@@ -26,7 +26,7 @@ rule measure:
             }
         ),
         previews=lambda wildcards, output: options({"previews": output.get("previews")}),
-        kept=kept_options,
+        kept=RUN.kept_options,
         record=record_of("measure"),
     shell:
         """

@@ -7,7 +7,7 @@ rule segment:
         table="<results>/segment/<model>/{shard}.parquet",
     log:
         "<logs>/segment/{shard}.log",
-    retries: RETRIES
+    retries: RUN.retries
     conda:
         "../../envs/segment.yaml"
     threads: config["segment"]["threads"] or 8
@@ -26,7 +26,7 @@ rule segment:
                 "roi": config["roi"],
             }
         ),
-        kept=kept_options,
+        kept=RUN.kept_options,
         device=config["segment"]["device"],
         record=record_of("segment"),
     shell:

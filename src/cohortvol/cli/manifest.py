@@ -89,8 +89,7 @@ def manifest(
     """
     codes = from_json("--sex-codes", sex_codes)
     from cohortvol import config
-    from cohortvol.stages.manifest import Choice, sources
-    from cohortvol.stages.manifest.run.run import run
+    from cohortvol.stages.manifest import Choice, run, sources
     from cohortvol.store.records import noted
 
     checked = config.check({"bids": from_json("--bids", bids)}, source="--bids")

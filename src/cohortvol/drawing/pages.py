@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from PIL import Image
 
+import cohortvol
 from cohortvol.errors import OutputError
 
 SCREEN_PX, SCREEN_COLOURS = 1280, 128
@@ -84,8 +85,9 @@ def for_screen(png: bytes) -> bytes:
 
 def templates_folder() -> Path:
     """Page template and captions: inside an installed package, or `reports/` of a checkout."""
-    packaged = Path(__file__).resolve().parents[0] / "reports"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "reports"
+    package = Path(cohortvol.__file__).resolve().parent
+    packaged = package / "reports"
+    return packaged if packaged.is_dir() else package.parents[1] / packaged.name
 
 
 def environment(templates: Path) -> Environment:

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import cohortvol
 from cohortvol.compute.cuda import shown, version_of
 from cohortvol.tools.doctor.findings import Finding, failed, passed, warned
 
@@ -26,8 +27,9 @@ _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;#]+)", re.M)
 
 def constraints_file() -> Path:
     """``constraints.txt``: inside an installed package, or of a checkout."""
-    packaged = Path(__file__).resolve().parents[1] / "constraints.txt"
-    return packaged if packaged.is_file() else Path(__file__).resolve().parents[3] / packaged.name
+    package = Path(cohortvol.__file__).resolve().parent
+    packaged = package / "constraints.txt"
+    return packaged if packaged.is_file() else package.parents[1] / packaged.name
 
 
 def pins(text: str) -> dict[str, str]:

@@ -75,7 +75,7 @@ def next_run(config: Mapping[str, Any], card: Card, forced: Iterable[str] = ()) 
     ManifestError
         If the manifest changed and cannot be read.
     ConfigError
-        As `cohortvol.stages.manifest.run.run`.
+        As `cohortvol.stages.manifest.run`.
     """
     flow, results = Flow(config, card), Path(config["results"])
     manifest, settings = Path(config["manifest"]), from_config(config)
