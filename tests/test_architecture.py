@@ -5,77 +5,48 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import cohortvol
 from cohortvol.tools.doctor.software import pins, required
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cohortvol"
-FOUNDATION = {
-    "cluster",
-    "errors",
-    "files",
-    "flow",
-    "kept",
-    "storage",
-    "machine",
-    "keys",
-    "geometry",
-    "intervals",
-    "tables",
-    "reasons",
-    "structures",
-    "config",
-    "cuda",
-    "profiles",
-    "installation",
-    "nifti",
-    "models",
-    "model_files",
-    "catalogue",
-    "overlap",
-    "partitions",
-    "weights",
-    "text_table",
-    "withdrawals",
-    "removals",
-    "records",
-    "resources",
-    "style",
-    "pages",
-    "ranges",
-}
-STAGES = {
-    "manifest",
-    "ingest",
-    "segment",
-    "measure",
-    "agreement",
-    "assemble",
-    "analyse",
-    "report",
-    "plan",
-    "status",
-    "verify",
-    "derivatives",
-    "simulate",
-    "train",
-    "check",
-    "doctor",
-    "bundle",
-    "evaluate",
-}
-NETWORK_USERS = {"networks", "segment", "train"}
+WORKER = "stages.segment"
+RUN_THE_WORKER = {"tools.judge", "tools.train"}
+NETWORK_USERS = {"models.networks", WORKER, *RUN_THE_WORKER}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
-def part_of(path):
-    """The module or package directly below cohortvol that a file belongs to."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def name_of(path):
+    """Dotted name of a module below cohortvol."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+NAMES = {name_of(path) for path in MODULES}
+FLOORS = {  # of the package's docstring: every part by how far below the roof it stands
+    part: number
+    for number, line in enumerate(re.findall(r"^    (\S.*)$", cohortvol.__doc__, re.M))
+    for part in re.findall(r"\S+", re.split(r"   +", line)[0] if number < 9 else line)
+}
+
+
+def room_of(name):
+    """The part of the house, or the stage or tool, that a module belongs to."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.split('.')[0]}" if first in ("stages", "tools") else first
+
+
+def may_import(room, other):
+    """Whether modules of a room may import those of another."""
+    floor, below = (FLOORS[name.split(".")[0]] for name in (room, other))
+    return floor < below or room == other or (room in RUN_THE_WORKER and other == WORKER)
 
 
 def imported(tree):
@@ -85,44 +56,77 @@ def imported(tree):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def parts_imported(tree):
-    """Parts of cohortvol that a syntax tree imports."""
-    known = {part_of(path) for path in MODULES}
-    names = {name.split(".")[1] for name in imported(tree) if name.startswith("cohortvol.")}
-    return names & known
+def modules_imported(tree):
+    """Modules of cohortvol that a syntax tree imports."""
+    names = {name.partition(".")[2] for name in imported(tree) if name.startswith("cohortvol.")}
+    known = {name if name in NAMES else name.rpartition(".")[0] for name in names}
+    return (known & NAMES) - {""}
 
 
-def allowed(part):
-    """Parts of cohortvol that a part may import."""
-    if part in FOUNDATION:
-        return FOUNDATION | {part}
-    if part == "cli":
-        return FOUNDATION | STAGES | {"cli", "networks"}
-    if part == "plan":  # tells what the manifest stage will write, and what is damaged
-        return FOUNDATION | {"plan", "manifest", "verify"}
-    extra = {"networks"} if part in NETWORK_USERS else set()
-    return FOUNDATION | extra | {part}
+def strangers_of(name, tree):
+    """What a module imports that its place does not allow."""
+    room = room_of(name)
+    return {other for other in modules_imported(tree) if not may_import(room, room_of(other))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_what_its_place_allows(path):
-    part = part_of(path)
-    strangers = parts_imported(ast.parse(path.read_text(encoding="utf-8"))) - allowed(part)
-    assert strangers == set(), f"{part} imports {strangers}"
+    name = name_of(path)
+    if name:
+        assert strangers_of(name, ast.parse(path.read_text(encoding="utf-8"))) == set()
 
 
-def test_every_part_has_its_place_in_these_rules():
-    parts = {part_of(path) for path in MODULES} - {"__init__"}
-    assert parts - FOUNDATION - STAGES - {"cli", "networks"} == set()
+@pytest.mark.parametrize(
+    ("name", "line", "allowed"),
+    [
+        ("stages.measure.volumes", "from cohortvol.stages.ingest import run", False),
+        ("stages.measure.volumes", "from cohortvol.stages.measure import shard", True),
+        ("models.card", "import cohortvol.stages.segment.worker", False),
+        ("tools.verify.folder", "from cohortvol.tools.status import counting", False),
+        ("tools.evaluate.run", "from cohortvol.stages.segment import infer", False),
+        ("tools.judge.calibrate", "from cohortvol.stages.segment import infer", True),
+        ("store.files", "from cohortvol.compute import cuda", False),
+        ("store.files", "from cohortvol import errors", True),
+    ],
+)
+def test_the_rule_of_the_house_tells_right_from_wrong(name, line, allowed):
+    assert (strangers_of(name, ast.parse(line)) == set()) == allowed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_module_imports_itself_by_way_of_others():
+    imports = {
+        name_of(path): modules_imported(ast.parse(path.read_text(encoding="utf-8")))
+        for path in MODULES
+    }
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_file_is_too_long_to_be_read_at_once():
+    files = [*MODULES, *ROOT.glob("workflow/**/*.smk"), ROOT / "Snakefile"]
+    most = {".py": 400, ".smk": 150, "": 150}
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {path.name: n for path, n in lines.items() if n > most[path.suffix]} == {}
+
+
+def test_one_module_alone_looks_inside_snakemake():
+    users = set()
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if {name.split(".")[0] for name in imported(tree)} & {"snakemake"}:
+            users.add(name_of(path))
+    assert users == {"workflow.engine", "workflow.settings"}
+    inside = re.compile(r"\bworkflow\.(?!is_main_process\b)\w+")
+    for path in [*ROOT.glob("workflow/**/*.smk"), ROOT / "Snakefile"]:
+        code = re.sub(r"#.*|\bcohortvol\.workflow\.\w+", "", path.read_text(encoding="utf-8"))
+        assert inside.findall(code) == [], path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_torch_and_nnunet_are_imported_only_where_networks_run(path):
-    if part_of(path) in NETWORK_USERS:
+    if room_of(name_of(path)) in NETWORK_USERS or name_of(path).startswith("models.networks"):
         return
     heavy = {"torch", "nnunetv2", "dynamic_network_architectures", "batchgenerators"}
     roots = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
@@ -137,22 +141,25 @@ def test_nothing_but_the_fetching_of_weights_speaks_to_a_network():
     for path in MODULES:
         names = imported(ast.parse(path.read_text(encoding="utf-8")))
         if found := {name.split(".")[0] for name in names} & networks:
-            users[part_of(path)] = found
-    assert users == {"weights": {"urllib"}, "files": {"socket"}}
-    assert set(re.findall(r"socket\.(\w+)", (SOURCE / "files.py").read_text())) == {"gethostname"}
+            users[name_of(path)] = found
+    assert users == {"models.weights": {"urllib"}, "store.locks": {"socket"}}
+    assert set(re.findall(r"socket\.(\w+)", (SOURCE / "store" / "locks.py").read_text())) == {
+        "gethostname"
+    }
 
 
 def test_the_command_line_imports_a_stage_only_inside_its_subcommand():
-    for path in (SOURCE / "cli").glob("*.py"):
+    for path in (SOURCE / "cli").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
-        assert parts_imported(top) <= {"errors", "files", "machine", "cli"}, path.name
+        outside = {name for name in modules_imported(top) if room_of(name) != "cli"}
+        assert outside <= {"errors", "store.files", "store.machine"}, path.name
 
 
 def test_planning_the_workflow_loads_no_table_and_no_network():
     script = (
         "import sys, cohortvol.config, cohortvol.errors, cohortvol.store.files, "
-        "cohortvol.workflow.flow, cohortvol.models.card, cohortvol.store.records;"
+        "cohortvol.workflow.run, cohortvol.models.card, cohortvol.store.records;"
         "print(*sorted({'pandas', 'pyarrow', 'numpy', 'torch', 'nibabel'} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -14,6 +14,7 @@ from cohortvol.store.files import sha256_of
 from cohortvol.store.schemas import MANIFEST, SCANS, VOLUMES
 from cohortvol.store.tables import append_rows, write_table
 from cohortvol.tools import derivatives
+from cohortvol.tools.derivatives.names import names_of
 
 MODEL = "my-v1"
 IDS = {
@@ -102,7 +103,7 @@ ORDER = "sub ses task acq ce rec run echo part space chunk seg desc".split()
 )
 def test_entities_stand_in_the_order_of_the_standard(scan_id):
     done = pd.DataFrame({"scan_id": [scan_id]})
-    stem = derivatives.names_of(done, "m")[scan_id].stem
+    stem = names_of(done, "m")[scan_id].stem
     pairs = [part.split("-") for part in stem.split("_")]
     assert all(len(pair) == 2 and re.fullmatch("[0-9A-Za-z+]+", pair[1]) for pair in pairs)
     places = [ORDER.index(key) for key, _ in pairs]

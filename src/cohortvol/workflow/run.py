@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cohortvol.compute.cluster import Watch, cancel_left_over, forget, remember
 from cohortvol.compute.partitions import Partitions
@@ -22,11 +22,14 @@ from cohortvol.store.files import (
 )
 from cohortvol.store.locks import claim
 from cohortvol.store.machine import check_interpreter
-from cohortvol.store.withdrawals import Unknown
 from cohortvol.workflow import engine
 from cohortvol.workflow.flow import RULES, Flow
 from cohortvol.workflow.settings import check_files, options, settings_of
 from cohortvol.workflow.told import told_without_traceback
+
+if TYPE_CHECKING:
+    from cohortvol.store.withdrawals import Unknown
+    from cohortvol.workflow.plan import NextRun
 
 ATTEMPTS = 4
 """Of a job of segment in all. Each is a job of its own in a cluster, with more memory and time."""
@@ -67,7 +70,7 @@ class Run:
             self.model: Card = restrict(load_card(found), self.config["roi"])
             self.flow = Flow(self.config, self.model)
             _ = self.flow.settings
-        self.next: Any = None
+        self.next: NextRun | None = None
         self._held: IO[str] | None = None
         self._is_held = self._is_asked = False
         self._unknown: list[Unknown] = []
@@ -100,11 +103,11 @@ class Run:
         from cohortvol.tools.verify.quick import remove_damaged
         from cohortvol.workflow.plan import render_jobs
 
-        self._ask(self._forced())
+        found = self._ask(self._forced())
         if engine.is_dry_run(self.workflow):
-            sys.stderr.write(render_jobs(self.next.why, self.next.counts))
+            sys.stderr.write(render_jobs(found.why, found.counts))
         elif engine.runs_jobs(self.workflow):
-            remove_damaged(self.results, self.next.damaged)
+            remove_damaged(self.results, found.damaged)
             bring_to_present(self.results)
 
     def ask_again(self) -> None:
@@ -112,18 +115,20 @@ class Run:
         if self.next is not None and "manifest" in self.next.why:
             self._ask([name for name in self._forced() if name != "manifest"])
 
-    def _ask(self, forced: Iterable[str]) -> None:
+    def _ask(self, forced: Iterable[str]) -> NextRun:
         """Find out which jobs must run, and have Snakemake run these."""
         from cohortvol.workflow.plan import next_run
 
         before = set() if self.next is None else self.next.outputs
         with told_without_traceback():
-            self.next = next_run(self.config, self.model, forced)
+            found = next_run(self.config, self.model, forced)
         files, instead_of = (
             [f"{self.config['results']}/{name}" for name in names]
-            for names in (self.next.outputs, before)
+            for names in (found.outputs, before)
         )
         engine.force(self.workflow, files, instead_of)
+        self.next = found
+        return found
 
     def _forced(self) -> Iterable[str]:
         """Rules that are to run in any case, or files in the results folder."""

@@ -15,9 +15,7 @@ import json
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from cohortvol.store.files import (
 from cohortvol.store.schemas import MANIFEST, SCANS, VOLUMES
 from cohortvol.store.storage import temporary_beside
 from cohortvol.store.tables import read_table
+from cohortvol.tools.derivatives.names import names_of
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +42,6 @@ BIDS_VERSION = "1.10.0"
 SOURCE = "source"
 """Name by which BIDS URIs refer to the dataset that the images are of."""
 
-_NAME = re.compile(
-    r"(?P<subject>sub-[0-9A-Za-z+]+)(?:_(?P<session>ses-[0-9A-Za-z+]+))?"
-    r"(?P<rest>(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)"
-)
-_ENTITIES = ("task", "acq", "ce", "rec", "run", "echo", "part", "space", "chunk", "seg", "desc")
-"""Entities that the standard lets a ``_dseg`` of anat have, in their order; others of the source
-become a ``desc``."""
 
 _OURS = re.compile(r"sub-[0-9A-Za-z+]+_.*seg-[0-9A-Za-z]+_(dseg\.(nii\.gz|json)|morph\.tsv)")
 
@@ -63,14 +55,6 @@ _MORPH = {
     "qc": "pass, flag or exclude",
     "qc_flags": "QC codes, joined by ;",
 }
-
-
-@dataclass(frozen=True)
-class Name:
-    """Where the files of a scan go: ``<folder>/<stem>_dseg.nii.gz``."""
-
-    folder: str
-    stem: str
 
 
 def run(results: Path, out: Path, *, copy: bool = False, source: str | None = None) -> int:
@@ -149,59 +133,6 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
     n_removed = _remove_others(out, written)
     log.info("%s: %d scans written, %d files of others removed", out, len(written), n_removed)
     return n_bad
-
-
-def names_of(done: pd.DataFrame, segmentation: str) -> dict[str, Name]:
-    """Name of every scan.
-
-    A scan_id that is the name of a BIDS image keeps its entities. Any other becomes a subject
-    label: its letters and digits.
-
-    Parameters
-    ----------
-    done : pandas.DataFrame
-        Columns ``scan_id``.
-    segmentation : str
-        Label of the ``seg`` entity.
-
-    Raises
-    ------
-    ConfigError
-        If two scans would have the same one.
-    """
-    names = {scan_id: _name(scan_id, segmentation) for scan_id in done["scan_id"]}
-    same = defaultdict(list)
-    for scan_id, name in names.items():
-        same[name.stem.casefold()].append(scan_id)
-    clashes = [f"  {', '.join(ids)}" for ids in same.values() if len(ids) > 1]
-    if clashes:
-        raise ConfigError(
-            "\n".join(
-                [
-                    "these scans would have one name in BIDS, where labels are letters and digits",
-                    *clashes,
-                    "  Give them other ids in the manifest.",
-                ]
-            )
-        )
-    return names
-
-
-def _name(scan_id: str, segmentation: str) -> Name:
-    match = _NAME.fullmatch(scan_id)
-    if match is None:
-        subject = "sub-" + re.sub(r"[^0-9A-Za-z]", "", scan_id)
-        return Name(f"{subject}/anat", f"{subject}_seg-{segmentation}")
-    entities = {"space": match["suffix"], "seg": segmentation}
-    for part in filter(None, match["rest"].split("_")):
-        key, _, label = part.partition("-")
-        if key in _ENTITIES and key not in entities:
-            entities[key] = label
-        else:
-            entities["desc"] = entities.get("desc", "") + key + label
-    folders = [name for name in (match["subject"], match["session"]) if name]
-    labels = [f"{key}-{entities[key]}" for key in _ENTITIES if key in entities]
-    return Name("/".join([*folders, "anat"]), "_".join([*folders, *labels]))
 
 
 def _check_out(out: Path, model: str) -> None:
