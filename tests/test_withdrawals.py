@@ -175,6 +175,24 @@ def test_a_subject_who_consents_again_is_read_again(tmp_path):
     assert why(results) == "list of scans changed"
 
 
+@pytest.mark.parametrize(
+    ("rows", "meanwhile"),
+    [(ROWS[:1], ROWS[:1]), (ROWS, [*ROWS, ("d-1", "dora")])],
+    ids=["emptied", "grown"],
+)
+def test_a_shard_whose_list_comes_back_as_it_was_is_read_again(tmp_path, rows, meanwhile):
+    results = tmp_path / "results"
+    manifest.run(cohort(tmp_path, rows), results)
+    before = (results / LISTED).read_bytes()
+    ingest(results, rows)
+    withdrawn = list_of(tmp_path, "anna\n")
+    manifest.run(cohort(tmp_path, meanwhile), results, withdrawals=withdrawn)
+    manifest.run(cohort(tmp_path, rows), results)
+    assert (results / LISTED).read_bytes() == before
+    assert "a-1" not in tables.read_table(results / INGESTED, schemas.INGEST)["scan_id"].tolist()
+    assert why(results) == "list of scans changed"
+
+
 def test_a_bad_row_of_a_withdrawn_subject_is_no_complaint(tmp_path):
     path = list_of(
         tmp_path, "scan_id,image,subject_id\nbad id,x.nii,anna\nb-1,b.nii,bert\n", "m.csv"

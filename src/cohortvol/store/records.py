@@ -24,6 +24,10 @@ from cohortvol.store.files import commit_json, digest_of, read_object, remove, s
 from cohortvol.store.storage import of_ours
 
 RECORDS = "made_of"
+LIST = "list_of_scans"
+"""Role of the list that a shard's table of ingest is made of."""
+LOST_ROWS = "rows were taken"
+"""In place of the digest of a list of which a table lost rows; the digest of no file."""
 INDEX = "manifest/index.tsv"
 SHARD = "{shard}"
 """In the name of an input: one file for each shard in use."""
@@ -213,7 +217,9 @@ class Digests:
 def rebase(results: Path, shard: str, changed: Mapping[str, str]) -> None:
     """Put new digests in place of old ones in the records of a shard.
 
-    For tables from which rows were taken in a way that dates nothing that was made of them.
+    For tables from which rows were taken in a way that dates nothing that was made of them. A table
+    that lost rows which its list of scans, as the record knows it, still has is no longer made of
+    that list: should the same list come back, as where somebody consents again, rows are missing.
 
     Parameters
     ----------
@@ -228,14 +234,12 @@ def rebase(results: Path, shard: str, changed: Mapping[str, str]) -> None:
         record = read_record(path)
         if record is None:
             continue
-        new = replace(
-            record,
-            inputs={role: changed.get(str(sha), sha) for role, sha in record.inputs.items()},
-            outputs={
-                name: _facts(results / name) if facts.get("sha256") in changed else facts
-                for name, facts in record.outputs.items()
-            },
-        )
+        inputs = {role: changed.get(str(sha), sha) for role, sha in record.inputs.items()}
+        lost = [name for name, facts in record.outputs.items() if facts.get("sha256") in changed]
+        if lost and record.inputs.get(LIST) not in (None, *changed):
+            inputs[LIST] = LOST_ROWS
+        facts = {name: _facts(results / name) for name in lost}
+        new = replace(record, inputs=inputs, outputs={**record.outputs, **facts})
         if new != record:
             commit_json(path, asdict(new))
 

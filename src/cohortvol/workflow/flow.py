@@ -14,7 +14,7 @@ from typing import Any
 from cohortvol import __version__
 from cohortvol.models.card import Card, choose_profile, segmentation_key
 from cohortvol.store.files import DIGESTS, digest_of, sha256_of
-from cohortvol.store.records import INDEX, SHARD, Job
+from cohortvol.store.records import INDEX, LIST, SHARD, Job
 
 RULES = (
     "manifest",
@@ -115,7 +115,7 @@ class Flow:
         }
         ingest = f"ingest/{shard}.parquet"
         made: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-            "ingest": ((ingest,), {"list_of_scans": LISTS.replace(SHARD, shard)}),
+            "ingest": ((ingest,), {LIST: LISTS.replace(SHARD, shard)}),
             "segment": ((tables["segment"],), {"ingest": ingest}),
             "measure": (
                 (

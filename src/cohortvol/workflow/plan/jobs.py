@@ -11,7 +11,7 @@ from typing import Any
 
 from cohortvol.models.card import Card
 from cohortvol.stages.manifest import Foreseen, changed_images, foresee, from_config, sources
-from cohortvol.store.records import Job, Outdated, read_index
+from cohortvol.store.records import LIST, Job, Outdated, read_index
 from cohortvol.tools.verify.places import remake_of
 from cohortvol.tools.verify.quick import damaged_tables
 from cohortvol.workflow.flow import BEHIND, RULES, Flow
@@ -113,7 +113,7 @@ def _expected(job: Job, foreseen: Foreseen | None) -> dict[str, frozenset[str | 
     if foreseen is None:
         return {}
     if job.rule == "ingest":
-        return {"list_of_scans": frozenset(foreseen.lists_sha256[job.shard])}
+        return {LIST: frozenset(foreseen.lists_sha256[job.shard])}
     if job.rule == "assemble":
         return {"manifest": frozenset({foreseen.rows_sha256})}
     return {}
