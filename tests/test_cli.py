@@ -194,7 +194,8 @@ def test_a_bug_on_a_terminal_prints_no_traceback_but_says_where_it_is(monkeypatc
 
 JOB = """
 import sys
-from cohortvol import cli, ingest
+from cohortvol import cli
+from cohortvol.stages import ingest
 def crash(*_):
     words = "no such person CANARY^JANE", "/data/CANARY/scan.nii"
     raise OSError(int(sys.argv[2]), *words) if sys.argv[2] != "0" else KeyError(*words)

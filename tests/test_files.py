@@ -23,7 +23,7 @@ from cohortvol.store.files import (
 from cohortvol.store.locks import IN_USE, claim, lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from cohortvol.store.files import claim;"
+    "import sys, time; from pathlib import Path; from cohortvol.store.locks import claim;"
     "held = claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 )
 

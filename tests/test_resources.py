@@ -342,7 +342,7 @@ def test_the_report_takes_no_pandas_and_no_torch(results):
 
 
 def test_the_age_of_a_process_is_that_of_the_process():
-    code = "import time; time.sleep(0.5); from cohortvol import resources as r; "
+    code = "import time; time.sleep(0.5); from cohortvol.compute import resources as r; "
     code += "print(r.seconds_since_start())"
     start = time.monotonic()
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -742,7 +742,7 @@ def test_status_loads_neither_pandas_nor_torch(results, assembled):
     if assembled:
         assemble.run(results.folder, MODEL)
     code = (
-        "import sys; from cohortvol import status;"
+        "import sys; from cohortvol.tools import status;"
         "print(status.digest(status.summary(sys.argv[1])));"
         "print({'pandas', 'torch'} & set(sys.modules))"
     )

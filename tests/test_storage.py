@@ -553,7 +553,7 @@ def test_what_is_newer_is_told_by_no_clock(tmp_path, works):
 
 def test_figures_are_drawn_without_a_home_and_with_next_to_no_temporary_folder(tmp_path):
     script = (
-        "from cohortvol import style\n"
+        "from cohortvol.drawing import style\n"
         "from matplotlib.figure import Figure\n"
         "figure = Figure(); figure.text(0.5, 0.5, 'organ'); figure.savefig('figure.png')\n"
     )

@@ -129,10 +129,12 @@ def test_the_reader_has_no_rival():
     """What reads text tables elsewhere are tables of ours."""
     source = Path(__file__).parents[1] / "src" / "cohortvol"
     ours = {
-        "assemble/__init__.py", "catalogue.py", "derivatives.py", "evaluate/surface.py", "keys.py",
-        "reasons.py", "report/checklists.py", "simulate/cohort.py", "simulate/image.py",
-        "status/reading.py", "structures.py", "text_table.py", "verify/folder.py",
-        "verify/unpacked.py", "analyse/literature.py", "analyse/measurement_error.py",
+        "anatomy/structures.py", "models/catalogue.py", "reasons.py",
+        "stages/analyse/answers/literature.py", "stages/analyse/robustness/measurement_error.py",
+        "stages/assemble/__init__.py", "stages/report/page/checklists.py", "store/keys.py",
+        "store/text_table.py", "tools/derivatives/run.py", "tools/evaluate/surface.py",
+        "tools/simulate/cohort.py", "tools/simulate/image.py", "tools/status/reading.py",
+        "tools/verify/folder.py", "tools/verify/unpacked.py",
     }  # fmt: skip
     ways = ("pd.read_csv(", "csv.reader(", "csv.DictReader(")
     readers = {
