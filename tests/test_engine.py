@@ -97,10 +97,10 @@ def made(asked) -> set[str]:
 
 
 def test_files_of_settings_come_in_the_order_in_which_they_win(asked):
-    told = asked("--configfile", "theirs.yaml", "--config", "x=1", "word=no")["planned"]
+    told = asked("--configfile", "theirs.yaml", "--config", "number=1", "word=no")["planned"]
     names = [Path(path).name for path in told["config_files"]]
     assert names == ["ours.yaml", "theirs.yaml"]
-    assert told["given_settings"].keys() == {"x", "word"}
+    assert told["given_settings"].keys() == {"number", "word"}
 
 
 def test_files_of_the_command_line_can_stand_in_for_the_workflows(asked):
