@@ -14,7 +14,7 @@ export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install bundle demo slurm-demo slurm-test embedded-model test check format docs clean
+.PHONY: help install bundle demo slurm-demo slurm-test embedded-model test test-fast check format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ embedded-model: $(READY)  ## train the embedded model again: make embedded-model
 
 test: $(READY)  ## all tests, without network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+
+test-fast: $(READY)  ## the tests that are quick, for the edit loop
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile -m 'not slow'
 
 slurm-test: $(READY)  ## the tests that need a cluster, on a real Slurm that this starts (Debian, root)
 	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/python -m pytest tests/slurm

@@ -15,6 +15,8 @@ from cohortvol.stages.analyse.fits.designs import Factor
 from cohortvol.stages.analyse.fits.regression import natural_spline
 from cohortvol.stages.analyse.robustness.diagnostics import MOST_INFLUENTIAL
 
+pytestmark = pytest.mark.slow
+
 AGE_SHAPE = {"F": 55.0, "M": 45.0}
 
 

@@ -23,6 +23,8 @@ from cohortvol.tools.judge.consistency import (
 from cohortvol.tools.judge.expectation import Expectation, expectation, left_out
 from segment_cohort import AFFINE, scan, write_scan
 
+pytestmark = pytest.mark.slow
+
 
 class Thresholds:
     """A model of one organ that is easily found and one whose edge hangs on the grey value."""

@@ -27,6 +27,8 @@ from cohortvol.store.files import (
 from cohortvol.tools.verify.reading import receipt_is_whole
 from crash_points import Moment, Tree, record, restore, tree_of
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = b"old " * 40, b"new, and longer " * 40
 
 

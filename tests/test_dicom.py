@@ -26,6 +26,8 @@ from cohortvol.store.schemas import INGEST, SERIES, SHARD
 from cohortvol.store.tables import append_rows, read_table, write_table
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
 
+pytestmark = pytest.mark.slow
+
 N = 12
 
 

@@ -31,6 +31,8 @@ from cohortvol.store.schemas import SCANS, VOLUMES, real, whole
 from cohortvol.store.tables import write_table
 from report_fixture import STRUCTURES, make_scans, make_volumes
 
+pytestmark = pytest.mark.slow
+
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}
 CANARIES = (b"CANARY", b"2018-04-0")
 

@@ -22,6 +22,8 @@ from cohortvol.tools.evaluate.labels import LabelMap, read_nifti, structure_name
 from cohortvol.tools.evaluate.measures import measure_pair
 from cohortvol.tools.evaluate.statistics import Bootstrap, compare, summarise
 
+pytestmark = pytest.mark.slow
+
 AFFINE = np.diag([1.25, 1.5, 3.0, 1.0])  # RAS+, mm
 NAMES = {"liver": 1, "kidney_right": 2, "kidney_left": 3, "spleen": 4}
 

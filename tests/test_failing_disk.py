@@ -31,6 +31,8 @@ from cohortvol.store.machine import error_to_act_on
 from failing_disk import trial, ways
 from file_faults import FAULTS, Disk
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = b"old", b"new, and longer"
 WORK = Work("a", Path("a.nii.gz"), "1" * 64, "toy", "nnunet", "key")
 EARLIER = dataclasses.replace(WORK, segmentation_key="key of an earlier model")

@@ -29,6 +29,8 @@ from cohortvol.stages.report.tables import disclosure, flow, inputs
 from cohortvol.stages.report.tables.inputs import BESIDE_COLUMNS
 from report_fixture import STRUCTURES, make_scans, make_volumes, write_cohort
 
+pytestmark = pytest.mark.slow
+
 CHOSEN = ("liver", "adrenal_gland_left", "adrenal_gland_right", "stomach")
 SLOPE = "slope_pct_per_decade"
 

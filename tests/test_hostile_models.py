@@ -13,6 +13,8 @@ from cohortvol.models import catalogue
 from cohortvol.models.files import check_id, problems, schema
 from cohortvol.models.folders import check_labels
 
+pytestmark = pytest.mark.slow
+
 MODELS = list(hostile_models.model_cases())
 IMPORTS = list(hostile_models.import_cases())
 BY_ARRAYS = ("files/parts/main/fold_all.safetensors", "weights/")

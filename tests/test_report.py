@@ -22,6 +22,8 @@ from cohortvol.store.schemas import SCANS
 from cohortvol.store.tables import read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
+pytestmark = pytest.mark.slow
+
 SMALL, LARGE = 64, 1200
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "adrenal_gland_left", "stomach")}
 

@@ -36,6 +36,8 @@ from cohortvol.stages.segment.receipts import ShardFolder
 from cohortvol.store.files import sha256_of
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
 
+pytestmark = pytest.mark.slow
+
 N_SCANS = 6
 
 

@@ -19,6 +19,8 @@ from cohortvol.store.schemas import PREVIEWS, SCANS, VOLUMES
 from cohortvol.store.tables import append_rows, read_table, write_table
 from report_fixture import STRUCTURES, write_cohort
 
+pytestmark = pytest.mark.slow
+
 CHOSEN = {name: STRUCTURES[name] for name in ("liver", "kidney_left", "kidney_right")}
 FLAGS = {  # scan: structure to (qc, codes)
     "scan-00001": {"liver": ("flag", "QC_TRUNCATED_FOV")},

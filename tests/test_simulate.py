@@ -10,6 +10,8 @@ from cohortvol.store import schemas, tables
 from cohortvol.tools.simulate import anatomy, cohort, compare, image, population, run
 from cohortvol.tools.simulate.faults import FAULTS
 
+pytestmark = pytest.mark.slow
+
 VOLUMES_ML = {
     "liver": 1480.0,
     "spleen": 211.0,

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 from cohort_machine import CohortMachine
 
+pytestmark = pytest.mark.slow
+
 TestCohort = CohortMachine.TestCase
 TestCohort.settings = settings(
     max_examples=16,

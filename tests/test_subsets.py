@@ -18,6 +18,8 @@ from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.fits.batch import fit_many
 from subset_cohort import GROUPS, Cell, cells, faults_of, page_of, results_of
 
+pytestmark = pytest.mark.slow
+
 CORNERS = [
     Cell((), 1),
     Cell((), 20),

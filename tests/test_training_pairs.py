@@ -9,6 +9,8 @@ from cohortvol.errors import ConfigError
 from cohortvol.tools.simulate import training
 from cohortvol.tools.simulate.image import ORGANS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):

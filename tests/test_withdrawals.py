@@ -30,6 +30,8 @@ from cohortvol.store.withdrawals import read_withdrawals, unknown_of
 from cohortvol.tools.verify.search import search
 from results_folder import MODEL, ResultsFolder, ingest_row
 
+pytestmark = pytest.mark.slow
+
 
 def list_of(tmp_path, text, name="withdrawn.csv"):
     path = tmp_path / name

@@ -12,6 +12,8 @@ import yaml
 
 from cohortvol.store.locks import claim
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
