@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -75,6 +76,40 @@ def read_object(path: Path) -> dict[str, Any]:
             content = stream.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} bytes")
+        value = _json(content)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({_why(error)})") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return value
+
+
+def check_header(path: Path) -> None:
+    """Raise ModelError unless a safetensors file begins with a header of nnU-Net's 32-bit arrays.
+
+    Whether these are the arrays of the network `cohortvol.models.networks` says; this is read
+    before a job starts, where torch need not be.
+    """
+    try:
+        with open(path, "rb") as stream:
+            (n_bytes,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\0"))
+            if not 0 < n_bytes <= min(MOST_BYTES, path.stat().st_size - 8):
+                raise ValueError("its header does not fit in it")
+            header = _json(stream.read(n_bytes))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+        arrays = {name: facts for name, facts in header.items() if name != "__metadata__"}
+        for name, facts in arrays.items():
+            kind = facts.get("dtype") if isinstance(facts, dict) else None
+            if kind != "F32":
+                raise ValueError(f"{shown(name, 100)} is of {shown(str(kind))}, not of F32")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: damaged weights (MOD_CORRUPT): {_why(error)}") from error
+
+
+def _json(content: bytes) -> Any:
+    """A value of JSON within bounds; ValueError where it is none."""
+    try:
         value = json.loads(
             content.decode("utf-8"),
             object_pairs_hook=_without_equal_keys,
@@ -84,11 +119,7 @@ def read_object(path: Path) -> dict[str, Any]:
         )
         _check_depth(value)
     except RecursionError as error:
-        raise ModelError(f"{path}: cannot be read ({_TOO_DEEP})") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({_why(error)})") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: not a JSON object")
+        raise ValueError(_TOO_DEEP) from error
     return value
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from cohortvol.errors import ModelError, did_you_mean
 from cohortvol.models import catalogue
-from cohortvol.models.card import CARD, Card, Part, lines, plans_files
+from cohortvol.models.allowed import check_names
+from cohortvol.models.card import CARD, Card, Part, lines, plans_files, weights_file
 from cohortvol.models.files import (
     check_dataset,
+    check_header,
     check_plans,
     inside,
     local_labels,
@@ -96,6 +98,8 @@ def verify(card: Card) -> None:
         )
     for part in card.parts:
         read_plans(card, part)
+        for fold in part.folds:
+            check_header(inside(card.folder, weights_file(part, fold)))
 
 
 def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -112,10 +116,23 @@ def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
         check_dataset(dataset)
         if part.configuration not in plans["configurations"]:
             raise ModelError(f"plans.json has no configuration {part.configuration!r}")
+        check_names(plans, _inherited(plans["configurations"], part.configuration))
         check_labels(part.labels, local_labels(dataset))
     except ModelError as error:
         raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
     return plans, dataset
+
+
+def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits from others."""
+    names = [name]
+    while (parent := configurations[names[-1]].get("inherits_from")) in configurations:
+        if parent in names:
+            raise ModelError(
+                f"plans.json has configurations that inherit from one another: {parent}"
+            )
+        names.append(parent)
+    return {key: value for one in reversed(names) for key, value in configurations[one].items()}
 
 
 def check_labels(labels: Mapping[int, str], of_dataset: Mapping[int, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,49 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cohortvol.errors import ModelError
+from cohortvol.models.allowed import ARCHITECTURES, RESAMPLING, check_names
 from cohortvol.models.card import Card, Part, weights_file
 from cohortvol.models.files import check_dataset, check_plans, inside, shown
 from cohortvol.models.folders import read_plans
 
-# nnU-Net looks up by name whatever a plans.json names; only these names are let through.
-_UNETS = "dynamic_network_architectures.architectures.unet"
-ARCHITECTURES = {
-    f"{_UNETS}.PlainConvUNet": f"{_UNETS}.PlainConvUNet",
-    f"{_UNETS}.ResidualEncoderUNet": f"{_UNETS}.ResidualEncoderUNet",
-    # Where nnU-Net still looks for it when plans are older than its version 2.4.
-    "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet": (
-        f"{_UNETS}.ResidualEncoderUNet"
-    ),
-}
-"""Class named in the plans, to the class that is built."""
-OPERATIONS = {
-    *(f"torch.nn.modules.conv.Conv{n}d" for n in (2, 3)),
-    *(f"torch.nn.Conv{n}d" for n in (2, 3)),
-    *(f"torch.nn.modules.instancenorm.InstanceNorm{n}d" for n in (2, 3)),
-    *(f"torch.nn.InstanceNorm{n}d" for n in (2, 3)),
-    *(f"torch.nn.modules.dropout.Dropout{n}d" for n in (2, 3)),
-    "torch.nn.LeakyReLU",
-    "torch.nn.modules.activation.LeakyReLU",
-    "torch.nn.ReLU",
-    "torch.nn.modules.activation.ReLU",
-}
-IMPORTED_ARGUMENTS = {"conv_op", "norm_op", "dropout_op", "nonlin"}
-PREPROCESSORS = {"DefaultPreprocessor"}
-RESAMPLERS = {
-    "resample_data_or_seg_to_shape",
-    "resample_torch_fornnunet",
-    "resample_torch_simple",
-    "no_resampling_hack",
-}
-NORMALIZATIONS = {
-    "ZScoreNormalization",
-    "CTNormalization",
-    "NoNormalization",
-    "RescaleTo01Normalization",
-    "RGBTo01Normalization",
-}
-LABEL_MANAGERS = {"LabelManager"}
-RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
 NEEDED = (
     *("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
     *RESAMPLING,
@@ -116,7 +78,16 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
     try:
         manager = PlansManager(plans)
         settings = manager.get_configuration(configuration)
-        _check_names(plans, settings)
+        missing = [name for name in NEEDED if name not in settings.configuration]
+        if missing:
+            raise ModelError(f"plans.json lacks {', '.join(missing)} of the configuration")
+        check_names(
+            plans,
+            settings.configuration,
+            settings.network_arch_class_name,
+            settings.network_arch_init_kwargs,
+            settings.network_arch_init_kwargs_req_import,
+        )
         _check_supported(settings, dataset)
         _check_sizes(settings)
         _check_steps(manager, settings)
@@ -141,37 +112,6 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
         ) from error
     module.eval()
     return Network(module, manager, settings, dataset)
-
-
-def _check_names(plans: Mapping[str, Any], settings: ConfigurationManager) -> None:
-    def refuse(what: str, name: str, allowed: Collection[str]) -> None:
-        raise ModelError(
-            f"plans.json names the {what} {shown(name)!r}, which is not allowed\n"
-            f"  allowed: {', '.join(sorted(allowed))}"
-        )
-
-    missing = [name for name in NEEDED if name not in settings.configuration]
-    if missing:
-        raise ModelError(f"plans.json lacks {', '.join(missing)} of the configuration")
-    if settings.network_arch_class_name not in ARCHITECTURES:
-        refuse("architecture", settings.network_arch_class_name, ARCHITECTURES)
-    for argument in settings.network_arch_init_kwargs_req_import:
-        if argument not in IMPORTED_ARGUMENTS:
-            refuse("imported argument", argument, IMPORTED_ARGUMENTS)
-        operation = settings.network_arch_init_kwargs.get(argument)
-        if operation is not None and operation not in OPERATIONS:
-            refuse("operation", operation, OPERATIONS)
-    if settings.preprocessor_name not in PREPROCESSORS:
-        refuse("preprocessor", settings.preprocessor_name, PREPROCESSORS)
-    for step in RESAMPLING:
-        if settings.configuration[step] not in RESAMPLERS:
-            refuse(step, settings.configuration[step], RESAMPLERS)
-    for scheme in settings.normalization_schemes:
-        if scheme not in NORMALIZATIONS:
-            refuse("normalization", scheme, NORMALIZATIONS)
-    manager = plans.get("label_manager", "LabelManager")
-    if manager not in LABEL_MANAGERS:
-        refuse("label manager", manager, LABEL_MANAGERS)
 
 
 def _check_supported(settings: ConfigurationManager, dataset: Mapping[str, Any]) -> None:
