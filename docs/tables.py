@@ -16,8 +16,8 @@ HEAD = """\
 # Tables
 
 Every table below a results folder, with every column. Written by `make docs` from the schemas
-in `src/cohortvol/store/tables.py` and the `outputs.py` of `analyse` and `evaluate`; a test holds
-it to them.
+in `src/cohortvol/store/schemas.py`, the `schemas.py` of the rooms of `stages/analyse`, and
+`tools/evaluate/outputs.py`; a test holds it to them.
 
 - Parquet, with page checksums. Equal tables are equal files, byte for byte.
 - Unknown is null, never 0. Units stand in the names: `_mm`, `_ml`, `_years`, `_cm`, `_kg`.

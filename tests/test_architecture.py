@@ -18,8 +18,8 @@ from cohortvol.tools.doctor.software import pins, required
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "cohortvol"
 WORKER = "stages.segment"
-RUN_THE_WORKER = {"tools.judge", "tools.train"}
-NETWORK_USERS = {"models.networks", WORKER, *RUN_THE_WORKER}
+USERS_OF_THE_WORKER = {"tools.judge"}
+NETWORK_USERS = {WORKER, "tools.train"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -46,7 +46,7 @@ def room_of(name):
 def may_import(room, other):
     """Whether modules of a room may import those of another."""
     floor, below = (FLOORS[name.split(".")[0]] for name in (room, other))
-    return floor < below or room == other or (room in RUN_THE_WORKER and other == WORKER)
+    return floor < below or room == other or (room in USERS_OF_THE_WORKER and other == WORKER)
 
 
 def imported(tree):

@@ -253,3 +253,13 @@ def test_the_installed_command_ends_with_the_exit_code_and_the_version():
     assert (shown.returncode, shown.stdout) == (0, f"cohortvol {cli.__version__}\n")
     wrong = subprocess.run([COHORTVOL, "nothing"], capture_output=True, text=True)
     assert wrong.returncode == 64
+
+
+def test_every_command_of_a_rule_is_a_job_whose_log_names_no_file():
+    rules = Path(__file__).parents[1].glob("workflow/rules/*.smk")
+    commands = {
+        name.replace("-", "_")
+        for path in rules
+        for name in re.findall(r"exec cohortvol ([\w-]+)", path.read_text())
+    }
+    assert commands == cli.JOBS

@@ -14,7 +14,7 @@ floor, stages among themselves and tools among themselves do not know each other
     config          settings and their schema
     errors  ranges  reasons
 
-Two tools run the worker of ``stages.segment``: ``judge`` and ``train``.
+One tool uses the network of ``stages.segment``: ``judge``.
 """
 
 __version__ = "0.1.0"

@@ -43,7 +43,9 @@ from cohortvol.store.machine import check_interpreter, error_to_act_on
 
 log = logging.getLogger(__name__)
 
-JOBS = frozenset({"manifest", "ingest", "segment", "measure", "assemble", "analyse", "report"})
+JOBS = frozenset(
+    ("manifest", "ingest", "segment", "measure", "agreement", "assemble", "analyse", "report")
+)
 """Commands of the workflow, whose logs name no file that an error of the system speaks of."""
 
 TYPER_USAGE = 2

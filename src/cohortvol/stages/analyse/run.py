@@ -19,6 +19,7 @@ from cohortvol.stages.analyse.answers.centiles import centiles
 from cohortvol.stages.analyse.answers.correlation import correlations
 from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.stages.analyse.answers.literature import literature
+from cohortvol.stages.analyse.answers.repeats import within_between
 from cohortvol.stages.analyse.answers.slopes import trends
 from cohortvol.stages.analyse.answers.two_models import two_models
 from cohortvol.stages.analyse.cohort import usable as cohort_of
@@ -30,7 +31,6 @@ from cohortvol.stages.analyse.cohort.limits import cannot_say
 from cohortvol.stages.analyse.cohort.settings import Settings, checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
 from cohortvol.stages.analyse.fits.designs import FACTORS, factors_of
-from cohortvol.stages.analyse.fits.repeats import within_between
 from cohortvol.stages.analyse.outputs import write
 from cohortvol.stages.analyse.robustness.body_size import body_size
 from cohortvol.stages.analyse.robustness.diagnostics import diagnostics
