@@ -151,7 +151,11 @@ def faults_of(page: Path, cell: Cell, *, public: bool = False) -> list[str]:
         faults.append("no volumes")
     trends = (page.parent / "figures" / "forest.csv").exists()
     cannot = "What these scans cannot say" in text
-    if not trends and not (cannot and (page.parent / "figures" / "volumes.csv").exists()):
+    volumes = (page.parent / "figures" / "volumes.csv").exists()
+    volumes |= "No figure of volumes: quantiles of so few scans are not given" in text and public
+    if trends and "No figure of volumes" in text:
+        faults.append("a figure is missed that trends stand for")
+    if not trends and not (cannot and volumes):
         faults.append("neither trends, nor volumes and why there are none")
     if trends != ("age" in cell.groups and cell.n > (rounding.LEAST_N if public else 9)):
         faults.append("trends" if trends else "no trends")

@@ -15,7 +15,7 @@ from jinja2 import Environment
 from cohortvol import reasons
 from cohortvol.drawing import pages, style
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.stages.report.figures import gallery as drawing
+from cohortvol.stages.report.figures import gallery
 from cohortvol.stages.report.figures import sheets
 from cohortvol.stages.report.figures.sheets import SheetSettings
 from cohortvol.stages.report.page import checklists, listing
@@ -38,7 +38,7 @@ BESIDE = (
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
-_OURS = re.compile(rf"({'|'.join(drawing.TITLES)})(_\d+)?")
+_OURS = re.compile(rf"({'|'.join(gallery.TITLES)})(_\d+)?")
 
 
 def run(
@@ -120,7 +120,7 @@ def run(
     texts = _texts(analysis, flow)
 
     level = float(analysis.settings.get("fdr", 0.05))
-    subject = drawing.Subject(analysis, measured, flow, truth, public=public, level=level)
+    subject = gallery.Subject(analysis, measured, flow, truth, public=public, level=level)
     figures, written = _figures(subject, jinja, texts, out / "figures")
     tables = _tables(analysis)
     written.update(_hand_on(analysis, analyse, out / "tables", public=public))
@@ -134,7 +134,7 @@ def run(
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
-    absent = drawing.ABSENT | (drawing.NOT_IN_PUBLIC if public else {})
+    absent = gallery.ABSENT | (gallery.NOT_IN_PUBLIC if public else {})
     html = pages.render(
         jinja,
         templates,
@@ -188,13 +188,13 @@ def _check_and_keep(out: Path, scans: Path, volumes: Path, measured: pd.DataFram
 
 
 def _figures(
-    subject: drawing.Subject, jinja: Environment, texts: dict[str, Any], folder: Path
+    subject: gallery.Subject, jinja: Environment, texts: dict[str, Any], folder: Path
 ) -> tuple[list[pages.PageFigure], set[Path]]:
     """Draw and save every figure, and remove those of an earlier run: for the page, and files."""
     figures = []
     written: set[Path] = set()
     with style.journal_style():
-        for drawn in drawing.draw(subject):
+        for drawn in gallery.draw(subject):
             caption = pages.caption(jinja, drawn.name, texts | drawn.context)
             stem = folder / drawn.stem
             whole = f"{drawn.title}. {caption}"

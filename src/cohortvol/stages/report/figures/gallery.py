@@ -55,7 +55,10 @@ ABSENT = {
     "repeats": "No slopes within people: too few people were scanned at several ages.",
 }
 """What the page says where a figure has nothing to show."""
-NOT_IN_PUBLIC = {"sides": "No comparison of left and right: it would draw single scans."}
+NOT_IN_PUBLIC = {
+    "sides": "No comparison of left and right: it would draw single scans.",
+    "volumes": "No figure of volumes: quantiles of so few scans are not given.",
+}
 """What a public page says in its place."""
 
 

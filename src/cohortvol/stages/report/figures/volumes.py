@@ -35,10 +35,12 @@ def volume_pages(
     measured : pandas.DataFrame
         structure, sex, volume_ml of every scan that was measured; sex is null where not known.
     public : bool
-        Draw no scan by itself.
+        Draw no scan by itself, and so no structure without a quantile that may be shown.
     """
     table = analysis.summary
     told = table["n"].isna() | (table["n"] > 0)  # a count that is missing is a small one
+    if public:
+        told &= table["median_ml"].notna()
     sexes = [sex for sex in GROUPS if sex != "all" and sex in set(table.loc[told, "sex"])]
     groups = sexes if len(sexes) == 1 and measured["sex"].notna().all() else ["all", *sexes]
     structures = analysis.structures(table.loc[told, "structure"])
