@@ -15,8 +15,7 @@ from jinja2 import Environment
 from cohortvol import reasons
 from cohortvol.drawing import pages, style
 from cohortvol.errors import ConfigError, OutputError
-from cohortvol.stages.report.figures import gallery
-from cohortvol.stages.report.figures import sheets
+from cohortvol.stages.report.figures import gallery, sheets
 from cohortvol.stages.report.figures.sheets import SheetSettings
 from cohortvol.stages.report.page import checklists, listing
 from cohortvol.stages.report.page import html as page
