@@ -33,7 +33,7 @@ NAMES = {name_of(path) for path in MODULES}
 FLOORS = {  # of the package's docstring: every part by how far below the roof it stands
     part: number
     for number, line in enumerate(re.findall(r"^    (\S.*)$", cohortvol.__doc__, re.M))
-    for part in re.findall(r"\S+", re.split(r"   +", line)[0] if number < 9 else line)
+    for part in re.split(r"   +", line)[0].split()
 }
 
 
