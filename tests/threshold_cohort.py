@@ -21,6 +21,7 @@ from unittest import mock
 
 import nibabel as nib
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from cohortvol.config import check
 from cohortvol.errors import ScanError
@@ -55,9 +56,9 @@ class ThresholdSegmenter:
 
     @classmethod
     def load(cls, folder: Path, profile: str | None = None, **_: Any) -> ThresholdSegmenter:
-        weights = json.loads((folder / "parts/threshold/fold_0.safetensors").read_text())
+        weights = load_file(folder / "parts/threshold/fold_0.safetensors")
         shift = 40.0 if profile == "ts218" else 0.0
-        return cls([value + shift for value in weights["thresholds"]])
+        return cls([float(value) + shift for value in weights["thresholds"]])
 
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(data=data, affine=affine)
@@ -84,7 +85,6 @@ def write_model(folder: Path, weights: str = "a", notes: str = "") -> None:
     part = folder / "parts" / "threshold"
     part.mkdir(parents=True, exist_ok=True)
     contents = {
-        "fold_0.safetensors": {"thresholds": THRESHOLDS[weights]},
         "plans.json": json.loads(PLANS.read_text(encoding="utf-8")),
         "dataset.json": {
             "channel_names": {"0": "MRI"},
@@ -93,6 +93,8 @@ def write_model(folder: Path, weights: str = "a", notes: str = "") -> None:
     }
     for name, content in contents.items():
         (part / name).write_text(json.dumps(content))
+    thresholds = np.array(THRESHOLDS[weights], dtype=np.float32)
+    save_file({"thresholds": thresholds}, part / "fold_0.safetensors")
     names = [path.relative_to(folder).as_posix() for path in sorted(part.iterdir())]
     card = {
         "id": folder.name, "title": "Threshold", "licence": "CC0-1.0", "source": "test",
