@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 SEED ?= 1
 CORES ?= 2
 DEMO := results/demo
@@ -69,10 +70,10 @@ embedded-model: $(READY)  ## train the embedded model again: make embedded-model
 		--work training/work --out training/embedded-v2 --processes $(CORES)
 
 test: $(READY)  ## all tests, without network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that are quick, for the edit loop
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 slurm-test: $(READY)  ## the tests that need a cluster, on a real Slurm that this starts (Debian, root)
 	$(BIN)/python tests/slurm/lab.py run -- $(BIN)/python -m pytest tests/slurm

@@ -3,6 +3,7 @@
 #   snakemake --snakefile workflow/training.smk --profile slurm --config recipe=my/recipe.yaml
 from snakemake.utils import min_version
 
+from cohortvol.workflow import engine
 from cohortvol.workflow.training import Training
 
 min_version("9.21")

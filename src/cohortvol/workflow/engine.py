@@ -12,25 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from snakemake.io import ancient
-
-__all__ = [
-    "ancient",
-    "config_files",
-    "deletes",
-    "failed_jobs",
-    "force",
-    "forced_by_user",
-    "given_settings",
-    "is_driver",
-    "is_dry_run",
-    "lints",
-    "rules_of",
-    "runs_jobs",
-    "slurm_run_name",
-    "submits_to_slurm",
-    "touches",
-]
+from snakemake.io import ancient as ancient
 
 
 def config_files(workflow: Any) -> list[Path]:
@@ -58,6 +40,11 @@ def deletes() -> bool:
 def is_driver(workflow: Any) -> bool:
     """Whether this process plans and starts jobs, and is not one of the jobs."""
     return bool(workflow.is_main_process)
+
+
+def retries(workflow: Any, most: int) -> int:
+    """Of a rule: attempts are jobs, so the Snakemake inside a job of a cluster starts it once."""
+    return most if is_driver(workflow) else 0
 
 
 def is_dry_run(workflow: Any) -> bool:

@@ -175,8 +175,8 @@ class Run:
 
     @property
     def retries(self) -> int:
-        """Of segment. The Snakemake inside a job of a cluster starts it once: attempts are jobs."""
-        return ATTEMPTS - 1 if engine.is_driver(self.workflow) else 0
+        """Of segment."""
+        return engine.retries(self.workflow, ATTEMPTS - 1)
 
     # ---- its start and its end -------------------------------------------------------------------
 

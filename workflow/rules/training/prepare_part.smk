@@ -8,7 +8,7 @@ rule prepare_part:
         "<work>/{model}/{part}/done/prepare.json",
     log:
         "<work>/logs/prepare_part/{model}_{part}.log",
-    retries: 1 if workflow.is_main_process else 0
+    retries: engine.retries(workflow, 1)
     conda:
         "../../../envs/segment.yaml"
     threads: SETTINGS["threads"]

@@ -8,7 +8,7 @@ rule train_fold:
         "<work>/{model}/{part}/done/{step}.json",
     log:
         "<work>/logs/train_fold/{model}_{part}_{step}.log",
-    retries: 5 if workflow.is_main_process else 0
+    retries: engine.retries(workflow, 5)
     conda:
         "../../../envs/segment.yaml"
     threads: SETTINGS["threads"]
