@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
-from pydicom.uid import RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 import dicom_damage
 from cohortvol.errors import ScanError
 from cohortvol.stages.ingest import Rules
 from cohortvol.stages.ingest.dicom import to_nifti
+from cohortvol.stages.ingest.dicom.jpeg2000 import packets_hold
 from cohortvol.stages.ingest.dicom.rle import rows_come_out
 from dicom_damage import (
     ACCEPTED,
@@ -163,3 +164,39 @@ def test_a_count_of_rle_that_was_changed_is_found(tmp_path, at):
     assert rows_come_out(frame, image.Rows, image.Columns)
     frame[at : at + 200] = bytes(200)  # runs of one byte
     assert not rows_come_out(frame, image.Rows, image.Columns)
+
+
+@pytest.mark.parametrize("at", range(60, 4000, 197))
+@pytest.mark.parametrize("filling", [b"\0", b"\xff", b"\x40"])
+def test_a_sector_of_jpeg_2000_that_was_lost_is_found(tmp_path, at, filling):
+    """Decoders make a picture of most of these."""
+    folder = scanned(tmp_path / "a", "jpeg2000")
+    image = dcmread(min(folder.iterdir()))
+    frame = bytearray(next(generate_frames(image.PixelData, number_of_frames=1)))
+    assert packets_hold(frame)
+    frame[at : at + 512] = filling * 512
+    assert not packets_hold(frame)
+
+
+@pytest.mark.parametrize("lost", [range(70, 73), range(500, 3000)])
+def test_jpeg_2000_from_which_bytes_are_lost_does_not_come_out(tmp_path, lost):
+    image = dcmread(min(scanned(tmp_path / "a", "jpeg2000").iterdir()))
+    frame = bytearray(next(generate_frames(image.PixelData, number_of_frames=1)))
+    assert packets_hold(frame)
+    del frame[lost.start : lost.stop]
+    assert not packets_hold(frame)
+
+
+def test_jpeg_2000_of_scanners_comes_out(shared_data):
+    folders = ("totalsegmentator_refs/example_ct_dicom", "dicom2nifti_cases/tests/data/generic")
+    frames = [
+        frame
+        for folder in folders
+        for path in sorted((shared_data / folder).rglob("*"))
+        if path.is_file() and path.read_bytes()[128:132] == b"DICM"
+        for image in [dcmread(path)]
+        if image.file_meta.TransferSyntaxUID == JPEG2000Lossless
+        for frame in generate_frames(image.PixelData, number_of_frames=1)
+    ]
+    assert len(frames) >= 20
+    assert all(map(packets_hold, frames))

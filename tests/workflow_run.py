@@ -9,8 +9,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def tables_of(results):
+    """The last file of assemble, for tests that look at no figure: analyse and report take half
+    the time of a small cohort."""
+    return str(results / "files.sha256")
+
+
 def command(manifest, results, *words, **settings):
-    """``snakemake`` on two cores; `settings` are given with ``--config``."""
+    """``snakemake`` on two cores, with files to make and options; settings as for ``--config``."""
     given = {"manifest": manifest, "results": results, **settings}
     return [
         sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",

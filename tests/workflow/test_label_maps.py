@@ -11,7 +11,7 @@ from cohortvol.store.schemas import KEPT
 from cohortvol.store.tables import read_table
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.verify.folder import verify
-from workflow_run import run
+from workflow_run import run, tables_of
 
 MODEL = "embedded-v2"
 N_SCANS = 5
@@ -87,16 +87,16 @@ def test_label_maps_go_when_the_setting_is_changed_and_come_back_with_it(source,
     manifest, results = tmp_path / "two.csv", tmp_path / "results"
     rows = pd.read_csv(source / "five.csv", dtype=str).iloc[:2]
     rows.assign(image=[str(source / image) for image in rows["image"]]).to_csv(manifest)
-    snakemake(manifest, results)
+    snakemake(manifest, results, tables_of(results))
     before, volumes = receipts(results), (results / "volumes.parquet").read_bytes()
-    snakemake(manifest, results, keep_label_maps="false")
+    snakemake(manifest, results, tables_of(results), keep_label_maps="false")
     assert label_maps(results) == []
     assert receipts(results) == before
     changed = "{min_largest_fraction: 0.5}"
-    snakemake(manifest, results, keep_label_maps="false", measure=changed)
+    snakemake(manifest, results, tables_of(results), keep_label_maps="false", measure=changed)
     again = receipts(results)
     assert all(again[name] != before[name] for name in before)
-    snakemake(manifest, results)
+    snakemake(manifest, results, tables_of(results))
     assert len(label_maps(results)) == 2
     assert not list(results.glob(f"measure/{MODEL}/kept/*.parquet"))
     assert (results / "volumes.parquet").read_bytes() == volumes
@@ -115,7 +115,7 @@ def test_rows_that_stand_in_for_label_maps_are_repaired_and_withdrawn(source, ba
         ]
         lost.write_bytes(content)
     (kept / "0001.parquet").write_bytes(b"no table")
-    done = snakemake(source / "five.csv", results, keep_label_maps="false")
+    done = snakemake(source / "five.csv", results, tables_of(results), keep_label_maps="false")
     assert "kept/0001.parquet: a damaged table" in done.stderr
     again = receipts(results)
     assert sum(again[name] != before[name] for name in before) == 2
@@ -123,7 +123,13 @@ def test_rows_that_stand_in_for_label_maps_are_repaired_and_withdrawn(source, ba
     gone = pd.read_csv(source / "five.csv", dtype=str).iloc[0]
     withdrawn = tmp_path / "list.txt"
     withdrawn.write_text(f"{gone['subject_id']}\n")
-    snakemake(source / "five.csv", results, keep_label_maps="false", withdrawals=withdrawn)
+    snakemake(
+        source / "five.csv",
+        results,
+        tables_of(results),
+        keep_label_maps="false",
+        withdrawals=withdrawn,
+    )
     left = read_table(results / f"measure/{MODEL}/kept/0000.parquet", KEPT)
     assert gone["scan_id"] not in set(left["scan_id"])
     assert {name: again[name] for name in receipts(results)} == receipts(results)

@@ -16,7 +16,7 @@ import pytest
 
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.simulate.compare import volumes_against_truth
-from workflow_run import REPOSITORY, command, run
+from workflow_run import REPOSITORY, command, run, tables_of
 
 MODEL = "embedded-v2"
 N_SCANS = 17
@@ -127,7 +127,7 @@ def test_touching_an_image_segments_nothing(source, copy):
     dated = image.stat()
     os.utime(image)
     try:
-        done_again = snakemake(source / "manifest.csv", copy)
+        done_again = snakemake(source / "manifest.csv", copy, tables_of(copy))
     finally:
         os.utime(image, ns=(dated.st_atime_ns, dated.st_mtime_ns))
     assert "rule ingest" in done_again.stderr
@@ -143,7 +143,7 @@ def test_three_new_scans_are_segmented_and_no_old_one(source, copy, tmp_path):
     old["image"] = [str(source / image) for image in old["image"]]
     pd.concat([old, new]).to_csv(tmp_path / "manifest.csv", index=False)
     before = receipts(copy)
-    snakemake(tmp_path / "manifest.csv", copy)
+    snakemake(tmp_path / "manifest.csv", copy, tables_of(copy))
     assert receipts(copy) == before
     added = sorted(path.name for path in copy.glob(f"segment/{MODEL}/*/new-*.json"))
     assert added == [f"new-sub-000{index}.json" for index in (1, 2, 3)]
@@ -158,7 +158,7 @@ def test_a_removed_scan_leaves_the_tables_and_nothing_is_segmented(source, copy,
     gone = scans.loc[scans["state"] == "done", "scan_id"].iloc[0]
     old[old["scan_id"] != gone].to_csv(tmp_path / "manifest.csv", index=False)
     before = receipts(copy)
-    snakemake(tmp_path / "manifest.csv", copy)
+    snakemake(tmp_path / "manifest.csv", copy, tables_of(copy))
     assert receipts(copy) == before
     for table in TABLES:
         assert gone not in set(pd.read_parquet(copy / table)["scan_id"])
@@ -182,7 +182,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
     seen = {}
     for kill in range(3):
         driver = subprocess.Popen(
-            command(source / "manifest.csv", results, **SETTINGS),
+            command(source / "manifest.csv", results, tables_of(results), **SETTINGS),
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -196,7 +196,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
         now = receipts(results)
         assert seen.items() <= now.items(), "a finished scan was segmented again"
         seen = now
-    snakemake(source / "manifest.csv", results)
+    snakemake(source / "manifest.csv", results, tables_of(results))
     now = receipts(results)
     assert seen.items() <= now.items(), "a finished scan was segmented again"
     assert len(now) == wanted

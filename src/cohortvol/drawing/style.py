@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from cohortvol.store.files import commit_bytes, commit_text
@@ -165,10 +165,9 @@ def number_ticks(axis: Axis, most: int, **locator: Any) -> None:
 
 def text_width_mm(text: str, size_pt: float) -> float:
     """Width of a line of text in the figure font, mm."""
-    if not text.strip():
-        return 0.0
     font = font_manager.FontProperties(family=_font_families(), size=size_pt)
-    return float(TextPath((0, 0), text, prop=font).get_extents().width) / POINTS_PER_MM
+    width_pt, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width_pt) / POINTS_PER_MM
 
 
 def wrap(text: str, width_mm: float, size_pt: float) -> list[str]:

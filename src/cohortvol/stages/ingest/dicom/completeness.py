@@ -154,7 +154,7 @@ _PIXEL_RULES: dict[str, Callable[[Frame], bool]] = {
     "BitsStored": _keeps_to_its_bits,
     "SmallestImagePixelValue": lambda frame: _has_its_end(frame, "SmallestImagePixelValue", 0),
     "LargestImagePixelValue": lambda frame: _has_its_end(frame, "LargestImagePixelValue", 1),
-    "the rows of RLE": lambda frame: frame.rows_come_out,
+    "their packing": lambda frame: frame.packing_holds,
 }
 
 

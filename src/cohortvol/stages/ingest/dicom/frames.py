@@ -20,13 +20,16 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
+    JPEG2000,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     RLELossless,
 )
 
 from cohortvol.errors import ScanError
+from cohortvol.stages.ingest.dicom.jpeg2000 import packets_hold
 from cohortvol.stages.ingest.dicom.rle import rows_come_out
 
 # What pydicom would say of a value that is not as it should be holds the value.
@@ -113,8 +116,8 @@ class Frame:
         Stored value to grey value.
     stored_ends : (2,) tuple of int or None
         Smallest and largest stored value of the file, where its pixels are plain integers.
-    rows_come_out : bool
-        Whether packed rows end where they should, which is looked at in RLE alone.
+    packing_holds : bool
+        Whether packed pixels can be such, which is looked at in RLE and JPEG 2000.
     facts : Dataset
         Header of the file without its pixels.
     """
@@ -132,7 +135,7 @@ class Frame:
     image_type: tuple[str, ...]
     temporal_position: int | None
     stored_ends: tuple[int, int] | None
-    rows_come_out: bool
+    packing_holds: bool
     facts: Dataset
 
     def told(self, name: str) -> Any:
@@ -205,12 +208,18 @@ def _stored_ends(header: Dataset, pixels: memoryview) -> tuple[int, int] | None:
     return int(stored.min()), int(stored.max())
 
 
+def _packing_holds(frame: memoryview, syntax: str, rows: int, columns: int) -> bool:
+    if syntax == RLELossless:
+        return rows_come_out(frame, rows, columns)
+    return syntax not in (JPEG2000, JPEG2000Lossless) or packets_hold(frame)
+
+
 def frames_of(path: Path, header: Dataset, pixels: Sequence[memoryview]) -> Iterator[Frame]:
     series = series_of(header)
     rows, columns = int(header.Rows), int(header.get("Columns", 0))
     syntax = header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
     stored_ends = _stored_ends(header, pixels[0]) if syntax in NATIVE else None
-    come_out = syntax != RLELossless or all(rows_come_out(one, rows, columns) for one in pixels)
+    holds = all(_packing_holds(one, syntax, rows, columns) for one in pixels)
     shared = next(iter(header.get("SharedFunctionalGroupsSequence", [])), Dataset())
     each = header.get("PerFrameFunctionalGroupsSequence")
     n_frames = count(header, "NumberOfFrames")
@@ -235,7 +244,7 @@ def frames_of(path: Path, header: Dataset, pixels: Sequence[memoryview]) -> Iter
             image_type=_image_type(places, header),
             temporal_position=_temporal_position(places, header),
             stored_ends=stored_ends,
-            rows_come_out=come_out,
+            packing_holds=holds,
             facts=header,
         )
 
