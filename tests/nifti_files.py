@@ -263,7 +263,7 @@ FAULTS = [
     ("GEO_NONFINITE", "long quaternion", field(quatern_b=1.5)),
     ("GEO_SINGULAR", "an empty row", field(srow_z=(slice(0, 4), 0))),
     ("GEO_SINGULAR", "two equal axes", field(srow_x=(slice(0, 3), [0, 3, 0]), srow_y=(0, 0))),
-    ("GEO_SHEAR", "one degree", content(lambda: nifti(sform=sheared(0.0175)))),
+    ("GEO_SHEAR", "three degrees", content(lambda: nifti(sform=sheared(0.0523)))),
     (
         "GEO_SPACING_RANGE",
         "microscope",

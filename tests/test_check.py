@@ -22,6 +22,8 @@ import nifti_files
 from cohortvol import cli
 from cohortvol.models.card import load_card
 from cohortvol.models.inference import PROFILES
+from cohortvol.store.schemas import MANIFEST
+from cohortvol.store.tables import read_table
 from cohortvol.tools.check import workload as work
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -227,7 +229,11 @@ def test_an_interrupted_check_leaves_nothing_behind(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     until = time.monotonic() + 120
-    while time.monotonic() < until and not list(temporary.rglob("*.nii*")):
+    while time.monotonic() < until and not any(
+        ".nii" in name
+        for _, _, names in os.walk(temporary)  # which takes it that folders go meanwhile
+        for name in names
+    ):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -326,3 +332,40 @@ def test_the_estimate_grows_with_the_scan_and_does_not_depend_on_how_it_is_store
     twice = work.needs(pd.DataFrame([axial, axial]), card, profile)
     assert twice.two_cores.hours == pytest.approx(2 * found[0].two_cores.hours)
     assert twice.memory_gb == found[0].memory_gb
+
+
+# --- manifests in which all rows, none, or every second one is bad ---------------------------
+
+WRITERS = {
+    "csv": lambda table, path: table.to_csv(path, index=False),
+    "tsv": lambda table, path: table.to_csv(path, sep="\t", index=False),
+    "parquet": lambda table, path: table.to_parquet(path, index=False),
+}
+
+
+@pytest.fixture(scope="module")
+def six_images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("six")
+    return [sound(folder, f"{n}.nii", n) for n in range(6)]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("column", ["sex", "scan_id", "age_years", "image"])
+@pytest.mark.parametrize(("bad", "code"), [([], 0), ([1, 3, 5], 3), (list(range(6)), 3)])
+def test_any_number_of_rows_may_be_bad(tmp_path, capsys, six_images, kind, column, bad, code):
+    table = pd.DataFrame({
+        "scan_id": [f"s{n}" for n in range(6)], "image": list(map(str, six_images)),
+        "age_years": [str(40 + n) for n in range(6)], "sex": ["female", "male"] * 3,
+    })  # fmt: skip
+    wrong = {"sex": "2", "scan_id": "a b", "age_years": "x", "image": str(tmp_path / "gone.nii")}
+    table.loc[bad, column] = wrong[column]
+    path = tmp_path / f"scans.{kind}"
+    WRITERS[kind](table, path)
+    assert cli.run(["check", str(path), "--out", str(tmp_path / "checked.csv"), "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["usable"]) == (6, 6 - len(bad))
+    assert sum(problem["n"] for problem in found["problems"]) == len(bad)
+    words = ["--manifest", str(path), "--results", str(tmp_path / "results")]
+    assert cli.run(["manifest", *words, "--bad-rows", "quarantine"]) == 0
+    rows = read_table(tmp_path / "results" / "manifest" / "scans.parquet", MANIFEST)
+    assert rows["state"].notna().sum() == (0 if column == "image" else len(bad))

@@ -170,9 +170,7 @@ BAD_VALUES = [
     ("age_years", "1e99", "CLN_AGE_IMPLAUSIBLE"),
     ("age_years", "048y", "CLN_AGE_UNPARSED"),
     ("age_years", "48 Y", "CLN_AGE_UNPARSED"),
-    ("sex", "male", "CLN_SEX_CODING"),
-    ("sex", "m", "CLN_SEX_CODING"),
-    ("sex", "w", "CLN_SEX_CODING"),
+    ("sex", "H", "CLN_SEX_CODING"),
     ("sex", "O", "CLN_SEX_CODING"),
     ("sex", "0", "CLN_SEX_CODING"),
     ("sex", "1", "CLN_SEX_CODING"),
@@ -204,6 +202,21 @@ def test_sex_is_read_only_through_the_codes_given(tmp_path):
     assert scans["sex"].fillna("unknown").tolist() == ["M", "F", "unknown"]
 
 
+@pytest.mark.parametrize(
+    ("text", "sex"),
+    [*((word, "F") for word in ("F", "f", "Female", "FEMALE", "w", "W", "woman", " female ")),
+     *((word, "M") for word in ("M", "m", "male", "Male", "man"))],
+)  # fmt: skip
+def test_words_of_sex_are_understood_without_codes(tmp_path, text, sex):
+    assert one_row(tmp_path, sex=text)["sex"] == sex
+
+
+def test_codes_that_are_given_win_over_words(tmp_path):
+    path = write(tmp_path, "scan_id,image,sex\na,a.nii,H\nb,b.nii,M\nc,c.nii,male\n")
+    scans = read_manifest(path, sex_codes={"H": "M", "M": "F"})  # hombre, mujer
+    assert scans["sex"].tolist() == ["M", "F", "M"]
+
+
 # --- bad rows --------------------------------------------------------------------------------
 
 MIXED = """scan_id,image,age_years,sex
@@ -213,7 +226,7 @@ twice,c.nii,48,F
 twice,c.nii,48,F
 Case,d.nii,48,F
 case,e.nii,48,F
-s7,,4x,female
+s7,,4x,2
 """
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import cohortvol
+from cohortvol import config
 from cohortvol.reasons import CLASSES, load
 
 AREAS = (
@@ -44,3 +45,16 @@ def test_no_code_stands_twice():
 def test_the_table_marks_as_produced_exactly_the_codes_that_the_source_gives():
     produced = {reason.code for reason in load().values() if reason.produced}
     assert codes_in_the_source() == produced
+
+
+def test_what_to_do_names_settings_and_commands_that_exist():
+    known = config.defaults()
+    sections = {name for name, value in known.items() if isinstance(value, dict)}
+    commands = {path.stem.replace("_", "-") for path in (PACKAGE / "cli").iterdir()}
+    for reason in load().values():
+        for section, name in re.findall(
+            r"\b([a-z]+)\.(?!parquet|csv)([a-z_]+)\b", reason.what_to_do
+        ):
+            assert section not in sections or name in known[section], reason
+        for command in re.findall(r"`cohortvol ([a-z-]+)", reason.what_to_do):
+            assert command in commands, reason

@@ -35,8 +35,8 @@ def manifest(
         BadRows, typer.Option(help="Stop at unusable rows and list them, or set them apart.")
     ] = BadRows.refuse,
     sex_codes: Annotated[
-        str, typer.Option(help="JSON: the manifest's codes of sex to F, M or null.")
-    ] = '{"F": "F", "M": "M"}',
+        str, typer.Option(help="JSON: the manifest's codes of sex to F, M or null, besides words.")
+    ] = "{}",
     age_range_years: Annotated[
         tuple[float, float], typer.Option(help="Ages outside are unusable, years.")
     ] = (0.0, 120.0),

@@ -95,8 +95,12 @@ def intake(
     ready = rows["state"] == "ready"
     rows = _mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
     parts = [part for part in (manifest[~waiting], rows) if len(part)]
+    if not parts:
+        return rows
     columns = list(dict.fromkeys([*manifest.columns, *rows.columns]))
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else rows
+    found = pd.concat(parts, ignore_index=True).reindex(columns=columns)
+    nowhere = [name for name in rows if found[name].isna().all()]  # keep their types all the same
+    return found.astype({name: rows[name].dtype for name in nowhere})
 
 
 MAX_AGE_CONFLICT_YEARS = 1.0

@@ -17,6 +17,7 @@ _UNITS = {1: "metre", 3: "micrometre"}
 _MAX_ZOOM_CONFLICT = 1e-3  # relative
 _MAX_ANGLE_DEG = 1.0
 _RIGHT_ANGLE = 1e-5  # cosine between two axes
+_MAX_SHEAR_DEG = 2.0  # decision 42
 _FLAT = 1e-3  # |det| of the unit axes, 1 at right angles
 _QUATERNION_SLACK = -1e-5
 
@@ -104,7 +105,7 @@ def _qform(fields: np.void, zooms: np.ndarray) -> np.ndarray:
 
 
 def _check_axes(affine: np.ndarray) -> list[str]:
-    """Three axes at right angles, but for rounding."""
+    """Three axes at right angles, or nearly so."""
     edges = spacing_mm(affine)
     if not np.all(edges > 0):
         raise ScanError("GEO_SINGULAR", _lengths(edges))
@@ -113,9 +114,11 @@ def _check_axes(affine: np.ndarray) -> list[str]:
     if flatness < _FLAT:
         raise ScanError("GEO_SINGULAR", f"determinant of the axes {flatness:.2g}")
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if shear > ROUNDED_SHEAR:
+    if np.degrees(np.arcsin(shear)) > _MAX_SHEAR_DEG:
         angle = np.degrees(np.arccos(shear))
         raise ScanError("GEO_SHEAR", f"{angle:.2f} degrees between two axes")
+    if shear > ROUNDED_SHEAR:
+        return ["W_SHEAR"]
     return ["W_SHEAR_ROUNDED"] if shear > _RIGHT_ANGLE else []
 
 

@@ -19,7 +19,6 @@ from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
 from cohortvol.stages.manifest.values import (
-    DEFAULT_SEX_CODES,
     SCAN_ID,
     SCAN_ID_ALLOWED,
     BadValueError,
@@ -66,8 +65,8 @@ def read_manifest(
     bad_rows : {"refuse", "quarantine"}
         Raise if there are bad rows, or keep them with ``state`` quarantined and a reason.
     sex_codes : mapping, optional
-        The manifest's coding of sex to ``F``, ``M`` or None; ``F`` and ``M`` if not given. For
-        a BIDS dataset the standard's own words are understood besides.
+        The manifest's coding of sex to ``F``, ``M`` or None. Besides, `SEX_WORDS` are understood,
+        and for a BIDS dataset the standard's own words.
     age_range_years : (low, high)
         Ages outside are bad rows.
     choice : Choice, optional
@@ -91,7 +90,7 @@ def read_manifest(
         If the table cannot be used, or if there are bad rows and they are refused; the
         message lists every one.
     """
-    codes = DEFAULT_SEX_CODES if sex_codes is None else sex_codes
+    codes = dict(sex_codes or {})
     if path.is_dir():
         table = bids.read_bids(path, choice)
         codes = {**bids.sex_codes(path), **codes}

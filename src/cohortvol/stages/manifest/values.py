@@ -17,7 +17,8 @@ SCAN_ID_ALLOWED = (
 MISSING = frozenset({"", "n/a", "N/A", "NA", "NaN", "nan"})
 """Texts that mean "not known" in columns of numbers, sex and dates; never in ids."""
 
-DEFAULT_SEX_CODES: Mapping[str, str | None] = {"F": "F", "M": "M"}
+SEX_WORDS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+"""What is understood in any case of letters, unless the config's coding says otherwise."""
 
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
 _DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
@@ -120,7 +121,8 @@ def parse_number(text: str, allowed: Range) -> float:
 
 
 def parse_sex(text: str, rules: Rules) -> str | None:
-    """``F``, ``M`` or None by the coding that the config names; nothing is guessed.
+    """``F``, ``M`` or None by the coding that the config names, else by `SEX_WORDS`; no number is
+    guessed.
 
     Raises
     ------
@@ -132,7 +134,9 @@ def parse_sex(text: str, rules: Rules) -> str | None:
         return rules.sex_codes[text]
     if text in MISSING:
         return None
-    allowed = ", ".join(sorted(rules.sex_codes))
+    if text.casefold() in SEX_WORDS:
+        return SEX_WORDS[text.casefold()]
+    allowed = ", ".join(["F or M", "female or male", *sorted(set(rules.sex_codes) - {"F", "M"})])
     raise BadValueError(
         "CLN_SEX_CODING", f"{allowed}; empty if unknown; other codes through sex_codes"
     )
