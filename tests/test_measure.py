@@ -622,6 +622,7 @@ def test_no_picture_is_drawn_where_none_is_asked_for(results, monkeypatch):
 class Card:
     id = "toy"
     labels_by_layer = (STRUCTURES,)
+    stored_axes = None
 
     def calibration(self, profile):
         return None
@@ -640,6 +641,26 @@ def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
     assert len(tables.read_table(results.out, schemas.VOLUMES)) == 3 * 6
     assert "0000: 3 measured, 0 failed" in caplog.text
     assert len(re.findall(r"sub-\d: measured, \d+\.\d s$", caplog.text, re.M)) == 3
+
+
+@pytest.mark.parametrize(("trained_on", "flagged"), [("RAS", False), ("LPS", True)])
+def test_scans_on_other_axes_than_the_training_images_are_flagged(
+    results, monkeypatch, trained_on, flagged
+):
+    card = Card()
+    card.stored_axes = trained_on
+    monkeypatch.setattr(shard_module, "load_card", lambda folder: card)
+    ingested = tables.read_table(results.ingest, schemas.INGEST)
+    tables.write_table(results.ingest, ingested.assign(orientation="RAS"), schemas.INGEST)
+    measure.run_shard(
+        segment=results.segment,
+        ingest=results.ingest,
+        model=Path("models/toy"),
+        results=results.folder,
+        out=results.out,
+    )
+    volumes = tables.read_table(results.out, schemas.VOLUMES)
+    assert volumes["qc_flags"].str.contains("QC_AXES").all() == flagged
 
 
 def test_a_shard_segmented_with_another_model_is_refused(results, monkeypatch):

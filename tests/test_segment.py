@@ -50,7 +50,9 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    return import_nnunet([Source(trained)], folder, model_id="tiny", licence="test").folder
+    return import_nnunet(
+        [Source(trained)], folder, model_id="tiny", licence="test", orientation="RAS"
+    ).folder
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,4 +62,21 @@ def as_table(frame: pd.DataFrame, title: str) -> Table:
 
 def echo_model(card: Any) -> None:
     """Print where a model is, and its structures."""
+    from cohortvol.models.card import AS_STORED
+
     typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
+    if card.orientation != AS_STORED:
+        return
+    told = "It takes scans as they are stored, as it was trained. "
+    if card.stored_axes is None:
+        told += (
+            "On which axes its training images are stored is not known: left and right may change "
+            "places in a scan stored otherwise. Say it with --stored-axes, and such scans are "
+            "flagged (QC_AXES)."
+        )
+    else:
+        told += (
+            f"Its training images are on the axes {card.stored_axes}; scans on others are flagged "
+            f"(QC_AXES). With --orientation {card.stored_axes} all are turned to these."
+        )
+    typer.echo(textwrap.fill(told, width(), initial_indent="  ", subsequent_indent="  "))

@@ -36,8 +36,9 @@ SEGMENTATION_VERSION = "1"
 """Raised when the same model and profile would give other labels or sums; part of the key."""
 
 
-AXES = ("RAS", "LPS")
-"""Axis orders a model may want its scans in."""
+AS_STORED = "as-stored"
+AXES = ("RAS", "LPS", AS_STORED)
+"""Axes a model may want its scans on; `AS_STORED` where it was trained on images as stored."""
 
 
 Canary = Sequence[Sequence[float]]
@@ -71,9 +72,10 @@ class Card:
     `labels` maps the label index of the label maps to the structure; each part maps its own
     local index to the same structure names; an index it leaves out is background. `files` of a
     part maps the path below the model folder to its sha256. `spacing_mm` (x, y, z in the axis
-    order of `orientation`) is where profiles with a `zoom_order` bring a scan. `volume_interval`
-    is a `cohortvol.models.intervals.Calibration`, or empty. `training` says of a model that
-    `cohortvol train` made what it was trained on; it is empty of others.
+    order of `orientation`) is where profiles with a `zoom_order` bring a scan. `stored_axes` are
+    those of the training images, where `orientation` is `AS_STORED` and they are known.
+    `volume_interval` is a `cohortvol.models.intervals.Calibration`, or empty. `training` says of a
+    model that `cohortvol train` made what it was trained on; it is empty of others.
     """
 
     folder: Path
@@ -92,6 +94,7 @@ class Card:
     notes: tuple[str, ...] = ()
     volume_interval: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    stored_axes: str | None = None
 
     def calibration(self, profile: str) -> Calibration | None:
         """What volume intervals are worth in a profile; None where nobody has measured it."""
@@ -203,6 +206,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         notes=tuple(raw.get("notes", ())),
         volume_interval=_calibrated(raw.get("volume_interval") or {}),
         training=raw.get("training", {}),
+        stored_axes=raw.get("stored_axes"),
     )
 
 
@@ -222,6 +226,8 @@ def _check(card: Card, path: Path) -> None:
     wrong = []
     if card.orientation not in AXES:
         wrong.append(f"orientation {card.orientation!r}; this version knows {', '.join(AXES)}")
+    if card.stored_axes is not None and card.orientation != AS_STORED:
+        wrong.append(f"stored_axes {card.stored_axes}, though scans are turned")
     if card.spacing_mm is not None and not all(0 < edge < 100 for edge in card.spacing_mm):
         wrong.append(f"spacing_mm {list(card.spacing_mm)}")
     if not card.parts:

@@ -57,6 +57,8 @@ class KnownWeights:
 class KnownModel:
     """A model by name; see the attributes of `cohortvol.models.card.Card`.
 
+    `orientation` is None where weights of one's own, with plans of one's own, go by the name.
+
     `layers` lists the parts that share a label map; see `cohortvol.models.card.Part`.
     """
 
@@ -65,7 +67,7 @@ class KnownModel:
     licence: str
     source: str
     citation: str
-    orientation: str
+    orientation: str | None
     spacing_mm: tuple[float, float, float] | None
     layers: tuple[tuple[KnownWeights, ...], ...]
 
@@ -91,7 +93,7 @@ def load() -> dict[str, KnownModel]:
         models[model_id] = KnownModel(
             id=model_id,
             title=entry["title"],
-            orientation=entry.get("orientation", "RAS"),
+            orientation=entry.get("orientation", "RAS") or None,
             spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
             layers=tuple(
                 tuple(weights[name] for name in layer)

@@ -36,6 +36,20 @@ def import_model(
         str, typer.Option(help="Name of the checkpoint.")
     ] = "checkpoint_final.pth",
     sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            help="Axes on which the network wants a scan: RAS, LPS or as-stored; what the reader "
+            "does that plans.json names if not given."
+        ),
+    ] = None,
+    stored_axes: Annotated[
+        str | None,
+        typer.Option(
+            help="Axes on which the training images are stored, such as LPS: scans stored "
+            "otherwise are flagged where the network takes them as stored."
+        ),
+    ] = None,
     rename: Annotated[
         list[str] | None,
         typer.Option(help="THEIRS=OURS, a label name to a structure name; repeat for several."),
@@ -66,6 +80,8 @@ def import_model(
             "--fold": fold,
             "--sha256": sha256,
             "--rename": rename,
+            "--orientation": orientation,
+            "--stored-axes": stored_axes,
         }
         given = [name for name, value in fixed.items() if value]
         if given:
@@ -95,6 +111,8 @@ def import_model(
         origin=origin,
         citation=citation,
         checkpoint=checkpoint,
+        orientation=orientation,
+        stored_axes=stored_axes,
     )
     echo_model(card)
 

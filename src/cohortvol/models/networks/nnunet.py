@@ -17,7 +17,16 @@ from safetensors.torch import save
 
 from cohortvol.errors import ModelError
 from cohortvol.models import catalogue
-from cohortvol.models.card import CARD, PARTS, Card, Part, card_json, load_card, weights_file
+from cohortvol.models.card import (
+    AS_STORED,
+    CARD,
+    PARTS,
+    Card,
+    Part,
+    card_json,
+    load_card,
+    weights_file,
+)
 from cohortvol.models.catalogue import OUTDATED, KnownModel, KnownWeights
 from cohortvol.models.files import (
     check_dataset,
@@ -31,6 +40,11 @@ from cohortvol.models.files import (
     shown,
 )
 from cohortvol.models.inference import FAST, SOFTMAX
+from cohortvol.models.networks.axes import (
+    axes_of_readers,
+    axes_of_training_images,
+    only_one,
+)
 from cohortvol.models.networks.build import (
     Network,
     Weights,
@@ -93,7 +107,8 @@ def import_nnunet(
     title: str = "",
     origin: str = "",
     citation: str = "",
-    orientation: str = "RAS",
+    orientation: str | None = None,
+    stored_axes: str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
     profiles: Sequence[str] = ("nnunet", FAST),
     checkpoint: str = "checkpoint_final.pth",
@@ -117,8 +132,9 @@ def import_nnunet(
         The model folder to make; it must not exist.
     model_id, licence, title, origin, citation, accuracy, notes, volume_interval, training
         For the card. `origin` is its ``source``.
-    orientation, spacing_mm
-        How the model wants its scans; see `Card`.
+    orientation, stored_axes, spacing_mm
+        How the model wants its scans; see `Card`. If not given, the first is what the reader that
+        the plans name does with an image, and the second what label maps of validation tell.
     profiles : sequence of str
         Inference profiles the model offers, the default first; with a `volume_interval` the
         default keeps what intervals are made of.
@@ -146,7 +162,11 @@ def import_nnunet(
         raise ModelError(f"{out} exists already; choose another name or delete it")
     temporary, alone = temporary_beside(out), not out.parent.exists()
     try:
-        parts = tuple(_import_part(source, temporary, checkpoint) for source in sources)
+        imported = [_import_part(source, temporary, checkpoint) for source in sources]
+        parts = tuple(part for part, _ in imported)
+        orientation = orientation or axes_of_readers(temporary, parts)
+        if orientation == AS_STORED and stored_axes is None:
+            stored_axes = only_one({axes for _, axes in imported})
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
         card = Card(
             folder=temporary,
@@ -165,6 +185,7 @@ def import_nnunet(
             notes=tuple(notes),
             volume_interval=dict(volume_interval or {}),
             training=dict(training or {}),
+            stored_axes=stored_axes,
         )
         commit_json(temporary / CARD, card_json(card))
         load_card(temporary)
@@ -216,7 +237,8 @@ def _layered(model: KnownModel) -> list[tuple[int, KnownWeights]]:
     return [(layer, weights) for layer, parts in enumerate(model.layers) for weights in parts]
 
 
-def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
+def _import_part(source: Source, folder: Path, checkpoint: str) -> tuple[Part, str | None]:
+    """The part, and the axes of its training images."""
     place = Path(source.place)
     with trained_folder(place, source.sha256) as trained:
         folds = _choose_folds(trained, source.folds, checkpoint)
@@ -224,7 +246,8 @@ def _import_part(source: Source, folder: Path, checkpoint: str) -> Part:
             if len(folds) != 1:
                 raise ModelError(f"--sha256 of a folder pins one checkpoint; {len(folds)} folds")
             check_sha256(trained / f"fold_{folds[0]}" / checkpoint, source.sha256)
-        return _write_part(source, trained, folder, folds, checkpoint)
+        part = _write_part(source, trained, folder, folds, checkpoint)
+        return part, axes_of_training_images(trained)
 
 
 def _write_part(

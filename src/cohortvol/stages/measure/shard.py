@@ -206,6 +206,7 @@ def run_shard(
         card.labels_by_layer,
         results,
         calibrations,
+        stored_axes=card.stored_axes,
         with_previews=previews is not None,
         kept=kept,
         **thresholds,
@@ -227,6 +228,7 @@ def measure_shard(
     results: Path,
     calibrations: Mapping[str, Calibration | None] | None = None,
     *,
+    stored_axes: str | None = None,
     with_previews: bool = False,
     kept: Kept | None = None,
     **thresholds: Any,
@@ -234,11 +236,12 @@ def measure_shard(
     """Rows of the tables VOLUMES and PREVIEWS for these scans.
 
     A scan that fails is rows with a reason in the first, and none in the second. `calibrations`
-    holds what the model's intervals are worth in each profile. With `kept` the rows are put away
+    holds what the model's intervals are worth in each profile; `stored_axes` are those on which it
+    was trained, where it takes scans as they are stored. With `kept` the rows are put away
     and the label maps of scans that did not fail are removed.
     """
     joined = segmented.merge(
-        ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max"]],
+        ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max", "orientation"]],
         on="scan_id",
         how="left",
         validate="1:1",
@@ -252,8 +255,15 @@ def measure_shard(
             continue
         start = time.perf_counter()
         calibration = (calibrations or {}).get(scan["profile"])
+        codes = [] if stored_axes in (None, scan["orientation"]) else ["QC_AXES"]
         rows, picture = _measured_and_drawn(
-            scan, layers, results, with_previews, calibration=calibration, **thresholds
+            scan,
+            layers,
+            results,
+            with_previews,
+            calibration=calibration,
+            scan_codes=codes,
+            **thresholds,
         )
         for name in ("profile", "model", "scan_id"):
             rows.insert(0, name, scan[name])
@@ -316,12 +326,16 @@ def _preview(
 
 
 def _measured_or_failed(
-    scan: dict[str, Any], layers: Sequence[Mapping[int, str]], results: Path, **thresholds: Any
+    scan: dict[str, Any],
+    layers: Sequence[Mapping[int, str]],
+    results: Path,
+    scan_codes: Sequence[str],
+    **thresholds: Any,
 ) -> tuple[Scan | None, pd.DataFrame]:
     label_map, image = results / scan["label_map"], Path(scan["image"])
     try:
         voxels = patiently(lambda: _read_unchanged(scan, label_map, image, len(layers)))
-        codes = ["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else []
+        codes = [*scan_codes, *(["QC_FEW_GREY_LEVELS"] if _has_few_grey_levels(scan) else [])]
         rows = measure_scan(
             voxels,
             layers,

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cohortvol.anatomy.geometry import from_axes, spacing_mm, to_axes
+from cohortvol.anatomy.geometry import from_axes, orientation, spacing_mm, to_axes
 from cohortvol.errors import ScanError, TemporaryError
-from cohortvol.models.card import Card, choose_profile, load_card, restrict
+from cohortvol.models.card import AS_STORED, Card, choose_profile, load_card, restrict
 from cohortvol.models.inference import Profile
 from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
 from cohortvol.models.networks.softness import Ratios, ratios
@@ -207,7 +207,7 @@ class Segmenter:
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
         """Everything before the network. See `segment`."""
         with machine_errors(), self._side_stream.entered():
-            moved, moved_affine = to_axes(data, affine, self.card.orientation)
+            moved, moved_affine = to_axes(data, affine, self._axes(affine))
             edges_mm = spacing_mm(moved_affine)
             body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
             image, spacing = self._zoomed(moved if body is None else moved[body], edges_mm)
@@ -220,6 +220,11 @@ class Segmenter:
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
             return Prepared(affine, data.shape, moved.shape, body, tuple(image.shape), inputs)
+
+    def _axes(self, affine: np.ndarray) -> str:
+        """Axes on which the networks are given a scan."""
+        wanted = self.card.orientation
+        return orientation(affine) if wanted == AS_STORED else wanted
 
     def _zoomed(
         self, data: np.ndarray, spacing: np.ndarray
@@ -303,7 +308,7 @@ class Segmenter:
         whole[inside] = merged
         # x first in memory, as NIfTI files have it
         native = np.asfortranarray(
-            from_axes(whole.transpose(2, 1, 0), prepared.affine, self.card.orientation)
+            from_axes(whole.transpose(2, 1, 0), prepared.affine, self._axes(prepared.affine))
         )
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")

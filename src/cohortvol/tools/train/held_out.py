@@ -45,6 +45,7 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
             folder / FOLD_MODEL,
             model_id=f"{recipe.id}-fold-{fold}",
             licence=recipe.licence,
+            orientation="RAS",
         )
         unseen = set.intersection(*(set(splits[part][fold]["val"]) for part in recipe.parts))
         for case in mine[mine["case"].isin(unseen)].itertuples():

@@ -149,6 +149,7 @@ def make_model(recipe: Recipe, cases: pd.DataFrame, work: Path, out: Path) -> No
         model_id=recipe.id,
         title=recipe.title,
         licence=recipe.licence,
+        orientation="RAS",
         origin=recipe.origin,
         citation=recipe.citation,
         accuracy=accuracy_by_modality(held_out),

@@ -1,0 +1,182 @@
+"""Labels are those of ``nnUNetv2_predict`` on every storage of a scan, whatever reads it there.
+
+nnU-Nets are planned, preprocessed, trained (two iterations) and run by nnunetv2 itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cohortvol import cli
+from cohortvol.errors import ModelError
+from cohortvol.models.card import AS_STORED, load_card
+from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.stages.segment import Segmenter
+from nnunet_fixture import PLANS, results_folder
+from nnunet_trained import AFFINE, boxes, stored, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+BIN = Path(sys.executable).parent
+STORAGES = ("RAS", "LPS", "LAS", "RSA")
+_2D, _3D, _RES_ENC = "nnUNetPlans__2d", "nnUNetPlans__3d_fullres", "nnUNetResEncUNetMPlans"
+TRAININGS = {
+    "SimpleITKIO": (
+        [("ExperimentPlanner", "2d", "0"), ("ExperimentPlanner", "3d_fullres", "0"),
+         ("nnUNetPlannerResEncM", "3d_fullres", "all")],
+        {},
+    ),
+    "NibabelIO": ([("ExperimentPlanner", "3d_fullres", "0")], {"ignore": True, "axes": "RAS"}),
+    "NibabelIOWithReorient": ([("ExperimentPlanner", "3d_fullres", "0")], {}),
+}  # fmt: skip
+"""What is trained on images that each of nnU-Net's readers reads."""
+
+MODELS = {
+    "2D": ("SimpleITKIO", _2D, "0"),
+    "3D": ("SimpleITKIO", _3D, "0"),
+    "ResEnc M, fold all": ("SimpleITKIO", f"{_RES_ENC}__3d_fullres", "all"),
+    "ignore label": ("NibabelIO", _3D, "0"),
+    "turned to RAS": ("NibabelIOWithReorient", _3D, "0"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Results folder by reader, trained when it is asked for."""
+    made = {}
+
+    def of(reader):
+        if reader not in made:
+            trainings, how = TRAININGS[reader]
+            made[reader] = train(tmp_path_factory.mktemp(reader), reader, trainings, **how)
+        return made[reader]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """One scan on other axes, one turned by 20 degrees, one smaller than a patch."""
+    folder = tmp_path_factory.mktemp("scans")
+    image, _ = boxes(9, (40, 34, 30))
+    small, _ = boxes(10, (30, 26, 24))
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]]
+    made = {axes: stored(image, AFFINE, axes) for axes in STORAGES}
+    made["oblique"] = nib.Nifti1Image(image, turn @ AFFINE)
+    made["small"] = stored(small[4:24, 4:22, 4:20], AFFINE, "LPS")
+    for name, one in made.items():
+        nib.save(one, folder / f"{name}_0000.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which):
+    reader, name, fold = MODELS[which]
+    results = trained(reader) / f"nnUNetTrainer__{name}"
+    predicted = subprocess.run(
+        [BIN / "nnUNetv2_predict_from_modelfolder", "-i", scans, "-o", tmp_path / "theirs",
+         "-m", results, "-f", fold, "--disable_tta", "-device", "cpu", "-npp", "1", "-nps", "1"],
+        capture_output=True, text=True, env={**os.environ, "nnUNet_compile": "f"},
+    )  # fmt: skip
+    assert predicted.returncode == 0, predicted.stderr[-3000:]
+    card = import_nnunet(
+        [Source(results, folds=[fold])], tmp_path / "model", model_id="model", licence="test"
+    )
+    assert card.orientation == ("RAS" if reader == "NibabelIOWithReorient" else AS_STORED)
+    segmenter = Segmenter.load(card.folder, device="cpu")
+    for path in sorted(scans.glob("*.nii.gz")):
+        image = nib.load(path)
+        theirs = nib.load(tmp_path / "theirs" / path.name.replace("_0000", ""))
+        expected = np.asarray(theirs.dataobj)
+        labels, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
+        assert np.count_nonzero(labels != expected) == 0, path.name
+        assert len(np.unique(expected)) > 1, path.name
+
+
+def test_the_axes_of_the_training_images_are_read_from_nnunets_validation(trained, tmp_path):
+    axes = {}
+    for which in ("3D", "ignore label", "turned to RAS"):
+        reader, name, fold = MODELS[which]
+        source = Source(trained(reader) / f"nnUNetTrainer__{name}", folds=[fold])
+        out = tmp_path / reader
+        axes[reader] = import_nnunet([source], out, model_id="m", licence="test").stored_axes
+    assert axes == {"SimpleITKIO": "LPS", "NibabelIO": "RAS", "NibabelIOWithReorient": None}
+
+
+# --- what an import says ---------------------------------------------------------------------
+
+
+def imported(tmp_path, capsys, *words, **plans):
+    results = results_folder(tmp_path / "trained", plans=PLANS | plans)
+    models = tmp_path / "models"
+    given = ["models", "import", str(results), "--id", "mine", "--licence", "test", *words]
+    code = cli.run([*given, "--models-dir", str(models)])
+    said = capsys.readouterr()
+    return code, " ".join((said.out + said.err).split()), models / "mine"
+
+
+def test_an_import_says_that_axes_are_not_known_and_takes_them(tmp_path, capsys):
+    code, said, _ = imported(tmp_path / "a", capsys)
+    assert code == 0
+    assert "Say it with --stored-axes" in said
+    code, said, folder = imported(tmp_path / "b", capsys, "--stored-axes", "LPS")
+    assert (code, load_card(folder).stored_axes) == (0, "LPS")
+    assert "scans on others are flagged (QC_AXES)" in said
+    code, said, folder = imported(tmp_path / "c", capsys, "--orientation", "LPS")
+    assert (code, load_card(folder).orientation) == (0, "LPS")
+    assert "as they are stored" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--orientation", "ASL"), "this version knows RAS, LPS, as-stored"),
+        (("--stored-axes", "LLS"), "axis codes such as LPS"),
+        (("--orientation", "RAS", "--stored-axes", "LPS"), "though scans are turned"),
+    ],
+)
+def test_axes_that_are_none_are_refused(tmp_path, capsys, words, message):
+    code, said, folder = imported(tmp_path, capsys, *words)
+    assert code == 64
+    assert message in said
+    assert not folder.exists()
+
+
+def test_a_reader_that_is_not_known_asks_for_the_axes(tmp_path, capsys):
+    code, said, _ = imported(tmp_path / "a", capsys, image_reader_writer="Tiff3DIO")
+    assert code == 64
+    assert "plans.json names the reader Tiff3DIO" in said
+    words = ("--orientation", "as-stored")
+    code, _, folder = imported(tmp_path / "b", capsys, *words, image_reader_writer="Tiff3DIO")
+    assert (code, load_card(folder).orientation) == (0, AS_STORED)
+
+
+def test_two_parts_that_are_read_otherwise_are_refused(tmp_path):
+    sources = [
+        Source(
+            results_folder(tmp_path / reader, plans=PLANS | {"image_reader_writer": reader}), reader
+        )
+        for reader in ("SimpleITKIO", "NibabelIOWithReorient")
+    ]
+    with pytest.raises(ModelError, match="does not follow"):
+        import_nnunet(sources, tmp_path / "model", model_id="model", licence="test")
+
+
+def test_cards_of_before_say_ras_and_stay_what_they_were(tmp_path):
+    results = results_folder(tmp_path / "trained")
+    folder = import_nnunet(
+        [Source(results)], tmp_path / "model", model_id="m", licence="test", orientation="RAS"
+    ).folder
+    card = json.loads((folder / "card.json").read_text())
+    del card["stored_axes"]
+    (folder / "card.json").write_text(json.dumps(card))
+    assert (load_card(folder).orientation, load_card(folder).stored_axes) == ("RAS", None)
