@@ -74,7 +74,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 USER = (
     "add a scan", "remove a scan", "repeat a row", "rename a scan", "correct an age",
     "withdraw a subject", "consent again", "touch the manifest", "change an image",
-    "break an image", "touch an image",
+    "break an image", "repair an image", "touch an image",
 )  # fmt: skip
 """What the user does. An image that goes away is missed with ``--forcerun manifest`` alone, as the
 documentation says: what was made of images that cannot be seen now stands."""
@@ -173,6 +173,8 @@ class CohortMachine(RuleBasedStateMachine):
                 self._image(row.image, kind, self.images[row.image][1])
                 if kind == "missing":
                     self.due.add("manifest")
+            case "repair an image" if broken := self._broken():
+                self._image(broken[at % len(broken)], "sound", content)
             case "touch an image" if self.source.image(row.image).exists():
                 self.source.touch(row.image)
             case _:
@@ -599,6 +601,9 @@ class CohortMachine(RuleBasedStateMachine):
 
     def _remember(self, row: Row) -> None:
         self.names[row.subject_id].add(row.scan_id)
+
+    def _broken(self) -> list[str]:
+        return sorted(name for name, (kind, _) in self.images.items() if kind != "sound")
 
     def _image(self, name: str, kind: str, content: int) -> None:
         whole = image_bytes(content)

@@ -357,7 +357,7 @@ def damaged(case: Case, sound: Path, folder: Path) -> Path:
     return folder
 
 
-RULES = Rules(fov_range_mm=(30, 2500))
+RULES = Rules(fov_range_mm=(30, 2500), orientation="off")
 
 
 def ingested(folders: dict[str, Path], work: Path, rules: Rules = RULES):

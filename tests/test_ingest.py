@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import logging
 import zlib
 from itertools import permutations, product
@@ -58,6 +59,7 @@ def test_a_sound_image_is_described(tmp_path):
         "voxel_ml": pytest.approx(0.03),
         "intensity_min": 2.0 * voxels.min() - 10,
         "intensity_max": 2.0 * voxels.max() - 10,
+        "body_orientation": None,
         "warnings": None,
     }
 
@@ -225,6 +227,38 @@ def test_a_rounded_shear_changes_no_volume_and_strict_readers_take_the_label_map
     np.testing.assert_allclose(nib.load(label_map).affine, affine, atol=1e-5)
     itk = SimpleITK.ReadImage(str(label_map))  # refuses a grid whose angles are not right
     assert np.prod(itk.GetSpacing()) == pytest.approx(30.0, rel=1e-5)
+
+
+# --- the sidecar -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "marked"),
+    [
+        ({"SpacingBetweenSlices": 6.1, "SliceThickness": 4.0}, True),  # the step is 4 mm here
+        ({"SpacingBetweenSlices": 4.0, "SliceThickness": 3.0}, False),
+        ({"SpacingBetweenSlices": 4.0, "SliceThickness": 4.0}, False),
+        ({"SpacingBetweenSlices": 6.1, "SliceThickness": 5.0}, False),  # resampled since
+        ({"SliceThickness": 4.0}, False),
+        ({"SpacingBetweenSlices": "6.1", "SliceThickness": 4.0}, False),
+        ({"SpacingBetweenSlices": 0, "SliceThickness": 4.0}, False),
+        ([6.1, 4.0], False),
+    ],
+)
+def test_a_step_that_is_the_thickness_of_a_slice_is_marked(tmp_path, said, marked):
+    image = saved(tmp_path, gzip.compress(nifti()), "scan.nii.gz")
+    (tmp_path / "scan.json").write_text(json.dumps(said))
+    assert (check_scan(image)["warnings"] == "QC_SCALE") == marked
+    link = tmp_path / "under another name.nii.gz"
+    link.symlink_to(image)
+    assert (check_scan(link)["warnings"] == "QC_SCALE") == marked
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00", "{}" + " " * (1 << 20)])
+def test_a_sidecar_that_cannot_be_read_says_nothing(tmp_path, text):
+    image = saved(tmp_path, nifti(), "scan.nii")
+    (tmp_path / "scan.json").write_text(text)
+    assert check_scan(image)["warnings"] is None
 
 
 # --- one volume of several -------------------------------------------------------------------

@@ -13,7 +13,7 @@ rule ingest:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        rules=options(config["ingest"]),
+        rules=options(RUN.flow.ingest),
         record=record_of("ingest"),
     shell:
         """

@@ -35,6 +35,7 @@ from cohortvol.cli.segment import segment
 from cohortvol.cli.simulate import simulate
 from cohortvol.cli.status import status
 from cohortvol.cli.train import train
+from cohortvol.cli.train_orientation import train_orientation
 from cohortvol.cli.training_pairs import training_pairs
 from cohortvol.cli.verify import verify
 from cohortvol.errors import BUG, USAGE, CohortvolError, safe_traceback
@@ -59,7 +60,7 @@ PANELS = {
     ),
     "Cohorts and models": (
         *(doctor, bundle, check, manifest_from_folder, models.app, reference.app),
-        *(train, evaluate, training_pairs, simulate, compare),
+        *(train, evaluate, training_pairs, train_orientation, simulate, compare),
     ),
 }
 """Subcommands by the panel of `cohortvol --help` that they stand in, in its order."""

@@ -52,8 +52,12 @@ def check(
     from cohortvol.store.files import commit_text
     from cohortvol.store.tables import csv_text
     from cohortvol.tools import check as intake
+    from cohortvol.workflow.flow import ingest_settings
 
     chosen = config.load(settings) if settings else config.defaults()
+    card, no_card = _card(chosen, model)
+    if card is not None:
+        chosen["ingest"] = ingest_settings(chosen, card)
     rows, unknown, converted_bytes = _rows(manifest, chosen, threads)
     if out is not None:
         listed = ["manifest_line", "scan_id", "state", "reason", "detail", "warnings"]
@@ -62,7 +66,8 @@ def check(
     need, why = None, "No scan to segment."
     if found["usable"]:
         usable = rows[rows["state"] == "ready"]
-        need, why = _needs(usable, chosen, model, seconds_per_scan, converted_bytes)
+        need, why = _needs(usable, chosen, card, seconds_per_scan, converted_bytes)
+        why = why or no_card
     estimate = {"estimate": None if need is None else asdict(need)}
     show(found | estimate, None if as_json else intake.render(found, need, why, width=width()))
     raise typer.Exit(found["exit_code"] or (FINISHED_WITH_PROBLEMS if unknown else 0))
@@ -112,29 +117,44 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     return rows, unknown is not None, int(converted)
 
 
+def _card(settings: dict[str, Any], model: str | None) -> tuple[Any, str]:
+    """Card of the model, or None and why there is none; one asked for by name must be there."""
+    from cohortvol.models.card import load_card, restrict
+    from cohortvol.models.folders import find_model
+
+    try:
+        folder = find_model(model or settings["model"], Path(settings["models_dir"]))
+        return restrict(load_card(folder), settings["roi"]), ""
+    except ModelError as error:
+        if model is not None:
+            raise
+        return None, _without_estimate(error)
+
+
+def _without_estimate(error: ModelError) -> str:
+    return f"No estimate of time and memory: {str(error).splitlines()[0]}"
+
+
 def _needs(
     usable: Any,
     settings: dict[str, Any],
-    model: str | None,
+    card: Any,
     seconds_per_scan: float | None,
     converted_bytes: int,
 ) -> tuple[Any, str]:
     """The estimate, or None and why there is none."""
-    from cohortvol.models.card import choose_profile, load_card, restrict
-    from cohortvol.models.folders import find_model
+    from cohortvol.models.card import choose_profile
     from cohortvol.tools import check as intake
 
+    if card is None:
+        return None, ""
     try:
-        folder = find_model(model or settings["model"], Path(settings["models_dir"]))
-        card = restrict(load_card(folder), settings["roi"])
         profile = choose_profile(card, settings["segment"]["profile"])
         kept_for = None if settings["keep_label_maps"] else settings["shard_size"]
         need = intake.needs(usable, card, profile, seconds_per_scan, converted_bytes, kept_for)
         return need, ""
     except ModelError as error:
-        if model is not None:
-            raise
-        return None, f"No estimate of time and memory: {str(error).splitlines()[0]}"
+        return None, _without_estimate(error)
 
 
 class _Read(Protocol):

@@ -74,6 +74,9 @@ def ingest(
         int | None,
         typer.Option(min=1, help="Which volume of a 4D image is the scan; 1 is the first."),
     ] = None,
+    orientation: Annotated[
+        str, typer.Option(help="Look whether an abdomen lies as the header says: check or off.")
+    ] = "check",
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
     record: AsNoted = None,
 ) -> None:
@@ -106,6 +109,7 @@ def ingest(
         echo=echo,
         derived=derived,
         volume=volume,
+        orientation=orientation,
     )
     with recorded(out) as job, noted(record):
         job.ready()

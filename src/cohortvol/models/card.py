@@ -302,6 +302,17 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
     return replace(profile, name=full_name)
 
 
+ABDOMINAL = frozenset(
+    ("liver", "spleen", "kidney_left", "kidney_right", "pancreas", "stomach", "gallbladder")
+)
+"""Structures of which a model knows at least one where its scans show an abdomen."""
+
+
+def shows_abdomen(card: Card) -> bool:
+    """Whether scans of a model show an abdomen, of which it can be said which way round it lies."""
+    return not ABDOMINAL.isdisjoint(card.labels.values())
+
+
 def restrict(card: Card, roi: Sequence[str]) -> Card:
     """The model as if it knew only the structures of `roi`, with the parts these need.
 

@@ -79,6 +79,11 @@ SHARD = {
     "mtime_ns": Column(whole, "modification time of the image file, ns"),
     "sequence": COVARIATES["sequence"],
 }
+BODY_ORIENTATION = Column(
+    text,
+    "how the body lies in the image: as the header says, or what was done to it; null where that "
+    "cannot be told or was not looked at",
+)
 INGEST = {
     "scan_id": Column(text, "row key"),
     "state": Column(text, "ready, quarantined, skipped or failed"),
@@ -91,6 +96,7 @@ INGEST = {
     "image_sha256": _PROVENANCE["image_sha256"],
     "voxels_sha256": Column(text, "sha256 of the grey values, in whatever type they are stored"),
     **_GRID,
+    "body_orientation": BODY_ORIENTATION,
     "intensity_min": Column(real, "smallest voxel value after scaling"),
     "intensity_max": Column(real, "largest voxel value after scaling"),
     "dixon": Column(
@@ -253,6 +259,12 @@ SCANS = {
     "shard": MANIFEST["shard"],
     **COVARIATES,
     **_GRID,
+    "body_orientation": BODY_ORIENTATION,
+    "usual_scale": Column(
+        text,
+        "axis and factor that would make the extents of its organs as usual in the cohort; null "
+        "where they are, or cannot be judged",
+    ),
     **_PROVENANCE,
 }
 SCHEMAS: dict[str, dict[str, Column]] = {

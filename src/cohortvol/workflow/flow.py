@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol import __version__
-from cohortvol.models.card import Card, choose_profile, segmentation_key
+from cohortvol.models.card import Card, choose_profile, segmentation_key, shows_abdomen
 from cohortvol.store.files import DIGESTS, digest_of, sha256_of
 from cohortvol.store.records import INDEX, LIST, SHARD, Job
 
@@ -196,6 +196,11 @@ class Flow:
         return measuring_settings(self.config, self._intervals)
 
     @property
+    def ingest(self) -> dict[str, Any]:
+        """The settings of ingest, of which one may follow from the model."""
+        return ingest_settings(self.config, self.card)
+
+    @property
     def _intervals(self) -> str:
         return _short_digest(self.card.volume_interval)
 
@@ -209,7 +214,7 @@ class Flow:
         ages = {"age_range_years": config["age_range_years"]}
         kept = {"keep_label_maps": config["keep_label_maps"]}
         return {
-            "ingest": dict(config["ingest"]),
+            "ingest": self.ingest,
             "segment": {
                 "segmentation_key": segmentation_key(card, profile),
                 "profile": choose_profile(card, profile).name,
@@ -282,3 +287,11 @@ def _short_digest(value: Any) -> str:
 
 def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
+
+
+def ingest_settings(config: Mapping[str, Any], card: Card) -> dict[str, Any]:
+    """What ingest is told of its section, ``orientation: auto`` decided by the model."""
+    section = _without(config["ingest"], "watch")
+    if section["orientation"] == "auto":
+        section["orientation"] = "check" if shows_abdomen(card) else "off"
+    return section

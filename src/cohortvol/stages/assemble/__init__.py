@@ -20,6 +20,7 @@ from cohortvol.stages.assemble.agreement import flagged, read_agreement
 from cohortvol.stages.assemble.decisions import QC, Decided, decide, read_decisions
 from cohortvol.stages.assemble.following import OUT_OF_RANGE, follow, intake
 from cohortvol.stages.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
+from cohortvol.stages.assemble.scale import marked_off_scale, off_scale
 from cohortvol.stages.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.store.files import commit_digests, commit_json
 from cohortvol.store.schemas import (
@@ -177,6 +178,7 @@ def cohort(
     )
     score = outlier_z(volumes, segmented, settings.outlier_min_scans)
     volumes = with_outliers(volumes, score, settings.outlier_max_z)
+    scans = marked_off_scale(scans, off_scale(volumes, segmented))
     agreement = None
     if settings.min_dice is not None:
         agreement = read_agreement(results / "agreement" / model, shards, volumes)

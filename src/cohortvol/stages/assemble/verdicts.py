@@ -12,7 +12,7 @@ from cohortvol.stages.assemble.decisions import ACCEPT
 from cohortvol.stages.assemble.following import AGE_CONFLICT, SAME_CONTENT, stale
 from cohortvol.store.schemas import SCANS
 
-_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}"
+_UNUSABLE_CODES = f"{SAME_CONTENT}|{AGE_CONFLICT}|QC_ORIENTATION"
 
 
 def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:

@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 
 from cohortvol import reasons
+from cohortvol.anatomy.geometry import spacing_mm
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
+from cohortvol.models.orientation import in_words, look
 from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
 from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
 from cohortvol.stages.ingest.rules import Rules
+from cohortvol.stages.ingest.sidecar import step_is_thickness
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.files import commit_bytes, make_folder
@@ -193,6 +196,14 @@ def _check_into(
         if converted is not None:
             found.update(_write_volume(converted, voxels, header, affine))
     codes += [*header.warnings, *grid_warnings, *voxel_warnings]
+    if step_is_thickness(path, spacing_mm(affine)):
+        codes.append("QC_SCALE")
+    if rules.orientation != "off":
+        turned = voxels.T if header.slope > 0 else voxels.T.astype(np.float32) * header.slope
+        verdict = look(turned, affine)
+        found.update(body_orientation=verdict.turn and in_words(verdict.turn))
+        if verdict.is_turned:
+            codes.append("QC_ORIENTATION")
     found.update(
         intensity_min=ends[0],
         intensity_max=ends[1],

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rules:
-    """The ``ingest`` section of the config, with the same names, units and defaults."""
+    """The ``ingest`` section of the config, with the same names, units and defaults.
+
+    Whether ``auto`` is to look at the orientation only a model tells; without one it is looked at.
+    """
 
     min_slices: int = 8
     max_voxels: int = 250_000_000
@@ -29,10 +32,11 @@ class Rules:
     echo: int | None = None
     derived: str = "skip"
     volume: int | None = None
+    orientation: str = "auto"
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Rules:
-        """Rules of a checked ``ingest`` section."""
-        values: dict[str, Any] = dict(section)
+        """Rules of a checked ``ingest`` section, in which the workflow has settings of its own."""
+        values: dict[str, Any] = {name: v for name, v in section.items() if name != "watch"}
         lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         return cls(**(values | lists))

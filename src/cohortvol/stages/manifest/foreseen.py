@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,17 +98,19 @@ def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: 
     )
 
 
-def changed_images(results: Path) -> int:
+def changed_images(results: Path, aside: Collection[str] = ()) -> int:
     """Images that are there and have another size or time than when the manifest was read.
 
-    Those that cannot be seen now count as they were: what was made of them stands.
+    Those that cannot be seen now count as they were: what was made of them stands. Scans that are
+    `aside` are not looked at.
     """
-    rows: list[tuple[str, int | None, int | None]] = []
+    rows: list[Sequence[Any]] = []
     for shard in read_index(results):
         try:
             table = read_arrow(results / f"manifest/shards/{shard}.parquet", SHARD)
         except TableError:
             continue
-        columns = [table[name].to_pylist() for name in ("image", "n_bytes", "mtime_ns")]
-        rows += zip(*columns, strict=True)
+        names = ("scan_id", "image", "n_bytes", "mtime_ns")
+        listed = zip(*(table[name].to_pylist() for name in names), strict=True)
+        rows += [facts for scan_id, *facts in listed if scan_id not in aside]
     return changed(rows)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -73,7 +74,7 @@ def facts_of(images: Iterable[str]) -> list[tuple[int | None, int | None]]:
         return [facts for batch in found for facts in batch]
 
 
-def changed(images: Sequence[tuple[str, int | None, int | None]]) -> int:
+def changed(images: Sequence[Sequence[Any]]) -> int:
     """How many images are there with other facts than these: path, size in bytes, time in ns."""
     now = facts_of(image for image, *_ in images)
     seen = zip(images, now, strict=True)

@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cohortvol.errors import TableError
 from cohortvol.models.card import Card
 from cohortvol.stages.manifest import Foreseen, changed_images, foresee, from_config, sources
 from cohortvol.store.records import LIST, Job, Outdated, read_index
+from cohortvol.store.schemas import SCANS
+from cohortvol.store.tables import read_arrow
 from cohortvol.tools.verify.places import remake_of
 from cohortvol.tools.verify.quick import damaged_tables
 from cohortvol.workflow.flow import BEHIND, RULES, Flow
@@ -83,7 +86,7 @@ def next_run(config: Mapping[str, Any], card: Card, forced: Iterable[str] = ()) 
     damaged = damaged_tables(results, state.verified()) if results.is_dir() else []
     state.without(gone for one in damaged for gone in remake_of(one))
     read = sources(manifest, settings["withdrawals"], settings["choice"])
-    why = state.why(flow.manifest(read), ()) or _of_images(results)
+    why = state.why(flow.manifest(read), ()) or _of_images(results, config["ingest"]["watch"])
     foreseen = None
     if why is not None:
         look = {**settings, "bad_rows": "quarantine", "shard_size": config["shard_size"]}
@@ -103,9 +106,21 @@ def next_run(config: Mapping[str, Any], card: Card, forced: Iterable[str] = ()) 
     return NextRun(reasons, n_jobs, shards, foreseen, damaged)
 
 
-def _of_images(results: Path) -> str | None:
-    n_changed = changed_images(results)
+def _of_images(results: Path, watch: str) -> str | None:
+    if watch == "none":
+        return None
+    n_changed = changed_images(results, _done(results) if watch == "unfinished" else ())
     return f"images of another size or time: {n_changed:,}" if n_changed else None
+
+
+def _done(results: Path) -> set[str]:
+    """Scans of which there are volumes."""
+    try:
+        scans = read_arrow(results / "scans.parquet", SCANS)
+    except TableError:
+        return set()
+    states = zip(scans["scan_id"].to_pylist(), scans["state"].to_pylist(), strict=True)
+    return {scan_id for scan_id, state in states if state == "done"}
 
 
 def _expected(job: Job, foreseen: Foreseen | None) -> dict[str, frozenset[str | None]]:

@@ -1,0 +1,55 @@
+"""The sidecar of an image, ``<name>.json`` as dcm2niix and BIDS have it, against its header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MOST_BYTES = 1 << 20
+SAME = 0.01  # relative
+
+
+def step_is_thickness(image: Path, edges_mm: np.ndarray) -> bool:
+    """Whether an edge of the voxels is the thickness of a slice, and none is the step between two.
+
+    Slices with a gap between them, or that overlap, are as far apart as ``SpacingBetweenSlices``
+    says; a header with ``SliceThickness`` in that place has every volume wrong.
+
+    Parameters
+    ----------
+    image : Path
+        ``<name>.nii`` or ``<name>.nii.gz``, of which the sidecar is looked for beside what a link
+        leads to.
+    edges_mm : (3,) array
+        Of the header.
+    """
+    said = _read(image)
+    step_mm, thickness_mm = (_number(said, n) for n in ("SpacingBetweenSlices", "SliceThickness"))
+    if step_mm is None or thickness_mm is None:
+        return False
+    is_step, is_thickness = (
+        bool(np.any(np.abs(edges_mm / mm - 1) < SAME)) for mm in (step_mm, thickness_mm)
+    )
+    return is_thickness and not is_step
+
+
+def _read(image: Path) -> dict[str, Any]:
+    real = Path(image).resolve()
+    sidecar = real.with_name(real.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    try:
+        if sidecar.stat().st_size > MOST_BYTES:
+            return {}
+        said = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _number(said: dict[str, Any], name: str) -> float | None:
+    value = said.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 < value < np.inf else None
