@@ -78,7 +78,9 @@ def defaults_of(stage):
 @pytest.mark.parametrize("section", ["ingest", "analyse"])
 def test_every_setting_of_a_section_is_an_option_with_the_same_default(section):
     found = defaults_of(section)
-    for name, value in config.defaults()[section].items():
+    settings = config.defaults()[section]
+    settings.pop("watch", None)  # of the workflow, which looks at images before a stage runs
+    for name, value in settings.items():
         given = found[f"--{name.replace('_', '-')}"]
         assert (given or []) == value if isinstance(value, list) else given == value, name
 

@@ -135,7 +135,11 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
 
     fold = next(trained.glob("work/main/results/*/*/fold_0"))
     model = import_nnunet(
-        [Source(fold.parent, folds=["0"])], tmp_path / "fold0", model_id="fold0", licence="test"
+        [Source(fold.parent, folds=["0"])],
+        tmp_path / "fold0",
+        model_id="fold0",
+        licence="test",
+        orientation="RAS",
     )
     torch.set_num_threads(1)
     segmenter = Segmenter.load(model.folder, "nnunet+softmax", device="cpu")

@@ -60,7 +60,8 @@ def check(
         chosen["ingest"] = ingest_settings(chosen, card)
     rows, unknown, converted_bytes = _rows(manifest, chosen, threads)
     if out is not None:
-        listed = ["manifest_line", "scan_id", "state", "reason", "detail", "warnings"]
+        codes = ["state", "reason", "detail", "warnings", "body_orientation"]
+        listed = ["manifest_line", "scan_id", *codes]
         commit_text(out, csv_text(rows[listed]))
     found = intake.findings(rows)
     need, why = None, "No scan to segment."

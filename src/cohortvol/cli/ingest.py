@@ -75,8 +75,12 @@ def ingest(
         typer.Option(min=1, help="Which volume of a 4D image is the scan; 1 is the first."),
     ] = None,
     orientation: Annotated[
-        str, typer.Option(help="Look whether an abdomen lies as the header says: check or off.")
-    ] = "check",
+        str,
+        typer.Option(
+            help="Look whether an abdomen lies as the header says: check, or off; auto, which asks "
+            "the model in the workflow, is check here."
+        ),
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
     record: AsNoted = None,
 ) -> None:

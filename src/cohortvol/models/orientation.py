@@ -34,7 +34,7 @@ _BRIGHTEST = 1.2
 WHOLE_MM = (140.0, 170.0, 280.0)
 """Extents of a body, sorted, from which on it is a whole abdomen and no slab of one."""
 _BODY = 0.25  # grey value of a bin that is no air
-SHARPENED = 2.0
+SHARPENED = 1.5
 """Factor of the scores of a whole abdomen. The network learns from pictures that are recoloured,
 bent and cut, and is as unsure as these are; of scans as they are, not trained on, the likelihood is
 highest with it (`benchmarks/orientation.py`)."""

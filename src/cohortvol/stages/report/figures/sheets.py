@@ -195,8 +195,14 @@ def _lines(
     for code, names in by_code.items():
         everything = len(names) == len(structures) > 1
         who = "All structures" if everything else _names(names)
-        lines.append((who, reasons[code].sentence if code in reasons else code))
+        sentence = reasons[code].sentence if code in reasons else code
+        seen = row.get(_SAID_OF_A_SCAN.get(code, ""))
+        lines.append((who, f"{sentence} Seen: {seen}." if isinstance(seen, str) else sentence))
     return lines
+
+
+_SAID_OF_A_SCAN = {"QC_ORIENTATION": "body_orientation", "QC_SCALE": "usual_scale"}
+"""Column of the scans table that says more of a code."""
 
 
 def _codes(joined: Any) -> list[str]:
