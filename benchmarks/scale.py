@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cohortvol.anatomy.geometry import orientation, spacing_mm
+from cohortvol.anatomy.geometry import FACES, orientation, spacing_mm
 from cohortvol.stages.assemble.scale import AXES, off_scale, usual_factors
 from cohortvol.stages.measure.volumes import structure_volumes
 from cohortvol.tools.simulate import run as simulate
@@ -26,7 +26,6 @@ from cohortvol.tools.simulate.image import ORGANS
 
 SHARE, DRAWS = 0.02, 10
 LABELS = dict(enumerate(ORGANS, start=1))
-_ENDS = ("LR", "PA", "IS")
 
 
 def measured(path: Path) -> tuple[list[dict], dict]:
@@ -63,7 +62,7 @@ def scaled(scans: pd.DataFrame, row: int, along: str, factor: float) -> str:
     """Change a voxel edge of one scan; the axis of the body that it lies along."""
     scans.loc[scans.index[row], f"spacing_{along}_mm"] *= factor
     letter = scans["orientation"].iloc[row]["ijk".index(along)]
-    return AXES[next(n for n, ends in enumerate(_ENDS) if letter in ends)]
+    return AXES[next(n for n, ends in enumerate(FACES) if letter in ends)]
 
 
 def wrong_factor(rng: np.random.Generator) -> float:

@@ -67,8 +67,12 @@ def check(
     need, why = None, "No scan to segment."
     if found["usable"]:
         usable = rows[rows["state"] == "ready"]
-        need, why = _needs(usable, chosen, card, seconds_per_scan, converted_bytes)
-        why = why or no_card
+        try:
+            need, why = _needs(usable, chosen, card, seconds_per_scan, converted_bytes), no_card
+        except ModelError as error:
+            if model is not None:
+                raise
+            why = _without_estimate(error)
     estimate = {"estimate": None if need is None else asdict(need)}
     show(found | estimate, None if as_json else intake.render(found, need, why, width=width()))
     raise typer.Exit(found["exit_code"] or (FINISHED_WITH_PROBLEMS if unknown else 0))
@@ -142,20 +146,16 @@ def _needs(
     card: Any,
     seconds_per_scan: float | None,
     converted_bytes: int,
-) -> tuple[Any, str]:
-    """The estimate, or None and why there is none."""
+) -> Any:
+    """The estimate, or None without a card."""
     from cohortvol.models.card import choose_profile
     from cohortvol.tools import check as intake
 
     if card is None:
-        return None, ""
-    try:
-        profile = choose_profile(card, settings["segment"]["profile"])
-        kept_for = None if settings["keep_label_maps"] else settings["shard_size"]
-        need = intake.needs(usable, card, profile, seconds_per_scan, converted_bytes, kept_for)
-        return need, ""
-    except ModelError as error:
-        return None, _without_estimate(error)
+        return None
+    profile = choose_profile(card, settings["segment"]["profile"])
+    kept_for = None if settings["keep_label_maps"] else settings["shard_size"]
+    return intake.needs(usable, card, profile, seconds_per_scan, converted_bytes, kept_for)
 
 
 class _Read(Protocol):

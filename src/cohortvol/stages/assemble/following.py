@@ -93,7 +93,7 @@ def intake(
     joined = _joined(rows, ingested.drop(columns="image"), "ingest")
     rows = _with_headers(joined, age_range_years)
     ready = rows["state"] == "ready"
-    rows = _mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
+    rows = mark(rows, ready & _is_double(rows["voxels_sha256"], ready), SAME_CONTENT)
     parts = [part for part in (manifest[~waiting], rows) if len(part)]
     if not parts:
         return rows
@@ -131,12 +131,12 @@ def _with_headers(scans: pd.DataFrame, age_range_years: Sequence[float]) -> pd.D
     scans = ranges.without(scans, out, "header_")
     in_headers = {name for name in COVARIATES if f"header_{name}" in scans}
     filled = {name: scans[name].fillna(scans[f"header_{name}"]) for name in in_headers}
-    scans = _mark(scans.assign(**filled), apart, AGE_CONFLICT)
+    scans = mark(scans.assign(**filled), apart, AGE_CONFLICT)
     for code, rows in wanted.items():
-        scans = _mark(scans, rows, code)
-    scans = _mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
+        scans = mark(scans, rows, code)
+    scans = mark(scans, scans["age_years"].isna(), "CLN_AGE_MISSING")
     moved = scans["acquisition_date"].fillna("9999") < str(ranges.FIRST_YEAR)
-    return _mark(scans, moved, "CLN_DATE_SHIFTED")
+    return mark(scans, moved, "CLN_DATE_SHIFTED")
 
 
 def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
@@ -144,7 +144,7 @@ def _is_double(voxels_sha256: pd.Series, ready: pd.Series) -> pd.Series:
     return voxels_sha256.where(ready).duplicated(keep=False) & voxels_sha256.notna()
 
 
-def _mark(scans: pd.DataFrame, which: pd.Series, code: str) -> pd.DataFrame:
+def mark(scans: pd.DataFrame, which: pd.Series, code: str) -> pd.DataFrame:
     """The scans with a code among the warnings of some."""
     marked = scans["warnings"].fillna("") + which.map({True: f";{code}", False: ""})
     return scans.assign(warnings=marked.str.strip(";").replace("", None))

@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortvol.anatomy.geometry import FACES
+from cohortvol.stages.assemble.following import mark
 from cohortvol.stages.assemble.outliers import MAD_TO_SD
 
 CODE = "QC_SCALE"
@@ -23,7 +25,7 @@ LEAST_LOG = np.log(1.12)
 """Factors nearer to 1 are not told from bodies, whatever their z."""
 
 AXES = ("left to right", "back to front", "feet to head")
-_AXIS_OF = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
+_AXIS_OF = {letter: axis for axis, ends in enumerate(FACES) for letter in ends}
 
 
 def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
@@ -79,8 +81,7 @@ def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
 def marked_off_scale(scans: pd.DataFrame, off: pd.Series) -> pd.DataFrame:
     """The scans with `CODE` among the warnings of those that are `off_scale`, and what is said."""
     said = scans["scan_id"].map(off)
-    codes = scans["warnings"].fillna("") + said.notna().map({True: f";{CODE}", False: ""})
-    return scans.assign(warnings=codes.str.strip(";").replace("", None), usual_scale=said)
+    return mark(scans, said.notna(), CODE).assign(usual_scale=said)
 
 
 def _shapes(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:

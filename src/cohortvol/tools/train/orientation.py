@@ -188,7 +188,7 @@ def fit(examples: Examples, steps: int, seed: int, what: str) -> Scorer:
         copies = [one for each in pictures for one in _copies(each, rng)]
         loss = functional.cross_entropy(net(torch.stack(copies)[:, None]).view(BATCH, -1), right)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         total += float(loss.detach())
