@@ -555,6 +555,17 @@ def test_a_shard_of_which_every_scan_fails_is_still_a_table(results):
 # --- previews --------------------------------------------------------------------------------
 
 
+def measure_shard_of(results, model="toy", **more):
+    measure.run_shard(
+        segment=results.segment,
+        ingest=results.ingest,
+        model=Path("models", model),
+        results=results.folder,
+        out=results.out,
+        **more,
+    )
+
+
 def previews_of(results, monkeypatch):
     """Volumes and previews of the shard, from the files that a run writes."""
     monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())
@@ -563,15 +574,7 @@ def previews_of(results, monkeypatch):
     names = [*STRUCTURES.values()]
     lines = [f"{name}\t\t\tthe phantom's organs are as small as a pea" for name in names]
     any_size.write_text("\n".join(["structure\tmin_ml\tmax_ml\tsource", *lines]) + "\n")
-    measure.run_shard(
-        segment=results.segment,
-        ingest=results.ingest,
-        model=Path("models/toy"),
-        results=results.folder,
-        out=results.out,
-        previews=pictures,
-        plausible_ml=any_size,
-    )
+    measure_shard_of(results, previews=pictures, plausible_ml=any_size)
     return tables.read_table(results.out, schemas.VOLUMES), pictures
 
 
@@ -631,13 +634,7 @@ class Card:
 def test_a_shard_is_measured_from_its_files(results, monkeypatch, caplog):
     monkeypatch.setattr(shard_module, "load_card", lambda folder: Card())
     caplog.set_level("INFO")
-    measure.run_shard(
-        segment=results.segment,
-        ingest=results.ingest,
-        model=Path("models/toy"),
-        results=results.folder,
-        out=results.out,
-    )
+    measure_shard_of(results)
     assert len(tables.read_table(results.out, schemas.VOLUMES)) == 3 * 6
     assert "0000: 3 measured, 0 failed" in caplog.text
     assert len(re.findall(r"sub-\d: measured, \d+\.\d s$", caplog.text, re.M)) == 3
@@ -652,13 +649,7 @@ def test_scans_on_other_axes_than_the_training_images_are_flagged(
     monkeypatch.setattr(shard_module, "load_card", lambda folder: card)
     ingested = tables.read_table(results.ingest, schemas.INGEST)
     tables.write_table(results.ingest, ingested.assign(orientation="RAS"), schemas.INGEST)
-    measure.run_shard(
-        segment=results.segment,
-        ingest=results.ingest,
-        model=Path("models/toy"),
-        results=results.folder,
-        out=results.out,
-    )
+    measure_shard_of(results)
     volumes = tables.read_table(results.out, schemas.VOLUMES)
     assert volumes["qc_flags"].str.contains("QC_AXES").all() == flagged
 
@@ -668,10 +659,4 @@ def test_a_shard_segmented_with_another_model_is_refused(results, monkeypatch):
     other.id = "other"
     monkeypatch.setattr(shard_module, "load_card", lambda folder: other)
     with pytest.raises(ModelError, match="segmented with toy, not with other"):
-        measure.run_shard(
-            segment=results.segment,
-            ingest=results.ingest,
-            model=Path("models/other"),
-            results=results.folder,
-            out=results.out,
-        )
+        measure_shard_of(results, model="other")
