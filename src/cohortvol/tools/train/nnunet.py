@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cohortvol.models.networks.checkpoints import SAFE_GLOBALS
 from cohortvol.store.files import commit
+from cohortvol.tools.train.precision import half_precision_where_native
 from cohortvol.tools.train.recipe import Phase
 
 logger = logging.getLogger(__name__)
@@ -286,18 +287,13 @@ class ShortTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, in bfloat16 where the processor has it."""
-        with self._half_precision():
+        with half_precision_where_native(self.device.type):
             return dict(super().train_step(batch))
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, in bfloat16 where the processor has it."""
-        with self._half_precision():
+        with half_precision_where_native(self.device.type):
             return dict(super().validation_step(batch))
-
-    def _half_precision(self) -> torch.autocast:
-        native = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        enabled = self.device.type == "cpu" and native
-        return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
     def plot_network_architecture(self) -> None:
         """Nothing: nnU-Net's plot needs a package that no longer works."""

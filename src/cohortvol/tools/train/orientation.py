@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.numpy import save
+from scipy.ndimage import uniform_filter
 from torch import nn
 from torch.nn import functional
 
@@ -32,6 +33,7 @@ from cohortvol.models.orientation import (
     scores,
 )
 from cohortvol.store.files import commit_bytes, commit_text, make_folder
+from cohortvol.tools.train.precision import half_precision_where_native
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +62,17 @@ class Scorer(nn.Module):
         self.f2 = nn.Linear(HIDDEN, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.score(self.features(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 48, 5, 5, 5) of them."""
         for n in range(1, len(CHANNELS) + 1):
             x = functional.relu(getattr(self, f"c{n}")(x))
-        x = functional.dropout(x.flatten(1), DROPPED, self.training)
+        return x
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """(B,) of the features."""
+        x = functional.dropout(features.flatten(1), DROPPED, self.training)
         scored: torch.Tensor = self.f2(functional.relu(self.f1(x)))[:, 0]
         return scored
 
@@ -186,7 +196,10 @@ def fit(examples: Examples, steps: int, seed: int, what: str) -> Scorer:
     for step in range(1, steps + 1):
         pictures = [augmented(examples.drawn(rng), rng) for _ in range(BATCH)]
         copies = [one for each in pictures for one in _copies(each, rng)]
-        loss = functional.cross_entropy(net(torch.stack(copies)[:, None]).view(BATCH, -1), right)
+        stacked = torch.stack(copies)[:, None].contiguous(memory_format=torch.channels_last_3d)
+        with half_precision_where_native():
+            features = net.features(stacked)
+        loss = functional.cross_entropy(net.score(features.float()).view(BATCH, -1), right)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -262,8 +275,8 @@ def _moved(fine: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     )
     if rng.random() < 0.5:
         grid = grid + _smooth((3, 4), 0.06, rng).permute(1, 2, 3, 0)
-    soft = functional.avg_pool3d(torch.from_numpy(fine)[None, None], 3, 1, 1)
-    return functional.grid_sample(soft, grid, align_corners=False)[0, 0]
+    soft = torch.from_numpy(uniform_filter(fine, 3, mode="constant"))
+    return functional.grid_sample(soft[None, None], grid, align_corners=False)[0, 0]
 
 
 def _cut(each: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
