@@ -164,14 +164,36 @@ def test_a_scanner_that_its_site_gives_is_left_out_by_name(tmp_path):
     pd.testing.assert_series_equal(same["slope_ml_per_decade"], alone["slope_ml_per_decade"])
 
 
+def test_small_sites_have_terms_of_their_own(tmp_path):
+    """Twenty sites of 15 whose larger organs are those of younger people: -2 % per decade."""
+    rng = np.random.default_rng(2)
+    site = np.repeat(np.arange(22), [150, 150] + [15] * 20)
+    offset = np.concatenate([[0, 0], rng.normal(0, 0.10, 20)])
+    age = 55 - 80 * offset[site] + 6 * rng.standard_normal(600)
+    log_ml = 7.3 - 0.002 * (age - 55) + offset[site] + 0.12 * rng.standard_normal(600)
+    ids = [f"s{i:04d}" for i in range(600)]
+    volumes = pd.DataFrame({"scan_id": ids, "structure": "liver", "volume_ml": np.exp(log_ml)})
+    scans = pd.DataFrame({"scan_id": ids, "age_years": age, "sex": np.where(site % 2, "M", "F")})
+    scans["sex"] = np.where(rng.random(600) < 0.5, "F", "M")
+    slopes = analysed(tmp_path, volumes, scans.assign(site=[f"h{i}" for i in site]))["slopes"]
+    m1, m2 = (row(slopes, structure="liver", sex="all", model=model) for model in ("M1", "M2"))
+    dummies = (site[:, None] == np.arange(1, 22)).astype(float)
+    design = np.column_stack([np.ones(600), age / 10, scans["sex"] == "M", dummies]).astype(float)
+    slope = np.linalg.lstsq(design, log_ml, rcond=None)[0][1]
+    assert m2["slope_pct_per_decade"] == pytest.approx(100 * np.expm1(slope), rel=1e-9)
+    assert m2["slope_pct_per_decade_ci_low"] < -2 < m2["slope_pct_per_decade_ci_high"]
+    assert m1["slope_pct_per_decade_ci_high"] < -5
+
+
 def test_rare_levels_are_pooled_and_the_note_says_so(tmp_path):
     volumes, scans = sited()
     rare = scans.index[:45]
     scans.loc[rare, "site"] = [f"rare-{i % 5}" for i in range(45)]  # nine scans of each
     scans.loc[scans.index[45:50], "sequence"] = "other"  # 5 scans: nothing to compare with
-    m2 = row(analysed(tmp_path, volumes, scans)["slopes"], structure="liver", sex="F", model="M2")
+    found = analysed(tmp_path, volumes, scans, min_n_per_level=20)
+    m2 = row(found["slopes"], structure="liver", sex="F", model="M2")
     assert m2["note"] == (
-        "site: 5 levels pooled (fewer than 20 scans); "
+        "site: 5 levels pooled (too few scans for a term each); "
         "not adjusted for sequence: fewer than two levels have 20 scans"
     )
     assert m2["n_used"] == (scans["sex"] == "F").sum()

@@ -81,9 +81,9 @@ def test_a_score_is_that_of_the_curve_read_from_the_file_by_hand(model, scored):
             total += weight * bend / (k[-1] - k[0]) ** 2
         return np.exp(total)
 
-    expected = ((1400 / at(entry["M"], 60.0)) ** entry["L"] - 1) / (
-        entry["L"] * at(entry["S"], 60.0)
-    )
+    assert entry["family"] == "BCCG"
+    power = entry["shapes"]["L"]["at_50_years"]
+    expected = ((1400 / at(entry["M"], 60.0)) ** power - 1) / (power * at(entry["S"], 60.0))
     assert scored(*one())["z"].iloc[0] == pytest.approx(expected, rel=1e-9)
 
 
@@ -163,8 +163,8 @@ def test_a_cohort_too_small_for_any_centile_is_refused_with_the_reasons(tmp_path
         ("{", "cannot be read as JSON"),
         ("[]", "not a reference of this version"),
         ('{"format": "cohortvol reference 9"}', "not a reference of this version"),
-        ('{"format": "cohortvol reference 1", "models": [{}]}', "damaged reference"),
-        ('{"format": "cohortvol reference 1", "models": []}', "damaged reference"),
+        ('{"format": "cohortvol reference 2", "models": [{}]}', "damaged reference"),
+        ('{"format": "cohortvol reference 2", "models": []}', "damaged reference"),
     ],
 )
 def test_a_file_that_is_no_reference_is_refused(tmp_path, text, message):

@@ -35,7 +35,7 @@ def analyse(
     fdr: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
     min_n_per_level: Annotated[
         int, typer.Option(min=2, help="Scans a site, scanner or sequence needs for its own term.")
-    ] = 20,
+    ] = 2,
     bootstrap_draws: Annotated[
         int, typer.Option(min=100, help="Draws behind the interval of the age of a peak.")
     ] = 500,

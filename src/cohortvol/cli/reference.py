@@ -33,8 +33,9 @@ def fit_reference(
     r"""Fit centiles of every organ by age and sex, and save them.
 
     The file holds curves, age ranges and counts, and no row of any person, so that it may be
-    given to others. It is the LMS method with one scan per subject; volumes that the field of
-    view cuts are left out.
+    given to others. One scan per subject counts; volumes that the field of view cuts are left
+    out. LMS (BCCG in R's gamlss) is used where the people agree with it, else a family with
+    heavier tails, and none where none agrees.
 
     Example:
     [dim]cohortvol reference fit --volumes results/mine/volumes.parquet \

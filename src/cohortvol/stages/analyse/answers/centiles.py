@@ -1,4 +1,4 @@
-"""Centile curves of volume by age, per sex: LMS, quantile regression beside it, calibration."""
+"""Centile curves of volume by age, per sex: a fitted family, quantile regression beside it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.centile_model import CentileModel, choose
 from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
-from cohortvol.stages.analyse.fits.lms import Lms, fit_lms
 from cohortvol.stages.analyse.fits.quantiles import quantile_curves
 
 CENTILES = (5, 25, 50, 75, 95)
@@ -31,7 +31,7 @@ class Sample:
     sex: str
     age_years: np.ndarray
     volume_ml: np.ndarray
-    lms: Lms | None
+    model: CentileModel | None
     """None where there are no centiles."""
     note: str | None
     """Why there are none."""
@@ -63,24 +63,24 @@ def one_scan_each(mask: np.ndarray, subjects: np.ndarray, age_years: np.ndarray)
 
 
 def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
-    """LMS of every structure and sex: none with fewer than `min_n_centiles` subjects."""
+    """Centiles of every structure and sex: none with fewer than `min_n_centiles` subjects."""
     subjects = cohort.scans["subject"].to_numpy()
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
     for index, structure in enumerate(cohort.structures):
         for sex in SEXES:
             rows = one_scan_each(cohort.usable(index) & cohort.of_sex(sex), subjects, ages)
             age_years, volume_ml = ages[rows], cohort.volume_ml[rows, index]
-            lms, note = None, None
+            model, note = None, None
             try:
                 least = settings.min_n_centiles
                 if len(rows) < least:
                     raise EstimateError(
                         "ANA_TOO_FEW", f"{len(rows)} usable subjects, {least} needed for centiles"
                     )
-                lms = fit_lms(age_years, volume_ml)
+                model = choose(age_years, volume_ml)
             except EstimateError as error:
                 note = str(error)
-            yield Sample(structure, sex, age_years, volume_ml, lms, note)
+            yield Sample(structure, sex, age_years, volume_ml, model, note)
 
 
 def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -96,19 +96,19 @@ def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataF
     bands: list[dict[str, Any]] = []
     for sample in samples(cohort, settings):
         key = {"structure": sample.structure, "sex": sample.sex, "n_used": len(sample.age_years)}
-        if sample.lms is None:
+        if sample.model is None:
             curves.append(pd.DataFrame([{**key, "note": sample.note}]))
             continue
         ages = ages_of_curve(*sample.age_range_years)
-        curve = {f"p{c}_ml": sample.lms.centile_ml(ages, c) for c in CENTILES}
-        at_scans = {"lms": {c: sample.lms.centile_ml(sample.age_years, c) for c in CENTILES}}
+        curve = {f"p{c}_ml": sample.model.centile_ml(ages, c) for c in CENTILES}
+        at_scans = {"model": {c: sample.model.centile_ml(sample.age_years, c) for c in CENTILES}}
         if settings.quantile_check:
             on_curve, on_scans = quantile_curves(sample.age_years, sample.volume_ml, ages, CENTILES)
             curve |= {f"quantile_p{c}_ml": values for c, values in on_curve.items()}
             at_scans["quantile"] = on_scans
         near = subjects_near(sample.age_years, ages)
         curve = {"age_years": ages, **curve, "sparse": near < SPARSE_SUBJECTS}
-        curves.append(pd.DataFrame(curve).assign(**key))
+        curves.append(pd.DataFrame(curve).assign(family=sample.model.family, **key))
         for method, values in at_scans.items():
             bands += [{**key, "method": method, **row} for row in calibration(sample, values)]
     return (

@@ -20,20 +20,23 @@ from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.settings import checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
-from cohortvol.stages.analyse.fits.lms import Lms
+from cohortvol.stages.analyse.fits.centile_model import CentileModel
+from cohortvol.stages.analyse.fits.families import FAMILIES
 from cohortvol.store.files import commit_json, commit_text, sha256_of
 from cohortvol.store.schemas import Column, real, text
 from cohortvol.store.tables import csv_text, write_table
 
 log = logging.getLogger(__name__)
 
-FORMAT = "cohortvol reference 1"
+FORMAT = "cohortvol reference 2"
 METHOD = (
-    "z = ((volume / M)**L - 1) / (L S), or ln(volume / M) / S at L = 0; ln M (mL) and ln S are an "
-    "intercept and a natural cubic spline of age in years, linear outside the first and last knot, "
-    "in truncated-power form: age; then for each knot k but the last two ((age-k)+^3 "
-    "- (age-k[-2])+^3 (k[-1]-k)/(k[-1]-k[-2]) + (age-k[-1])+^3 (k[-2]-k)/(k[-1]-k[-2])) "
-    "/ (k[-1]-k[0])^2"
+    "r = ln(volume / M); ln M (mL) and ln S are an intercept and a natural cubic spline of age in "
+    "years, linear outside the first and last knot, in truncated-power form: age; then for each "
+    "knot k but the last two ((age-k)+^3 - (age-k[-2])+^3 (k[-1]-k)/(k[-1]-k[-2]) + (age-k[-1])+^3 "
+    "(k[-2]-k)/(k[-1]-k[-2])) / (k[-1]-k[0])^2; a shape is at_50_years + per_decade (age - 50) / "
+    "10. BCCG: x = (exp(L r) - 1) / (L S) is normal, cut off at -1 / (L S); BCT: x has Student's t "
+    "on tau degrees of freedom, cut off there; SHASH: with u = asinh(r / S), (exp(tau u) - exp(-nu "
+    "u)) / 2 is normal. z is the standard normal score of the same probability."
 )
 SAMPLE = "one scan per subject, that at the lowest age; volumes cut by the field of view left out"
 
@@ -49,6 +52,11 @@ SCORES = {
     "volume_ml": Column(real, "volume as measured, mL"),
     "z": Column(real, "score in the reference, standard normal there; null without one"),
     "centile": Column(real, "share of the reference of that age and sex below, %"),
+    "beyond": Column(
+        text,
+        "below or above: smaller or larger, over the median of age and sex, than anyone of the "
+        "reference; z is the family's guess there; null otherwise",
+    ),
     "reason": Column(text, "why there is no score; null where there is one"),
 }
 """Columns of a table of scores."""
@@ -85,20 +93,21 @@ def fit(
     for sample in samples(cohort, settings):
         key = {"structure": sample.structure, "sex": sample.sex}
         n = len(sample.age_years)
-        if sample.lms is None:
+        if sample.model is None:
             few = f"ANA_TOO_FEW: fewer than {min_n_centiles} usable subjects"  # no small counts
             refused.append({**key, "note": few if n < min_n_centiles else sample.note})
             continue
         low, high = sample.age_range_years
+        seen = _seen(sample.volume_ml / sample.model.median_ml(sample.age_years))
         models.append(
             {
                 **key,
                 "n": n,
                 "age_low_years": low,
                 "age_high_years": high,
-                "L": sample.lms.power,
-                "M": _spline(sample.lms.median_knots_years, sample.lms.median_coefficients),
-                "S": _spline(sample.lms.spread_knots_years, sample.lms.spread_coefficients),
+                "ratio_low": seen[0],
+                "ratio_high": seen[1],
+                **_as_json(sample.model),
             }
         )
     if not models:
@@ -182,6 +191,7 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
     for index, structure in enumerate(cohort.structures):
         reason = cohort.reason[:, index].copy()
         z = np.full(len(ages), np.nan)
+        beyond = np.full(len(ages), None, dtype=object)
         if structure not in known:
             reason[reason == cohort_of.USABLE] = UNKNOWN_STRUCTURE
         for sex in ("F", "M"):
@@ -194,7 +204,11 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
             inside = (ages[rows] >= low) & (ages[rows] <= high)
             reason[rows[~inside]] = f"{OUTSIDE_AGES}: {low:.1f} to {high:.1f} years"
             rows = rows[inside]
-            z[rows] = _lms(model).z(ages[rows], cohort.volume_ml[rows, index])
+            fitted, volume_ml = _model(model), cohort.volume_ml[rows, index]
+            z[rows] = fitted.z(ages[rows], volume_ml)
+            ratio = volume_ml / fitted.median_ml(ages[rows])
+            beyond[rows[ratio < model["ratio_low"]]] = "below"
+            beyond[rows[ratio > model["ratio_high"]]] = "above"
         reason[(reason == cohort_of.USABLE) & np.isnan(z)] = cohort_of.SEX_MISSING
         pieces.append(
             pd.DataFrame(
@@ -206,6 +220,7 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
                     "volume_ml": cohort.volume_ml[:, index],
                     "z": z,
                     "centile": 100 * stats.norm.cdf(z),
+                    "beyond": beyond,
                     "reason": pd.Series(reason, dtype=object).where(np.isnan(z), None),
                 }
             )
@@ -239,7 +254,8 @@ def read_reference(path: Path) -> dict[str, Any]:
         )
     try:
         for model in record["models"]:
-            _lms(model).z(np.array([model["age_low_years"]]), np.array([1.0]))
+            _model(model).z(np.array([model["age_low_years"]]), np.array([1.0]))
+            _ = model["ratio_low"] + model["ratio_high"]
         _ = record["refused"], record["segmentation_model"]
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path}: damaged reference ({error!r}); fit it again") from error
@@ -258,16 +274,44 @@ def _cohort(
     )
 
 
+def _seen(ratio: np.ndarray) -> tuple[float, float]:
+    """Least and greatest volume over the median, moved outward to one digit, so that they are
+    nobody's.
+    """
+    found = []
+    for value, outward in ((ratio.min(), np.floor), (ratio.max(), np.ceil)):
+        digit = 10.0 ** np.floor(np.log10(value))
+        found.append(float(np.round(outward(value / digit) * digit, 12)))
+    return found[0], found[1]
+
+
+def _as_json(model: CentileModel) -> dict[str, Any]:
+    names = FAMILIES[model.family].shapes
+    return {
+        "family": model.family,
+        "M": _spline(model.median_knots_years, model.median_coefficients),
+        "S": _spline(model.spread_knots_years, model.spread_coefficients),
+        "shapes": {
+            name: {"at_50_years": at, "per_decade": change}
+            for name, (at, change) in zip(names, model.shapes, strict=True)
+        },
+    }
+
+
 def _spline(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, list[float]]:
     return {"knots_years": knots.tolist(), "coefficients": coefficients.tolist()}
 
 
-def _lms(model: dict[str, Any]) -> Lms:
-    median, spread = model["M"], model["S"]
-    return Lms(
-        float(model["L"]),
+def _model(saved: dict[str, Any]) -> CentileModel:
+    median, spread, shapes = saved["M"], saved["S"], saved["shapes"]
+    return CentileModel(
+        saved["family"],
         np.array(median["knots_years"], dtype=float),
         np.array(median["coefficients"], dtype=float),
         np.array(spread["knots_years"], dtype=float),
         np.array(spread["coefficients"], dtype=float),
+        tuple(
+            (float(shapes[name]["at_50_years"]), float(shapes[name]["per_decade"]))
+            for name in FAMILIES[saved["family"]].shapes
+        ),
     )

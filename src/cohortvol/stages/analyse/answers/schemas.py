@@ -123,13 +123,14 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             real, "age, years; 1st to 99th percentile of the ages used; null without centiles"
         ),
         **{
-            f"p{c}_ml": Column(real, f"centile {c} of the volume by LMS, mL")
+            f"p{c}_ml": Column(real, f"centile {c} of the volume by the family, mL")
             for c in (5, 25, 50, 75, 95)
         },
         **{
             f"quantile_p{c}_ml": Column(real, f"centile {c} by quantile regression, mL")
             for c in (5, 25, 50, 75, 95)
         },
+        "family": Column(text, "BCCG (LMS), BCT or SHASH, as R's gamlss calls them"),
         "sparse": Column(flag, "fewer than 50 subjects within 2.5 years to either side"),
         "n_used": Column(whole, "subjects, each with the usable scan at the lowest age"),
         "note": Column(text, "why there are no centiles; null if nothing"),
@@ -137,7 +138,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "analyse/calibration": {
         "structure": STRUCTURE,
         "sex": ONE_SEX,
-        "method": Column(text, "lms or quantile"),
+        "method": Column(text, "model: the family of the curves; or quantile"),
         "age_low_years": Column(real, "least age of the band, a quarter of the subjects, years"),
         "age_high_years": Column(real, "greatest age of the band, years"),
         "centile": Column(whole, "centile as claimed, %"),

@@ -41,7 +41,7 @@ class Settings:
     """Counts of people from 1 to one less than this are not printed in Table 1."""
     top_levels: int = 8
     """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
-    min_n_per_level: int = 20
+    min_n_per_level: int = 2
     """Scans that a site, scanner, sequence or contrast needs for a term of its own in M2."""
     bootstrap_draws: int = 500
     """Draws of subjects behind the interval of the age of a peak."""
@@ -52,7 +52,7 @@ class Settings:
     min_n_rescanned: int = 200
     """Subjects scanned at several ages below which slopes within people are not estimated."""
     quantile_check: bool = True
-    """Fit every centile by quantile regression too, as a check on LMS."""
+    """Fit every centile by quantile regression too, as a check on the family."""
     literature: str | None = None
     """CSV of published volumes to compare with, besides those that come with cohortvol."""
     agreement: str | None = None

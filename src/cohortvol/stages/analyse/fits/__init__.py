@@ -1,1 +1,1 @@
-"""Fitting: arrays in, numbers out. Least squares, robust, mixed, LMS and quantile regression."""
+"""Fitting: arrays in, numbers out. Least squares, robust, mixed, centiles, quantiles."""

@@ -19,6 +19,8 @@ FACTORS = ("site", "scanner", "sequence", "contrast")
 """Columns of the scans table that M2 and M3 have fixed effects of, where they vary. A later one
 that an earlier one gives, such as a scanner that is the only one of its site, is left out."""
 NOT_GIVEN = "not given"
+ROWS_PER_LEVEL = 5
+"""Rows there must be for each level with a term of its own, on average."""
 ALIASED = 1e-7
 """Length of what the other columns leave of a column, over its own: below, they give it."""
 
@@ -36,14 +38,20 @@ class Factor:
         """Which levels have a term of their own among some rows.
 
         Levels with fewer than `least` rows are put together, and with the next smallest ones
-        until they have as many.
+        until they have as many; so are the smallest where there are less than `ROWS_PER_LEVEL`
+        rows for each.
         """
         counts = np.bincount(self.codes[mask], minlength=len(self.levels))
-        present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        own = [i for i in present if counts[i] >= least]
-        pooled = present[len(own) :]
+        of_all = np.bincount(self.codes, minlength=len(self.levels))  # one order for all structures
+        present = [int(i) for i in np.argsort(-of_all, kind="stable") if counts[i]]
+        most = int(counts.sum()) // ROWS_PER_LEVEL
+        largest = sorted(present, key=lambda i: -counts[i])[:most]
+        own = [i for i in present if counts[i] >= least and i in largest]
+        pooled = [i for i in present if i not in own]
         while pooled and own and counts[pooled].sum() < least:
-            pooled.insert(0, own.pop())
+            smallest = min(own, key=lambda i: int(counts[i]))
+            own.remove(smallest)
+            pooled.append(smallest)
         return Lump(self.name, tuple(own), tuple(pooled))
 
 
@@ -66,7 +74,7 @@ class Lump:
             return ""
         if not self.varies:
             return f"not adjusted for {self.factor}: fewer than two levels have {least} scans"
-        return f"{self.factor}: {len(self.pooled)} levels pooled (fewer than {least} scans)"
+        return f"{self.factor}: {len(self.pooled)} levels pooled (too few scans for a term each)"
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,8 @@ def build(
             names.append(f"{factor.name}={level}")
     columns, names, aliased = _without_aliases(columns, names, fixed)
     if aliased:
-        notes.append(f"left out because other terms give it: {', '.join(aliased)}")
+        more = f" and {len(aliased) - 5} more" if len(aliased) > 5 else ""
+        notes.append(f"left out because other terms give it: {', '.join(aliased[:5])}{more}")
     adjusted += [
         factor.name
         for factor in factors
@@ -251,16 +260,17 @@ def _without_aliases(
     columns: list[np.ndarray], names: list[str], fixed: int
 ) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Columns after the first `fixed` without those that earlier columns give."""
-    columns, names, aliased = list(columns), list(names), []
-    while len(columns) > fixed:
-        matrix = np.column_stack(columns)
-        length = np.linalg.norm(matrix, axis=0)
-        matrix /= np.where(length > 0, length, 1.0)
-        left = np.abs(np.diag(np.linalg.qr(matrix, mode="r")))
-        given = [i for i in range(fixed, len(left)) if left[i] < ALIASED]
-        given += range(max(len(left), fixed), len(columns))  # more columns than rows
-        if not given:
-            break
-        aliased.append(names.pop(given[0]))
-        columns.pop(given[0])
-    return columns, names, aliased
+    basis = np.empty((len(columns[0]), min(len(columns), len(columns[0]))))
+    kept: list[int] = []
+    for i, column in enumerate(columns):
+        left, q = column, basis[:, : len(kept)]
+        for _ in range(2):  # once more for the digits that cancelled
+            left = left - q @ (q.T @ left)
+        length = float(np.linalg.norm(left))
+        if i >= fixed and not length > ALIASED * float(np.linalg.norm(column)):
+            continue
+        if len(kept) < basis.shape[1]:
+            basis[:, len(kept)] = left / length if length > 0 else 0.0
+        kept.append(i)
+    aliased = [names[i] for i in range(len(names)) if i not in set(kept)]
+    return [columns[i] for i in kept], [names[i] for i in kept], aliased

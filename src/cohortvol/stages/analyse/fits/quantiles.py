@@ -1,4 +1,4 @@
-"""Centile curves by quantile regression: no shape is assumed, so they check those of LMS."""
+"""Centile curves by quantile regression: no shape is assumed, so they check those of a family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.lms import MEDIAN_KNOTS
+from cohortvol.stages.analyse.fits.centile_model import MEDIAN_KNOTS
 from cohortvol.stages.analyse.fits.regression import natural_spline
 
 
@@ -47,7 +47,7 @@ def quantile_regression(design: np.ndarray, response: np.ndarray, share: float) 
 def quantile_curves(
     age_years: np.ndarray, volume_ml: np.ndarray, at_years: np.ndarray, centiles: Iterable[int]
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Each centile by a regression of its own, of ln(volume) on the spline of LMS's median.
+    """Each centile by a regression of its own, of ln(volume) on the spline of its median.
 
     Returns
     -------

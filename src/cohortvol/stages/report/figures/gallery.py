@@ -205,8 +205,8 @@ def _range_of_n(data: pd.DataFrame, column: str = "") -> str:
 def _worst(analysis: Analysis) -> str:
     """Greatest difference of observed and claimed share of people below a centile, points."""
     table = analysis.table("calibration")
-    of_lms = table[table["method"] == "lms"]["difference_points"].abs().dropna()
-    return style.number(float(of_lms.max())) if len(of_lms) else ""
+    points = table[table["method"] == "model"]["difference_points"].abs().dropna()
+    return style.number(float(points.max())) if len(points) else ""
 
 
 def _inside(pages: list[Page]) -> dict[str, Any]:

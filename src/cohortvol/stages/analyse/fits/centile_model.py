@@ -1,0 +1,345 @@
+"""Centiles of volume by age: one of the `families`, its median and spread splines of age.
+
+ln M and ln S are natural cubic splines of age with stated knots; the first shape may be a line in
+age, the others are one number each. Fitted by maximum likelihood (gamlss: Rigby and Stasinopoulos
+2005), by Newton's method on the observed information, which is positive definite at a maximum and
+nowhere else taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.families import FAMILIES, Family
+from cohortvol.stages.analyse.fits.regression import RANK_TOLERANCE, natural_spline
+
+MEDIAN_KNOTS = (5.0, 27.5, 50.0, 72.5, 95.0)
+SPREAD_KNOTS = (10.0, 50.0, 90.0)
+"""Percentiles of age at which the splines of ln M and ln S have their knots."""
+AGE_OF_SHAPES = 50.0
+"""Years at which the intercept of a shape holds."""
+MOST_STEPS = 200
+CONVERGED = 1e-10
+"""Gain in log likelihood still to be had, by the last step, below which it has converged."""
+STEP = 1e-4
+"""Of the differences that give derivatives, in units of a predictor's own scale."""
+STARTS = (0.0, 1.0, -1.0)
+"""Of the power L. Of those after the first the likeliest end counts, where the first reaches no
+maximum or the sample speaks against it."""
+AWAY = 4.0
+"""Scaled median absolute deviations beyond which a volume does not enter the start."""
+
+FOLDS = 5
+SEEN = (5, 25, 50, 75, 95)
+"""Centiles that are compared with the share of the sample below them."""
+WRONG = (3.0, 2.0)
+"""Points, and sampling errors, by both of which that share is off where a centile is wrong."""
+DOUBTFUL = (1.5, 1.5)
+"""The same, where another family may be better."""
+FAR, FAR_EXPECTED = 4.0, 6.33e-5
+"""A score, and the share of people expected beyond it; with ten times as many, tails are heavy."""
+CANDIDATES = (("BCCG", False), ("BCCG", True), ("BCT", False), ("SHASH", False))
+"""Families, and whether the first shape changes with age. The first is taken where nothing in
+the sample speaks against it; else, of those that are not wrong, that with the least
+quantile loss over subjects left out, in `FOLDS` folds."""
+
+
+@dataclass(frozen=True)
+class CentileModel:
+    """A fitted model of one structure and sex."""
+
+    family: str
+    median_knots_years: np.ndarray
+    median_coefficients: np.ndarray
+    """Of ln M in mL: the intercept, then one per column of `natural_spline`."""
+    spread_knots_years: np.ndarray
+    spread_coefficients: np.ndarray
+    """Of ln S."""
+    shapes: tuple[tuple[float, float], ...]
+    """Of each shape of the family: at `AGE_OF_SHAPES`, and its change per decade."""
+
+    def median_ml(self, age_years: np.ndarray) -> np.ndarray:
+        """M at these ages, mL."""
+        basis = _basis(age_years, self.median_knots_years)
+        return np.asarray(np.exp(basis @ self.median_coefficients))
+
+    def spread(self, age_years: np.ndarray) -> np.ndarray:
+        """S at these ages: about the coefficient of variation."""
+        basis = _basis(age_years, self.spread_knots_years)
+        return np.asarray(np.exp(basis @ self.spread_coefficients))
+
+    def centile_ml(self, age_years: np.ndarray, percent: float) -> np.ndarray:
+        """Volume below which `percent` of the people of these ages lie, mL."""
+        z = float(special.ndtri(percent / 100))
+        ratio = FAMILIES[self.family].ratio(z, *self.at(age_years))
+        return np.asarray(self.median_ml(age_years) * np.exp(ratio))
+
+    def z(self, age_years: np.ndarray, volume_ml: np.ndarray) -> np.ndarray:
+        """Score of these volumes at these ages, standard normal in the reference."""
+        ratio = np.log(volume_ml / self.median_ml(age_years))
+        return np.asarray(FAMILIES[self.family].z(ratio, *self.at(age_years)))
+
+    def at(self, age_years: np.ndarray) -> Iterator[np.ndarray]:
+        """ln S at these ages, then each shape of the family."""
+        yield np.log(self.spread(age_years))
+        decades = (np.atleast_1d(np.asarray(age_years, dtype=float)) - AGE_OF_SHAPES) / 10
+        yield from (at + change * decades for at, change in self.shapes)
+
+
+def choose(age_years: np.ndarray, volume_ml: np.ndarray) -> CentileModel:
+    """The model of one of the `CANDIDATES`.
+
+    Parameters
+    ----------
+    age_years : (n,) float array
+    volume_ml : (n,) float array
+        All above 0.
+
+    Raises
+    ------
+    EstimateError
+        ``ANA_NO_VARIANCE`` if all ages or volumes are equal, ``ANA_COLLINEAR`` if there are too
+        few different ages for the splines, ``ANA_NOT_CONVERGED`` if no best fit is found,
+        ``ANA_CENTILES`` if none has as many of the sample below its centiles as these say.
+    """
+    first, error = _or_error(age_years, volume_ml, *CANDIDATES[0])
+    if first is not None:
+        if not trouble(first, age_years, volume_ml, DOUBTFUL) and not has_heavy_tails(
+            first, age_years, volume_ml
+        ):
+            return first
+    elif error is not None and error.reason != "ANA_NOT_CONVERGED":
+        raise error
+    fitted = {one: _or_error(age_years, volume_ml, *one, STARTS)[0] for one in CANDIDATES}
+    found = {one: model for one, model in fitted.items() if model is not None}
+    if not found:
+        raise EstimateError("ANA_NOT_CONVERGED", "no centiles fit these volumes best")
+    right = {one: m for one, m in found.items() if not trouble(m, age_years, volume_ml)}
+    if not right:
+        why = trouble(next(iter(found.values())), age_years, volume_ml)
+        raise EstimateError("ANA_CENTILES", f"no centiles agree with the sample: {why}")
+    held_out = {one: _left_out(age_years, volume_ml, *one) for one in right}
+    return right[min(held_out, key=lambda one: held_out[one])]
+
+
+def _or_error(
+    age_years: np.ndarray,
+    volume_ml: np.ndarray,
+    family: str,
+    changes: bool,
+    starts: Sequence[float] = STARTS[:1],
+) -> tuple[CentileModel | None, EstimateError | None]:
+    try:
+        return fit(age_years, volume_ml, family, changes, starts), None
+    except EstimateError as error:
+        return None, error
+
+
+def trouble(
+    model: CentileModel,
+    age_years: np.ndarray,
+    volume_ml: np.ndarray,
+    limits: tuple[float, float] = WRONG,
+) -> str:
+    """Which centile is off by the people that it was fitted to; empty if none is."""
+    points, errors = limits
+    n = len(age_years)
+    for percent in SEEN:
+        below = 100 * float(np.mean(volume_ml < model.centile_ml(age_years, percent)))
+        error = np.sqrt(percent * (100 - percent) / n)
+        if not abs(below - percent) <= max(points, errors * error):
+            return f"{below:.1f} % lie below the {percent}th centile"
+    return ""
+
+
+def has_heavy_tails(model: CentileModel, age_years: np.ndarray, volume_ml: np.ndarray) -> bool:
+    """Whether more people lie far out than a normal score has there."""
+    far = int((np.abs(model.z(age_years, volume_ml)) > FAR).sum())
+    return far > max(1.0, 10 * FAR_EXPECTED * len(age_years))
+
+
+def _left_out(age_years: np.ndarray, volume_ml: np.ndarray, family: str, changes: bool) -> float:
+    """Mean quantile loss of ln(volume) at `SEEN`, over subjects that a fit has not seen.
+
+    Every fifth by age is left out at a time. A density would be decided by the one most extreme.
+    """
+    fold = np.empty(len(age_years), dtype=int)
+    fold[np.argsort(age_years, kind="stable")] = np.arange(len(age_years)) % FOLDS
+    total = 0.0
+    for k in range(FOLDS):
+        try:
+            model = fit(age_years[fold != k], volume_ml[fold != k], family, changes)
+        except EstimateError:
+            return np.inf
+        for percent in SEEN:
+            centile_ml = model.centile_ml(age_years[fold == k], percent)
+            above = np.log(volume_ml[fold == k] / centile_ml)
+            total += float(np.sum(np.where(above > 0, percent, percent - 100) * above))
+    return total / (100 * len(SEEN) * len(age_years))
+
+
+def fit(
+    age_years: np.ndarray,
+    volume_ml: np.ndarray,
+    family: str = "BCCG",
+    changes: bool = False,
+    starts: Sequence[float] = STARTS[:1],
+) -> CentileModel:
+    """Maximum likelihood of one family; `changes` lets its first shape change with age.
+
+    Raises
+    ------
+    EstimateError
+        As `choose`, but for ``ANA_CENTILES``.
+    """
+    for name, values in (("ages", age_years), ("volumes", volume_ml)):
+        if np.ptp(values) == 0:
+            raise EstimateError("ANA_NO_VARIANCE", f"all {name} are equal")
+    median_knots = np.percentile(age_years, MEDIAN_KNOTS)
+    spread_knots = np.percentile(age_years, SPREAD_KNOTS)
+    if (np.diff(median_knots) <= 0).any() or (np.diff(spread_knots) <= 0).any():
+        raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
+    kind, log_volume = FAMILIES[family], np.log(volume_ml)
+    x_m, back_m = _orthonormal(_basis(age_years, median_knots))
+    x_s, back_s = _orthonormal(_basis(age_years, spread_knots))
+    line = np.column_stack([np.ones(len(age_years)), (age_years - AGE_OF_SHAPES) / 10])
+    designs = [x_m, x_s, *(line[:, : 1 + (changes and not n)] for n in range(len(kind.shapes)))]
+    beta, gamma = _start(log_volume, x_m, x_s)
+    best: tuple[float, list[np.ndarray]] | None = None
+    for power in starts if kind.shapes[0] == "L" else starts[:1]:
+        shapes = [np.zeros(design.shape[1]) for design in designs[2:]]
+        for each, value in zip(shapes, (kind.start[0] + power, *kind.start[1:]), strict=True):
+            each[0] = value
+        found = _climbed(kind, log_volume, designs, [beta, gamma, *shapes])
+        if found is not None and (best is None or found[0] > best[0]):
+            best = found
+    if best is None:
+        raise EstimateError("ANA_NOT_CONVERGED", "no centiles fit these volumes best")
+    beta, gamma, *shapes = best[1]
+    return CentileModel(
+        family,
+        median_knots,
+        back_m @ beta,
+        spread_knots,
+        back_s @ gamma,
+        tuple((float(each[0]), float(each[1]) if len(each) > 1 else 0.0) for each in shapes),
+    )
+
+
+def _start(
+    log_volume: np.ndarray, x_m: np.ndarray, x_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread of the bulk of the volumes."""
+    beta = x_m.T @ log_volume
+    for _ in range(3):
+        left = log_volume - x_m @ beta
+        spread = max(1.4826 * float(np.median(np.abs(left - np.median(left)))), 1e-6)
+        near = np.abs(left - np.median(left)) <= AWAY * spread
+        beta = np.linalg.lstsq(x_m[near], log_volume[near], rcond=None)[0]
+    return beta, x_s.T @ np.full(len(log_volume), np.log(spread))
+
+
+def _climbed(
+    kind: Family, log_volume: np.ndarray, designs: list[np.ndarray], start: list[np.ndarray]
+) -> tuple[float, list[np.ndarray]] | None:
+    """Log likelihood and coefficients at the maximum that is reached from a start, if any is.
+
+    A step of Newton's method, the information's eigenvalues taken as positive, is halved until the
+    likelihood rises; it is a maximum where they are positive and no step promises a gain.
+    """
+    sizes = np.cumsum([design.shape[1] for design in designs])[:-1]
+    at = np.concatenate(start)
+
+    def predictors(coefficients: np.ndarray) -> list[np.ndarray]:
+        parts = np.split(coefficients, sizes)
+        return [design @ part for design, part in zip(designs, parts, strict=True)]
+
+    def likelihood(coefficients: np.ndarray) -> float:
+        log_m, *others = predictors(coefficients)
+        with np.errstate(all="ignore"):
+            value = float(np.sum(kind.log_density(log_volume - log_m, *others)))
+        return value if np.isfinite(value) else -np.inf
+
+    value = likelihood(at)
+    for _ in range(MOST_STEPS):
+        with np.errstate(all="ignore"):
+            gradient, information = _slopes(kind, log_volume, designs, predictors(at))
+        if not (np.isfinite(gradient).all() and np.isfinite(information).all()):
+            return None
+        eigenvalues, vectors = np.linalg.eigh(information)
+        is_peak = eigenvalues[0] > 0
+        usable = np.maximum(np.abs(eigenvalues), 1e-9 * np.abs(eigenvalues).max())
+        step = vectors @ ((vectors.T @ gradient) / usable)
+        gain = float(step @ gradient)
+        if gain < CONVERGED:
+            return (value, np.split(at, sizes)) if is_peak else None
+        for halving in 0.5 ** np.arange(40):
+            better = likelihood(at + halving * step)
+            if better > value:
+                break
+        else:  # the likelihood cannot rise in floating point
+            return (value, np.split(at, sizes)) if is_peak and gain < 1e-6 else None
+        at, value = at + halving * step, better
+    return None
+
+
+def _slopes(
+    kind: Family, log_volume: np.ndarray, designs: list[np.ndarray], eta: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient and observed information by the coefficients.
+
+    The density of each volume is differenced by its own predictors: ln M in steps of S, L in steps
+    of 1 / S, the others as they are.
+    """
+    spread = np.exp(eta[1])
+    of_shape = [1 / spread if name == "L" else np.ones(1) for name in kind.shapes]
+    steps = [STEP * scale for scale in (spread, np.ones(1), *of_shape)]
+
+    def density(*moved: tuple[int, int]) -> np.ndarray:
+        log_m, *others = (
+            each + sum(sign * steps[n] for which, sign in moved if which == n)
+            for n, each in enumerate(eta)
+        )
+        return kind.log_density(log_volume - log_m, *others)
+
+    here = density()
+    up, down = ([density((n, sign)) for n in range(len(eta))] for sign in (1, -1))
+    gradient = np.concatenate(
+        [x.T @ ((u - d) / (2 * h)) for x, u, d, h in zip(designs, up, down, steps, strict=True)]
+    )
+    blocks: list[list[np.ndarray]] = [[np.empty(0)] * len(eta) for _ in eta]
+    for i, j in _pairs(len(eta)):
+        if i == j:
+            second = (up[i] - 2 * here + down[i]) / steps[i] ** 2
+        else:
+            both = density((i, 1), (j, 1)) + density((i, -1), (j, -1))
+            second = (both - up[i] - down[i] - up[j] - down[j] + 2 * here) / (
+                2 * steps[i] * steps[j]
+            )
+        blocks[i][j] = -designs[i].T @ (designs[j] * second[:, None])
+        blocks[j][i] = blocks[i][j].T
+    return gradient, np.block(blocks)
+
+
+def _pairs(count: int) -> Iterable[tuple[int, int]]:
+    return ((i, j) for i in range(count) for j in range(i, count))
+
+
+def _basis(age_years: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    ages = np.atleast_1d(np.asarray(age_years, dtype=float))
+    return np.column_stack([np.ones(len(ages)), natural_spline(ages, knots)])
+
+
+def _orthonormal(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the same span that are orthonormal, and the matrix back to the basis."""
+    length = np.linalg.norm(basis, axis=0)
+    q, r = np.linalg.qr(basis / length)
+    singular = np.linalg.svd(r, compute_uv=False)
+    if singular[-1] <= RANK_TOLERANCE * singular[0]:
+        raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
+    return q, np.linalg.inv(r) / length[:, None]

@@ -1,0 +1,168 @@
+"""Centile families: densities against their integrals, fits against R's gamlss and known truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import integrate, stats
+
+from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.centile_model import (
+    CANDIDATES,
+    STARTS,
+    choose,
+    fit,
+    has_heavy_tails,
+    trouble,
+)
+from cohortvol.stages.analyse.fits.families import FAMILIES
+
+FOLDER = Path(__file__).parent / "golden_r"
+GOLDEN = pd.read_csv(FOLDER / "centile_families.csv")
+SHAPES = [
+    ("BCCG", (0.0,)),
+    ("BCCG", (0.5,)),
+    ("BCCG", (-3.0,)),
+    ("BCT", (0.5, np.log(4.0))),
+    ("BCT", (-2.0, np.log(3.0))),
+    ("SHASH", (0.0, 0.0)),
+    ("SHASH", (-0.5, 0.3)),
+]
+LOG_SPREAD = np.log(0.25)
+CLOSE = {"BCCG": 1e-5, "BCT": 1e-3, "SHASH": 1e-3}
+
+
+def _script():
+    spec = importlib.util.spec_from_file_location("golden_r", FOLDER / "centile_families.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "shapes"), SHAPES)
+def test_score_and_density_are_of_one_distribution(name, shapes):
+    family, ratios = FAMILIES[name], np.array([-1.5, -0.5, -0.1, 0.0, 0.1, 0.4, 1.0])
+
+    def density(ratio):
+        return float(np.exp(family.log_density(np.array([ratio]), LOG_SPREAD, *shapes))[0])
+
+    z = family.z(ratios, LOG_SPREAD, *shapes)
+    shares = np.diff(stats.norm.cdf(z))
+    for share, low, high in zip(shares, ratios[:-1], ratios[1:], strict=True):
+        assert integrate.quad(density, low, high)[0] == pytest.approx(share, abs=1e-10)
+    assert integrate.quad(density, -12, 12, points=ratios, limit=200)[0] == pytest.approx(
+        1, abs=1e-4
+    )
+    assert family.ratio(z, LOG_SPREAD, *shapes) == pytest.approx(ratios, abs=1e-9)
+
+
+@pytest.mark.parametrize(("name", "shapes"), SHAPES)
+def test_every_volume_has_a_score_and_a_larger_one_a_larger_score(name, shapes):
+    ratios = np.log(np.geomspace(1e-4, 1e4, 200))
+    z = FAMILIES[name].z(ratios, LOG_SPREAD, *shapes)
+    assert not np.isnan(z).any()
+    assert (np.diff(z[np.isfinite(z)]) > 0).all()
+
+
+@pytest.mark.parametrize("data", sorted(GOLDEN["data"].unique()))
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_fits_are_those_of_gamlss(data, family):
+    ages, volumes = _script().DATA[data]()
+    model = fit(ages, volumes, family, starts=STARTS)
+    rows = GOLDEN[(GOLDEN["data"] == data) & (GOLDEN["family"] == family)].set_index("statistic")
+    ratio = np.log(volumes / model.median_ml(ages))
+    likelihood = np.sum(FAMILIES[family].log_density(ratio, *model.at(ages)))
+    if family != "SHASH":  # gamlss has SHASH of ln y, the others of y
+        likelihood -= np.log(volumes).sum()
+    assert likelihood >= rows.loc["log_likelihood", "value"] - 1e-4
+    for statistic, some in rows.drop("log_likelihood").groupby(level=0):
+        places = some["term"].astype(int).to_numpy()
+        if statistic == "z":
+            found = model.z(ages[places], volumes[places])
+            assert found == pytest.approx(some["value"].to_numpy(), abs=CLOSE[family])
+        else:
+            found = model.centile_ml(ages[places], float(statistic[1:]))
+            assert found == pytest.approx(some["value"].to_numpy(), rel=CLOSE[family])
+
+
+@pytest.mark.slow
+def test_the_stored_values_are_what_gamlss_gives_here(tmp_path):
+    if os.environ.get("COHORTVOL_TEST_R") is None or shutil.which("Rscript") is None:
+        pytest.skip("fits by R's gamlss are stored; COHORTVOL_TEST_R=1 runs it again")
+    here = [sys.executable, FOLDER / "centile_families.py", tmp_path]
+    subprocess.run(here, check=True)
+    there = ["Rscript", FOLDER / "centile_families.R", tmp_path]
+    done = subprocess.run(there, check=True, capture_output=True, text=True)
+    (tmp_path / "found.csv").write_text(done.stdout)
+    found = pd.read_csv(tmp_path / "found.csv")
+    assert found["value"].to_numpy() == pytest.approx(GOLDEN["value"].to_numpy(), rel=1e-5)
+
+
+def contaminated(seed, n=1000, share=0.03, low=0.05, high=0.3):
+    rng = np.random.default_rng(seed)
+    ages = rng.uniform(20, 85, n)
+    volumes = 160 * np.exp(0.15 * rng.standard_normal(n))
+    other = rng.random(n) < share
+    volumes[other] *= rng.uniform(low, high, other.sum())
+    return ages, volumes
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("low", "high"), [(0.05, 0.3), (3.0, 12.0)])
+def test_remnants_and_enlarged_organs_leave_the_centiles_of_the_others(seed, low, high):
+    ages, volumes = contaminated(seed, low=low, high=high)
+    model = choose(ages, volumes)
+    for percent in (5, 50, 95):
+        below = 100 * np.mean(volumes < model.centile_ml(ages, percent))
+        assert abs(below - percent) <= 3.2
+    assert model.family != "BCCG"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_tiny_volume_moves_nothing(seed):
+    ages, volumes = contaminated(seed, n=300, share=0)
+    at = np.array([30.0, 50.0, 70.0])
+    without = choose(ages, volumes)
+    volumes[7] = 1.0
+    with_it = choose(ages, volumes)
+    for percent in (5, 50, 95):
+        moved = with_it.centile_ml(at, percent) / without.centile_ml(at, percent)
+        assert moved == pytest.approx(1, abs=0.08)  # three sampling errors at the ends
+
+
+def test_what_no_family_fits_has_no_centiles():
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(20, 85, 1000)
+    two_kinds = np.where(rng.random(1000) < 0.4, 20.0, 200.0)
+    volumes = two_kinds * np.exp(0.02 * rng.standard_normal(1000))
+    with pytest.raises(EstimateError, match="ANA_CENTILES: no centiles agree with the sample"):
+        choose(ages, volumes)
+
+
+def test_a_wrong_centile_and_a_heavy_tail_are_seen():
+    ages, volumes = contaminated(0, share=0)
+    model = fit(ages, volumes)
+    assert trouble(model, ages, volumes) == ""
+    assert trouble(model, ages, volumes * 1.05).endswith("lie below the 25th centile")
+    assert not has_heavy_tails(model, ages, volumes)
+    volumes[:3] = 20.0
+    assert has_heavy_tails(model, ages, volumes)
+
+
+def test_a_shape_that_changes_with_age_is_found():
+    rng = np.random.default_rng(1)
+    ages = rng.uniform(20, 80, 20000)
+    power = -1.0 + 0.8 * (ages - 50) / 10
+    ratio = FAMILIES["BCCG"].ratio(rng.standard_normal(20000), np.log(0.15), power)
+    ((at, change),) = fit(ages, 160 * np.exp(ratio), "BCCG", changes=True).shapes
+    assert at == pytest.approx(-1.0, abs=0.25)
+    assert change == pytest.approx(0.8, abs=0.12)
+    assert CANDIDATES[0] == ("BCCG", False)
