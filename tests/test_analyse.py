@@ -186,6 +186,7 @@ def test_a_design_without_full_rank_has_no_slope(tmp_path):
 def test_repeated_subjects_make_errors_cluster_robust(tmp_path):
     volumes, scans = made_up(400)
     scans["subject_id"] = [f"person-{i // 2}" for i in range(400)]
+    scans["sex"] = scans.groupby("subject_id")["sex"].transform("first")
     found = analysed(tmp_path / "repeated", volumes, scans)
     assert (found["slopes"]["se_kind"] == "cluster").all()
     assert any("cluster-robust" in said for said in record(tmp_path / "repeated")["sentences"])

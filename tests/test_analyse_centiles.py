@@ -139,8 +139,19 @@ def test_no_fit_where_ages_or_volumes_do_not_differ():
         fit_family(ages, np.full(400, 1500.0))
     with pytest.raises(EstimateError, match="ANA_NO_VARIANCE: all ages"):
         fit_family(np.full(400, 50.0), volumes)
-    with pytest.raises(EstimateError, match="ANA_COLLINEAR"):
-        fit_family(np.repeat([40.0, 60.0], 200), volumes)
+
+
+@pytest.mark.parametrize("bands", [(40.0, 60.0), (45.0, 55.0, 65.0)])
+def test_ages_in_bands_have_the_centiles_of_their_bands(bands):
+    ages = np.repeat(bands, 2000)
+    _, median, spread = truth(ages)
+    volumes = median * np.exp(spread * np.random.default_rng(5).standard_normal(len(ages)))
+    found = fit_family(ages, volumes)
+    for band in bands:
+        here = volumes[ages == band]
+        for percent in (5, 50, 95):
+            expected = np.percentile(here, percent)
+            assert found.centile_ml(np.array([band]), percent) == pytest.approx(expected, rel=0.03)
 
 
 def test_one_scan_of_a_subject_is_kept_that_at_the_lowest_age():

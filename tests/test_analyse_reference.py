@@ -183,3 +183,78 @@ def test_both_commands_work_from_the_command_line(tmp_path, capsys):
     assert pd.read_csv(out)["z"].abs().max() < 6
     assert run([*score[:3], str(tmp_path / "none.json"), *score[4:], "--out", out]) == 64
     assert "none.json: no such file" in capsys.readouterr().err
+
+
+def at_a_site(n, seed, factor, spread=1.0, name="new"):
+    volumes, scans = made_up(n, seed=seed)
+    volumes["volume_ml"] *= factor
+    if spread != 1:
+        middle = volumes.groupby("structure")["volume_ml"].transform("median")
+        volumes["volume_ml"] = middle * (volumes["volume_ml"] / middle) ** spread
+    return volumes, scans.assign(site=name)
+
+
+def test_a_site_that_is_off_is_named_and_can_be_adapted_to(scored, caplog):
+    plain = scored(*at_a_site(400, 21, 1.15))
+    assert "site new: liver scores +" in caplog.text
+    assert "--adapt-by site" in caplog.text
+    assert plain["z_adapted"].isna().all()
+    adapted = scored(*at_a_site(400, 21, 1.15), adapt_by="site")
+    liver = adapted[adapted["structure"] == "liver"].dropna(subset=["z"])
+    assert liver["z"].mean() > 0.5
+    assert abs(liver["z_adapted"].mean()) < 0.05
+    assert abs(liver["z_adapted"].std() - 1) < 0.05
+    assert (liver["shift_se"] < 0.1).all()
+
+
+def test_a_site_like_the_reference_is_not_named(scored, caplog):
+    scored(*at_a_site(400, 22, 1.0))
+    assert "on average" not in caplog.text
+
+
+def test_fewer_than_20_scans_of_a_site_adapt_nothing(scored):
+    table = scored(*at_a_site(19, 23, 1.3), adapt_by="site")
+    assert table["z_adapted"].isna().all()
+    with pytest.raises(ConfigError, match="no column scanner"):
+        scored(*at_a_site(19, 23, 1.3), adapt_by="scanner")
+
+
+def test_people_scanned_later_at_an_adapted_site_score_like_the_reference(scored):
+    """Over 12 sites, each adapted to by 50 scans that it had before."""
+    means, spreads = [], []
+    for seed in range(12):
+        before = scored(*at_a_site(50, 100 + seed, 1.15, spread=1.1), adapt_by="site")
+        after = scored(*at_a_site(400, 200 + seed, 1.15, spread=1.1))
+        one_of = before[before["structure"] == "liver"].dropna(subset=["shift"]).iloc[0]
+        z = after.loc[after["structure"] == "liver", "z"].dropna()
+        moved = (z - one_of["shift"]) / one_of["scale"]
+        means.append(moved.mean())
+        spreads.append(moved.std())
+    assert abs(np.mean(means)) < 0.1  # 0.04 is the standard error of twelve sites
+    assert 0.95 < np.mean(spreads) < 1.05
+
+
+def test_volumes_far_outside_are_beyond_the_reference_and_have_no_ceiling(tmp_path):
+    rng = np.random.default_rng(1)
+    n = 1000
+    spleen = 200 * np.exp(0.30 * rng.standard_normal(n))
+    enlarged = rng.random(n) < 0.05
+    spleen[enlarged] *= rng.uniform(3, 12, enlarged.sum())
+    ids = [f"s{i}" for i in range(n)]
+    people = pd.DataFrame({"scan_id": ids, "age_years": rng.uniform(20, 85, n), "sex": "F"})
+    volumes = pd.DataFrame({"scan_id": ids, "structure": "spleen", "volume_ml": spleen})
+    reference.fit(*written(tmp_path / "made", volumes, people), tmp_path / "r.json")
+    sizes = {"large": 6000.0, "huge": 60000.0, "usual": 210.0, "tiny": 0.01}
+    new = pd.DataFrame(
+        [(name, "spleen", ml) for name, ml in sizes.items()], columns=volumes.columns
+    )
+    who = pd.DataFrame([(name, 50.0, "F") for name in sizes], columns=people.columns)
+    paths = written(tmp_path / "new", new, who)
+    table = reference.score(tmp_path / "r.json", *paths, tmp_path / "o.csv").set_index("scan_id")
+    assert table.loc["huge", "beyond"] == "above"
+    assert table.loc["tiny", "beyond"] == "below"
+    assert pd.isna(table.loc["usual", "beyond"])
+    assert table.loc["huge", "z"] > table.loc["large", "z"] > 2.5
+    limits = json.loads((tmp_path / "r.json").read_text())["models"][0]
+    for end in ("ratio_low", "ratio_high"):  # one digit: nobody's volume
+        assert float(f"{limits[end]:.0e}") == pytest.approx(limits[end])

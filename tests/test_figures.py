@@ -395,22 +395,29 @@ def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
     )  # fmt: skip
     others = pd.DataFrame(
         [{"structure": "liver", "sex": "all", "analysis": way, "model": "M2",
-          **estimates(SLOPE, value)} for way, value in (("complete", -3.0), ("huber", -0.5))]
+          **estimates(SLOPE, value)}
+         for way, value in (("complete", -3.0), ("ipw", -2.5), ("huber", -0.5), ("tobit", -8.0))]
     ).reindex(columns=BESIDE_COLUMNS["sensitivity"])  # fmt: skip
-    none = pd.DataFrame()
-    analysis = inputs.Analysis(
-        made, none, none, none, none, none, none, none, {}, {"sensitivity": others}
+    tests = pd.DataFrame(
+        [("liver", 0.4), ("spleen", 0.4), ("aorta", None), ("pancreas", 1e-6), ("stomach", 0.3)],
+        columns=["structure", "q_value"],
     )
+    none = pd.DataFrame()
+    beside = {"sensitivity": others, "nonlinearity": tests}
+    analysis = inputs.Analysis(made, none, none, none, none, none, none, none, {}, beside)
     found = answer.answer(analysis, level=0.05)
     assert found is not None
     assert found.sentences[0] == (
-        "Of 4 structures, 2 are smaller and 1 is larger at higher age; 1 shows no clear difference."
+        "Of 4 structures, 2 are smaller and 1 is larger at higher age; "
+        "1 changes without one direction."
     )
     assert "spleen −5.0 (−6.0 to −4.0) % and aorta 9.0 (8.0 to 10.0) %" in found.sentences[1]
-    assert "(stomach) show no clear difference" in found.sentences[2]
+    assert "(stomach) have no clear slope" in found.sentences[2]
     assert [row.name for row in found.rows] == ["Spleen", "Liver", "Pancreas", "Aorta", "Stomach"]
     liver = found.rows[1]
-    assert liver.sure == "q < 0.001; 1 of 2 analyses agree"
+    assert liver.sure == "q < 0.001; 1 of 3 other analyses agree"
+    assert found.rows[2].sure == "q = 0.60; bends"
+    assert found.rows[3].sure == "q < 0.001; bend not tested"
     assert 0 <= liver.low < liver.at < liver.high < found.zero < found.rows[3].at <= 100
 
 

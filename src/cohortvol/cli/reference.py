@@ -67,13 +67,18 @@ def score_reference(
         ),
     ] = False,
     age_range_years: AgeRange = (0.0, 120.0),
+    adapt_by: Annotated[
+        str | None,
+        typer.Option(help="site or scanner: take out what each adds to the scores, from 20 scans."),
+    ] = None,
 ) -> None:
     r"""Centile and z of every scan and organ in a reference.
 
     A z of -2 is a volume smaller than that of 98 of 100 people of the reference of the same age
     and sex; of height it knows nothing. There is no score, and a reason instead, where age or sex
     is unknown, the age lies outside the reference, the organ is not in it, is cut by the field of
-    view or failed QC. A score describes a scan; it is no diagnosis.
+    view or failed QC. A score describes a scan; it is no diagnosis. Sites whose organs score high
+    or low on average are named; --adapt-by site writes scores beside that have this taken out.
 
     Example:
     [dim]cohortvol reference score --reference reference.json \
@@ -81,4 +86,6 @@ def score_reference(
     """
     from cohortvol.stages.analyse.answers import reference as stage
 
-    stage.score(reference, volumes, scans, out, segmentation_model, any_model, age_range_years)
+    stage.score(
+        reference, volumes, scans, out, segmentation_model, any_model, age_range_years, adapt_by
+    )

@@ -122,6 +122,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "models": list(models_of(cohort)),
         "covariates": covariates(cohort, slopes),
         "families": FAMILIES,
+        "knows_cut": cohort.knows_cut,
         "spline": {
             "knot_percentiles": list(KNOT_PERCENTILES),
             "knots_years": knots_years(cohort).tolist(),
@@ -267,6 +268,7 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
             "Some people have several scans: standard errors are cluster-robust by subject; "
             "p values of correlations take every scan as independent."
         )
+    said += cohort.remarks
     outside = {name: pd.Series(rows & cohort.counted) for name, rows in cohort.outside.items()}
     said += [
         f"{what}: they count as unknown and enter no result."

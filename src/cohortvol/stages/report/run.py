@@ -14,7 +14,7 @@ from jinja2 import Environment
 
 from cohortvol import reasons
 from cohortvol.drawing import pages, style
-from cohortvol.errors import ConfigError, OutputError
+from cohortvol.errors import ConfigError, OutputError, TableError
 from cohortvol.stages.report.figures import gallery, sheets
 from cohortvol.stages.report.figures.sheets import SheetSettings
 from cohortvol.stages.report.page import checklists, listing
@@ -107,6 +107,7 @@ def run(
     templates = templates or pages.templates_folder()
     jinja = pages.environment(templates)
     analysis = inputs.read_analysis(analyse)
+    _check_same(analysis, {"volumes": volumes, "scans": scans})
     scan_table = inputs.read_scans(scans, analysis.age_range_years)
     keep_cut = not analysis.settings.get("exclude_cut", True)
     measured = inputs.read_measured(volumes, scan_table, keep_cut=keep_cut)
@@ -133,7 +134,7 @@ def run(
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
-    absent = gallery.ABSENT | (gallery.NOT_IN_PUBLIC if public else {})
+    absent = gallery.absent(analysis, public=public)
     html = pages.render(
         jinja,
         templates,
@@ -177,6 +178,26 @@ def run(
     commit_digests(out, [*written, *private], last=path.name)
     log.info("%d figures, %d tables; %s", len(figures), len(tables), flow.sentence())
     return path
+
+
+def _check_same(analysis: inputs.Analysis, tables: dict[str, Path]) -> None:
+    """Refuse tables that are not those of the analysis: counts and slopes would be of two cohorts.
+
+    Raises
+    ------
+    TableError
+        Naming the table that the analysis read, and the one given.
+    """
+    read = analysis.record.get("inputs", {})
+    for name, path in tables.items():
+        expected = read.get(name)
+        if expected and path.is_file() and sha256_of(path) != expected["sha256"]:
+            raise TableError(
+                f"{path}: not the table of {name} that was analysed\n"
+                f"  analysed   {expected['file']}, sha256 {expected['sha256'][:16]}...\n"
+                f"  this one   sha256 {sha256_of(path)[:16]}...\n"
+                f"  Give the tables that `cohortvol analyse` read, or analyse these first."
+            )
 
 
 def _check_and_keep(out: Path, scans: Path, volumes: Path, measured: pd.DataFrame) -> None:

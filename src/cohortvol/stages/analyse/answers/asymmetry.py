@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.answers.centiles import one_scan_each
 from cohortvol.stages.analyse.cohort.describe import agreement
 from cohortvol.stages.analyse.cohort.settings import Settings
-from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort, one_scan_each
 from cohortvol.stages.analyse.fits.joint import problems
 from cohortvol.stages.analyse.fits.regression import contrast, false_discovery_rate, fit
 

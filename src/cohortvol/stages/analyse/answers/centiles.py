@@ -11,7 +11,7 @@ import pandas as pd
 
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
-from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort, one_scan_each
 from cohortvol.stages.analyse.fits.centile_model import CentileModel, choose
 from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
 from cohortvol.stages.analyse.fits.quantiles import quantile_curves
@@ -40,26 +40,6 @@ class Sample:
     def age_range_years(self) -> tuple[float, float]:
         """Between these ages centiles are given."""
         return fenced(self.age_years)
-
-
-def one_scan_each(mask: np.ndarray, subjects: np.ndarray, age_years: np.ndarray) -> np.ndarray:
-    """Of the scans in a mask, one per subject: that at the lowest age, the first of equals.
-
-    Parameters
-    ----------
-    mask : (scans,) bool array
-    subjects, age_years : (scans,) arrays
-        Scans in the order of their scan_id.
-
-    Returns
-    -------
-    (subjects in the mask,) int array
-        Rows of the scans kept, rising.
-    """
-    rows = np.flatnonzero(mask)
-    by_age = rows[np.argsort(age_years[rows], kind="stable")]
-    kept = np.unique(subjects[by_age], return_index=True)[1]
-    return np.sort(by_age[kept])
 
 
 def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:

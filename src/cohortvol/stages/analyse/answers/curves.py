@@ -10,15 +10,25 @@ from cohortvol.stages.analyse.cohort.parts import part
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
 from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
-from cohortvol.stages.analyse.fits.regression import fit, fitted_means, natural_spline
+from cohortvol.stages.analyse.fits.regression import (
+    fit,
+    fitted_means,
+    knots_at,
+    natural_spline,
+)
 
 KNOT_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
+LEAST_KNOTS = 3
 
 
 def knots_years(cohort: Cohort) -> np.ndarray:
-    """Knots of the spline curves: percentiles of the ages of all scans in the trends."""
+    """Knots of the spline curves: percentiles of the ages of all scans in the trends.
+
+    None where there are fewer than `LEAST_KNOTS` different ones: no spline could bend.
+    """
     ages = cohort.scans.loc[cohort.in_trends, "age_years"].to_numpy(dtype=float)
-    return np.percentile(ages, KNOT_PERCENTILES) if len(ages) else np.empty(0)
+    knots = knots_at(ages, KNOT_PERCENTILES) if len(ages) else np.empty(0)
+    return knots if len(knots) >= LEAST_KNOTS else np.empty(0)
 
 
 def curves(cohort: Cohort, settings: Settings) -> pd.DataFrame:
@@ -51,7 +61,7 @@ def _curve(
     age_years = cohort.scans["age_years"].to_numpy(dtype=float)[mask]
     subjects = cohort.scans["subject"].to_numpy()[mask]
     ages = ages_of_curve(*fenced(age_years))
-    if knots is not None and (np.diff(knots) <= 0).any():
+    if knots is not None and not len(knots):
         raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
 
     def basis(years: np.ndarray) -> np.ndarray:

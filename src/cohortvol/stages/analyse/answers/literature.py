@@ -18,12 +18,16 @@ from cohortvol.stages.analyse.fits.joint import problems
 from cohortvol.stages.analyse.fits.regression import contrast, fit
 from cohortvol.store.text_table import read_text_table
 
-SIGN, OVERLAP, CONFLICT, NONE = (
+SIGN, OVERLAP, SIZE, OPEN, CONFLICT, NONE = (
     "sign agrees",
-    "CI overlaps reference",
+    "CI holds the reference",
+    "sign agrees, size differs",
+    "cannot tell",
     "conflict",
     "no reference",
 )
+"""Of a direction: its sign, beyond chance, or the other one. Of a published slope: inside the
+interval, or its sign alone, or the other one. OPEN where the interval holds 0 and a direction."""
 REFERENCE_VOLUMES = Path(__file__).with_name("reference_volumes.csv")
 TEXTS = {
     "structure": None,
@@ -194,11 +198,12 @@ def _verdict(ours: dict[str, Any], reference: dict[str, Any]) -> tuple[str | Non
     if not np.isnan(published):
         if low <= published <= high:
             return OVERLAP, ""
-        return (SIGN, "") if value * published > 0 else (CONFLICT, "")
+        if low <= 0 <= high:
+            return OPEN, "the interval holds 0 and not the reference"
+        return (SIZE, "") if value * published > 0 else (CONFLICT, "")
     note = "the reference gives a direction only"
     if direction == "none":
         return (OVERLAP if low <= 0 <= high else CONFLICT), note
-    sign = 1 if direction == "increase" else -1
-    if value * sign > 0:
-        return SIGN, note
-    return (OVERLAP if low <= 0 <= high else CONFLICT), note
+    if low <= 0 <= high:
+        return OPEN, note
+    return (SIGN if (value > 0) == (direction == "increase") else CONFLICT), note

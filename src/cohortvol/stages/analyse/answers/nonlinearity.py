@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, knots_years
+from cohortvol.stages.analyse.answers.curves import knots_years
 from cohortvol.stages.analyse.answers.slopes import AVERAGE, joined_notes, with_q
 from cohortvol.stages.analyse.cohort.groups import (
     LOG,
@@ -57,7 +57,7 @@ class Splines:
         able = {
             s: () if not cohort.knows_sex else sexes for s, sexes in self.sexes.items() if sexes
         }
-        if len(self.knots) == len(KNOT_PERCENTILES) and (np.diff(self.knots) > 0).all():
+        if len(self.knots):
             self.fits = fit_structures(
                 cohort,
                 self.model,

@@ -15,6 +15,7 @@ from scipy import stats
 from cohortvol import __version__
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.ranges import AGE_RANGE_YEARS
+from cohortvol.stages.analyse.answers import transfer
 from cohortvol.stages.analyse.answers.centiles import samples
 from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
@@ -58,6 +59,11 @@ SCORES = {
         "reference; z is the family's guess there; null otherwise",
     ),
     "reason": Column(text, "why there is no score; null where there is one"),
+    "shift": Column(real, "what the site adds to z, drawn towards 0; null where not adapted"),
+    "shift_se": Column(real, "standard error of the shift"),
+    "scale": Column(real, "SD of z at the site, drawn towards 1"),
+    "z_adapted": Column(real, "z less the shift, over the scale"),
+    "centile_adapted": Column(real, "its share of the reference below, %"),
 }
 """Columns of a table of scores."""
 
@@ -139,6 +145,7 @@ def score(
     segmentation_model: str | None = None,
     any_model: bool = False,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
+    adapt_by: str | None = None,
 ) -> pd.DataFrame:
     """Centile and z of every scan and structure; null with a reason where there is none.
 
@@ -156,13 +163,17 @@ def score(
         Score volumes of another segmentation model than that of the reference.
     age_range_years : (low, high)
         A scan of an age outside has no score.
+    adapt_by : str, optional
+        Column of the scans table, ``site`` or ``scanner``, whose levels are adapted to: see
+        `transfer.adapted`. Without it, sites that are off are only named.
 
     Raises
     ------
     TableError
         If `reference` is no such file, or a table cannot be used.
     ConfigError
-        If the volumes are of another segmentation model and `any_model` is not set.
+        If the volumes are of another segmentation model and `any_model` is not set, or the scans
+        table has no column `adapt_by`.
     """
     record = read_reference(reference)
     cohort = _cohort(volumes, scans, segmentation_model, age_range_years)
@@ -174,6 +185,20 @@ def score(
             f"{theirs}, fit a reference of {ours}, or say --any-model."
         )
     table = scores(cohort, record)
+    if adapt_by is not None and adapt_by not in cohort.scans:
+        raise ConfigError(f"{scans}: no column {adapt_by} to adapt to")
+    by = adapt_by or ("site" if "site" in cohort.scans else "scanner")
+    site = pd.Series(None, index=table.index, dtype=object)
+    if by in cohort.scans:
+        of_scans = cohort.scans[by].to_numpy(dtype=object)
+        site = pd.Series(np.repeat(of_scans, len(cohort.structures)), index=table.index)
+    said = transfer.warnings(table, site, by)
+    if adapt_by is not None:
+        table = table.assign(**transfer.adapted(table, site))
+    elif said:
+        said.append(f"scores of these are not comparable with others; --adapt-by {by} adapts them")
+    for line in said:
+        log.warning("%s", line)
     if out.suffix == ".parquet":
         write_table(out, table, SCORES)
     else:
@@ -229,7 +254,7 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(SCORES))
     table = pd.concat(pieces, ignore_index=True)
     order = np.arange(len(table)).reshape(len(pieces), -1).T.ravel()  # scan by scan
-    return table.iloc[order].reset_index(drop=True)
+    return table.iloc[order].reset_index(drop=True).reindex(columns=list(SCORES))
 
 
 def read_reference(path: Path) -> dict[str, Any]:

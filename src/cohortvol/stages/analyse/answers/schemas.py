@@ -201,7 +201,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "plotted": Column(flag, "false where UNVERIFIED: such values are not drawn"),
         "verdict": Column(
             text,
-            "sign agrees, CI overlaps reference, conflict or no reference; null without a slope",
+            "CI holds the reference; sign agrees, of a direction, beyond chance; sign agrees, size "
+            "differs; cannot tell, where the CI holds 0; conflict; no reference; null without a "
+            "slope",
         ),
         "note": Column(text, "why there is no slope, or how to read it; null if nothing"),
     },

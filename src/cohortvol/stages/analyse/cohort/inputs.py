@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
-from cohortvol.stages.analyse.cohort.usable import SEXES
+from cohortvol.stages.analyse.cohort.usable import DESIGN_OF_SAMPLE, SEXES
 from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column
 from cohortvol.store.tables import read_table
 from cohortvol.store.text_table import PARQUET, read_frame
@@ -34,6 +34,11 @@ SCAN_EXTRAS = (
     "sequence",
     "contrast",
 )
+DRAWN_BY = (
+    *("sampling_weight", "survey_weight", "pweight"),
+    *("stratum", "strata", "psu", "cluster_id"),
+)
+"""Columns that tell how people were drawn, under the names that surveys give them."""
 STATES = ("done", "skipped", "quarantined", "failed")
 STATUSES = ("ok", "cut", "absent", "failed")
 QC = ("pass", "flag", "exclude")
@@ -68,6 +73,7 @@ def read_scans(path: Path) -> pd.DataFrame:
         As `read_volumes`; also if two scans that are done share a scan_id.
     """
     frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS)
+    design = [name for name in _header(path) if name.lower() in DRAWN_BY]
     _check_values(path, frame, "state", STATES)
     for name in ("qc", "qc_auto"):
         _check_values(path, frame, name, QC)
@@ -83,7 +89,9 @@ def read_scans(path: Path) -> pd.DataFrame:
             f"{path}: {len(twice)} scan_id stand twice: {_some(twice)}\n"
             "  Every scan is one row. Give each its own scan_id."
         )
-    return frame.sort_values("scan_id", kind="stable", ignore_index=True)
+    frame = frame.sort_values("scan_id", kind="stable", ignore_index=True)
+    frame.attrs[DESIGN_OF_SAMPLE] = design
+    return frame
 
 
 def _read(

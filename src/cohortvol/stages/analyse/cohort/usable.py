@@ -49,6 +49,8 @@ REASONS = (
     SIZE_IMPLAUSIBLE,
 )
 """Why a scan is not used for a structure: one reason each, the first that holds."""
+DESIGN_OF_SAMPLE = "design of the sample"
+"""Key of `pandas.DataFrame.attrs`: columns of a scans table that tell how people were drawn."""
 SIZE_REASONS = (SIZE_MISSING, SIZE_IMPLAUSIBLE)
 """Those for which M2 alone does not use it."""
 
@@ -77,6 +79,10 @@ class Cohort:
     """(scans, structures) of bool: usable whatever is known of the person."""
     outside: dict[str, np.ndarray]
     """Column of `ranges` to (scans,) of bool: a value that cannot be true, and is null now."""
+    knows_cut: bool
+    """Whether the volumes table says which organs the field of view cuts."""
+    remarks: tuple[str, ...]
+    """What in the tables contradicts itself or is not used, and what was made of it: sentences."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
@@ -158,7 +164,16 @@ def build(
     """
     volumes = _one_model(volumes, segmentation_model)
     volumes = volumes.assign(**{name: None for name in ("qc", "qc_auto") if name not in volumes})
-    scans, outside = _with_defaults(scans, age_range_years)
+    knows_cut = "status" in volumes or "cut_by_fov" in volumes
+    remarks = [*_below_zero(volumes), *_of_two_sexes(scans), *_unused(scans)]
+    if not knows_cut and exclude_cut:
+        remarks.append(
+            "The volumes table does not say which organs the field of view cuts (no column status "
+            "or cut_by_fov): none is left out for it."
+        )
+    scans, outside = _with_defaults(_with_one_sex(scans), age_range_years)
+    for remark in remarks:
+        log.warning("%s", remark)
     done = scans.index[scans["state"] == "done"]
     place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
     known_anyhow = volumes["scan_id"].isin(scans["scan_id"]).to_numpy(dtype=bool)
@@ -209,7 +224,29 @@ def build(
         doubted,
         sound,
         {name: rows.to_numpy(dtype=bool) for name, rows in outside.items()},
+        knows_cut,
+        tuple(remarks),
     )
+
+
+def one_scan_each(mask: np.ndarray, subjects: np.ndarray, age_years: np.ndarray) -> np.ndarray:
+    """Of the scans in a mask, one per subject: that at the lowest age, the first of equals.
+
+    Parameters
+    ----------
+    mask : (scans,) bool array
+    subjects, age_years : (scans,) arrays
+        Scans in the order of their scan_id.
+
+    Returns
+    -------
+    (subjects in the mask,) int array
+        Rows of the scans kept, rising.
+    """
+    rows = np.flatnonzero(mask)
+    by_age = rows[np.argsort(age_years[rows], kind="stable")]
+    kept = np.unique(subjects[by_age], return_index=True)[1]
+    return np.sort(by_age[kept])
 
 
 def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
@@ -220,6 +257,44 @@ def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
 def accepted_by_review(rows: pd.DataFrame) -> pd.Series:
     """Whether people accepted what automatic QC excludes; for scans or volumes."""
     return rows["qc"].isin(["pass", "flag"]) & (rows["qc_auto"] == "exclude")
+
+
+def _below_zero(volumes: pd.DataFrame) -> list[str]:
+    n = int((volumes["volume_ml"] < 0).sum())
+    return [f"{n:,} volumes below 0 mL count as not measured."] if n else []
+
+
+def _two_sexes(scans: pd.DataFrame) -> pd.Series:
+    """Rows of people of whom the scans give both sexes."""
+    if "sex" not in scans or "subject_id" not in scans:
+        return pd.Series(False, index=scans.index)
+    different = scans.groupby("subject_id")["sex"].transform("nunique")
+    return different > 1
+
+
+def _of_two_sexes(scans: pd.DataFrame) -> list[str]:
+    both = _two_sexes(scans)
+    if not both.any():
+        return []
+    n = scans.loc[both, "subject_id"].nunique()
+    people = "1 person has" if n == 1 else f"{n:,} people have"
+    return [f"{people} scans of both sexes: their sex counts as unknown."]
+
+
+def _with_one_sex(scans: pd.DataFrame) -> pd.DataFrame:
+    both = _two_sexes(scans)
+    return scans.assign(sex=scans["sex"].mask(both, None)) if both.any() else scans
+
+
+def _unused(scans: pd.DataFrame) -> list[str]:
+    names = [str(name) for name in scans.attrs.get(DESIGN_OF_SAMPLE, ())]
+    if not names:
+        return []
+    columns = "column" if len(names) == 1 else "columns"
+    return [
+        f"The scans table has the {columns} {', '.join(names)}, which no result uses: every scan "
+        "counts alike, and the results are of the sample and not of its population."
+    ]
 
 
 def _one_model(volumes: pd.DataFrame, chosen: str | None) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from scipy import special
 
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.fits.families import FAMILIES, Family
-from cohortvol.stages.analyse.fits.regression import RANK_TOLERANCE, natural_spline
+from cohortvol.stages.analyse.fits.regression import RANK_TOLERANCE, knots_at, natural_spline
 
 MEDIAN_KNOTS = (5.0, 27.5, 50.0, 72.5, 95.0)
 SPREAD_KNOTS = (10.0, 50.0, 90.0)
@@ -200,9 +200,8 @@ def fit(
     for name, values in (("ages", age_years), ("volumes", volume_ml)):
         if np.ptp(values) == 0:
             raise EstimateError("ANA_NO_VARIANCE", f"all {name} are equal")
-    median_knots = np.percentile(age_years, MEDIAN_KNOTS)
-    spread_knots = np.percentile(age_years, SPREAD_KNOTS)
-    if (np.diff(median_knots) <= 0).any() or (np.diff(spread_knots) <= 0).any():
+    median_knots, spread_knots = (knots_at(age_years, at) for at in (MEDIAN_KNOTS, SPREAD_KNOTS))
+    if len(spread_knots) < 2:
         raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
     kind, log_volume = FAMILIES[family], np.log(volume_ml)
     x_m, back_m = _orthonormal(_basis(age_years, median_knots))

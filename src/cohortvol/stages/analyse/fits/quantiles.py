@@ -9,7 +9,7 @@ from scipy.optimize import linprog
 
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.fits.centile_model import MEDIAN_KNOTS
-from cohortvol.stages.analyse.fits.regression import natural_spline
+from cohortvol.stages.analyse.fits.regression import knots_at, natural_spline
 
 
 def quantile_regression(design: np.ndarray, response: np.ndarray, share: float) -> np.ndarray:
@@ -54,7 +54,7 @@ def quantile_curves(
     tuple of dict
         Volumes in mL by centile at `at_years`, and at `age_years`.
     """
-    knots = np.percentile(age_years, MEDIAN_KNOTS)
+    knots = knots_at(age_years, MEDIAN_KNOTS)
 
     def basis(years: np.ndarray) -> np.ndarray:
         return np.column_stack([np.ones(len(years)), natural_spline(years, knots)])

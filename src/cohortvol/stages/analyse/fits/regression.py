@@ -308,6 +308,16 @@ def bonferroni(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def knots_at(ages_years: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
+    """Knots of a spline of age at these percentiles, each once: (k,) rising.
+
+    Ages that come in bands have few different values; a spline has no more knots than these.
+    """
+    knots = np.unique(np.percentile(ages_years, percentiles))
+    different = np.unique(ages_years)
+    return different if len(different) <= len(knots) else knots
+
+
 def natural_spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Natural cubic spline in truncated-power form: x, and one column per inner knot.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.regression import Estimated
+from cohortvol.stages.analyse.fits.regression import Estimated, count_subjects
 
 OUTLIER_Z = 5.0
 NORMAL_MAD = 0.6744897501960817
@@ -37,13 +37,23 @@ def outliers(design: np.ndarray, response: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(robust_z(response - design @ coefficients)) > OUTLIER_Z)
 
 
-def huber(design: np.ndarray, response: np.ndarray) -> Estimated:
-    """Huber's M-estimate (k = 1.345, scale by MAD), rows taken as independent.
+def huber(
+    design: np.ndarray, response: np.ndarray, subjects: np.ndarray | None = None
+) -> Estimated:
+    """Huber's M-estimate (k = 1.345, scale by MAD).
+
+    Parameters
+    ----------
+    design : (n, terms) float array
+    response : (n,) float array
+    subjects : (n,) array of whole numbers, optional
+        Who each row belongs to. If any repeats, the covariance is cluster-robust by subject, with
+        the factor and degrees of freedom of `regression.fit`; otherwise that of independent rows.
 
     Raises
     ------
     EstimateError
-        ``ANA_NOT_CONVERGED`` if it does not settle.
+        ``ANA_NOT_CONVERGED`` if it does not settle; ``ANA_TOO_FEW`` with fewer subjects than terms.
     """
     from statsmodels.robust.norms import HuberT  # 1 s
     from statsmodels.robust.robust_linear_model import RLM
@@ -56,7 +66,21 @@ def huber(design: np.ndarray, response: np.ndarray) -> Estimated:
             fitted = RLM(response, design, M=HuberT()).fit(maxiter=200, tol=1e-9)
         except (ConvergenceWarning, RuntimeWarning, ZeroDivisionError, ValueError) as error:
             raise EstimateError("ANA_NOT_CONVERGED", "the robust fit did not settle") from error
-    return Estimated(np.asarray(fitted.params), np.asarray(fitted.bcov_scaled))
+    coefficients = np.asarray(fitted.params)
+    n, terms = design.shape
+    people = n if subjects is None else count_subjects(subjects)
+    if subjects is None or people == n:
+        return Estimated(coefficients, np.asarray(fitted.bcov_scaled))
+    if people <= terms:
+        raise EstimateError("ANA_TOO_FEW", f"{people} subjects for {terms} terms")
+    scaled = (response - design @ coefficients) / fitted.scale
+    curved = design.T @ (design * HuberT().psi_deriv(scaled)[:, None])
+    members = np.unique(subjects, return_inverse=True)[1]
+    scores = np.zeros((people, terms))
+    np.add.at(scores, members, design * (fitted.scale * HuberT().psi(scaled))[:, None])
+    pulled = np.linalg.solve(curved, scores.T)
+    correction = people / (people - 1) * (n - 1) / (n - terms)
+    return Estimated(coefficients, correction * pulled @ pulled.T, people - 1)
 
 
 def comparable_sites(site: pd.Series, age_years: np.ndarray) -> tuple[np.ndarray, str]:

@@ -12,10 +12,10 @@ import pandas as pd
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.groups import Model, ladder
 from cohortvol.stages.analyse.cohort.settings import Settings
-from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort, one_scan_each
 from cohortvol.stages.analyse.fits.designs import build
 from cohortvol.stages.analyse.fits.joint import Problem, problems
-from cohortvol.stages.analyse.fits.regression import Estimated, count_subjects, fit
+from cohortvol.stages.analyse.fits.regression import Estimated, fit
 from cohortvol.stages.analyse.fits.robust import comparable_sites, harmonised, huber, outliers
 from cohortvol.stages.analyse.robustness.body_size import body_surface_m2
 from cohortvol.stages.analyse.robustness.selection import (
@@ -56,8 +56,9 @@ def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Slopes of every structure by every analysis: ``analyse/sensitivity``.
 
     ``complete`` is the main analysis, M1 and, where there is anything to adjust for, M2. The
-    others are ``ipw`` (scans weighted by one over the chance of being usable, so the slope of the
-    whole cohort), ``tobit`` (cut volumes as lower bounds), ``huber``, ``without_outliers``,
+    others are ``one_scan_each`` (of every person that at the lowest age: people, not scans),
+    ``ipw`` (scans weighted by one over the chance of being usable, so the slope of the whole
+    cohort), ``tobit`` (cut volumes as lower bounds), ``huber``, ``without_outliers``,
     ``bsa_ratio`` (volume over body surface), ``size_only`` (without the fixed effects of how the
     scan was made) and ``site_harmonised`` (in place of those effects).
     """
@@ -71,6 +72,8 @@ def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         ("huber", full, _complete, _huber),
         ("without_outliers", full, _without_outliers, _least_squares),
     ]
+    if cohort.scans.loc[cohort.in_trends, "subject"].duplicated().any():
+        plan.insert(len(more) + 1, ("one_scan_each", full, _one_scan_each, _least_squares))
     if full.size:
         plan.append(("bsa_ratio", simple, _over_surface, _least_squares))
     if full.factors:
@@ -137,6 +140,15 @@ def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: 
 
 def _complete(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     return _data(cohort, index, cohort.usable(index), model, settings)
+
+
+def _one_scan_each(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
+    usable = cohort.usable(index) & (cohort.has_size if model.size else True)
+    subjects = cohort.scans["subject"].to_numpy()
+    rows = one_scan_each(usable, subjects, cohort.scans["age_years"].to_numpy(dtype=float))
+    kept = np.zeros(len(usable), dtype=bool)
+    kept[rows] = True
+    return _data(cohort, index, kept, model, settings)
 
 
 def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
@@ -214,8 +226,6 @@ def _tobit(problem: Problem, data: Data) -> Estimated:
 
 
 def _huber(problem: Problem, data: Data) -> Estimated:
-    if count_subjects(data.scans["subject"].to_numpy()) < len(data.scans):
-        raise EstimateError("ANA_REPEATED_MEASURES", "robust errors need one scan per person")
     if np.linalg.matrix_rank(problem.design) < problem.design.shape[1]:
         raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
-    return huber(problem.design, data.log_volume)
+    return huber(problem.design, data.log_volume, data.scans["subject"].to_numpy())

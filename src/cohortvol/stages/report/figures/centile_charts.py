@@ -24,7 +24,9 @@ _SPARSE = "#9aa0a6"
 
 def centile_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels, two beside each other for a structure; none without centiles."""
-    table = analysis.table("centiles").dropna(subset=["age_years"])
+    every = analysis.table("centiles")
+    table = every.dropna(subset=["age_years"])
+    why = every.dropna(subset=["note"]).set_index(["structure", "sex"])["note"]
     sexes = analysis.sexes
     shown = list(product(analysis.structures(table["structure"]), sexes))
     for keys in panels.pages_of(shown, _SHAPE):
@@ -34,7 +36,7 @@ def centile_pages(analysis: Analysis) -> Iterator[Page]:
             of_structure = table[table["structure"] == name]
             here = of_structure[of_structure["sex"] == sex].sort_values("age_years")
             _limits(panel, of_structure)
-            _draw(panel, here, sex)
+            _draw(panel, here, sex, str(why.get((name, sex), "ANA_TOO_FEW")))
             words = style.SEX_WORD[sex]
             if len(here):
                 words += f", n = {style.count(here['n_used'].iloc[0])}"
@@ -59,12 +61,12 @@ def _limits(panel: Axes, rows: pd.DataFrame) -> None:
     style.number_ticks(panel.yaxis, 4)
 
 
-def _draw(panel: Axes, rows: pd.DataFrame, sex: str) -> None:
+def _draw(panel: Axes, rows: pd.DataFrame, sex: str, why: str) -> None:
     if rows.empty:
         panel.text(
             0.5,
             0.5,
-            "too few for centiles",
+            "too few for centiles" if why.startswith("ANA_TOO_FEW") else "none that fit the people",
             transform=panel.transAxes,
             ha="center",
             size=style.SMALL_PT,

@@ -62,6 +62,16 @@ NOT_IN_PUBLIC = {
 """What a public page says in its place."""
 
 
+def absent(analysis: Analysis, *, public: bool) -> dict[str, str]:
+    """What the page says where it has no such figure, by its name."""
+    found = ABSENT | (NOT_IN_PUBLIC if public else {})
+    notes = analysis.table("centiles")["note"].dropna().astype(str)
+    others = notes[~notes.str.startswith("ANA_TOO_FEW")]
+    if len(others):
+        found["centiles"] = f"No centile charts: {others.iloc[0].partition(': ')[2]}."
+    return found
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A figure before it is saved."""
@@ -184,6 +194,7 @@ def _of_page(
         context["published"] = "evidence" in data
     if name == "centiles":
         context["worst"] = _worst(subject.analysis)
+        context["families"] = _families(data)
     if name == "repeats":
         context["n_rescanned"] = _range_of_n(data, "n_rescanned")
         years = data["years_between_median"].dropna()
@@ -200,6 +211,14 @@ def _range_of_n(data: pd.DataFrame, column: str = "") -> str:
         return ""
     low, high = int(counts.min()), int(counts.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+FAMILIES = {"BCCG": "Box-Cox Cole-Green (LMS)", "BCT": "Box-Cox t", "SHASH": "SHASH of ln(volume)"}
+
+
+def _families(data: pd.DataFrame) -> str:
+    """Of the curves of a page, the commonest first."""
+    return " or ".join(FAMILIES[name] for name in data["family"].value_counts().index)
 
 
 def _worst(analysis: Analysis) -> str:

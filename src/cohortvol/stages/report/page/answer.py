@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -65,6 +66,8 @@ def answer(analysis: Analysis, *, level: float) -> Answer | None:
         other = first.loc[name] if model != "M1" and name in first.index else None
         clear = bool(row["q_value"] < level)
         kind = "unclear" if not clear else "smaller" if row[SLOPE] < 0 else "larger"
+        if not clear:
+            kind = _of_bend(analysis, name, level)
         ends = [max(low, min(high, row[column])) for column in (LOW, SLOPE, HIGH)]
         places = [round(_WIDTH * (end - low) / (high - low), 2) for end in ends]
         rows.append(
@@ -96,29 +99,41 @@ def _range(slopes: pd.DataFrame) -> tuple[float, float]:
 def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level: float) -> str:
     """q, how many other ways of analysis agree, whether the trend bends, in a few words.
 
-    An analysis agrees where its interval lies on the same side of 0.
+    An analysis agrees where its interval lies on the same side of 0 as the slope of the table, and
+    has a part in common with that slope's interval. That slope itself is none of them.
     """
     parts = [f"q {_compared(q_value)}"]
     table = analysis.table("sensitivity")
     others = table[(table["structure"] == structure) & (table["sex"] == "all")]
-    others = others.dropna(subset=[LOW, HIGH])
+    others = others[others["analysis"] != "complete"].dropna(subset=[LOW, HIGH])
     if len(others) and q_value < level:
         slopes = analysis.slopes
         own = slopes[(slopes["structure"] == structure) & (slopes["sex"] == "all")]
-        sign = own[own["model"] == model][SLOPE].iloc[0] > 0
-        same = (others[LOW] > 0) if sign else (others[HIGH] < 0)
-        parts.append(f"{same.sum()} of {len(same)} analyses agree")
-    bends = analysis.table("nonlinearity")
-    here = bends[(bends["structure"] == structure) & (bends["q_value"] < level)]
-    if len(here):
+        own = own[own["model"] == model].iloc[0]
+        same = (others[LOW] > 0) if own[SLOPE] > 0 else (others[HIGH] < 0)
+        same &= (others[LOW] <= own[HIGH]) & (others[HIGH] >= own[LOW])
+        parts.append(f"{same.sum()} of {len(same)} other analyses agree")
+    bend = _of_bend(analysis, structure, level)
+    if bend == "bends":
         parts.append("bends")
+    elif bend == "untested":
+        parts.append("bend not tested")
     verdicts = analysis.table("literature")
     told = verdicts[(verdicts["structure"] == structure) & (verdicts["evidence"] != "UNVERIFIED")]
-    conflicts = int((told["verdict"] == "conflict").sum())
-    judged = int(told["verdict"].isin(["conflict", "sign agrees", "CI overlaps reference"]).sum())
+    agree = int(told["verdict"].isin(["sign agrees", "CI holds the reference"]).sum())
+    judged = agree + int(told["verdict"].isin(["conflict", "sign agrees, size differs"]).sum())
     if judged:
-        parts.append(f"{judged - conflicts} of {judged} published agree")
+        parts.append(f"{agree} of {judged} published agree")
     return "; ".join(parts)
+
+
+def _of_bend(analysis: Analysis, structure: str, level: float) -> str:
+    """bends, or untested, where no test of a bend was possible; unclear where it shows none."""
+    tests = analysis.table("nonlinearity")
+    here = tests[tests["structure"] == structure]["q_value"].dropna()
+    if here.empty:
+        return "untested"
+    return "bends" if (here < level).any() else "unclear"
 
 
 def _compared(value: float) -> str:
@@ -132,20 +147,29 @@ def _sentences(rows: list[Row]) -> list[str]:
     organs = [row for row in rows if not row.control]
     smaller = [row for row in organs if row.kind == "smaller"]
     larger = [row for row in organs if row.kind == "larger"]
-    unclear = len(organs) - len(smaller) - len(larger)
+    of_kind = Counter(row.kind for row in organs)
     words = "structure" if len(organs) == 1 else "structures"
     first = (
         f"Of {len(organs)} {words}, {len(smaller)} {_is(smaller)} smaller and {len(larger)} "
         f"{_is(larger)} larger at higher age"
     )
-    if unclear:
-        first += f"; {unclear} {'shows' if unclear == 1 else 'show'} no clear difference"
+    for kind, one, several in (
+        ("bends", "changes without one direction", "change without one direction"),
+        ("unclear", "shows no clear difference", "show no clear difference"),
+        (
+            "untested",
+            "has no clear slope, and whether its trend bends was not tested",
+            "have no clear slope, and whether their trends bend was not tested",
+        ),
+    ):
+        if count := of_kind[kind]:
+            first += f"; {count} {one if count == 1 else several}"
     said = [f"{first}."]
     steepest = [f"{row.name.lower()} {row.slope} %" for row in (smaller[:1] + larger[-1:])]
     if steepest:
         said.append(f"Steepest per decade (95\u00a0%\u00a0CI): {' and '.join(steepest)}.")
     controls = [row for row in rows if row.control]
-    moved = [row.name.lower() for row in controls if row.kind != "unclear"]
+    moved = [row.name.lower() for row in controls if row.kind in ("smaller", "larger", "bends")]
     if controls and moved:
         said.append(
             f"Of the negative controls, {', '.join(moved)} {_is(moved)} not flat: part of the "
@@ -153,7 +177,7 @@ def _sentences(rows: list[Row]) -> list[str]:
         )
     elif controls:
         names = ", ".join(row.name.lower() for row in controls)
-        said.append(f"The negative controls ({names}) show no clear difference, as they should.")
+        said.append(f"The negative controls ({names}) have no clear slope, as they should.")
     return said
 
 

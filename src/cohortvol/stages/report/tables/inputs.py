@@ -68,7 +68,7 @@ BESIDE_COLUMNS = {
     ],
     "centiles": [
         *["structure", "sex", "age_years", *[f"p{c}_ml" for c in (5, 25, 50, 75, 95)]],
-        *["sparse", "n_used", "note"],
+        *["family", "sparse", "n_used", "note"],
     ],
     "calibration": ["structure", "sex", "method", "centile", "difference_points"],
     "within_between": [
@@ -135,6 +135,11 @@ class Analysis:
         """A table of `BESIDE_COLUMNS`, without rows where `analyse` wrote none."""
         found = self.beside.get(name)
         return pd.DataFrame(columns=BESIDE_COLUMNS[name]) if found is None else found
+
+    @property
+    def knows_cut(self) -> bool:
+        """Whether the volumes table said which organs the field of view cuts."""
+        return bool(self.record.get("knows_cut", True))
 
     @property
     def settings(self) -> dict[str, Any]:
