@@ -59,7 +59,7 @@ def _curve(
 ) -> pd.DataFrame:
     """One sex alone: the line of the joint fit, in which every term has its interaction."""
     age_years = cohort.scans["age_years"].to_numpy(dtype=float)[mask]
-    subjects = cohort.scans["subject"].to_numpy()[mask]
+    subjects = cohort.scans["cluster"].to_numpy()[mask]
     ages = ages_of_curve(*fenced(age_years))
     if knots is not None and not len(knots):
         raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")

@@ -166,7 +166,7 @@ class _Slopes:
         for problem in found:
             kept = volume_ml[problem.keep]
             responses = np.column_stack([np.log(kept), kept])
-            subjects = scans["subject"].to_numpy()[problem.keep]
+            subjects = scans["cluster"].to_numpy()[problem.keep]
             try:
                 fitted = fit(problem.design, responses, subjects)
             except EstimateError as error:

@@ -240,7 +240,7 @@ def _draws(splines: Splines, s: int, fitted: Fitted) -> np.ndarray:
     settings, cohort = splines.settings, splines.cohort
     structure = cohort.structures[s]
     rows = fitted.rows[fitted.given]
-    people = np.unique(cohort.scans["subject"].to_numpy()[rows], return_inverse=True)[1]
+    people = np.unique(cohort.scans["cluster"].to_numpy()[rows], return_inverse=True)[1]
     n = int(people.max()) + 1
     random = np.random.default_rng([settings.seed, zlib.crc32(structure.encode())])
     times = np.stack(

@@ -28,7 +28,7 @@ class RandomIntercept(Estimated):
 
     robust: Estimated
     """The same coefficients with cluster-robust covariance, on one less degrees of freedom than
-    people: holds where people age at rates of their own, which the model does not know."""
+    clusters: holds where people age at rates of their own, which the model does not know."""
     variance_between: float
     """Of u, between people."""
     variance_within: float
@@ -41,7 +41,10 @@ class RandomIntercept(Estimated):
 
 
 def random_intercept(
-    design: np.ndarray, response: np.ndarray, subjects: np.ndarray
+    design: np.ndarray,
+    response: np.ndarray,
+    subjects: np.ndarray,
+    clusters: np.ndarray | None = None,
 ) -> RandomIntercept:
     """Restricted maximum likelihood, of which only the share between people is searched.
 
@@ -55,6 +58,8 @@ def random_intercept(
     response : (n,) float array
     subjects : (n,) int array
         Who each row belongs to.
+    clusters : (n,) int array, optional
+        By which the errors of `RandomIntercept.robust` are clustered: subjects if not given.
 
     Raises
     ------
@@ -83,13 +88,17 @@ def random_intercept(
     between = within * share / (1 - share)
     coefficients = back @ (first + change)
     scores = _scores(q, left - q @ change, members, sizes, share / (1 - share))
-    n, terms, people = len(q), q.shape[1], len(sizes)
-    correction = people / (people - 1) * (n - 1) / (n - terms)
-    pulled = scores @ (back @ inverse).T
+    whose = np.empty(len(sizes), dtype=int)
+    whose[members] = np.unique(subjects if clusters is None else clusters, return_inverse=True)[1]
+    n, terms, groups = len(q), q.shape[1], int(whose.max()) + 1
+    together = np.zeros((groups, terms))
+    np.add.at(together, whose, scores)
+    correction = groups / (groups - 1) * (n - 1) / (n - terms)
+    pulled = together @ (back @ inverse).T
     return RandomIntercept(
         coefficients=coefficients,
         covariance=covariance,
-        robust=Estimated(coefficients, correction * pulled.T @ pulled, people - 1),
+        robust=Estimated(coefficients, correction * pulled.T @ pulled, groups - 1),
         variance_between=between,
         variance_within=within,
     )
@@ -199,7 +208,10 @@ def _of_one(data: pd.DataFrame, with_size: bool, settings: Settings) -> dict[str
         if np.ptp(data["log_ml"].to_numpy()) == 0:
             raise EstimateError("ANA_NO_VARIANCE", "all volumes are equal")
         fitted = random_intercept(
-            np.column_stack(columns), data["log_ml"].to_numpy(), data["subject"].to_numpy()
+            np.column_stack(columns),
+            data["log_ml"].to_numpy(),
+            data["subject"].to_numpy(),
+            data["cluster"].to_numpy(),
         )
     except EstimateError as error:
         return {**found, "note": str(error)}

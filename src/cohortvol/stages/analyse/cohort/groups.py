@@ -116,7 +116,7 @@ def fit_structures(
             least=settings.min_n_per_level,
             basis=basis,
         )
-        subjects = cohort.scans["subject"].to_numpy()[rows]
+        subjects = cohort.scans["cluster"].to_numpy()[rows]
         fits: list[Fit | EstimateError] = []
         for start in range(0, len(members), STRUCTURES_AT_ONCE):
             few = slice(start, start + STRUCTURES_AT_ONCE)

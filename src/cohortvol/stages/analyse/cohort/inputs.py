@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError
-from cohortvol.stages.analyse.cohort.usable import DESIGN_OF_SAMPLE, SEXES
-from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column
+from cohortvol.stages.analyse.cohort.usable import CALLED, SEXES
+from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column, real, text
 from cohortvol.store.tables import read_table
 from cohortvol.store.text_table import PARQUET, read_frame
 
@@ -34,11 +34,18 @@ SCAN_EXTRAS = (
     "sequence",
     "contrast",
 )
-DRAWN_BY = (
-    *("sampling_weight", "survey_weight", "pweight"),
-    *("stratum", "strata", "psu", "cluster_id"),
-)
-"""Columns that tell how people were drawn, under the names that surveys give them."""
+SAMPLE = {
+    "cluster_id": Column(text, "family, or whatever else its members were drawn with"),
+    "sampling_weight": Column(real, "people of the population that this one stands for"),
+    "stratum": Column(text, "part of the population that was drawn from by itself"),
+}
+"""Columns that tell how people were drawn."""
+OTHER_NAMES = {
+    **dict.fromkeys(("survey_weight", "pweight", "sampling_weights"), "sampling_weight"),
+    **dict.fromkeys(("strata",), "stratum"),
+    **dict.fromkeys(("psu", "family_id", "household_id"), "cluster_id"),
+}
+"""Names under which surveys give them."""
 STATES = ("done", "skipped", "quarantined", "failed")
 STATUSES = ("ok", "cut", "absent", "failed")
 QC = ("pass", "flag", "exclude")
@@ -72,8 +79,10 @@ def read_scans(path: Path) -> pd.DataFrame:
     TableError
         As `read_volumes`; also if two scans that are done share a scan_id.
     """
-    frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS)
-    design = [name for name in _header(path) if name.lower() in DRAWN_BY]
+    frame = _read(path, SCANS | SAMPLE, SCAN_COLUMNS, (*SCAN_EXTRAS, *SAMPLE))
+    called = {
+        name: OTHER_NAMES[name.lower()] for name in _header(path) if name.lower() in OTHER_NAMES
+    }
     _check_values(path, frame, "state", STATES)
     for name in ("qc", "qc_auto"):
         _check_values(path, frame, name, QC)
@@ -90,7 +99,7 @@ def read_scans(path: Path) -> pd.DataFrame:
             "  Every scan is one row. Give each its own scan_id."
         )
     frame = frame.sort_values("scan_id", kind="stable", ignore_index=True)
-    frame.attrs[DESIGN_OF_SAMPLE] = design
+    frame.attrs[CALLED] = called
     return frame
 
 

@@ -49,8 +49,9 @@ REASONS = (
     SIZE_IMPLAUSIBLE,
 )
 """Why a scan is not used for a structure: one reason each, the first that holds."""
-DESIGN_OF_SAMPLE = "design of the sample"
-"""Key of `pandas.DataFrame.attrs`: columns of a scans table that tell how people were drawn."""
+CALLED = "columns that are called otherwise here"
+"""Key of `pandas.DataFrame.attrs`: columns of a scans table that tell how people were drawn, and
+the names under which they would be used."""
 SIZE_REASONS = (SIZE_MISSING, SIZE_IMPLAUSIBLE)
 """Those for which M2 alone does not use it."""
 
@@ -60,8 +61,9 @@ class Cohort:
     """Scans with their covariates, and the volumes of every structure beside them."""
 
     scans: pd.DataFrame
-    """One row per scan: ``state, age_years, sex, subject, height_cm, weight_kg, bmi``, and
-    what else the scans table gave. ``subject`` numbers the persons."""
+    """One row per scan: ``state, age_years, sex, subject, cluster, height_cm, weight_kg, bmi``,
+    and what else the scans table gave. ``subject`` numbers the persons, ``cluster`` those whose
+    errors go together: the scans of a person, or of all with one ``cluster_id``."""
     structures: tuple[str, ...]
     volume_ml: np.ndarray
     """(scans, structures); NaN where nothing was measured."""
@@ -261,7 +263,8 @@ def accepted_by_review(rows: pd.DataFrame) -> pd.Series:
 
 def _below_zero(volumes: pd.DataFrame) -> list[str]:
     n = int((volumes["volume_ml"] < 0).sum())
-    return [f"{n:,} volumes below 0 mL count as not measured."] if n else []
+    subject = "1 volume below 0 mL counts" if n == 1 else f"{n:,} volumes below 0 mL count"
+    return [f"{subject} as not measured."] if n else []
 
 
 def _two_sexes(scans: pd.DataFrame) -> pd.Series:
@@ -287,13 +290,9 @@ def _with_one_sex(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _unused(scans: pd.DataFrame) -> list[str]:
-    names = [str(name) for name in scans.attrs.get(DESIGN_OF_SAMPLE, ())]
-    if not names:
-        return []
-    columns = "column" if len(names) == 1 else "columns"
     return [
-        f"The scans table has the {columns} {', '.join(names)}, which no result uses: every scan "
-        "counts alike, and the results are of the sample and not of its population."
+        f"The column {name} of the scans table is not used; it would be under the name {ours}."
+        for name, ours in scans.attrs.get(CALLED, {}).items()
     ]
 
 
@@ -331,10 +330,10 @@ def _with_defaults(
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
-    for name in ("sex", "reason", "qc", "qc_auto", "subject_id"):
+    for name in ("sex", "reason", "qc", "qc_auto", "subject_id", "cluster_id", "stratum"):
         if name not in scans:
             scans[name] = None
-    for name in ("height_cm", "weight_kg"):
+    for name in ("height_cm", "weight_kg", "sampling_weight"):
         if name not in scans:
             scans[name] = np.nan
     outside = ranges.outside(scans, age_range_years)
@@ -352,6 +351,15 @@ def _with_defaults(
         for row, subject in enumerate(scans["subject_id"])
     ]
     scans["subject"] = pd.factorize(pd.Series(person, dtype=object))[0]
+    scans["cluster"] = scans["subject"]
+    if scans["cluster_id"].isna().all():
+        return scans, outside
+    of_person = scans.groupby("subject")["cluster_id"].transform("first")  # None is passed over
+    group = [
+        ("cluster", cluster) if isinstance(cluster, str) else ("subject", subject)
+        for cluster, subject in zip(of_person, scans["subject"], strict=True)
+    ]
+    scans["cluster"] = pd.factorize(pd.Series(group, dtype=object))[0]
     return scans, outside
 
 

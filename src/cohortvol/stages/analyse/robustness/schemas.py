@@ -9,9 +9,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "sex": SEX,
         "analysis": Column(
             text,
-            "complete, one_scan_each (that at the lowest age), ipw, tobit, huber, "
-            "without_outliers, bsa_ratio, size_only (no fixed effects of how the scan was made) or "
-            "site_harmonised",
+            "complete, one_scan_each (that at the lowest age), sampling_weights, ipw, tobit, "
+            "huber, without_outliers, bsa_ratio, size_only (no fixed effects of how the scan was "
+            "made) or site_harmonised",
         ),
         "model": MODEL,
         "slope_pct_per_decade": Column(real, "% per decade of age; null where not estimated"),

@@ -17,6 +17,7 @@ from cohortvol.stages.analyse.fits.designs import build
 from cohortvol.stages.analyse.fits.joint import Problem, problems
 from cohortvol.stages.analyse.fits.regression import Estimated, fit
 from cohortvol.stages.analyse.fits.robust import comparable_sites, harmonised, huber, outliers
+from cohortvol.stages.analyse.fits.survey import weighted_to_population
 from cohortvol.stages.analyse.robustness.body_size import body_surface_m2
 from cohortvol.stages.analyse.robustness.selection import (
     censored_regression,
@@ -57,10 +58,11 @@ def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
 
     ``complete`` is the main analysis, M1 and, where there is anything to adjust for, M2. The
     others are ``one_scan_each`` (of every person that at the lowest age: people, not scans),
-    ``ipw`` (scans weighted by one over the chance of being usable, so the slope of the whole
-    cohort), ``tobit`` (cut volumes as lower bounds), ``huber``, ``without_outliers``,
-    ``bsa_ratio`` (volume over body surface), ``size_only`` (without the fixed effects of how the
-    scan was made) and ``site_harmonised`` (in place of those effects).
+    ``sampling_weights`` (the slope of the population that the sample was drawn from, where the
+    scans table has them), ``ipw`` (scans weighted by one over the chance of being usable, so the
+    slope of the whole cohort), ``tobit`` (cut volumes as lower bounds), ``huber``,
+    ``without_outliers``, ``bsa_ratio`` (volume over body surface), ``size_only`` (without the
+    fixed effects of how the scan was made) and ``site_harmonised`` (in place of those effects).
     """
     simple, *more = ladder(cohort)
     full = more[0] if more else simple
@@ -74,6 +76,8 @@ def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     ]
     if cohort.scans.loc[cohort.in_trends, "subject"].duplicated().any():
         plan.insert(len(more) + 1, ("one_scan_each", full, _one_scan_each, _least_squares))
+    if cohort.scans.loc[cohort.in_trends, "sampling_weight"].notna().any():
+        plan.append(("sampling_weights", full, _drawn, _of_population))
     if full.size:
         plan.append(("bsa_ratio", simple, _over_surface, _least_squares))
     if full.factors:
@@ -151,6 +155,16 @@ def _one_scan_each(cohort: Cohort, index: int, model: Model, settings: Settings)
     return _data(cohort, index, kept, model, settings)
 
 
+def _drawn(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
+    """Scans of people of whom it is known how many others they stand for."""
+    weight = cohort.scans["sampling_weight"].to_numpy(dtype=float)
+    usable = cohort.usable(index)
+    data = _data(cohort, index, usable & (weight > 0), model, settings)
+    without = int((usable & ~(weight > 0)).sum())
+    note = f"{without} scans without a weight left out" if without else ""
+    return replace(data, weights=data.scans["sampling_weight"].to_numpy(dtype=float), note=note)
+
+
 def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     """Usable scans, weighted to stand for all scans in the trends of which size is known."""
     sized = bool(cohort.has_size.any())
@@ -209,12 +223,18 @@ def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) ->
 
 def _least_squares(problem: Problem, data: Data) -> Estimated:
     root = np.sqrt(data.weights)
-    subjects = data.scans["subject"].to_numpy()
+    subjects = data.scans["cluster"].to_numpy()
     return fit(problem.design * root[:, None], data.log_volume * root, subjects).of(0)
 
 
+def _of_population(problem: Problem, data: Data) -> Estimated:
+    strata = pd.factorize(data.scans["stratum"].fillna(""))[0]
+    clusters = data.scans["cluster"].to_numpy()
+    return weighted_to_population(problem.design, data.log_volume, data.weights, strata, clusters)
+
+
 def _tobit(problem: Problem, data: Data) -> Estimated:
-    subjects = data.scans["subject"].to_numpy()
+    subjects = data.scans["cluster"].to_numpy()
     terms = problem.design.shape[1]
     whole = problem.design[~data.censored]
     if len(whole) < 2 * terms:
@@ -228,4 +248,4 @@ def _tobit(problem: Problem, data: Data) -> Estimated:
 def _huber(problem: Problem, data: Data) -> Estimated:
     if np.linalg.matrix_rank(problem.design) < problem.design.shape[1]:
         raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
-    return huber(problem.design, data.log_volume, data.scans["subject"].to_numpy())
+    return huber(problem.design, data.log_volume, data.scans["cluster"].to_numpy())

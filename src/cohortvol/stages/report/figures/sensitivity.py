@@ -15,17 +15,19 @@ from cohortvol.stages.report.figures.panels import Page, Shape
 from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 
 WORDS = {
-    ("complete", "M1"): "Complete cases, M1",
-    ("ipw", "M1"): "Weighted (IPW), M1",
-    ("bsa_ratio", "M1"): "Per body surface, M1",
-    ("complete", "M2"): "Complete cases, M2",
-    ("tobit", "M2"): "Cut as bounds (Tobit), M2",
-    ("huber", "M2"): "Robust (Huber), M2",
-    ("without_outliers", "M2"): "Without outliers, M2",
-    ("size_only", "M2"): "Without site effects, M2",
-    ("site_harmonised", "M2"): "Sites harmonised, M2",
+    "complete": "Complete cases",
+    "one_scan_each": "One scan each",
+    "sampling_weights": "Of the population",
+    "ipw": "Weighted (IPW)",
+    "tobit": "Cut as bounds (Tobit)",
+    "huber": "Robust (Huber)",
+    "without_outliers": "Without outliers",
+    "bsa_ratio": "Per body surface",
+    "size_only": "Without site effects",
+    "site_harmonised": "Sites harmonised",
 }
-"""What the rows are called, from top to bottom; another analysis stands below by its own name."""
+"""What the rows are called, from top to bottom within a model; another analysis stands below by its
+own name."""
 
 
 def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
@@ -36,7 +38,11 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
     if table.empty:
         return
     found = set(zip(table["analysis"], table["model"], strict=True))
-    ways = [way for way in WORDS if way in found] + sorted(found - set(WORDS))
+    order = list(WORDS)
+    ways = sorted(
+        found,
+        key=lambda way: (way[1], order.index(way[0]) if way[0] in WORDS else len(order), way[0]),
+    )
     shape = Shape(
         panel_mm=3.6 * len(ways) + 2, head_mm=6.0, foot_mm=8.5, left_mm=31.0, gutter_mm=5.0
     )
@@ -78,7 +84,8 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
 
 
 def _words(way: tuple[str, str]) -> str:
-    return WORDS.get(way, f"{way[0].replace('_', ' ')}, {way[1]}")
+    analysis, model = way
+    return f"{WORDS.get(analysis, analysis)}, {model}"
 
 
 def _draw(panel: Axes, table: pd.DataFrame, ways: list[tuple[str, str]], sexes: list[str]) -> None:
