@@ -300,6 +300,14 @@ def test_a_missing_analysis_says_which_stage_to_run(small, tmp_path):
         inputs.read_analysis(tmp_path)
 
 
+def test_tables_of_another_cohort_than_the_analysis_are_refused(small, large, tmp_path):
+    with pytest.raises(TableError, match="not the table of volumes that was analysed"):
+        report.run(
+            small / "analyse", large / "volumes.parquet", large / "scans.parquet", tmp_path / "r"
+        )
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_folder_without_templates_is_refused(small, tmp_path):
     with pytest.raises(OutputError, match=r"no page\.html here"):
         write_report(small, tmp_path / "report", templates=tmp_path)

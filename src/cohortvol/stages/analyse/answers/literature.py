@@ -128,6 +128,7 @@ def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                         **{f"reference_{k}": reference[k] for k in (*NUMBERS, "direction")},
                         **{k: reference[k] for k in ("modality", "evidence", "source")},
                         "plotted": reference["evidence"] != "UNVERIFIED",
+                        **_ratio(ours, reference),
                         "verdict": verdict,
                         "note": joined_notes(ours["note"] or "", note),
                     }
@@ -180,6 +181,22 @@ class _Slopes:
             row["n_used"] = int(mask.sum() if sex == "all" else (scans["sex"] == sex).sum())
         nothing = {"note": "ANA_TOO_FEW: no usable scan of these ages", "n_used": 0}
         return {sex: rows.get(sex, nothing) for sex in GROUPS}
+
+
+def _ratio(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
+    """How many times the published slope the slope here is, and the difference of the two in mL."""
+    for kind in ("pct", "ml"):
+        published = reference[f"slope_{kind}_per_decade"]
+        name = f"slope_{kind}_per_decade"
+        if np.isnan(published) or published == 0 or name not in ours:
+            continue
+        ends = [ours[column] / published for column in (name, f"{name}_ci_low", f"{name}_ci_high")]
+        found = {"ratio": ends[0], "ratio_ci_low": min(ends), "ratio_ci_high": max(ends)}
+        in_ml = reference["slope_ml_per_decade"]
+        if not np.isnan(in_ml):
+            found["difference_ml_per_decade"] = ours["slope_ml_per_decade"] - in_ml
+        return found
+    return {}
 
 
 def _verdict(ours: dict[str, Any], reference: dict[str, Any]) -> tuple[str | None, str]:

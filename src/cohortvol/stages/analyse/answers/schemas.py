@@ -193,6 +193,10 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "reference_slope_pct_per_decade": Column(real, "slope published, % per decade"),
         "reference_direction": Column(text, "increase, decrease, none or peak, as published"),
         "reference_n": Column(whole, "people of the reference"),
+        "ratio": Column(real, "slope here over the slope published; null without one"),
+        "ratio_ci_low": Column(real, "lower 95 % limit, by the interval here alone"),
+        "ratio_ci_high": Column(real, "upper 95 % limit, by the interval here alone"),
+        "difference_ml_per_decade": Column(real, "slope here less that published, mL per decade"),
         "modality": Column(text, "how the reference was measured"),
         "evidence": Column(
             text, "VERIFIED: its text was seen; DERIVED: computed from such; UNVERIFIED: recalled"

@@ -114,6 +114,7 @@ def published_table(analysis: Analysis) -> Table:
                 slope,
                 reference,
                 level,
+                style.interval_of(row, "ratio", 2),
                 row["verdict"] if isinstance(row["verdict"], str) else "–",
                 row["modality"],
                 row["evidence"],
@@ -121,7 +122,15 @@ def published_table(analysis: Analysis) -> Table:
             ]
         )
     header = ["Structure", "Sex", "Here, M1: % per decade (95\u00a0%\u00a0CI)"]
-    header += ["Published, per decade", "Mean, mL", "Verdict", "Modality", "Evidence", "Source"]
+    header += [
+        "Published, per decade",
+        "Mean, mL",
+        "Here / published",
+        "Verdict",
+        "Modality",
+        "Evidence",
+        "Source",
+    ]
     note = (
         "The slope here is that of M1 over the ages of the reference where it names them. "
         "VERIFIED: the text of the source was seen; DERIVED: computed from such; UNVERIFIED: "

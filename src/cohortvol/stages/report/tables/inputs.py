@@ -83,6 +83,7 @@ BESIDE_COLUMNS = {
         *["reference_age_ref_years", "reference_age_low_years", "reference_age_high_years"],
         *["reference_mean_ml", "reference_sd_ml", "reference_slope_ml_per_decade"],
         *["reference_slope_pct_per_decade", "reference_direction", "reference_n"],
+        *["ratio", "ratio_ci_low", "ratio_ci_high", "difference_ml_per_decade"],
         *["modality", "evidence", "source", "plotted", "verdict", "note"],
     ],
     "tipping": [
@@ -181,10 +182,10 @@ class Analysis:
         return [name for name in names if name in chosen]
 
     def published(self) -> pd.DataFrame:
-        """Published values that may be drawn: UNVERIFIED ones never."""
+        """Published values that may be drawn: no UNVERIFIED ones, nor of a sex not known here."""
         table = self.table("literature")
         told = table["plotted"].fillna(False).astype(bool) & (table["evidence"] != "UNVERIFIED")
-        return table[told]
+        return table[told & table["sex"].isin(["all", *self.sexes])]
 
 
 _HINT = "Has the stage before it run?"

@@ -267,6 +267,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "literature": {
         **_keys("structure", "sex", "model", "modality", "evidence", "source", "plotted"),
         **_keys("verdict", "reference_direction"), **_PCT, **_ML, **_USED, "note": note,
+        **dict.fromkeys(("ratio", "ratio_ci_low", "ratio_ci_high"), hidden),
+        "difference_ml_per_decade": hidden,
         **{
             f"reference_{name}": constant
             for name in ("age_ref_years", "age_low_years", "age_high_years", "mean_ml", "sd_ml",
