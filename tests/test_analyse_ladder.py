@@ -183,6 +183,14 @@ def test_small_sites_have_terms_of_their_own(tmp_path):
     assert m2["slope_pct_per_decade"] == pytest.approx(100 * np.expm1(slope), rel=1e-9)
     assert m2["slope_pct_per_decade_ci_low"] < -2 < m2["slope_pct_per_decade_ci_high"]
     assert m1["slope_pct_per_decade_ci_high"] < -5
+    assert not any("levels of site" in said for said in record(tmp_path)["sentences"])
+    analysed(
+        tmp_path / "b", volumes, scans.assign(site=[f"h{i}" for i in site]), min_n_per_level=20
+    )
+    assert (
+        "Of 22 levels of site, 20 have too few scans for a term of their own and share one: "
+        "what differs between these is not adjusted for."
+    ) in record(tmp_path / "b")["sentences"]
 
 
 def test_rare_levels_are_pooled_and_the_note_says_so(tmp_path):

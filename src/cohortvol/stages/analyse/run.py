@@ -230,6 +230,7 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
     fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in FACTORS]
     if fixed:
         said.append(f"M2 and M3 have fixed effects of {', '.join(fixed)}; M1 has not.")
+        said += _pooled_levels(cohort, fixed, settings)
     elif estimated:
         said.append(f"No model adjusts for {', '.join(FACTORS[:-1])} or {FACTORS[-1]}.")
     if not cohort.knows_sex:
@@ -279,6 +280,20 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
             f"{counts['volume_rows_without_scan']:,} rows of the volumes table belong to no "
             "row of the scans table and are not used."
         )
+    return said
+
+
+def _pooled_levels(cohort: Cohort, fixed: list[str], settings: Settings) -> list[str]:
+    """Levels without a term of their own, between which nothing is adjusted for."""
+    said = []
+    for factor in factors_of(cohort):
+        lump = factor.lump(cohort.in_trends, settings.min_n_per_level)
+        if factor.name in fixed and len(lump.pooled) > 1:
+            said.append(
+                f"Of {len(lump.own) + len(lump.pooled)} levels of {factor.name}, "
+                f"{len(lump.pooled)} have too few scans for a term of their own and share one: "
+                "what differs between these is not adjusted for."
+            )
     return said
 
 
