@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import statsmodels.api as sm
 
 from analyse_fixture import analysed, record, row
 from cohortvol.errors import EstimateError
+from cohortvol.stages import report
 from cohortvol.stages.analyse.fits.robust import huber
 from cohortvol.stages.analyse.fits.survey import weighted_to_population
 
@@ -57,6 +59,14 @@ def tables(age, log_ml, **columns):
     volumes = pd.DataFrame({"scan_id": ids, "structure": "liver", "volume_ml": np.exp(log_ml)})
     scans = pd.DataFrame({"scan_id": ids, "age_years": age, "sex": "F", **columns})
     return volumes.assign(status="ok"), scans
+
+
+def answer_of(folder, kind):
+    """Structures under a heading of the first table of the page, of the tables `analysed` wrote."""
+    tables = {name: folder / f"{name}.csv" for name in ("volumes", "scans")}
+    page = report.run(folder / "out", **tables, out=folder / "report").read_text("utf-8")
+    body = re.search(f'<tbody class="{kind}">(.*?)</tbody>', page, re.DOTALL)
+    return re.findall(r'<th scope="row">([^<]*)</th>', body[1]) if body else []
 
 
 def test_sampling_weights_give_the_slope_of_the_population_beside_that_of_the_sample(tmp_path):
@@ -113,6 +123,8 @@ def test_people_scanned_often_do_not_hide_the_slope_of_people(tmp_path):
     slope = np.polyfit(age / 10, log_ml[np.r_[0, np.cumsum(times)[:-1]]], 1)[0]
     assert each["slope_pct_per_decade"] == pytest.approx(100 * np.expm1(slope), rel=1e-9)
     assert each["n_used"] == 1000
+    assert answer_of(tmp_path, "smaller") == ["Liver"]
+    assert "one scan each −" in (tmp_path / "report" / "index.html").read_text("utf-8")
     main = row(found, analysis="complete", model="M1", sex="F")
     assert main["slope_pct_per_decade_ci_high"] < each["slope_pct_per_decade_ci_low"]
     assert row(found, analysis="huber", sex="F")["slope_pct_per_decade"] < -8
@@ -163,3 +175,4 @@ def test_a_bend_is_tested_where_ages_come_in_bands(tmp_path, width):
     assert found["centiles"].query("sex == 'F'")["p50_ml"].notna().all()
     knots = record(tmp_path)["spline"]["knots_years"]
     assert knots == sorted(set(knots))
+    assert answer_of(tmp_path, "bends") == ["Liver"]

@@ -29,10 +29,21 @@ class Row:
     high: float
 
 
+KINDS = (
+    ("smaller", "Smaller at higher age"),
+    ("larger", "Larger at higher age"),
+    ("bends", "Changes without one direction"),
+    ("unclear", "No clear difference"),
+    ("untested", "No clear slope; a bend was not tested"),
+)
+"""What is said of a structure, and over such rows."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the page says first."""
 
+    kinds = KINDS
     model: str
     sentences: list[str]
     rows: list[Row]
@@ -113,6 +124,9 @@ def _sure(analysis: Analysis, structure: str, model: str, q_value: float, level:
         same = (others[LOW] > 0) if own[SLOPE] > 0 else (others[HIGH] < 0)
         same &= (others[LOW] <= own[HIGH]) & (others[HIGH] >= own[LOW])
         parts.append(f"{same.sum()} of {len(same)} other analyses agree")
+        people = others[(others["analysis"] == "one_scan_each") & ~same]
+        if len(people):
+            parts.append(f"one scan each {style.interval_of(people.iloc[0], SLOPE)} %")
     bend = _of_bend(analysis, structure, level)
     if bend == "bends":
         parts.append("bends")

@@ -112,7 +112,7 @@ PERSON_COLUMNS = [
     *["subject_id", "state", "reason", "qc", "sex", "height_cm", "weight_kg"],
     *["site", "scanner", "field_strength_t", "sequence", "contrast"],
 ]
-QC_COLUMNS = ["qc", "qc_flags", "shard"]
+QC_COLUMNS = ["qc", "qc_flags", "body_orientation", "usual_scale", "shard"]
 PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
 
 
