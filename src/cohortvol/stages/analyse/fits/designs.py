@@ -72,6 +72,8 @@ class Lump:
         """What the reader must know of it; empty if nothing."""
         if not self.pooled or len(self.own) + len(self.pooled) < 2:
             return ""
+        if self.varies and len(self.pooled) == 1:
+            return ""  # alone in its term, it has one of its own
         if not self.varies:
             return f"not adjusted for {self.factor}: fewer than two levels have {least} scans"
         return f"{self.factor}: {len(self.pooled)} levels pooled (too few scans for a term each)"
