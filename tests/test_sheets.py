@@ -10,7 +10,7 @@ from pandas.testing import assert_frame_equal
 from cohortvol import reasons
 from cohortvol.drawing import pages
 from cohortvol.errors import TableError
-from cohortvol.stages import report
+from cohortvol.stages import analyse, report
 from cohortvol.stages.measure.png import encode
 from cohortvol.stages.report import SheetSettings
 from cohortvol.stages.report.figures import sheets
@@ -59,6 +59,7 @@ def cohort(tmp_path_factory):
     scans.loc[scans["scan_id"] == TWICE, ["qc", "qc_flags"]] = ["exclude", "ID_SAME_CONTENT"]
     write_table(folder / "scans.parquet", scans, SCANS)
     write_table(folder / "volumes.parquet", volumes, VOLUMES)
+    analyse.run(folder / "volumes.parquet", folder / "scans.parquet", folder / "analyse")
     done = scans.loc[scans["state"] == "done", "scan_id"]
     rows = [
         {"scan_id": name, "png": picture(number), "outlines": OUTLINES}

@@ -20,6 +20,7 @@ from workflow_run import run
 BIN = Path(sys.executable).parent
 MODEL = "embedded-v2"
 CANARY = re.compile(rb"CANARY[-A-Za-z0-9]*")
+LOGS = Path(__file__).resolve().parents[2] / ".snakemake" / "log"
 STAY = ("stay-a", "stay-b", "stay-c")
 GONE = ("CANARYanna", "CANARYbert", "CANARYcleo")
 """Anna has an image, Bert one of DICOM, and Cleo one that cannot be used."""
@@ -174,6 +175,7 @@ def test_decisions_on_them_and_bad_rows_of_theirs_stop_nothing(given, copy, tmp_
 
 def test_a_list_with_people_whom_nobody_knows_ends_with_3_and_says_who(given, copy, tmp_path):
     (given / "some.csv").write_text("CANARYanna\nCANARYBERT\nnobody\n")
+    of_before = {f".snakemake/log/{path.name}" for path in LOGS.glob("*")}  # of other tests
     words = ("--rerun-triggers", "mtime", "input")
     done = run(given / "everybody.csv", copy, *words, code=3, shard_size=3,
                withdrawals=given / "some.csv")  # fmt: skip
@@ -184,7 +186,7 @@ def test_a_list_with_people_whom_nobody_knows_ends_with_3_and_says_who(given, co
     assert scans == {*STAY, "CANARYbert", "CANARYcleo"}
     assert not [path for path in copy.rglob("*") if path.is_file() and b"BERT" in path.read_bytes()]
     found = search(copy, given / "some.csv")
-    assert found["hits"] == {}
+    assert set(found["hits"]) <= of_before
     assert set(found["unknown"]) == {"2", "3"}
 
 
