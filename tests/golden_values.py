@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,15 @@ import pytest
 
 GOLDEN = pd.read_csv(Path(__file__).parent / "golden.csv", dtype={"min_digits": str})
 PACKAGES = {"cats": "MASS", "flchain": "survival", "nafld1": "survival"}
+
+
+def script_of_r(name: str) -> ModuleType:
+    """The program beside a script of R that writes the data which that fits."""
+    path = Path(__file__).parent / "golden_r" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"golden_r_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def golden(check: str, statistic: str, fit: str | None = None) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from cohortvol.stages.analyse.fits.centile_model import (
     trouble,
 )
 from cohortvol.stages.analyse.fits.families import FAMILIES
+from golden_values import script_of_r
 
 FOLDER = Path(__file__).parent / "golden_r"
 GOLDEN = pd.read_csv(FOLDER / "centile_families.csv")
@@ -38,13 +38,6 @@ SHAPES = [
 ]
 LOG_SPREAD = np.log(0.25)
 CLOSE = {"BCCG": 1e-5, "BCT": 1e-3, "SHASH": 1e-3}
-
-
-def _script():
-    spec = importlib.util.spec_from_file_location("golden_r", FOLDER / "centile_families.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(("name", "shapes"), SHAPES)
@@ -75,7 +68,7 @@ def test_every_volume_has_a_score_and_a_larger_one_a_larger_score(name, shapes):
 @pytest.mark.parametrize("data", sorted(GOLDEN["data"].unique()))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_fits_are_those_of_gamlss(data, family):
-    ages, volumes = _script().DATA[data]()
+    ages, volumes = script_of_r("centile_families").DATA[data]()
     model = fit(ages, volumes, family, starts=STARTS)
     rows = GOLDEN[(GOLDEN["data"] == data) & (GOLDEN["family"] == family)].set_index("statistic")
     ratio = np.log(volumes / model.median_ml(ages))

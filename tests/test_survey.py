@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -16,20 +15,14 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages import report
 from cohortvol.stages.analyse.fits.robust import huber
 from cohortvol.stages.analyse.fits.survey import weighted_to_population
+from golden_values import script_of_r
 
 FOLDER = Path(__file__).parent / "golden_r"
 
 
-def sample():
-    spec = importlib.util.spec_from_file_location("survey_r", FOLDER / "survey.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.sample()
-
-
 @pytest.mark.parametrize("design", ["weights", "clusters", "strata"])
 def test_population_slopes_are_those_of_svyglm(design):
-    data = sample()
+    data = script_of_r("survey").sample()
     columns = np.column_stack([np.ones(len(data)), data["age"], data["male"]]).astype(float)
     none = np.zeros(len(data), dtype=int)
     found = weighted_to_population(

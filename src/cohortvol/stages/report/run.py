@@ -107,12 +107,14 @@ def run(
     templates = templates or pages.templates_folder()
     jinja = pages.environment(templates)
     analysis = inputs.read_analysis(analyse)
-    _check_same(analysis, {"volumes": volumes, "scans": scans})
+    tables_read = {"volumes": volumes, "scans": scans}
+    digests = {name: sha256_of(path) for name, path in tables_read.items() if path.is_file()}
+    _check_same(analysis, tables_read, digests)
     scan_table = inputs.read_scans(scans, analysis.age_range_years)
     keep_cut = not analysis.settings.get("exclude_cut", True)
     measured = inputs.read_measured(volumes, scan_table, keep_cut=keep_cut)
     if public:
-        _check_and_keep(out, scans, volumes, measured)
+        _check_and_keep(out, scans, measured, digests)
         analysis = disclosure.public(analysis)
         measured = measured.iloc[:0]
     truth = inputs.read_planted(planted) if planted else None
@@ -166,7 +168,7 @@ def run(
             "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
             "hashes": {}  # whoever has a guess at the tables could check it with them
             if public
-            else {path.name: sha256_of(path) for path in (volumes, scans)},
+            else {path.name: digests[name] for name, path in tables_read.items()},
             "versions": dict(analysis.record.get("versions", {})) | _versions(),
             "public": public,
             **texts,
@@ -180,7 +182,9 @@ def run(
     return path
 
 
-def _check_same(analysis: inputs.Analysis, tables: dict[str, Path]) -> None:
+def _check_same(
+    analysis: inputs.Analysis, tables: dict[str, Path], digests: dict[str, str]
+) -> None:
     """Refuse tables that are not those of the analysis: counts and slopes would be of two cohorts.
 
     Raises
@@ -189,21 +193,23 @@ def _check_same(analysis: inputs.Analysis, tables: dict[str, Path]) -> None:
         Naming the table that the analysis read, and the one given.
     """
     read = analysis.record.get("inputs", {})
-    for name, path in tables.items():
+    for name, digest in digests.items():
         expected = read.get(name)
-        if expected and path.is_file() and sha256_of(path) != expected["sha256"]:
+        if expected and digest != expected["sha256"]:
             raise TableError(
-                f"{path}: not the table of {name} that was analysed\n"
+                f"{tables[name]}: not the table of {name} that was analysed\n"
                 f"  analysed   {expected['file']}, sha256 {expected['sha256'][:16]}...\n"
-                f"  this one   sha256 {sha256_of(path)[:16]}...\n"
+                f"  this one   sha256 {digest[:16]}...\n"
                 f"  Give the tables that `cohortvol analyse` read, or analyse these first."
             )
 
 
-def _check_and_keep(out: Path, scans: Path, volumes: Path, measured: pd.DataFrame) -> None:
+def _check_and_keep(
+    out: Path, scans: Path, measured: pd.DataFrame, digests: dict[str, str]
+) -> None:
     """Compare with what was published of this results folder, and write down what will be."""
     people = published.count_people(inputs.read_people(scans), measured)
-    made_of = {"scans": sha256_of(scans), "volumes": sha256_of(volumes)}
+    made_of = {name: digests[name] for name in ("scans", "volumes")}
     published.check_and_keep(out.parent / PRIVATE / PUBLISHED, people, made_of)
 
 

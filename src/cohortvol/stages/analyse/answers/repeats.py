@@ -15,7 +15,12 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
-from cohortvol.stages.analyse.fits.regression import Estimated, orthonormal
+from cohortvol.stages.analyse.fits.regression import (
+    Estimated,
+    cluster_factor,
+    orthonormal,
+    summed,
+)
 
 MOST_OF_ONE = 1 - 1e-9
 """Largest share of the variance that may lie between people."""
@@ -91,10 +96,8 @@ def random_intercept(
     whose = np.empty(len(sizes), dtype=int)
     whose[members] = np.unique(subjects if clusters is None else clusters, return_inverse=True)[1]
     n, terms, groups = len(q), q.shape[1], int(whose.max()) + 1
-    together = np.zeros((groups, terms))
-    np.add.at(together, whose, scores)
-    correction = groups / (groups - 1) * (n - 1) / (n - terms)
-    pulled = together @ (back @ inverse).T
+    pulled = summed(scores, whose) @ (back @ inverse).T
+    correction = cluster_factor(groups, n, terms)
     return RandomIntercept(
         coefficients=coefficients,
         covariance=covariance,
@@ -108,11 +111,8 @@ def _scores(
     q: np.ndarray, residuals: np.ndarray, members: np.ndarray, sizes: np.ndarray, t: float
 ) -> np.ndarray:
     """(people, terms): X' V^-1 e of every person, V as in `_profile`."""
-    products, sums = np.zeros((2, len(sizes), q.shape[1]))
-    np.add.at(products, members, q * residuals[:, None])
-    np.add.at(sums, members, q)
     weight = t / (1 + sizes * t) * np.bincount(members, residuals, minlength=len(sizes))
-    return np.asarray(products - sums * weight[:, None])
+    return summed(q * residuals[:, None], members) - summed(q, members) * weight[:, None]
 
 
 _Profiled = tuple[float, np.ndarray, np.ndarray, float]
@@ -128,8 +128,7 @@ def _profile(
     """
     n, terms = q.shape
     joined = np.column_stack([q, left])
-    sums = np.zeros((len(sizes), terms + 1))
-    np.add.at(sums, members, joined)
+    sums = summed(joined, members)
     of_all = joined.T @ joined
     different, counts = np.unique(sizes, return_counts=True)
     of_size = [sums[sizes == k].T @ sums[sizes == k] for k in different]

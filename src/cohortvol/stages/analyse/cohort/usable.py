@@ -167,13 +167,16 @@ def build(
     volumes = _one_model(volumes, segmentation_model)
     volumes = volumes.assign(**{name: None for name in ("qc", "qc_auto") if name not in volumes})
     knows_cut = "status" in volumes or "cut_by_fov" in volumes
-    remarks = [*_below_zero(volumes), *_of_two_sexes(scans), *_unused(scans)]
+    both = _two_sexes(scans)
+    remarks = [*_below_zero(volumes), *_of_two_sexes(scans, both), *_unused(scans)]
     if not knows_cut and exclude_cut:
         remarks.append(
             "The volumes table does not say which organs the field of view cuts (no column status "
             "or cut_by_fov): none is left out for it."
         )
-    scans, outside = _with_defaults(_with_one_sex(scans), age_range_years)
+    if both.any():
+        scans = scans.assign(sex=scans["sex"].mask(both, None))
+    scans, outside = _with_defaults(scans, age_range_years)
     for remark in remarks:
         log.warning("%s", remark)
     done = scans.index[scans["state"] == "done"]
@@ -275,18 +278,12 @@ def _two_sexes(scans: pd.DataFrame) -> pd.Series:
     return different > 1
 
 
-def _of_two_sexes(scans: pd.DataFrame) -> list[str]:
-    both = _two_sexes(scans)
+def _of_two_sexes(scans: pd.DataFrame, both: pd.Series) -> list[str]:
     if not both.any():
         return []
     n = scans.loc[both, "subject_id"].nunique()
     people = "1 person has" if n == 1 else f"{n:,} people have"
     return [f"{people} scans of both sexes: their sex counts as unknown."]
-
-
-def _with_one_sex(scans: pd.DataFrame) -> pd.DataFrame:
-    both = _two_sexes(scans)
-    return scans.assign(sex=scans["sex"].mask(both, None)) if both.any() else scans
 
 
 def _unused(scans: pd.DataFrame) -> list[str]:

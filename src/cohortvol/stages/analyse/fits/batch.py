@@ -16,7 +16,13 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.regression import Fit, count_subjects, fit, orthonormal
+from cohortvol.stages.analyse.fits.regression import (
+    Fit,
+    cluster_factor,
+    count_subjects,
+    fit,
+    orthonormal,
+)
 
 BLOCK_ROWS = 4096
 LEAST_EIGENVALUE = 1e-6
@@ -141,7 +147,7 @@ def _solved(
                 mask = given[:, [s]]
                 left = _residuals(design, responses[:, [s]], mask, coefficients[:, [s]])[:, 0]
                 middle = _cluster_meat(q, left, starts)
-                middle *= clusters[s] / (clusters[s] - 1) * (n_used - 1) / (n_used - terms)
+                middle *= cluster_factor(clusters[s], n_used, terms)
             found.append(Fit(coefficients[:, s], pull @ middle @ pull.T, n_used, freedom, kind))
     return found
 

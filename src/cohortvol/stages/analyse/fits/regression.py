@@ -165,17 +165,28 @@ def fit(
         members = np.unique(subjects, return_inverse=True)[1]
         if clusters <= terms:
             raise EstimateError("ANA_TOO_FEW", f"{clusters} subjects for {terms} terms")
-        correction = clusters / (clusters - 1) * (n - 1) / (n - terms)
+        correction = cluster_factor(clusters, n, terms)
         covariance = np.empty((responses.shape[1], terms, terms))
         for k in range(responses.shape[1]):
-            scores = np.zeros((clusters, terms))
-            np.add.at(scores, members, pull * residuals[:, k, None])
+            scores = summed(pull * residuals[:, k, None], members)
             covariance[k] = correction * scores.T @ scores
         return Fit(coefficients, covariance, n, clusters - 1, "cluster")
 
     weighted = residuals / (1 - leverage)[:, None]
     covariance = np.stack([(pull * e[:, None]).T @ (pull * e[:, None]) for e in weighted.T])
     return Fit(coefficients, covariance, n, n - terms, "HC3")
+
+
+def summed(rows: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """(groups, k): rows (n, k) of each group added up; groups are numbered from 0 without gaps."""
+    sums = np.zeros((int(members.max()) + 1, rows.shape[1]))
+    np.add.at(sums, members, rows)
+    return sums
+
+
+def cluster_factor(clusters: int, n: int, terms: int) -> float:
+    """What makes up for few clusters in a cluster-robust covariance, as statsmodels has it."""
+    return clusters / (clusters - 1) * (n - 1) / (n - terms)
 
 
 def count_subjects(subjects: np.ndarray) -> int:

@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.regression import Estimated, count_subjects
+from cohortvol.stages.analyse.fits.regression import (
+    Estimated,
+    cluster_factor,
+    count_subjects,
+    summed,
+)
 
 OUTLIER_Z = 5.0
 NORMAL_MAD = 0.6744897501960817
@@ -76,11 +81,9 @@ def huber(
     scaled = (response - design @ coefficients) / fitted.scale
     curved = design.T @ (design * HuberT().psi_deriv(scaled)[:, None])
     members = np.unique(subjects, return_inverse=True)[1]
-    scores = np.zeros((people, terms))
-    np.add.at(scores, members, design * (fitted.scale * HuberT().psi(scaled))[:, None])
+    scores = summed(design * (fitted.scale * HuberT().psi(scaled))[:, None], members)
     pulled = np.linalg.solve(curved, scores.T)
-    correction = people / (people - 1) * (n - 1) / (n - terms)
-    return Estimated(coefficients, correction * pulled @ pulled.T, people - 1)
+    return Estimated(coefficients, cluster_factor(people, n, terms) * pulled @ pulled.T, people - 1)
 
 
 def comparable_sites(site: pd.Series, age_years: np.ndarray) -> tuple[np.ndarray, str]:

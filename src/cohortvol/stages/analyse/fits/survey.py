@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.regression import Estimated, orthonormal
+from cohortvol.stages.analyse.fits.regression import Estimated, orthonormal, summed
 
 
 def weighted_to_population(
@@ -52,10 +52,8 @@ def weighted_to_population(
     freedom = len(pairs) - len(sizes) + 1 - design.shape[1]
     if freedom < 1:
         raise EstimateError("ANA_TOO_FEW", f"{len(pairs)} clusters for {design.shape[1]} terms")
-    totals = np.zeros((len(pairs), design.shape[1]))
-    np.add.at(totals, members.ravel(), scores)
-    means = np.zeros((len(sizes), design.shape[1]))
-    np.add.at(means, of_stratum, totals / sizes[of_stratum, None])
+    totals = summed(scores, members.ravel())
+    means = summed(totals / sizes[of_stratum, None], of_stratum)
     apart = (totals - means[of_stratum]) * np.sqrt(sizes / (sizes - 1))[of_stratum, None]
     pulled = apart @ (back @ back.T)
     return Estimated(coefficients, pulled.T @ pulled, freedom)

@@ -18,7 +18,7 @@ from scipy import special
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
-from cohortvol.stages.analyse.fits.regression import Estimated
+from cohortvol.stages.analyse.fits.regression import Estimated, summed
 
 LEAST_MISSING = 10
 """Scans without the structure, or with it, below which nobody can say who they are."""
@@ -194,8 +194,7 @@ def _meat(
     scores = signed * _pull(signed @ at, censored)[0][:, None]
     scores[:, -1] += ~censored / at[-1]
     members = np.unique(subjects, return_inverse=True)[1]
-    sums = np.zeros((members.max() + 1, signed.shape[1]))
-    np.add.at(sums, members, scores)
+    sums = summed(scores, members)
     clusters = len(sums)
     return np.asarray(clusters / (clusters - 1) * sums.T @ sums)
 

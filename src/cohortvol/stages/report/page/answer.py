@@ -76,9 +76,8 @@ def answer(analysis: Analysis, *, level: float) -> Answer | None:
         name = row["structure"]
         other = first.loc[name] if model != "M1" and name in first.index else None
         clear = bool(row["q_value"] < level)
-        kind = "unclear" if not clear else "smaller" if row[SLOPE] < 0 else "larger"
-        if not clear:
-            kind = _of_bend(analysis, name, level)
+        slope = "smaller" if row[SLOPE] < 0 else "larger"
+        kind = slope if clear else _of_bend(analysis, name, level)
         ends = [max(low, min(high, row[column])) for column in (LOW, SLOPE, HIGH)]
         places = [round(_WIDTH * (end - low) / (high - low), 2) for end in ends]
         rows.append(
