@@ -14,7 +14,8 @@ import dicom_damage
 from cohortvol.errors import ScanError
 from cohortvol.stages.ingest import Rules
 from cohortvol.stages.ingest.dicom import to_nifti
-from cohortvol.stages.ingest.dicom.jpeg2000 import packets_hold
+from cohortvol.stages.ingest.dicom.conversion import SAME_LENGTH
+from cohortvol.stages.ingest.dicom.jpeg2000 import bytes_more, packets_hold
 from cohortvol.stages.ingest.dicom.rle import rows_come_out
 from dicom_damage import (
     ACCEPTED,
@@ -185,6 +186,30 @@ def test_jpeg_2000_from_which_bytes_are_lost_does_not_come_out(tmp_path, lost):
     assert packets_hold(frame)
     del frame[lost.start : lost.stop]
     assert not packets_hold(frame)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_jpeg_2000_of_random_bytes_is_not_as_long_as_it_must_be(tmp_path, seed):
+    """16 to 512 bytes: the decoder makes a picture of most, and its grey values are plausible."""
+    rng = np.random.default_rng(seed)
+    image = dcmread(min(scanned(tmp_path / "a", "jpeg2000").iterdir()))
+    frame = bytearray(next(generate_frames(image.PixelData, number_of_frames=1)))
+    assert bytes_more(bytes(frame), image.BitsStored) in (0, 1)
+    size = (16, 64, 512)[seed % 3]
+    at = int(rng.integers(200, len(frame) - size - 8))
+    frame[at : at + size] = rng.bytes(size)
+    more = bytes_more(bytes(frame), image.BitsStored)
+    assert more is None or abs(more) > SAME_LENGTH or not packets_hold(frame)
+
+
+def test_jpeg_2000_of_another_library_is_of_equal_lengths(shared_data):
+    folder = shared_data / "dicom2nifti_cases/tests/data/generic/compressed_j2k"
+    more = [
+        bytes_more(next(generate_frames(image.PixelData, number_of_frames=1)), image.BitsStored)
+        for image in map(dcmread, sorted(folder.rglob("*.dcm")))
+    ]
+    assert len(more) == 4
+    assert 0 <= max(more) - min(more) < SAME_LENGTH
 
 
 def test_jpeg_2000_of_scanners_comes_out(shared_data):

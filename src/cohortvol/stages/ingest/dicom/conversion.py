@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 import numpy as np
 from dcm2niix import bin as DCM2NIIX
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
@@ -33,11 +35,19 @@ from pydicom.uid import (
 
 from cohortvol.errors import InstallationError, ScanError
 from cohortvol.stages.ingest.dicom.frames import NATIVE, Frame
+from cohortvol.stages.ingest.dicom.jpeg2000 import bytes_more
 from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, Volume
 
 LIMIT_S = 900
 MAX_SHIFT_VOXELS = 0.05
 """How far a corner may lie from where the headers put it."""
+
+SAME_LENGTH = 4
+"""Bytes by which JPEG 2000 of sound slices differs, packed again: 1 where the same library packed
+them, 3 of another's."""
+
+ODD_LENGTH = 6
+"""Times the usual difference from the middle, beyond."""
 
 _PACKINGS = (JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless)
 """Transfer syntaxes that pydicom must read; for the older JPEG there is dcm2niix alone."""
@@ -78,10 +88,12 @@ def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
     Raises
     ------
     ScanError
-        ``DCM_CONVERSION`` if neither gives an image that is the series; ``SRC_TRUNCATED``.
+        ``DCM_CONVERSION`` if neither gives an image that is the series; ``SRC_TRUNCATED``;
+        ``DCM_UNREADABLE_FILE`` where JPEG 2000 of a few slices is not what their pictures need.
     """
     codes = _scale_codes(volume)
     samples = _samples(volume)
+    _check_lengths(volume)
     if not samples:
         codes.append("W_NOT_COMPARED")
     with TemporaryDirectory(dir=scratch, prefix=".dicom-") as folder:
@@ -105,6 +117,34 @@ def _scale_codes(volume: Volume) -> list[str]:
         return []
     is_odd = n_others <= MAX_LOST * len(volume.frames)
     return ["W_SCALE_VARIES", "QC_ODD_SLICE"] if is_odd else ["W_SCALE_VARIES"]
+
+
+def _check_lengths(volume: Volume) -> None:
+    """JPEG 2000 is as long, packed again, in all slices or in none."""
+    more = np.array(list(_bytes_more(volume)))
+    if np.isnan(more).all():
+        return
+    away = np.abs(more - np.nanmedian(more))
+    as_usual = away <= SAME_LENGTH + ODD_LENGTH * np.nanmedian(away)
+    n_odd = int((~as_usual).sum())
+    if 0 < n_odd <= MAX_LOST * len(more):
+        detail = f"the pixels of {n_odd} of {len(more)} slices are not as long as they must be"
+        raise ScanError("DCM_UNREADABLE_FILE", detail)
+
+
+def _bytes_more(volume: Volume) -> Iterator[float]:
+    """Of every frame that is JPEG 2000; NaN where nothing can be said."""
+    indices = defaultdict(list)
+    for frame in volume.frames:
+        if _syntax(frame) in (JPEG2000, JPEG2000Lossless):
+            indices[frame.path].append(frame.index)
+    for path, wanted in indices.items():
+        file = dcmread(path)
+        frames = generate_frames(file.PixelData, number_of_frames=file.get("NumberOfFrames", 1))
+        packed = list(frames)
+        for index in wanted:
+            more = bytes_more(packed[index], file.BitsStored)
+            yield np.nan if more is None else more
 
 
 def _images_of_dcm2niix(volume: Volume, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -153,16 +193,17 @@ def _samples(volume: Volume) -> dict[int, np.ndarray]:
     packed pixels, of which a converter fills up what is missing, and where scales differ.
     """
     n = len(volume.frames)
-    syntaxes = [
-        frame.facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
-        for frame in volume.frames
-    ]
+    syntaxes = [_syntax(frame) for frame in volume.frames]
     if not all(syntax in NATIVE or _has_decoder(syntax) for syntax in set(syntaxes)):
         return {}
     wanted = {0, n // 2, n - 1} | {k for k in range(n) if syntaxes[k] not in NATIVE}
     if len({(frame.slope, frame.intercept) for frame in volume.frames}) > 1:
         wanted = set(range(n))
     return {k: _grey(volume.frames[k]) for k in sorted(wanted)}
+
+
+def _syntax(frame: Frame) -> UID:
+    return UID(frame.facts.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
 
 
 def _has_decoder(syntax: UID) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 _START, _TILE, _DATA, _END = b"\xff\x4f", b"\xff\x90", b"\xff\x93", b"\xff\xd9"
+_STYLE, _WAVELET = b"\xff\x52", 13  # marker of the coding style; where its wavelet is named
+_REVERSIBLE, _GREY = b"\1", 2  # the wavelet that loses nothing (A.6.1); OpenJPEG's name of a colour
 _OF_PACKETS = (0x91, 0x92)  # markers before and behind the header of a packet
 LOST = 255
 """Bytes of one value in a row that packing does not make; a sector of a disk has 512."""
@@ -29,6 +31,38 @@ def packets_hold(frame: bytes | memoryview) -> bool:
         return all(_can_be_packed(tile) for tile in _tiles(bytes(frame)))
     except ValueError:
         return False
+
+
+def bytes_more(frame: bytes, bits_stored: int) -> int | None:
+    """How many bytes a frame has more than OpenJPEG makes of its picture.
+
+    About the same number in every sound slice of a series, whatever packed it: the picture decides
+    how long it is. A picture made of damaged bytes takes another number of them.
+
+    Parameters
+    ----------
+    frame : bytes
+        Codestream of one frame, padded or not.
+    bits_stored : int
+        Of a pixel.
+
+    Returns
+    -------
+    int or None
+        None where nothing can be said: packed with loss, in boxes, or not readable.
+    """
+    from openjpeg.utils import decode, encode_array  # `check_decoders` says it where it is missing
+
+    wavelet = frame.find(_STYLE) + _WAVELET
+    if frame[:2] != _START or frame[wavelet : wavelet + 1] != _REVERSIBLE:
+        return None
+    try:
+        end = frame.rindex(_END) + len(_END)
+        picture = decode(frame)
+        again = encode_array(picture, bits_stored=bits_stored, photometric_interpretation=_GREY)
+    except (RuntimeError, ValueError):
+        return None
+    return end - len(again)
 
 
 def _tiles(stream: bytes) -> Iterator[np.ndarray]:
