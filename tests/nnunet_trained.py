@@ -1,33 +1,36 @@
-"""Results folders that nnunetv2 itself planned, preprocessed and trained, two iterations each.
+"""Results folders that nnunetv2 itself planned, preprocessed, trained (two iterations) and ran.
 
 Run as a program in folders that the environment names (``nnUNet_raw`` and so on), with a JSON of
-what to train: nnU-Net reads its folders when it is imported.
+what to train: nnU-Net reads its folders when it is imported. One process does it all, and threads
+do what nnU-Net leaves to processes of its own, since each would import it for seconds.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-DATASET = "Dataset001_Boxes"
 AFFINE = np.diag([4.0, 4.5, 5.0, 1.0])  # mm, RAS
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
-def boxes(seed: int, shape: tuple[int, int, int] = (36, 32, 28)) -> tuple[np.ndarray, np.ndarray]:
+def boxes(seed: int, shape: tuple[int, int, int] = (24, 22, 20)) -> tuple[np.ndarray, np.ndarray]:
     """Image and labels, RAS: a large box on the right, a small one on the left."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.uint8)
-    i, j, k = rng.integers(0, 4, 3)
-    labels[shape[0] // 2 + i : shape[0] - 4 + i, 6 + j : 22 + j, 4 + k : 20 + k] = 1
-    labels[4 + i : 12 + i, 8 + j : 18 + j, 10 + k : 20 + k] = 2
+    i, j, k = rng.integers(0, 3, 3)
+    labels[shape[0] // 2 + i : shape[0] - 3 + i, 4 + j : 15 + j, 3 + k : 14 + k] = 1
+    labels[3 + i : 8 + i, 5 + j : 12 + j, 7 + k : 14 + k] = 2
     image = np.array([20.0, 110.0, 190.0])[labels] + rng.normal(0, 12, shape)
     return image.astype(np.int16), labels
 
@@ -38,8 +41,33 @@ def stored(data: np.ndarray, affine: np.ndarray, axes: str) -> nib.Nifti1Image:
     return nib.Nifti1Image(apply_orientation(data, turn), affine @ inv_ornt_aff(turn, data.shape))
 
 
-def raw_dataset(folder: Path, reader: str, axes: str, ignore: bool) -> None:
-    """``nnUNet_raw/Dataset001_Boxes`` of five cases on these axes."""
+@dataclass(frozen=True)
+class Training:
+    """What nnU-Net is to train: a data set, which its reader names, and how."""
+
+    reader: str
+    planner: str
+    configuration: str
+    fold: str
+
+    def results(self, folder: Path) -> Path:
+        """What `train_and_predict` left below a folder, as nnU-Net names it."""
+        plans = {"ExperimentPlanner": "nnUNetPlans", "nnUNetPlannerResEncM": _RES_ENC}[self.planner]
+        name = f"nnUNetTrainer__{plans}__{self.configuration}"
+        return folder / "results" / _dataset(self.reader) / name
+
+
+_RES_ENC = "nnUNetResEncUNetMPlans"
+_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
+
+
+def _dataset(reader: str) -> str:
+    return f"Dataset{_READERS.index(reader) + 1:03}_Boxes"
+
+
+def raw_dataset(folder: Path, reader: str) -> None:
+    """Five cases stored LPS; those of NibabelIO stored RAS, with a part of each to be ignored."""
+    ignore = reader == "NibabelIO"
     for seed in range(5):
         image, labels = boxes(seed)
         if ignore:
@@ -48,7 +76,9 @@ def raw_dataset(folder: Path, reader: str, axes: str, ignore: bool) -> None:
             ("imagesTr", image, f"case_{seed}_0000"), ("labelsTr", labels, f"case_{seed}"),
         ):  # fmt: skip
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            nib.save(stored(data, AFFINE, axes), folder / kind / f"{name}.nii.gz")
+            nib.save(
+                stored(data, AFFINE, "RAS" if ignore else "LPS"), folder / kind / f"{name}.nii.gz"
+            )
     description = {
         "channel_names": {"0": "MR"}, "labels": LABELS | ({"ignore": 3} if ignore else {}),
         "numTraining": 5, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader,
@@ -56,41 +86,65 @@ def raw_dataset(folder: Path, reader: str, axes: str, ignore: bool) -> None:
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def train(folder: Path, reader: str, trainings: list[tuple[str, str, str]], **how) -> Path:
-    """Results of `trainings` (planner, configuration, fold) below a folder."""
-    raw_dataset(folder / "raw" / DATASET, reader, how.get("axes", "LPS"), how.get("ignore", False))
+def train_and_predict(folder: Path, trainings: list[Training], scans: Path) -> None:
+    """Results of `trainings`, and in ``predicted`` of each the labels of all scans."""
+    for reader in {training.reader for training in trainings}:
+        raw_dataset(folder / "raw" / _dataset(reader), reader)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
     quick = {"nnUNet_compile": "f", "nnUNet_def_n_proc": "1"}
+    wanted = json.dumps([asdict(training) for training in trainings])
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps(trainings)], env=os.environ | places | quick,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, __file__, wanted, str(folder), str(scans)],
+        env=os.environ | places | quick,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "results" / DATASET
+
+
+class _Threads:
+    Pool = ThreadPool
 
 
 def _main() -> None:
     import torch
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+    from nnunetv2.inference.predict_from_raw_data import predict_entry_point
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    trainings = json.loads(sys.argv[1])
-    api.extract_fingerprints([1], num_processes=1)
-    for planner in sorted({planner for planner, _, _ in trainings}):
+    multiprocessing.get_context = lambda _method=None: _Threads
+    trainings = [Training(**one) for one in json.loads(sys.argv[1])]
+    folder, scans = map(Path, sys.argv[2:])
+    for reader in dict.fromkeys(training.reader for training in trainings):
+        number = _READERS.index(reader) + 1
+        mine = [training for training in trainings if training.reader == reader]
         os.environ["nnUNet_n_proc_DA"] = "1"  # planning refuses 0
-        plans = api.plan_experiments([1], planner)
-        configurations = sorted({name for one, name, _ in trainings if one == planner})
-        api.preprocess([1], plans, configurations, [1] * len(configurations))
+        api.extract_fingerprints([number], num_processes=1)
+        for planner in dict.fromkeys(training.planner for training in mine):
+            plans = api.plan_experiments([number], planner)
+            names = sorted({one.configuration for one in mine if one.planner == planner})
+            api.preprocess([number], plans, names, [1] * len(names))
         os.environ["nnUNet_n_proc_DA"] = "0"  # trained in this process
-        for _, name, fold in (one for one in trainings if one[0] == planner):
+        for training in mine:
+            plans = training.results(folder).name.split("__")[1]
+            fold = training.fold if training.fold == "all" else int(training.fold)
             trainer = get_trainer_from_args(
-                "1", name, fold if fold == "all" else int(fold), "nnUNetTrainer", plans,
+                str(number), training.configuration, fold, "nnUNetTrainer", plans,
                 device=torch.device("cpu"),
             )  # fmt: skip
             trainer.num_epochs, trainer.num_iterations_per_epoch = 1, 2
             trainer.num_val_iterations_per_epoch = 1
             trainer.run_training()
             trainer.perform_actual_validation(False)
+    for training in trainings:  # nnU-Net's program takes all cores from here on
+        results = training.results(folder)
+        sys.argv = [
+            "nnUNetv2_predict", "-i", str(scans), "-o", str(results / "predicted"),
+            "-d", str(_READERS.index(training.reader) + 1), "-c", training.configuration,
+            "-p", results.name.split("__")[1], "-f", training.fold, "--disable_tta",
+            "-device", "cpu", "-npp", "0", "-nps", "0",
+        ]  # fmt: skip
+        predict_entry_point()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def tables(cohort, tmp_path_factory):
     return analysed(tmp_path_factory.mktemp("made_up"), *cohort)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", PLANTED)
 @pytest.mark.parametrize("sex", ["F", "M"])
 def test_planted_slope_is_recovered(tables, structure, sex):
@@ -67,6 +68,7 @@ def test_interaction_is_m_minus_f(tables):
     assert row(tables["interactions"], structure="stomach", model="M2")["p_value"] > 0.01
 
 
+@pytest.mark.slow
 def test_a_sex_mix_that_drifts_with_age_does_not_bend_the_pooled_slope(tmp_path):
     volumes, scans = made_up()
     drift = np.random.default_rng(5).random(len(scans)) < (scans["age_years"] - 20) / 70
@@ -183,6 +185,7 @@ def test_a_design_without_full_rank_has_no_slope(tmp_path):
     assert slopes.loc[slopes["model"] == "M1", "p_value"].notna().all()
 
 
+@pytest.mark.slow
 def test_repeated_subjects_make_errors_cluster_robust(tmp_path):
     volumes, scans = made_up(400)
     scans["subject_id"] = [f"person-{i // 2}" for i in range(400)]
@@ -196,6 +199,7 @@ def test_repeated_subjects_make_errors_cluster_robust(tmp_path):
     assert once["correlations"]["note"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_copied_cohort_is_not_twice_as_sure(tmp_path):
     volumes, scans = made_up(400)
     once = analysed(tmp_path / "once", volumes, scans)["slopes"]

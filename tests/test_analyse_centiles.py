@@ -171,6 +171,7 @@ def tables(tmp_path_factory):
     return analysed(tmp_path_factory.mktemp("centiles"), *made_up(1600))
 
 
+@pytest.mark.slow
 def test_curves_stay_inside_the_ages_and_in_order(tables):
     curves = tables["centiles"]
     _, scans = made_up(1600)
@@ -231,6 +232,7 @@ def test_no_centiles_of_fewer_than_300_subjects_of_a_sex(tmp_path):
     assert found["calibration"].empty
 
 
+@pytest.mark.slow
 def test_a_subject_counts_once_in_centiles(tmp_path):
     volumes, scans = made_up(700)
     again = scans.assign(scan_id=scans["scan_id"] + "_2", age_years=scans["age_years"] + 5)

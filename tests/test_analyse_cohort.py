@@ -13,6 +13,7 @@ from cohortvol.errors import ConfigError, TableError
 from cohortvol.stages import analyse
 
 
+@pytest.mark.slow
 def test_every_scan_is_used_or_dropped_for_one_reason(tmp_path):
     volumes, scans = made_up(400)
     scans.loc[0, "age_years"] = np.nan
@@ -85,6 +86,7 @@ def test_needed_columns_are_enough_and_the_lack_of_size_is_said(tmp_path):
     assert any("no result is adjusted for body size" in s for s in record(tmp_path)["sentences"])
 
 
+@pytest.mark.slow
 def test_parquet_and_csv_in_any_row_order_give_equal_bytes(tmp_path):
     volumes, scans = made_up(500)
     analysed(tmp_path / "csv", volumes, scans)
@@ -112,6 +114,7 @@ def test_an_empty_cohort_gives_empty_tables(tmp_path):
     assert row(found["flow"], step="manifest")["n"] == 8
 
 
+@pytest.mark.slow
 def test_table_1_counts_who_is_missing_and_hides_small_cells(tmp_path):
     volumes, scans = made_up(200)
     scans["height_cm"], scans["weight_kg"] = 200.0, 100.0
@@ -134,6 +137,7 @@ def test_table_1_counts_who_is_missing_and_hides_small_cells(tmp_path):
     assert row(shown, variable="site", level="tiny", group="all")["value"] == "3 (1.5 %)"
 
 
+@pytest.mark.slow
 def test_several_segmentation_models_await_a_choice(tmp_path):
     volumes, scans = made_up(300)
     both = pd.concat([volumes.assign(model="first"), volumes.assign(model="second")])
@@ -185,6 +189,7 @@ def test_a_missing_table_and_a_misspelt_setting_are_named(tmp_path):
         analyse.run(tmp_path, tmp_path, tmp_path, exclude_cuts=True)
 
 
+@pytest.mark.slow
 def test_the_record_says_what_was_done_with_what(tmp_path):
     analysed(tmp_path, *made_up())
     said = record(tmp_path)

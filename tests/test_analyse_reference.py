@@ -219,6 +219,7 @@ def test_fewer_than_20_scans_of_a_site_adapt_nothing(scored):
         scored(*at_a_site(19, 23, 1.3), adapt_by="scanner")
 
 
+@pytest.mark.slow
 def test_people_scanned_later_at_an_adapted_site_score_like_the_reference(scored):
     """Over 12 sites, each adapted to by 50 scans that it had before."""
     means, spreads = [], []

@@ -125,6 +125,7 @@ def test_no_difference_is_found_where_there_is_none(tmp_path):
     assert row(found, structure="liver", sex="all", model="M1")["difference_p_value"] > 0.01
 
 
+@pytest.mark.slow
 def test_fewer_than_200_rescanned_people_are_not_split(tmp_path):
     found = analysed(tmp_path / "few", *rescanned(n=199))["within_between"]
     one = row(found, structure="liver", sex="all", model="M1")

@@ -139,6 +139,7 @@ def made(original, tmp_path):
     return shutil.copytree(original[0], tmp_path / "bundle", symlinks=True), original[1]
 
 
+@pytest.mark.slow
 def test_it_holds_the_wheels_of_the_constraints_the_models_and_the_workflow(made):
     folder, checked = made
     assert sorted(path.name for path in (folder / "wheels").iterdir()) == [
@@ -178,6 +179,7 @@ def test_the_sums_are_those_that_sha256sum_checks(made):
     assert subprocess.run(command, cwd=folder, capture_output=True).returncode == 1
 
 
+@pytest.mark.slow
 def test_equal_sources_give_equal_bundles(made, repository, index, tmp_path):
     folder, _ = made
     bundle.make(repository, tmp_path / "again", [EMBEDDED])
@@ -264,6 +266,7 @@ def test_what_the_container_runs_when_it_is_built_leaves_a_cohortvol_that_runs(m
     assert sorted(path.name for path in root.iterdir()) == ["cohortvol", "licences", "workflow"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_is_gone_on_with_from_what_there_is(
     repository, index, tmp_path, monkeypatch
 ):
@@ -280,6 +283,7 @@ def test_an_interrupted_call_is_gone_on_with_from_what_there_is(
     assert bundle.make(repository, folder, [EMBEDDED]).n_wheels == 3
 
 
+@pytest.mark.slow
 def test_a_wheel_that_came_half_is_got_again(repository, index, tmp_path):
     half = tmp_path / "bundle" / ".downloads" / "needed-1.5-py3-none-any.whl"
     half.parent.mkdir(parents=True)
@@ -288,6 +292,7 @@ def test_a_wheel_that_came_half_is_got_again(repository, index, tmp_path):
     assert sha256_of(tmp_path / "bundle" / "wheels" / half.name) == sha256_of(index / half.name)
 
 
+@pytest.mark.slow
 def test_what_is_no_longer_wanted_goes(made, repository, index):
     folder, _ = made
     (repository / "constraints.txt").write_text("needed==2.0\n")
@@ -301,6 +306,7 @@ def test_what_is_no_longer_wanted_goes(made, repository, index):
     assert (folder / "repository" / "workflow" / "rules" / "page.smk").exists()
 
 
+@pytest.mark.slow
 def test_a_wheel_that_is_not_to_be_had_is_temporary_and_nothing_looks_complete(
     repository, index, tmp_path
 ):

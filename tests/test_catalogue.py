@@ -160,6 +160,7 @@ def test_mrsegmentator_has_five_folds_and_wants_lps(tmp_path):
     assert (card.labels[2], card.labels[12]) == ("kidney_right", "heart")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
 def test_the_80_structures_are_those_of_the_five_tasks_each_by_itself(totalsegmentator, tmp_path):
     for model in ("total_mr_80", *PAPER):

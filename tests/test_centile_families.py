@@ -25,6 +25,8 @@ from cohortvol.stages.analyse.fits.centile_model import (
 from cohortvol.stages.analyse.fits.families import FAMILIES
 from golden_values import script_of_r
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "golden_r"
 GOLDEN = pd.read_csv(FOLDER / "centile_families.csv")
 SHAPES = [
@@ -86,7 +88,6 @@ def test_fits_are_those_of_gamlss(data, family):
             assert found == pytest.approx(some["value"].to_numpy(), rel=CLOSE[family])
 
 
-@pytest.mark.slow
 def test_the_stored_values_are_what_gamlss_gives_here(tmp_path):
     if os.environ.get("COHORTVOL_TEST_R") is None or shutil.which("Rscript") is None:
         pytest.skip("fits by R's gamlss are stored; COHORTVOL_TEST_R=1 runs it again")

@@ -26,6 +26,8 @@ from cohortvol.store.schemas import MANIFEST
 from cohortvol.store.tables import read_table
 from cohortvol.tools.check import workload as work
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 EMBEDDED = REPOSITORY / "models" / "embedded-v2"
 COHORTVOL = Path(sys.executable).with_name("cohortvol")

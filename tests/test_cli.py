@@ -236,6 +236,7 @@ def test_the_log_of_a_job_that_crashes_holds_no_text_of_the_crash(
         assert pd.read_parquet(out)["reason"].tolist() == ["BUG_UNEXPECTED", "SRC_MISSING"]
 
 
+@pytest.mark.slow
 def test_what_is_written_is_not_for_every_user_of_the_machine(tmp_path):
     (tmp_path / "scans.csv").write_text("scan_id,image\ns1,/data/Doe_Jane.nii\n")
     words = ["manifest", "--manifest", "scans.csv", "--results", "results"]

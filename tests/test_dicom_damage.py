@@ -30,6 +30,8 @@ from dicom_damage import (
     slices_in_order,
 )
 
+pytestmark = pytest.mark.slow
+
 N_CASES = 60
 
 

@@ -30,6 +30,7 @@ def dixon():
     return {"water": images[0], "fat": images[1], "labels": labels, "affine": affine}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("called", ["water", "fat"])
 @pytest.mark.parametrize("shown", ["water", "fat"])
 def test_an_image_is_swapped_when_it_shows_the_other_part(dixon, called, shown):

@@ -536,6 +536,7 @@ def run(*words, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_finds_a_damaged_model_and_leaves_nothing_behind(tmp_path):
     folder = shutil.copytree(EMBEDDED, tmp_path / "models" / "mine")
     weights = next(folder.rglob("*.safetensors"))
@@ -552,6 +553,7 @@ def test_the_whole_of_it_finds_a_damaged_model_and_leaves_nothing_behind(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_fails_its_checks_and_no_other():
     ended = run("--model", "total_mr")
     assert ended.returncode == 3, ended.stderr

@@ -446,6 +446,7 @@ def test_a_missing_shard_table_is_an_error(tmp_path):
 # --- real scans ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_real_abdominal_scans_are_usable(shared_data):
     images = [
         *sorted((shared_data / "chaos_mr_t2spir" / "images").glob("*.nii.gz")),

@@ -83,6 +83,7 @@ except ScanError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_file_of_a_few_megabytes_that_unpacks_to_gigabytes_takes_no_memory(tmp_path):
     zeros = gzip.compress(bytes(1 << 28), 9)
     path = saved(tmp_path, gzip.compress(nifti()) + 12 * zeros, "scan.nii.gz")  # 3 GiB of zeros
@@ -166,6 +167,7 @@ def test_a_failing_disk_is_tried_five_times(tmp_path, monkeypatch, failures):
 # --- damage at random ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4)

@@ -437,6 +437,7 @@ def labelled(model, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_is_calibrated_on_a_labelled_folder(model, labelled, tmp_path, capsys):
     folder = with_card(model, tmp_path / "mine")
     before = json.loads((folder / "card.json").read_text())

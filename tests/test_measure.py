@@ -219,6 +219,7 @@ def test_pyradiomics_masks_have_their_published_volumes(shared_data, name):
     assert volumes["volume_ml"].item() * 1000 == pytest.approx(volume_mm3, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_expert_label_maps_have_their_reference_volumes(shared_data):
     folder = shared_data / "chaos_mr_t2spir"
     reference = pd.read_csv(folder / "reference_volumes_ml.csv", index_col="case")

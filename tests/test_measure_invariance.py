@@ -57,6 +57,7 @@ def expected(tmp_path_factory):
     return volumes(tmp_path_factory.mktemp("as_it_is"), abdomen(), ramp(), ANISOTROPIC)[SAME]
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(
     order=st.integers(0, 47),
@@ -93,6 +94,7 @@ def test_volumes_depend_on_nothing_but_the_anatomy(
             assert ours.equals(theirs), name
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(order=st.integers(0, 47), angles=st.tuples(*[st.floats(-40, 40)] * 3))
 def test_sides_are_those_of_the_patient_however_the_grid_lies(tmp_path_factory, order, angles):

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -23,75 +20,49 @@ from cohortvol.models.card import AS_STORED, load_card
 from cohortvol.models.networks import Source, import_nnunet
 from cohortvol.stages.segment import Segmenter
 from nnunet_fixture import PLANS, results_folder
-from nnunet_trained import AFFINE, boxes, stored, train
+from nnunet_trained import AFFINE, Training, boxes, stored, train_and_predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-BIN = Path(sys.executable).parent
 STORAGES = ("RAS", "LPS", "LAS", "RSA")
-_2D, _3D, _RES_ENC = "nnUNetPlans__2d", "nnUNetPlans__3d_fullres", "nnUNetResEncUNetMPlans"
-TRAININGS = {
-    "SimpleITKIO": (
-        [("ExperimentPlanner", "2d", "0"), ("ExperimentPlanner", "3d_fullres", "0"),
-         ("nnUNetPlannerResEncM", "3d_fullres", "all")],
-        {},
-    ),
-    "NibabelIO": ([("ExperimentPlanner", "3d_fullres", "0")], {"ignore": True, "axes": "RAS"}),
-    "NibabelIOWithReorient": ([("ExperimentPlanner", "3d_fullres", "0")], {}),
-}  # fmt: skip
-"""What is trained on images that each of nnU-Net's readers reads."""
-
 MODELS = {
-    "2D": ("SimpleITKIO", _2D, "0"),
-    "3D": ("SimpleITKIO", _3D, "0"),
-    "ResEnc M, fold all": ("SimpleITKIO", f"{_RES_ENC}__3d_fullres", "all"),
-    "ignore label": ("NibabelIO", _3D, "0"),
-    "turned to RAS": ("NibabelIOWithReorient", _3D, "0"),
+    "2D": Training("SimpleITKIO", "ExperimentPlanner", "2d", "0"),
+    "3D": Training("SimpleITKIO", "ExperimentPlanner", "3d_fullres", "0"),
+    "ResEnc M, fold all": Training("SimpleITKIO", "nnUNetPlannerResEncM", "3d_fullres", "all"),
+    "ignore label": Training("NibabelIO", "ExperimentPlanner", "3d_fullres", "0"),
+    "turned to RAS": Training("NibabelIOWithReorient", "ExperimentPlanner", "3d_fullres", "0"),
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Results folder by reader, trained when it is asked for."""
-    made = {}
-
-    def of(reader):
-        if reader not in made:
-            trainings, how = TRAININGS[reader]
-            made[reader] = train(tmp_path_factory.mktemp(reader), reader, trainings, **how)
-        return made[reader]
-
-    return of
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
     """One scan on other axes, one turned by 20 degrees, one smaller than a patch."""
     folder = tmp_path_factory.mktemp("scans")
-    image, _ = boxes(9, (40, 34, 30))
-    small, _ = boxes(10, (30, 26, 24))
+    image, _ = boxes(9, (28, 24, 22))
+    small, _ = boxes(10)
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]]
     made = {axes: stored(image, AFFINE, axes) for axes in STORAGES}
     made["oblique"] = nib.Nifti1Image(image, turn @ AFFINE)
-    made["small"] = stored(small[4:24, 4:22, 4:20], AFFINE, "LPS")
+    made["small"] = stored(small[4:20, 3:17, 4:16], AFFINE, "LPS")
     for name, one in made.items():
         nib.save(one, folder / f"{name}_0000.nii.gz")
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, scans):
+    """Folder of a model of `MODELS`: what nnU-Net trained, and what it made of the scans."""
+    folder = tmp_path_factory.mktemp("nnunet")
+    train_and_predict(folder, list(MODELS.values()), scans)
+    return lambda which: MODELS[which].results(folder)
+
+
 @pytest.mark.parametrize("which", MODELS)
 def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, request):
-    reader, name, fold = MODELS[which]
-    results = trained(reader) / f"nnUNetTrainer__{name}"
-    predicted = subprocess.run(
-        [BIN / "nnUNetv2_predict_from_modelfolder", "-i", scans, "-o", tmp_path / "theirs",
-         "-m", results, "-f", fold, "--disable_tta", "-device", "cpu", "-npp", "1", "-nps", "1"],
-        capture_output=True, text=True, env={**os.environ, "nnUNet_compile": "f"},
-    )  # fmt: skip
-    assert predicted.returncode == 0, predicted.stderr[-3000:]
+    reader, fold = MODELS[which].reader, MODELS[which].fold
     card = import_nnunet(
-        [Source(results, folds=[fold])], tmp_path / "model", model_id="model", licence="test"
+        [Source(trained(which), folds=[fold])], tmp_path / "model", model_id="model", licence="test"
     )
     assert card.orientation == ("RAS" if reader == "NibabelIOWithReorient" else AS_STORED)
     # As many threads as nnU-Net's program takes: with others sums are rounded otherwise, and of two
@@ -100,7 +71,7 @@ def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which,
     request.addfinalizer(partial(torch.set_num_threads, 1))
     for path in sorted(scans.glob("*.nii.gz")):
         image = nib.load(path)
-        theirs = nib.load(tmp_path / "theirs" / path.name.replace("_0000", ""))
+        theirs = nib.load(trained(which) / "predicted" / path.name.replace("_0000", ""))
         expected = np.asarray(theirs.dataobj)
         labels, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
         assert np.count_nonzero(labels != expected) == 0, path.name
@@ -110,11 +81,10 @@ def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which,
 def test_the_axes_of_the_training_images_are_read_from_nnunets_validation(trained, tmp_path):
     axes = {}
     for which in ("3D", "ignore label", "turned to RAS"):
-        reader, name, fold = MODELS[which]
-        source = Source(trained(reader) / f"nnUNetTrainer__{name}", folds=[fold])
-        out = tmp_path / reader
-        axes[reader] = import_nnunet([source], out, model_id="m", licence="test").stored_axes
-    assert axes == {"SimpleITKIO": "LPS", "NibabelIO": "RAS", "NibabelIOWithReorient": None}
+        source = Source(trained(which), folds=[MODELS[which].fold])
+        card = import_nnunet([source], tmp_path / which, model_id="m", licence="test")
+        axes[which] = card.stored_axes
+    assert axes == {"3D": "LPS", "ignore label": "RAS", "turned to RAS": None}
 
 
 # --- what an import says ---------------------------------------------------------------------

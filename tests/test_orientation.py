@@ -32,6 +32,8 @@ from cohortvol.workflow.flow import ingest_settings
 from nifti_files import saved
 from workflow_run import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 MIRRORED = TURNS.index(((0, 1, 2), (True, False, False)))
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 0, 5.0, -120], [0, 3.0, 0, 40], [0, 0, 0, 1]])
 """Array axes to the left, up and to the front."""

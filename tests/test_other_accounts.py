@@ -84,6 +84,7 @@ CLOSED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_an_account_may_not_read_it_is_told(results, command, capsys):
     folder, commands = results

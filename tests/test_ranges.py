@@ -60,6 +60,7 @@ def outside(name: str, value: float) -> bool:
 # ---------------------------------------------------------------- tables given to analyse
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     st.dictionaries(
@@ -202,6 +203,7 @@ def taken_in(header: dict, *limits: tuple[float, float], **of_manifest) -> pd.Da
 days = st.dates(date(1, 1, 1), date(9999, 12, 31)).map(lambda day: day.strftime("%Y%m%d").zfill(8))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     age=st.one_of(

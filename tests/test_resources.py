@@ -136,6 +136,7 @@ def test_a_record_that_cannot_be_written_or_read_stops_no_job(tmp_path, monkeypa
         job.count()
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_shard_are_recorded_beside_their_tables(tmp_path, request):
     """The commands that the rules run, on two scans and one file that is none."""
     model = Path(__file__).resolve().parents[1] / "models" / "embedded-v2"

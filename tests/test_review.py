@@ -207,6 +207,7 @@ def test_neither_reviewer_nor_note_is_written_anywhere(results):
         assert "CANARY" not in table.to_csv()
 
 
+@pytest.mark.slow
 def test_the_same_decisions_give_the_same_bytes(results):
     lines = "sub-01,liver,exclude,ab,2026-11-21,", "sub-03,,accept,ab,2026-11-21,"
     decided(results, *lines)

@@ -492,6 +492,7 @@ def test_a_disk_that_is_full_or_fails_breaks_no_promise(tmp_path, monkeypatch, n
         storage.self_test(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_tries_the_file_system_first_and_needs_no_home(tmp_path):
     """HOME is missing, as in many containers; Snakemake is given another place for its cache."""
     (tmp_path / "site").mkdir()
@@ -551,6 +552,7 @@ def test_what_is_newer_is_told_by_no_clock(tmp_path, works):
     assert shard.receipt(works[0].scan_id) == receipt
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_without_a_home_and_with_next_to_no_temporary_folder(tmp_path):
     script = (
         "from cohortvol.drawing import style\n"

@@ -101,6 +101,7 @@ def test_errors_are_clustered_by_family(tmp_path):
     assert slope["slope_pct_per_decade_ci_low"] == pytest.approx(low, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_people_scanned_often_do_not_hide_the_slope_of_people(tmp_path):
     rng = np.random.default_rng(4)
     age = rng.uniform(25, 85, 1000)
@@ -157,6 +158,7 @@ def test_a_table_that_does_not_say_what_is_cut_is_said_so(tmp_path):
     assert record(tmp_path)["knows_cut"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [5, 10])
 def test_a_bend_is_tested_where_ages_come_in_bands(tmp_path, width):
     rng = np.random.default_rng(2)

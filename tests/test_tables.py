@@ -43,6 +43,7 @@ def test_a_table_comes_back_as_it_was(table):
     assert read["qc"].isna().all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=500)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_or_changes_nothing(table, tmp_path_factory, place, bit):

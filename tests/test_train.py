@@ -28,7 +28,7 @@ id: tiny
 title: A model for tests
 licence: CC0-1.0
 labels: {1: liver, 2: spleen}
-spacing_mm: [8.0, 8.0, 8.0]
+spacing_mm: [12.0, 12.0, 12.0]
 base_features: 4
 max_features: 8
 planning_memory_gb: 0.2
@@ -78,6 +78,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
     from cohortvol.tools.train import run as train
@@ -125,6 +126,7 @@ def check_held_out(trained):
             assert np.allclose(ours.affine, theirs.affine)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_path):
     """The network of fold 0 as a model of its own, on the very scans that it was validated on."""
@@ -154,6 +156,7 @@ def test_the_doubt_of_a_held_out_case_is_what_segmenting_it_keeps(trained, tmp_p
             assert found[name] == pytest.approx(ratios[name], rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_training_resumes_from_its_last_epoch(trained, monkeypatch):
     from cohortvol.tools.train.folds import train_fold

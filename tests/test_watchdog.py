@@ -50,6 +50,7 @@ def hang(shard):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_scan_on_which_nothing_moves_is_given_up_and_the_others_are_finished(shard):
     first = hang(shard)
     assert first.returncode == 75

@@ -79,4 +79,7 @@ def echo_model(card: Any) -> None:
             f"Its training images are on the axes {card.stored_axes}; scans on others are flagged "
             f"(QC_AXES). With --orientation {card.stored_axes} all are turned to these."
         )
-    typer.echo(textwrap.fill(told, width(), initial_indent="  ", subsequent_indent="  "))
+    wrapped = textwrap.TextWrapper(
+        width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )  # options stay whole
+    typer.echo(wrapped.fill(told))
