@@ -55,7 +55,8 @@ def tables(folder: Path, processes: int) -> tuple[pa.Table, pd.DataFrame]:
         )
         for name in ("scan_id", "structure", "status", "bbox")
     })  # fmt: skip
-    return volumes, pd.DataFrame([scan for _, scan in found])
+    of_people = pd.read_csv(folder.parent / "manifest.csv", usecols=["scan_id", "site", "sequence"])
+    return volumes, pd.DataFrame([scan for _, scan in found]).merge(of_people, "left", "scan_id")
 
 
 def scaled(scans: pd.DataFrame, row: int, along: str, factor: float) -> str:

@@ -1,7 +1,8 @@
 """Scans of which one axis has another scale than the cohort's: a voxel size that is wrong.
 
 A body is large or small along all axes at once, nearly; a slice step that is not what the header
-says stretches every organ along one axis and along that one alone.
+says stretches every organ along one axis and along that one alone. So the organs of a scan are
+asked, and the other scans of the same site and sequence, of which most have one step.
 """
 
 from __future__ import annotations
@@ -17,15 +18,42 @@ from cohortvol.stages.assemble.outliers import MAD_TO_SD
 
 CODE = "QC_SCALE"
 MIN_STRUCTURES = 2
-"""Structures that must lie whole in a scan for it to be judged."""
+"""Structures that must lie whole in a scan for it to be judged by its organs alone."""
 MIN_SCANS = 30
-"""Scans with such structures, from which on there is something usual."""
+"""Scans with such structures, or of one site and sequence, from which on there is something
+usual."""
 MAX_Z = 4.0
 LEAST_LOG = np.log(1.12)
 """Factors nearer to 1 are not told from bodies, whatever their z."""
+OF_NEIGHBOURS = 0.9
+"""Share of the scans of a site and sequence that must have one step for another to be odd."""
+SAME_STEP = 0.01  # relative
 
 AXES = ("left to right", "back to front", "feet to head")
 _AXIS_OF = {letter: axis for axis, ends in enumerate(FACES) for letter in ends}
+_EDGES = ["spacing_i_mm", "spacing_j_mm", "spacing_k_mm"]
+
+
+def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
+    """What would make a scan usual, such as ``feet to head x 1.54``, by scan_id.
+
+    Of those that are `MAX_Z` and `LEAST_LOG` off by their organs; and of those with another step
+    than their neighbours, unless their organs speak for the step that they have.
+
+    Parameters
+    ----------
+    volumes : pyarrow.Table
+        Columns ``scan_id, structure, status, bbox`` of the table VOLUMES.
+    scans : pandas.DataFrame
+        ``scan_id, site, sequence, orientation, spacing_i_mm`` and so on, one row per scan.
+    """
+    log_off = _log_off(_shapes(volumes, scans))
+    by_organs, by_step = _judged(log_off), steps_of_neighbours(scans)
+    far = (by_organs["z"].abs() > MAX_Z) & (np.log(by_organs["factor"]).abs() > LEAST_LOG)
+    odd = by_step[~_organs_speak_for(by_step, log_off)]
+    found = pd.concat([by_organs[far], odd[~odd.index.isin(by_organs.index[far])]])
+    words = [f"{AXES[int(row.axis)]} x {row.factor:.2f}" for row in found.itertuples()]
+    return pd.Series(words, index=found.index, dtype=object)
 
 
 def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
@@ -37,10 +65,8 @@ def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    volumes : pyarrow.Table
-        Columns ``scan_id, structure, status, bbox`` of the table VOLUMES.
-    scans : pandas.DataFrame
-        ``scan_id``, ``orientation``, ``spacing_i_mm`` and so on, one row per scan.
+    volumes, scans
+        As in `off_scale`.
 
     Returns
     -------
@@ -48,8 +74,51 @@ def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
         By scan_id, of those that can be judged: ``axis`` (0 to 2, the one that is furthest off),
         ``factor`` and ``z``, how far off it is in robust standard deviations of the cohort.
     """
-    found = _shapes(volumes, scans)
-    log_off = _log_off(found)
+    return _judged(_log_off(_shapes(volumes, scans)))
+
+
+def steps_of_neighbours(scans: pd.DataFrame) -> pd.DataFrame:
+    """Scans whose step is another than nearly all of the same site and sequence have.
+
+    The step is the longest edge of a voxel; scans that are sliced along another axis of the body
+    are no neighbours.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By scan_id: ``axis`` along which the slices follow one another, and ``factor`` by which the
+        step would have to be multiplied to be that of the neighbours.
+    """
+    edges_mm = _along_body(scans[_EDGES].to_numpy(float), scans["orientation"])
+    steps = scans[["scan_id", "site", "sequence"]].assign(
+        axis=np.nan_to_num(edges_mm, nan=-1.0).argmax(axis=1), step_mm=edges_mm.max(axis=1)
+    )
+    alike = steps.groupby(["site", "sequence", "axis"], dropna=False)["step_mm"]
+    steps["factor"] = alike.transform("median") / steps["step_mm"]
+    steps["is_usual"] = (steps["factor"] - 1).abs() < SAME_STEP
+    n_alike = alike.transform("size")
+    share = steps.groupby(["site", "sequence", "axis"], dropna=False)["is_usual"].transform("mean")
+    is_odd = np.log(steps["factor"]).abs() > LEAST_LOG
+    found = steps[is_odd & (n_alike >= MIN_SCANS) & (share >= OF_NEIGHBOURS)]
+    return found.set_index("scan_id")[["axis", "factor"]]
+
+
+def _organs_speak_for(by_step: pd.DataFrame, log_off: pd.DataFrame) -> pd.Series:
+    """Whether the organs of a scan are nearer to the usual with its own step than with that of
+    its neighbours; not where none lies whole."""
+    off = log_off.reindex(by_step.index)[[0, 1, 2]].to_numpy(float)
+    along = off[np.arange(len(off)), by_step["axis"].to_numpy(int)]
+    return np.abs(along) < np.abs(along + np.log(by_step["factor"]))
+
+
+def marked_off_scale(scans: pd.DataFrame, off: pd.Series) -> pd.DataFrame:
+    """The scans with `CODE` among the warnings of those that are `off_scale`, and what is said."""
+    said = scans["scan_id"].map(off)
+    return mark(scans, said.notna(), CODE).assign(usual_scale=said)
+
+
+def _judged(log_off: pd.DataFrame) -> pd.DataFrame:
+    log_off = log_off.loc[log_off["n"] >= MIN_STRUCTURES, [0, 1, 2]]
     if len(log_off) < MIN_SCANS:
         return pd.DataFrame({"axis": [], "factor": [], "z": []})
     spread = MAD_TO_SD * log_off.abs().median()
@@ -66,22 +135,13 @@ def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
-    """What would make a scan usual, by scan_id, of those that are `MAX_Z` off and `LEAST_LOG`.
-
-    Such as ``feet to head x 1.54``.
-    """
-    judged = usual_factors(volumes, scans)
-    far = (judged["z"].abs() > MAX_Z) & (np.log(judged["factor"]).abs() > LEAST_LOG)
-    judged = judged[far]
-    words = [f"{AXES[int(row.axis)]} x {row.factor:.2f}" for row in judged.itertuples()]
-    return pd.Series(words, index=judged.index, dtype=object)
-
-
-def marked_off_scale(scans: pd.DataFrame, off: pd.Series) -> pd.DataFrame:
-    """The scans with `CODE` among the warnings of those that are `off_scale`, and what is said."""
-    said = scans["scan_id"].map(off)
-    return mark(scans, said.notna(), CODE).assign(usual_scale=said)
+def _along_body(along_array: np.ndarray, orientations: pd.Series) -> np.ndarray:
+    """(n, 3) what is given along i, j and k, along R, A and S."""
+    codes = orientations.fillna("RAS")
+    order = np.array([[_AXIS_OF[letter] for letter in one] for one in codes], int).reshape(-1, 3)
+    along = np.zeros_like(along_array)
+    np.put_along_axis(along, order, along_array, axis=1)
+    return along
 
 
 def _shapes(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
@@ -91,11 +151,8 @@ def _shapes(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
     n_voxels = bounds[:, 1::2] - bounds[:, ::2] + 1
     grids = scans.set_index("scan_id")
     place = grids.index.get_indexer(whole["scan_id"].to_pylist())
-    edges_mm = grids[[f"spacing_{axis}_mm" for axis in "ijk"]].to_numpy(float)[place]
-    codes = grids["orientation"].fillna("RAS").to_numpy()[place]
-    order = np.array([[_AXIS_OF[letter] for letter in one] for one in codes], int).reshape(-1, 3)
-    log_mm = np.zeros_like(edges_mm)
-    np.put_along_axis(log_mm, order, np.log(n_voxels * edges_mm), axis=1)
+    edges_mm = grids[_EDGES].to_numpy(float)[place]
+    log_mm = _along_body(np.log(n_voxels * edges_mm), grids["orientation"].iloc[place])
     shapes = pd.DataFrame(log_mm - log_mm.mean(axis=1, keepdims=True))
     shapes["scan_id"], shapes["structure"] = (
         whole["scan_id"].to_pylist(),
@@ -105,7 +162,7 @@ def _shapes(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _log_off(shapes: pd.DataFrame) -> pd.DataFrame:
-    """Log factor that each axis of a scan is off, of scans with enough structures."""
+    """Log factor that each axis of a scan is off, and ``n`` structures that say so."""
     axes = [0, 1, 2]
     by_structure = shapes.groupby("structure")[axes]
     off = shapes[axes] - by_structure.transform("median")
@@ -113,6 +170,5 @@ def _log_off(shapes: pd.DataFrame) -> pd.DataFrame:
     weight = (1 / variance.mean(axis=1)).where(variance.mean(axis=1) > 0)
     weighted = off.mul(weight, axis=0).assign(weight=weight, n=weight.notna())
     sums = weighted.groupby(shapes["scan_id"]).sum()
-    sums = sums[sums["n"] >= MIN_STRUCTURES]
     # One axis stretched by f moves it by 2/3 log f from the mean of the three.
-    return 1.5 * sums[axes].div(sums["weight"], axis=0)
+    return (1.5 * sums[axes].div(sums["weight"], axis=0)).assign(n=sums["n"])
