@@ -23,6 +23,7 @@ rule analyse:
             {k: v for k, v in config["analyse"].items() if k != "exclude_cut"}
         ),
         ages=config["age_range_years"],
+        covariates=json.dumps(config["covariates"], sort_keys=True),
         record=record_of("analyse"),
     shell:
         """
@@ -33,6 +34,7 @@ rule analyse:
             {params.cut} \
             {params.settings:q} \
             --age-range-years {params.ages:q} \
+            --covariates {params.covariates:q} \
             --record {params.record:q} \
             2>{log:q}
         """

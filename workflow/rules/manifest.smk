@@ -21,6 +21,7 @@ checkpoint manifest:
         bad_rows=config["bad_rows"],
         sex_codes=json.dumps(config["sex_codes"]),
         age_range_years=config["age_range_years"],
+        covariates=json.dumps(config["covariates"], sort_keys=True),
         bids=json.dumps(config["bids"]),
         ids="--hash-ids" if config["hash_ids"] else "--plain-ids",
         salt=options({"salt_file": config["salt_file"]}),
@@ -35,6 +36,7 @@ checkpoint manifest:
             --bad-rows {params.bad_rows:q} \
             --sex-codes {params.sex_codes:q} \
             --age-range-years {params.age_range_years:q} \
+            --covariates {params.covariates:q} \
             --bids {params.bids:q} \
             {params.ids} \
             {params.salt:q} \

@@ -13,6 +13,7 @@ from cohortvol.cli.options import (
     OutFolder,
     Scans,
     Volumes,
+    from_json,
 )
 
 
@@ -60,19 +61,31 @@ def analyse(
         typer.Option(help="agreement.parquet, where another model's volumes were compared."),
     ] = None,
     age_range_years: AgeRange = (0.0, 120.0),
+    covariates: Annotated[
+        str,
+        typer.Option(
+            help="JSON: further columns of the scans table that M2 adjusts for, each continuous or "
+            'factor, such as {"waist_cm": "continuous"}.'
+        ),
+    ] = "{}",
     record: AsNoted = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
     Any two tables with the columns scan_id, structure, volume_ml and scan_id, age_years do; sex,
-    height_cm, weight_kg, site, scanner, sequence and contrast are used where there.
+    height_cm, weight_kg, site, scanner, sequence and contrast are used where there, and so are
+    cluster_id, sampling_weight, stratum (how people were drawn) and absent (what surgery took).
 
     Example:
     [dim]cohortvol analyse --volumes results/mine/volumes.parquet \
     --scans results/mine/scans.parquet --out results/mine/analyse[/]
     """
+    further = {"covariates": from_json("--covariates", covariates)}
+    from cohortvol import config
     from cohortvol.stages.analyse import run
     from cohortvol.store.records import noted
+
+    checked = config.check(further, source="--covariates")
 
     with noted(record):
         run(
@@ -93,4 +106,5 @@ def analyse(
             literature=None if literature is None else str(literature),
             agreement=None if agreement is None else str(agreement),
             age_range_years=age_range_years,
+            covariates=checked["covariates"],
         )

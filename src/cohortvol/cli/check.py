@@ -98,6 +98,7 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
         sex_codes=settings["sex_codes"],
         age_range_years=settings["age_range_years"],
         choice=Choice(**settings["bids"]),
+        covariates=settings["covariates"],
         withdrawn=withdrawn,
     )
     unknown = unknown_withdrawn(withdrawn, None, Path(settings["results"]))

@@ -40,6 +40,10 @@ def manifest(
     age_range_years: Annotated[
         tuple[float, float], typer.Option(help="Ages outside are unusable, years.")
     ] = (0.0, 120.0),
+    covariates: Annotated[
+        str,
+        typer.Option(help="JSON: further columns to keep, each continuous or factor."),
+    ] = "{}",
     bids: Annotated[
         str,
         typer.Option(
@@ -92,6 +96,8 @@ def manifest(
     from cohortvol.stages.manifest import Choice, run, sources
     from cohortvol.store.records import noted
 
+    further = {"covariates": from_json("--covariates", covariates)}
+    further = config.check(further, source="--covariates")
     checked = config.check({"bids": from_json("--bids", bids)}, source="--bids")
     choice = Choice(**checked["bids"])
 
@@ -105,6 +111,7 @@ def manifest(
             sex_codes=codes,
             age_range_years=age_range_years,
             choice=choice,
+            covariates=further["covariates"],
             hash_ids=hash_ids,
             salt_file=salt_file,
             withdrawals=withdrawals,

@@ -72,8 +72,12 @@ class Keys:
         """``v_`` and 16 hex digits; the same for visits of the same name."""
         return self._key("v", session_id)
 
+    def cluster(self, cluster_id: str) -> str:
+        """``c_`` and 16 hex digits; nobody needs the way back."""
+        return self.key_of("c", cluster_id)
+
     def key_of(self, kind: str, text: str) -> str:
-        """The key of an id, which is not remembered; `kind` is s, p or v."""
+        """The key of an id, which is not remembered; `kind` is s, p, v or c."""
         return key_of(self._salt, kind, text)
 
     def link(self, scan_key: str, image: str) -> str:

@@ -31,6 +31,10 @@ COVARIATES = {
     "field_strength_t": Column(real, "field strength, tesla"),
     "sequence": Column(text, "pulse sequence or weighting"),
     "contrast": Column(text, "contrast agent or phase"),
+    "cluster_id": Column(text, "family, or whatever else its members were drawn with, or its key"),
+    "sampling_weight": Column(real, "people of the population that this one stands for"),
+    "stratum": Column(text, "part of the population that was drawn from by itself"),
+    "absent": Column(text, "structures that surgery took, joined by ;"),
 }
 _GRID = {
     "n_i": Column(whole, "voxels along the first array axis"),
@@ -66,6 +70,9 @@ MANIFEST = {
     "detail": Column(text, "what the reason code refers to"),
     "shard": Column(text, "shard of the scan; null where the row is no scan"),
     **COVARIATES,
+    "further": Column(
+        text, "columns of the manifest that `covariates` of the config names: JSON, text by name"
+    ),
 }
 SHARDS = {
     "scan_id": Column(text, "row key"),
@@ -258,6 +265,7 @@ SCANS = {
     **_REVIEW,
     "shard": MANIFEST["shard"],
     **COVARIATES,
+    "further": MANIFEST["further"],
     **_GRID,
     "body_orientation": BODY_ORIENTATION,
     "usual_scale": Column(

@@ -88,7 +88,10 @@ class Flow:
 
     def manifest(self, sources: Mapping[str, str | None]) -> Job:
         """The job that reads the manifest."""
-        names = ("shard_size", "bad_rows", "sex_codes", "age_range_years", "bids", "hash_ids")
+        names = (
+            "shard_size", "bad_rows", "sex_codes", "age_range_years", "covariates", "bids",
+            "hash_ids",
+        )  # fmt: skip
         table = Path(self.config["manifest"])
         # Paths of images are relative to the manifest, and links to them lie in the folder. Digests
         # of these places are kept, as a path may hold a name.

@@ -30,7 +30,7 @@ from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.limits import cannot_say
 from cohortvol.stages.analyse.cohort.settings import Settings, checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
-from cohortvol.stages.analyse.fits.designs import FACTORS, factors_of
+from cohortvol.stages.analyse.fits.designs import FACTORS, continuous_of, factors_of
 from cohortvol.stages.analyse.outputs import write
 from cohortvol.stages.analyse.robustness.body_size import body_size
 from cohortvol.stages.analyse.robustness.diagnostics import diagnostics
@@ -85,10 +85,11 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     beside = {name: Path(path) for name, path in given.items() if path}
     cohort = cohort_of.build(
         read_volumes(volumes),
-        read_scans(scans),
+        read_scans(scans, chosen.covariates),
         exclude_cut=chosen.exclude_cut,
         segmentation_model=chosen.segmentation_model,
         age_range_years=chosen.age_range_years,
+        covariates=chosen.covariates,
     )
     slopes, interactions = trends(cohort, chosen)
     splines = bends.Splines(cohort, chosen)
@@ -192,7 +193,7 @@ def _counts(cohort: Cohort) -> dict[str, int]:
 
 
 def covariates(cohort: Cohort, slopes: pd.DataFrame) -> dict[str, Any]:
-    """What M2 is adjusted for in any structure, and why not for the rest of `FACTORS`."""
+    """What M2 is adjusted for in any structure, and why not for what else it might."""
     m2 = slopes[slopes["model"] == "M2"] if len(slopes) else slopes
     given = m2["adjusted_for"].dropna() if "adjusted_for" in m2 else []
     adjusted = list(dict.fromkeys(name for text in given for name in text.split(", ")))
@@ -201,12 +202,14 @@ def covariates(cohort: Cohort, slopes: pd.DataFrame) -> dict[str, Any]:
     for name in ("height", "BMI"):
         if name not in adjusted:
             left_out[name] = "no M2 could be fitted" if cohort.has_size.any() else "not known"
-    for name in FACTORS:
+    varying |= set(continuous_of(cohort))
+    for name in (*FACTORS, *cohort.covariates):
         if name not in adjusted:
             here = name in cohort.scans and cohort.scans[name].notna().any()
             unused = "the same for all scans" if here else "not known"
             left_out[name] = "see the notes of M2" if name in varying else unused
-    return {"adjusted_for": adjusted, "left_out": left_out}
+    continuous = [name for name in continuous_of(cohort) if name in adjusted]
+    return {"adjusted_for": adjusted, "continuous": continuous, "left_out": left_out}
 
 
 def _findings(slopes: pd.DataFrame, settings: Settings) -> dict[str, int]:
@@ -227,7 +230,8 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         "people scanned and not a population.",
     ]
     estimated = "slope_pct_per_decade" in slopes and slopes["slope_pct_per_decade"].notna().any()
-    fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in FACTORS]
+    factors = {factor.name for factor in factors_of(cohort)}
+    fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in factors]
     if fixed:
         said.append(f"M2 and M3 have fixed effects of {', '.join(fixed)}; M1 has not.")
         said += _pooled_levels(cohort, fixed, settings)
@@ -261,6 +265,11 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         said.append(
             f"{counts['volumes_accepted_by_review']:,} volumes are used because people who looked "
             "at them accepted them; automatic QC alone would leave them out."
+        )
+    if n_taken := int((cohort.reason == cohort_of.SURGERY).sum()):
+        said.append(
+            f"{n_taken:,} volumes are left out because surgery took the structure or a part of it, "
+            "as the column absent says; nobody else stands for these people."
         )
     if not settings.exclude_cut:
         said.append("Volumes cut by the field of view are used although they are lower bounds.")

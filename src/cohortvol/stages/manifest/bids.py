@@ -51,9 +51,15 @@ class _Dataset:
     is_ignored: Callable[[str], bool]
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    further: Sequence[str] = ()
+
+    def said(self, row: Row, factor: Mapping[str, float]) -> Row:
+        """What a row of a table says of a scan."""
+        kept = {name: row[name] for name in self.further if row.get(name)}
+        return bids_tables.covariates(row, factor) | kept
 
 
-def read_bids(folder: Path, choice: Choice | None = None) -> TextTable:
+def read_bids(folder: Path, choice: Choice | None = None, further: Sequence[str] = ()) -> TextTable:
     """Rows of the manifest for a BIDS dataset, sorted by subject, session and file name.
 
     Every image that `choice` admits is a row: ``scan_id`` is its file name without extension,
@@ -72,6 +78,8 @@ def read_bids(folder: Path, choice: Choice | None = None) -> TextTable:
         The dataset, with dataset_description.json.
     choice : Choice, optional
         Which images are scans; every image of ``anat`` if not given.
+    further : sequence of str
+        Columns of the tables that are kept besides those of the manifest.
 
     Returns
     -------
@@ -84,7 +92,7 @@ def read_bids(folder: Path, choice: Choice | None = None) -> TextTable:
         If it is no BIDS dataset, holds no subject, or a table of the whole dataset cannot be
         used. What is wrong with one subject's own tables is a problem of its rows.
     """
-    dataset = _open(folder, choice or Choice())
+    dataset = _open(folder, choice or Choice(), further)
     subjects = set(_subfolders(dataset, dataset.root, "", "sub-"))
     if not subjects:
         raise ManifestError(f"{folder}: a BIDS dataset without any sub-<label> folder")
@@ -129,7 +137,7 @@ def sex_codes(folder: Path) -> dict[str, str | None]:
     return {**bids_tables.SEX_CODES, **bids_tables.sex_codes(_optional_json(folder, PARTICIPANTS))}
 
 
-def _open(folder: Path, choice: Choice) -> _Dataset:
+def _open(folder: Path, choice: Choice, further: Sequence[str]) -> _Dataset:
     description = folder / DESCRIPTION
     if not description.is_file():
         raise ManifestError(
@@ -148,6 +156,7 @@ def _open(folder: Path, choice: Choice) -> _Dataset:
     return _Dataset(
         root=root,
         choice=choice,
+        further=further,
         participants=(
             bids_tables.in_rows(participants, "participant_id") if participants.is_file() else None
         ),
@@ -202,10 +211,10 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
     factor = _factor_of_sessions(dataset, top, subject, names, problems)
     scans = _table(dataset, levels, "scans", "filename", problems)
     days = {os.path.basename(name): row.get("acq_time", "") for name, row in scans.items()}
-    person = bids_tables.covariates((dataset.participants or {}).get(subject, {}), dataset.factor)
+    person = dataset.said((dataset.participants or {}).get(subject, {}), dataset.factor)
     if len({image.session for image in images}) > 1 and person.pop("age_years", ""):
         unknown = sum(
-            "age_years" not in bids_tables.covariates(sessions.get(image.session, {}), factor)
+            "age_years" not in dataset.said(sessions.get(image.session, {}), factor)
             for image in images
         )
         if unknown:
@@ -223,7 +232,7 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
             "session_id": image.session,
             **_of_sidecars(dataset, image, own),
             **person,
-            **bids_tables.covariates(sessions.get(image.session, {}), factor),
+            **dataset.said(sessions.get(image.session, {}), factor),
         }
         day = bids_tables.day_of(days.get(image.name, ""))
         if day:

@@ -98,7 +98,7 @@ def _refuse_collisions(folder: Path, ids: list[str], names: list[str]) -> None:
 
 
 def _joined(table: pd.DataFrame, covariates: Path) -> pd.DataFrame:
-    """Images with the covariates of their scan_id; empty where a scan has none."""
+    """Images with all columns of their scan_id's row; empty where a scan has none."""
     given = read_text_table(covariates)
     check_columns(covariates, [*given.columns, "image"], ("scan_id",))
     by_id = {row["scan_id"]: row for row in given.rows}
@@ -120,9 +120,10 @@ def _joined(table: pd.DataFrame, covariates: Path) -> pd.DataFrame:
         log.warning("%s: no row for %d images: %s", covariates, len(without), ", ".join(without))
     if unused:
         log.warning("%s: no image for %d rows: %s", covariates, len(unused), ", ".join(unused))
-    columns = [name for name in COVARIATES if name in given.columns]
+    ours = [name for name in COVARIATES if name in given.columns]
+    further = [name for name in given.columns if name not in (*COVARIATES, *table.columns)]
     joined = {
         name: [by_id.get(scan_id, {}).get(name, "") for scan_id in table["scan_id"]]
-        for name in columns
+        for name in (*ours, *further)
     }
     return table.assign(**joined)

@@ -129,6 +129,7 @@ def check(
     sex_codes: Mapping[str, str | None] | None = None,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
+    covariates: Mapping[str, str] | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,
     withdrawals: Path | None = None,
@@ -142,7 +143,7 @@ def check(
 
     Parameters
     ----------
-    manifest, bad_rows, sex_codes, age_range_years, choice
+    manifest, bad_rows, sex_codes, age_range_years, choice, covariates
         As in `read_manifest`.
     results : Path
         Results folder.
@@ -178,6 +179,7 @@ def check(
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
+        covariates=covariates,
         withdrawn=withdrawn,
     )
     if withdrawals is not None:
@@ -198,7 +200,7 @@ def unknown_withdrawn(withdrawn: Withdrawn, keys: Keys | None, results: Path) ->
 
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What `check` and `run` take by name, of a checked config."""
-    names = ("bad_rows", "sex_codes", "age_range_years", "hash_ids")
+    names = ("bad_rows", "sex_codes", "age_range_years", "covariates", "hash_ids")
     files = {name: config[name] and Path(config[name]) for name in ("salt_file", "withdrawals")}
     return {name: config[name] for name in names} | files | {"choice": Choice(**config["bids"])}
 

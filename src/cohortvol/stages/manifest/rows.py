@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import unicodedata
@@ -14,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from cohortvol.errors import ManifestError
+from cohortvol.errors import ManifestError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
@@ -24,6 +25,7 @@ from cohortvol.stages.manifest.values import (
     BadValueError,
     Rules,
     parse_covariate,
+    parse_further,
 )
 from cohortvol.stages.manifest.withdrawn import Withdrawn
 from cohortvol.store.keys import LONGEST_ID_BYTES, Keys
@@ -49,6 +51,7 @@ def read_manifest(
     sex_codes: Mapping[str, str | None] | None = None,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
+    covariates: Mapping[str, str] | None = None,
     keys: Keys | None = None,
     withdrawn: Withdrawn | None = None,
 ) -> pd.DataFrame:
@@ -71,6 +74,8 @@ def read_manifest(
         Ages outside are bad rows.
     choice : Choice, optional
         Which images of a BIDS dataset are scans.
+    covariates : mapping, optional
+        Further columns that are kept, and their kind: ``continuous`` or ``factor``.
     keys : Keys, optional
         Put these in place of ids and of paths of images. Ids may then be any text, and no value
         of the manifest is repeated in a message or a table.
@@ -90,9 +95,9 @@ def read_manifest(
         If the table cannot be used, or if there are bad rows and they are refused; the
         message lists every one.
     """
-    codes = dict(sex_codes or {})
+    codes, further = dict(sex_codes or {}), dict(covariates or {})
     if path.is_dir():
-        table = bids.read_bids(path, choice)
+        table = bids.read_bids(path, choice, tuple(further))
         codes = {**bids.sex_codes(path), **codes}
     else:
         table = read_text_table(
@@ -100,7 +105,7 @@ def read_manifest(
             "Give the table of scans with `manifest:` in the config, or make one with "
             "`cohortvol manifest-from-folder`.",
         )
-        check_columns(path, table.columns, REQUIRED)
+        check_columns(path, table.columns, REQUIRED, tuple(further))
     if not table.rows:
         raise ManifestError(f"{path}: holds no scans, only a header")
     folder = os.path.dirname(os.path.abspath(path))
@@ -110,6 +115,7 @@ def read_manifest(
         sex_codes=codes,
         ages=age_range(age_range_years),
         ids_are_keys=keys is not None,
+        further=further,
     )
     clashes = _clashing_ids(table, rules.ids_are_keys)
     rows: list[dict[str, Any]] = []
@@ -145,15 +151,18 @@ def _put_keys(
         row["scan_id"] = keys.scan(row["scan_id"])
         row["subject_id"] = keys.subject(row["subject_id"])
         row["session_id"] = row["session_id"] and keys.session(row["session_id"])
+        row["cluster_id"] = row["cluster_id"] and keys.cluster(row["cluster_id"])
         is_scan = not found and row["state"] is None
         row["image"] = keys.link(row["scan_id"], row["image"]) if is_scan else None
 
 
-def check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
+def check_columns(
+    path: Path, columns: Sequence[str], required: Sequence[str], further: Sequence[str] = ()
+) -> None:
     """Refuse a table without its required columns, or with a misspelt name.
 
     A column that is near a known one which is absent counts as misspelt. Any other extra
-    column is left out with a notice.
+    column that is not among the `further` is left out with a notice.
 
     Raises
     ------
@@ -161,7 +170,7 @@ def check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -
         Naming every such column with the name it should have.
     """
     absent = [name for name in KNOWN if name not in columns]
-    extra = [name for name in columns if name not in KNOWN]
+    extra = [name for name in columns if name not in KNOWN and name not in further]
     misspelt = {name: near for name in extra if (near := _near(name, absent))}
     lines = [
         f"  column {name!r}; did you mean {near!r}? Rename it, or take it out."
@@ -171,6 +180,11 @@ def check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -
         f"  no column {name!r}; it is required"
         for name in required
         if name in absent and name not in misspelt.values()
+    ]
+    lines += [
+        f"  no column {name!r}; `covariates` names it{did_you_mean(name, extra)}"
+        for name in further
+        if name not in columns
     ]
     if lines:
         known = f"  known columns: {', '.join(KNOWN)}"
@@ -222,7 +236,21 @@ def _checked_row(
             row[column] = None
             problems.append(Problem(column, value, error.code, error.allowed))
     row["subject_id"] = row["subject_id"] or scan_id
+    row["further"] = _further(raw, rules, problems)
     return row, problems
+
+
+def _further(raw: Mapping[str, str], rules: Rules, problems: list[Problem]) -> str | None:
+    """The further columns of a row as JSON, None where none is known; bad values are problems."""
+    known = {}
+    for column, kind in rules.further.items():
+        value = raw.get(column, "")
+        try:
+            known[column] = parse_further(value, kind)
+        except BadValueError as error:
+            problems.append(Problem(column, value, error.code, error.allowed))
+    known = {column: text for column, text in known.items() if text is not None}
+    return json.dumps(known, ensure_ascii=False, sort_keys=True) if known else None
 
 
 def _clashing_ids(table: TextTable, ids_are_keys: bool) -> dict[int, list[Problem]]:

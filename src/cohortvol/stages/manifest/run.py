@@ -37,6 +37,7 @@ def run(
     sex_codes: Mapping[str, str | None] | None = None,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
     choice: Choice | None = None,
+    covariates: Mapping[str, str] | None = None,
     hash_ids: bool = False,
     salt_file: Path | None = None,
     withdrawals: Path | None = None,
@@ -57,7 +58,7 @@ def run(
         Results folder.
     shard_size : int
         Scans per shard, for scans that have none yet.
-    bad_rows, sex_codes, age_range_years, choice
+    bad_rows, sex_codes, age_range_years, choice, covariates
         As in `read_manifest`.
     hash_ids, salt_file, withdrawals, named, tell
         As in `check`.
@@ -85,6 +86,7 @@ def run(
         sex_codes=sex_codes,
         age_range_years=age_range_years,
         choice=choice,
+        covariates=covariates,
     )
     scans, shards, leaving = read.scans, read.shards, read.leaving
     folder = results / "manifest"

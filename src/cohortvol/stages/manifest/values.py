@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cohortvol.ranges import SIZES, Range, last_day
+
+CONTINUOUS = "continuous"
+"""Kind of a further column that holds numbers; of another it holds names of groups."""
 
 SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SCAN_ID_ALLOWED = (
@@ -20,6 +23,7 @@ MISSING = frozenset({"", "n/a", "N/A", "NA", "NaN", "nan"})
 SEX_WORDS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 """What is understood in any case of letters, unless the config's coding says otherwise."""
 
+STRUCTURE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
 _DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
 DAYS_PER_YEAR = 365.25
@@ -38,11 +42,14 @@ class Rules:
         Plausible ages.
     ids_are_keys : bool
         Keys stand in place of ids later on, so that an id may be any text.
+    further : mapping
+        Further columns that are kept, and their kind: ``continuous`` or ``factor``.
     """
 
     sex_codes: Mapping[str, str | None]
     ages: Range
     ids_are_keys: bool = False
+    further: Mapping[str, str] = field(default_factory=dict)
 
 
 class BadValueError(ValueError):
@@ -70,7 +77,27 @@ def parse_covariate(column: str, text: str, rules: Rules) -> float | str | None:
         return _known(text) and parse_date(text)
     if column in SIZES:
         return _known(text) and parse_number(text, SIZES[column])
+    if column == "sampling_weight":
+        return _known(text) and parse_weight(text)
+    if column == "absent":
+        return _known(text) and parse_structures(text)
     return text or None
+
+
+def parse_further(text: str, kind: str) -> str | None:
+    """The text of a further column without blanks around it, None where nothing is known.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_UNPARSED`` if it should be a number and is none.
+    """
+    if _known(text) is None:
+        return None
+    if kind == CONTINUOUS and not NUMBER.fullmatch(text.strip()):
+        allowed = "a number with a point for decimals, as `covariates` says; empty if unknown"
+        raise BadValueError("CLN_UNPARSED", allowed)
+    return text.strip()
 
 
 def _known(text: str) -> str | None:
@@ -118,6 +145,37 @@ def parse_number(text: str, allowed: Range) -> float:
     if not allowed.holds(value):
         raise BadValueError("CLN_IMPLAUSIBLE", f"{allowed}; empty if unknown")
     return value
+
+
+def parse_weight(text: str) -> float:
+    """People whom one of the sample stands for.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_UNPARSED`` if it is no number, ``CLN_IMPLAUSIBLE`` if it is 0 or less.
+    """
+    if not NUMBER.fullmatch(text.strip()):
+        allowed = "a number of people with a point for decimals; empty if unknown"
+        raise BadValueError("CLN_UNPARSED", allowed)
+    if not float(text) > 0:
+        raise BadValueError("CLN_IMPLAUSIBLE", "above 0; empty if unknown")
+    return float(text)
+
+
+def parse_structures(text: str) -> str:
+    """Names of structures, joined by ``;``.
+
+    Raises
+    ------
+    BadValueError
+        ``CLN_UNPARSED`` for anything that cannot be such a name.
+    """
+    names = [name.strip() for name in re.split("[;,]", text)]
+    if not all(STRUCTURE.fullmatch(name) for name in names):
+        allowed = "names of structures as in volumes.parquet, joined by ;, such as spleen"
+        raise BadValueError("CLN_UNPARSED", allowed)
+    return ";".join(names)
 
 
 def parse_sex(text: str, rules: Rules) -> str | None:

@@ -340,6 +340,7 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         "adjusted_for": " and ".join(
             part for part in (", ".join(adjusted[:-1]), *adjusted[-1:]) if part
         ),
+        "continuous": analysis.record.get("covariates", {}).get("continuous", []),
         "models": models,
         "fdr": f"{settings.get('fdr', 0.05):g}",
         "correlation_family": analysis.record.get("families", {}).get("correlations", "Bonferroni"),

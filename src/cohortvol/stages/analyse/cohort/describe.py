@@ -14,6 +14,7 @@ from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import (
     AGE_IMPLAUSIBLE,
     AGE_MISSING,
+    COVARIATE_MISSING,
     GROUPS,
     REASONS,
     SCAN_QC,
@@ -25,6 +26,7 @@ from cohortvol.stages.analyse.cohort.usable import (
     accepted_by_review,
     excluded_by_review,
 )
+from cohortvol.stages.analyse.fits.designs import continuous_of
 
 ACCEPTED = "accepted by review against automatic QC"
 NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
@@ -89,6 +91,9 @@ def dropped(cohort: Cohort) -> pd.DataFrame:
         if cohort.has_size.any():
             counts[SIZE_MISSING] = int((without & ~cohort.size_outside).sum())
         counts[SIZE_IMPLAUSIBLE] = int((without & cohort.size_outside).sum())
+        sized = cohort.has_size if cohort.has_size.any() else True
+        unknown = ~cohort.knows(continuous_of(cohort))
+        counts[COVARIATE_MISSING] = int((cohort.usable(index) & sized & unknown).sum())
         rows += [
             {"structure": structure, "reason": reason, "n": int(counts[reason])}
             for reason in REASONS

@@ -26,8 +26,15 @@ class Model:
     """What a design has beside age."""
 
     name: str
-    size: bool
-    factors: tuple[Factor, ...]
+    size: bool = False
+    factors: tuple[Factor, ...] = ()
+    continuous: tuple[str, ...] = ()
+    """Further columns of the scans that hold numbers."""
+
+    def knows(self, cohort: Cohort) -> np.ndarray:
+        """(scans,) of bool: what the model needs beside age and sex is known."""
+        known: np.ndarray = cohort.knows(self.continuous)
+        return np.logical_and(known, cohort.has_size) if self.size else known
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,16 @@ def models_of(cohort: Cohort) -> tuple[str, ...]:
 def ladder(cohort: Cohort) -> tuple[Model, ...]:
     """M1, and M2 with body size and fixed effects as far as they are known and differ."""
     size, factors = bool(cohort.has_size.any()), designs.factors_of(cohort)
-    models = [Model("M1", False, ())]
-    if size or factors:
-        models.append(Model("M2", size, factors))
+    continuous = designs.continuous_of(cohort)
+    models = [Model("M1")]
+    if size or factors or continuous:
+        models.append(Model("M2", size, factors, continuous))
     return tuple(models)
 
 
 def rows_of(cohort: Cohort, structure: int, model: Model, sexes: tuple[str, ...]) -> np.ndarray:
     """(scans,) of bool: scans of one structure that a model uses; no sexes, whatever the sex."""
-    mask = cohort.usable(structure)
-    if model.size:
-        mask = mask & cohort.has_size
+    mask = cohort.usable(structure) & model.knows(cohort)
     if sexes:
         mask = mask & np.logical_or.reduce([cohort.of_sex(sex) for sex in sexes])
     return mask
@@ -111,6 +117,7 @@ def fit_structures(
             sexes=sexes if with_sex else (),
             interaction=interaction,
             size=model.size if size is None else size,
+            continuous=model.continuous,
             factors=model.factors,
             lumps=lumps,
             least=settings.min_n_per_level,

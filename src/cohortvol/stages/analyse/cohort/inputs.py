@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cohortvol.errors import TableError
-from cohortvol.stages.analyse.cohort.usable import CALLED, SEXES
+from cohortvol.errors import TableError, did_you_mean
+from cohortvol.stages.analyse.cohort.remarks import CALLED
+from cohortvol.stages.analyse.cohort.settings import CONTINUOUS
+from cohortvol.stages.analyse.cohort.usable import SEXES
 from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column, real, text
 from cohortvol.store.tables import read_table
 from cohortvol.store.text_table import PARQUET, read_frame
@@ -33,13 +37,13 @@ SCAN_EXTRAS = (
     "field_strength_t",
     "sequence",
     "contrast",
+    "cluster_id",
+    "sampling_weight",
+    "stratum",
+    "absent",
 )
-SAMPLE = {
-    "cluster_id": Column(text, "family, or whatever else its members were drawn with"),
-    "sampling_weight": Column(real, "people of the population that this one stands for"),
-    "stratum": Column(text, "part of the population that was drawn from by itself"),
-}
-"""Columns that tell how people were drawn."""
+FURTHER = "further"
+"""Column of the scans table in which the manifest's further columns stand, as JSON."""
 OTHER_NAMES = {
     **dict.fromkeys(("survey_weight", "pweight", "sampling_weights"), "sampling_weight"),
     **dict.fromkeys(("strata",), "stratum"),
@@ -69,20 +73,28 @@ def read_volumes(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_scans(path: Path) -> pd.DataFrame:
+def read_scans(path: Path, covariates: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The scans table: `SCAN_COLUMNS`, and those of `SCAN_EXTRAS` that the file has.
 
     Rows are put in the order of their scan_id, so that the order of the file changes nothing.
 
+    Parameters
+    ----------
+    covariates : mapping, optional
+        Further columns that are needed, and their kind. Each is a column of the file, or stands
+        in its column `FURTHER`.
+
     Raises
     ------
     TableError
-        As `read_volumes`; also if two scans that are done share a scan_id.
+        As `read_volumes`; also if two scans that are done share a scan_id, or a covariate is
+        nowhere in the table.
     """
-    frame = _read(path, SCANS | SAMPLE, SCAN_COLUMNS, (*SCAN_EXTRAS, *SAMPLE))
-    called = {
-        name: OTHER_NAMES[name.lower()] for name in _header(path) if name.lower() in OTHER_NAMES
-    }
+    wanted, header = dict(covariates or {}), _header(path)
+    frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS, of_kinds(wanted))
+    if inside := {name: kind for name, kind in wanted.items() if name not in header}:
+        frame = frame.join(_from_json(path, header, inside))
+    called = {name: OTHER_NAMES[name.lower()] for name in header if name.lower() in OTHER_NAMES}
     _check_values(path, frame, "state", STATES)
     for name in ("qc", "qc_auto"):
         _check_values(path, frame, name, QC)
@@ -103,8 +115,35 @@ def read_scans(path: Path) -> pd.DataFrame:
     return frame
 
 
+def of_kinds(covariates: Mapping[str, str]) -> dict[str, Column]:
+    """Schema of further columns: numbers, or text."""
+    types = {name: real if kind == CONTINUOUS else text for name, kind in covariates.items()}
+    return {name: Column(type_, "further covariate") for name, type_ in types.items()}
+
+
+def _from_json(path: Path, header: list[str], wanted: Mapping[str, str]) -> pd.DataFrame:
+    """Covariates that stand in the column `FURTHER`, by row of the file."""
+    given: set[str] = set()
+    rows: list[dict[str, str]] = []
+    if FURTHER in header:
+        column = _read(path, SCANS, (FURTHER,), ())[FURTHER]
+        rows = [json.loads(cell) if cell else {} for cell in column]
+        given = {name for row in rows for name in row}
+    if missing := [name for name in wanted if name not in given]:
+        raise TableError(
+            f"{path}: no column {', '.join(missing)}, which `covariates` names"
+            + did_you_mean(missing[0], [*header, *given])
+        )
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in wanted}, dtype=object)
+    return _of_types(path, frame, of_kinds(wanted))
+
+
 def _read(
-    path: Path, known: dict[str, Column], needed: tuple[str, ...], extras: tuple[str, ...]
+    path: Path,
+    known: dict[str, Column],
+    needed: tuple[str, ...],
+    extras: tuple[str, ...],
+    further: Mapping[str, Column] | None = None,
 ) -> pd.DataFrame:
     header = _header(path)
     missing = [name for name in needed if name not in header]
@@ -114,13 +153,19 @@ def _read(
             f"  needed   {', '.join(needed)}\n"
             f"  the file has   {', '.join(header)}"
         )
-    wanted = {name: known[name] for name in (*needed, *extras) if name in header}
+    columns = known | dict(further or {})
+    named = (*needed, *extras, *(further or {}))
+    wanted = {name: columns[name] for name in named if name in header}
     if _is_parquet(path):
         frame = read_table(path, wanted, of_any_type=True)
     else:
         frame = read_frame(path, usecols=list(wanted), dtype=str, keep_default_na=False)
         frame = frame[list(wanted)]
-    for name, column in wanted.items():
+    return _of_types(path, frame, wanted)
+
+
+def _of_types(path: Path, frame: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
+    for name, column in columns.items():
         if column.type == pa.string():
             frame[name] = _texts(frame[name])
         elif column.type == pa.bool_():

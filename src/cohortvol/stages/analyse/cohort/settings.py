@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS
+
+CONTINUOUS, FACTOR = "continuous", "factor"
 
 LEAST = {
     "min_n_per_sex": 1,
@@ -59,6 +62,8 @@ class Settings:
     """Table in which `assemble` gathered the comparison with another segmentation model."""
     age_range_years: tuple[float, float] = AGE_RANGE_YEARS
     """Ages outside count as unknown."""
+    covariates: Mapping[str, str] = field(default_factory=dict)
+    """Further columns of the scans table that M2 adjusts for: `CONTINUOUS` or `FACTOR` each."""
 
     def shown(self, n: int) -> int | None:
         """A count of people, or None where they are so few that it is not shown."""
@@ -82,6 +87,11 @@ def checked(settings: dict[str, Any]) -> Settings:
         if getattr(chosen, name) < least:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"
+            )
+    for name, kind in chosen.covariates.items():
+        if kind not in (CONTINUOUS, FACTOR):
+            raise ConfigError(
+                f"covariates: {name} is {kind!r}; it must be {CONTINUOUS} or {FACTOR}"
             )
     if not 0 < chosen.fdr < 1:
         raise ConfigError(f"analyse: fdr is {chosen.fdr}; it must lie between 0 and 1")

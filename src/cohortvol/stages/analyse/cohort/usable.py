@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from cohortvol import ranges
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+from cohortvol.stages.analyse.cohort import remarks, surgery
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,14 @@ AGE_IMPLAUSIBLE = "age outside its range"
 SEX_MISSING = "sex missing"
 NOT_MEASURED = "not measured"
 ABSENT = "absent"
+SURGERY = "taken by surgery"
 FAILED = "failed"
 CUT = "cut by the field of view"
 FAILED_QC = "failed QC"
 REVIEW = "excluded by review"
 SIZE_MISSING = "size missing (M2 only)"
 SIZE_IMPLAUSIBLE = "size outside its range (M2 only)"
+COVARIATE_MISSING = "further covariate missing (M2 only)"
 REASONS = (
     NOT_DONE,
     SCAN_QC,
@@ -41,18 +44,17 @@ REASONS = (
     SEX_MISSING,
     NOT_MEASURED,
     ABSENT,
+    SURGERY,
     FAILED,
     CUT,
     FAILED_QC,
     REVIEW,
     SIZE_MISSING,
     SIZE_IMPLAUSIBLE,
+    COVARIATE_MISSING,
 )
 """Why a scan is not used for a structure: one reason each, the first that holds."""
-CALLED = "columns that are called otherwise here"
-"""Key of `pandas.DataFrame.attrs`: columns of a scans table that tell how people were drawn, and
-the names under which they would be used."""
-SIZE_REASONS = (SIZE_MISSING, SIZE_IMPLAUSIBLE)
+SIZE_REASONS = (SIZE_MISSING, SIZE_IMPLAUSIBLE, COVARIATE_MISSING)
 """Those for which M2 alone does not use it."""
 
 
@@ -79,10 +81,14 @@ class Cohort:
     """(scans, structures) of bool: QC excludes this volume, whatever else its reason says."""
     sound: np.ndarray
     """(scans, structures) of bool: usable whatever is known of the person."""
+    taken: np.ndarray
+    """(scans, structures) of bool: surgery took it, as the column ``absent`` says."""
     outside: dict[str, np.ndarray]
     """Column of `ranges` to (scans,) of bool: a value that cannot be true, and is null now."""
     knows_cut: bool
     """Whether the volumes table says which organs the field of view cuts."""
+    covariates: Mapping[str, str]
+    """Further columns of `scans` that M2 adjusts for, and their kind."""
     remarks: tuple[str, ...]
     """What in the tables contradicts itself or is not used, and what was made of it: sentences."""
 
@@ -95,6 +101,16 @@ class Cohort:
         """(scans,) of bool: left out as the field of view cuts it, and for nothing else."""
         mask: np.ndarray = (self.reason[:, structure] == CUT) & ~self.doubted[:, structure]
         return mask & (self.volume_ml[:, structure] > 0)
+
+    def by_surgery(self, structure: int) -> np.ndarray:
+        """(scans,) of bool: surgery took this structure, or a part of it."""
+        mask: np.ndarray = self.taken[:, structure]
+        return mask
+
+    def knows(self, columns: Sequence[str]) -> np.ndarray:
+        """(scans,) of bool: all of some columns are known."""
+        mask: np.ndarray = self.scans[list(columns)].notna().all(axis=1).to_numpy(dtype=bool)
+        return mask
 
     @property
     def has_size(self) -> np.ndarray:
@@ -143,6 +159,7 @@ def build(
     exclude_cut: bool = True,
     segmentation_model: str | None = None,
     age_range_years: Sequence[float] = ranges.AGE_RANGE_YEARS,
+    covariates: Mapping[str, str] | None = None,
 ) -> Cohort:
     """Join volumes to scans, and decide for every scan and structure whether it is used.
 
@@ -156,6 +173,8 @@ def build(
         Needed where the volumes table holds several.
     age_range_years : (low, high)
         Ages outside count as unknown, as do sizes outside `ranges.SIZES`; both are counted.
+    covariates : mapping, optional
+        Further columns of `scans`, and their kind.
 
     Raises
     ------
@@ -167,18 +186,20 @@ def build(
     volumes = _one_model(volumes, segmentation_model)
     volumes = volumes.assign(**{name: None for name in ("qc", "qc_auto") if name not in volumes})
     knows_cut = "status" in volumes or "cut_by_fov" in volumes
-    both = _two_sexes(scans)
-    remarks = [*_below_zero(volumes), *_of_two_sexes(scans, both), *_unused(scans)]
+    both = remarks.two_sexes(scans)
+    said = [
+        *remarks.below_zero(volumes),
+        *remarks.of_two_sexes(scans, both),
+        *remarks.unused(scans),
+    ]
     if not knows_cut and exclude_cut:
-        remarks.append(
+        said.append(
             "The volumes table does not say which organs the field of view cuts (no column status "
             "or cut_by_fov): none is left out for it."
         )
     if both.any():
         scans = scans.assign(sex=scans["sex"].mask(both, None))
     scans, outside = _with_defaults(scans, age_range_years)
-    for remark in remarks:
-        log.warning("%s", remark)
     done = scans.index[scans["state"] == "done"]
     place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
     known_anyhow = volumes["scan_id"].isin(scans["scan_id"]).to_numpy(dtype=bool)
@@ -196,6 +217,10 @@ def build(
     cell = np.where(found, place, 0) * len(structures) + column
     _check_once(volumes[found], cell[found])
 
+    taken, strange = surgery.taken(scans["absent"], structures)
+    said += strange
+    for remark in said:
+        log.warning("%s", remark)
     shape = (len(scans), len(structures))
     volume_ml = np.full(shape, np.nan)
     reason = np.full(shape, NOT_MEASURED, dtype=object)
@@ -204,6 +229,7 @@ def build(
     volume_ml[row, column[found]] = volumes["volume_ml"].to_numpy(dtype=float)[found]
     reason[row, column[found]] = _reasons_of_volumes(volumes[found], exclude_cut)
     doubted[row, column[found]] = (volumes["qc"] == "exclude").to_numpy(dtype=bool)[found]
+    reason[taken & np.asarray(scans["state"] == "done")[:, None]] = SURGERY
     sound = (reason == USABLE) & _counted(scans)[:, None]
     for holds, why in (  # the last that holds wins: scan before structure, state before all
         (scans["sex"].isna() & scans["sex"].notna().any(), SEX_MISSING),
@@ -228,9 +254,11 @@ def build(
         model,
         doubted,
         sound,
+        taken,
         {name: rows.to_numpy(dtype=bool) for name, rows in outside.items()},
         knows_cut,
-        tuple(remarks),
+        dict(covariates or {}),
+        tuple(said),
     )
 
 
@@ -262,35 +290,6 @@ def excluded_by_review(rows: pd.DataFrame) -> pd.Series:
 def accepted_by_review(rows: pd.DataFrame) -> pd.Series:
     """Whether people accepted what automatic QC excludes; for scans or volumes."""
     return rows["qc"].isin(["pass", "flag"]) & (rows["qc_auto"] == "exclude")
-
-
-def _below_zero(volumes: pd.DataFrame) -> list[str]:
-    n = int((volumes["volume_ml"] < 0).sum())
-    subject = "1 volume below 0 mL counts" if n == 1 else f"{n:,} volumes below 0 mL count"
-    return [f"{subject} as not measured."] if n else []
-
-
-def _two_sexes(scans: pd.DataFrame) -> pd.Series:
-    """Rows of people of whom the scans give both sexes."""
-    if "sex" not in scans or "subject_id" not in scans:
-        return pd.Series(False, index=scans.index)
-    different = scans.groupby("subject_id")["sex"].transform("nunique")
-    return different > 1
-
-
-def _of_two_sexes(scans: pd.DataFrame, both: pd.Series) -> list[str]:
-    if not both.any():
-        return []
-    n = scans.loc[both, "subject_id"].nunique()
-    people = "1 person has" if n == 1 else f"{n:,} people have"
-    return [f"{people} scans of both sexes: their sex counts as unknown."]
-
-
-def _unused(scans: pd.DataFrame) -> list[str]:
-    return [
-        f"The column {name} of the scans table is not used; it would be under the name {ours}."
-        for name, ours in scans.attrs.get(CALLED, {}).items()
-    ]
 
 
 def _one_model(volumes: pd.DataFrame, chosen: str | None) -> pd.DataFrame:
@@ -327,7 +326,7 @@ def _with_defaults(
     scans = scans.reset_index(drop=True).copy()
     if "state" not in scans:
         scans["state"] = "done"
-    for name in ("sex", "reason", "qc", "qc_auto", "subject_id", "cluster_id", "stratum"):
+    for name in ("sex", "reason", "qc", "qc_auto", "subject_id", "cluster_id", "stratum", "absent"):
         if name not in scans:
             scans[name] = None
     for name in ("height_cm", "weight_kg", "sampling_weight"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cohortvol.stages.analyse.cohort.settings import CONTINUOUS, FACTOR
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
 from cohortvol.stages.analyse.fits.regression import count_subjects
 
@@ -103,9 +104,10 @@ class Design:
 
 
 def factors_of(cohort: Cohort) -> tuple[Factor, ...]:
-    """Those of `FACTORS` that the scans table has and that differ between usable scans."""
+    """Those of `FACTORS` and of further columns that the scans table has and that differ between
+    usable scans."""
     found = []
-    for name in FACTORS:
+    for name in (*FACTORS, *(name for name, kind in cohort.covariates.items() if kind == FACTOR)):
         if name not in cohort.scans:
             continue
         values = cohort.scans[name]
@@ -114,6 +116,13 @@ def factors_of(cohort: Cohort) -> tuple[Factor, ...]:
         if len(np.unique(codes[cohort.in_trends])) > 1:
             found.append(Factor(name, codes, tuple(str(level) for level in levels)))
     return tuple(found)
+
+
+def continuous_of(cohort: Cohort) -> tuple[str, ...]:
+    """Further columns that hold numbers and differ between usable scans."""
+    numbers = [name for name, kind in cohort.covariates.items() if kind == CONTINUOUS]
+    usable = cohort.scans[cohort.in_trends]
+    return tuple(name for name in numbers if usable[name].nunique() > 1)
 
 
 def trouble(age_years: np.ndarray, volumes: np.ndarray, subjects: np.ndarray, least: int) -> str:
@@ -157,12 +166,14 @@ def build(
     sexes: tuple[str, ...],
     interaction: bool,
     size: bool = False,
+    continuous: tuple[str, ...] = (),
     factors: tuple[Factor, ...] = (),
     lumps: tuple[Lump, ...] = (),
     least: int = 0,
     basis: Callable[[np.ndarray], np.ndarray] = linear,
 ) -> Design:
-    """One design: 1, age, then male and age x male with two sexes, size, fixed effects.
+    """One design: 1, age, then male and age x male with two sexes, size, further columns, fixed
+    effects.
 
     Parameters
     ----------
@@ -176,6 +187,8 @@ def build(
         Whether the terms of age differ between the sexes.
     size : bool
         With ln(height) and ln(BMI), centred.
+    continuous : tuple of str
+        Further columns of the scans that hold numbers, known for all rows; their SD is 1.
     factors, lumps : tuples
         Fixed effects, and their levels among these rows.
     least : int
@@ -194,6 +207,11 @@ def build(
             columns.append(values - values.mean())
             names.append(label)
         adjusted = ["height", "BMI"]
+    for name in continuous:
+        values = scans[name].to_numpy(dtype=float)
+        columns.append((values - values.mean()) / (values.std() or 1.0))
+        names.append(name)
+        adjusted.append(name)
     fixed, notes = len(names), []
     for factor, lump in zip(factors, lumps, strict=True):
         notes.append(lump.note(least))

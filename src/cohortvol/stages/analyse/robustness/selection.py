@@ -202,7 +202,8 @@ def _meat(
 def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Share of scans without a usable volume by thirds of age, by sex and by thirds of height.
 
-    Of scans that are done, passed QC as a whole and have age and sex. Counts of 1 to
+    Of scans that are done, passed QC as a whole and have age and sex, without those of people whose
+    structure surgery took. Counts of 1 to
     `Settings.suppress_below` less one are null, and so is their share.
 
     Returns
@@ -215,7 +216,9 @@ def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for index, structure in enumerate(cohort.structures):
         missing = ~cohort.usable(index)[cohort.in_trends]
-        for (variable, level), mask in levels.items():
+        whole = ~cohort.by_surgery(index)[cohort.in_trends]
+        for (variable, level), members in levels.items():
+            mask = members & whole
             n, out = int(mask.sum()), int((mask & missing).sum())
             few = None in (settings.shown(n), settings.shown(out))
             rows.append(

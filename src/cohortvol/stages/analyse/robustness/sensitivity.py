@@ -119,8 +119,7 @@ def _slopes(data: Data, estimate: Estimator, settings: Settings) -> list[dict[st
 
 def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: Settings) -> Data:
     """The scans of a mask, with what the model has beside age and sex."""
-    if model.size:
-        mask = mask & cohort.has_size
+    mask = mask & model.knows(cohort)
     if not mask.any():
         raise EstimateError(
             "ANA_TOO_FEW", f"0 usable subjects, at least {settings.min_n_fit} needed"
@@ -134,6 +133,7 @@ def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: 
         sexes=(),
         interaction=False,
         size=model.size,
+        continuous=model.continuous,
         factors=model.factors,
         lumps=tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors),
         least=settings.min_n_per_level,
@@ -147,7 +147,7 @@ def _complete(cohort: Cohort, index: int, model: Model, settings: Settings) -> D
 
 
 def _one_scan_each(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    usable = cohort.usable(index) & (cohort.has_size if model.size else True)
+    usable = cohort.usable(index) & model.knows(cohort)
     subjects = cohort.scans["subject"].to_numpy()
     rows = one_scan_each(usable, subjects, cohort.scans["age_years"].to_numpy(dtype=float))
     kept = np.zeros(len(usable), dtype=bool)
@@ -160,7 +160,7 @@ def _drawn(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data
     weight = cohort.scans["sampling_weight"].to_numpy(dtype=float)
     usable = cohort.usable(index)
     data = _data(cohort, index, usable & (weight > 0), model, settings)
-    without = int((usable & ~(weight > 0)).sum())
+    without = int((usable & model.knows(cohort) & ~(weight > 0)).sum())
     note = f"{without} scans without a weight left out" if without else ""
     return replace(data, weights=data.scans["sampling_weight"].to_numpy(dtype=float), note=note)
 
@@ -168,7 +168,8 @@ def _drawn(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data
 def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
     """Usable scans, weighted to stand for all scans in the trends of which size is known."""
     sized = bool(cohort.has_size.any())
-    known = cohort.in_trends & (cohort.has_size if sized else True)
+    known = cohort.in_trends & (cohort.has_size if sized else True) & model.knows(cohort)
+    known &= ~cohort.by_surgery(index)  # nobody else stands for them
     usable = cohort.usable(index)
     weights = inverse_probability_weights(cohort.scans[known], usable[known], sized)
     data = _data(cohort, index, known & usable, model, settings)
@@ -183,7 +184,7 @@ def _with_cut(cohort: Cohort, index: int, model: Model, settings: Settings) -> D
         raise EstimateError("ANA_TOO_FEW", "no volume is left out as cut")
     mask = cohort.usable(index) | bound
     data = _data(cohort, index, mask, model, settings)
-    censored = bound[mask & cohort.has_size if model.size else mask]
+    censored = bound[mask & model.knows(cohort)]
     return replace(data, censored=censored)
 
 
