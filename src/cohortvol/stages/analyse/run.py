@@ -253,22 +253,22 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
             said.append(f"Structures {label} {meaning}: {which}.")
     if settings.exclude_cut and counts["volumes_cut"]:
         said.append(
-            f"{counts['volumes_cut']:,} volumes cut by the field of view are left out; "
+            f"{_volumes(counts['volumes_cut'])} left out as the field of view cuts the structure; "
             "who is cut may depend on height and age."
         )
     if counts["volumes_excluded_by_review"]:
         said.append(
-            f"{counts['volumes_excluded_by_review']:,} volumes are left out because people who "
+            f"{_volumes(counts['volumes_excluded_by_review'])} left out because people who "
             "looked at them excluded them; automatic QC alone would use them."
         )
     if counts["volumes_accepted_by_review"]:
         said.append(
-            f"{counts['volumes_accepted_by_review']:,} volumes are used because people who looked "
+            f"{_volumes(counts['volumes_accepted_by_review'])} used because people who looked "
             "at them accepted them; automatic QC alone would leave them out."
         )
     if n_taken := int((cohort.reason == cohort_of.SURGERY).sum()):
         said.append(
-            f"{n_taken:,} volumes are left out because surgery took the structure or a part of it, "
+            f"{_volumes(n_taken)} left out because surgery took the structure or a part of it, "
             "as the column absent says; nobody else stands for these people."
         )
     if not settings.exclude_cut:
@@ -290,6 +290,10 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
             "row of the scans table and are not used."
         )
     return said
+
+
+def _volumes(n: int) -> str:
+    return "1 volume is" if n == 1 else f"{n:,} volumes are"
 
 
 def _pooled_levels(cohort: Cohort, fixed: list[str], settings: Settings) -> list[str]:

@@ -33,8 +33,10 @@ class Model:
 
     def knows(self, cohort: Cohort) -> np.ndarray:
         """(scans,) of bool: what the model needs beside age and sex is known."""
-        known: np.ndarray = cohort.knows(self.continuous)
-        return np.logical_and(known, cohort.has_size) if self.size else known
+        mask = cohort.knows(self.continuous)
+        if self.size:
+            mask = mask & cohort.has_size
+        return mask
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def ladder(cohort: Cohort) -> tuple[Model, ...]:
 
 def rows_of(cohort: Cohort, structure: int, model: Model, sexes: tuple[str, ...]) -> np.ndarray:
     """(scans,) of bool: scans of one structure that a model uses; no sexes, whatever the sex."""
-    mask = cohort.usable(structure) & model.knows(cohort)
+    mask: np.ndarray = cohort.usable(structure) & model.knows(cohort)
     if sexes:
         mask = mask & np.logical_or.reduce([cohort.of_sex(sex) for sex in sexes])
     return mask
