@@ -273,12 +273,7 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         )
     if not settings.exclude_cut:
         said.append("Volumes cut by the field of view are used although they are lower bounds.")
-    if len(slopes) and (slopes["se_kind"] == "cluster").any():
-        said.append(
-            "Some people have several scans: standard errors are cluster-robust by subject; "
-            "p values of correlations take every scan as independent."
-        )
-    said += cohort.remarks
+    said += [*_of_clusters(cohort, slopes), *cohort.remarks]
     outside = {name: pd.Series(rows & cohort.counted) for name, rows in cohort.outside.items()}
     said += [
         f"{what}: they count as unknown and enter no result."
@@ -288,6 +283,27 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         said.append(
             f"{counts['volume_rows_without_scan']:,} rows of the volumes table belong to no "
             "row of the scans table and are not used."
+        )
+    return said
+
+
+def _of_clusters(cohort: Cohort, slopes: pd.DataFrame) -> list[str]:
+    """Whose errors go together, where any do."""
+    kinds = set(slopes["se_kind"].dropna()) if len(slopes) else set()
+    if not kinds & {"cluster", "CR2"}:
+        return []
+    scans = cohort.scans[cohort.in_trends]
+    who = ["Some people have several scans"] if scans["subject"].duplicated().any() else []
+    who += ["some were drawn in groups (cluster_id)"] if scans["cluster_id"].notna().any() else []
+    text = " and ".join(who)
+    said = [
+        f"{text[0].upper()}{text[1:]}: standard errors are cluster-robust; p values of "
+        "correlations take every scan as independent."
+    ]
+    if "CR2" in kinds:
+        said.append(
+            "Where these are few groups, errors are bias-reduced (CR2) and intervals have "
+            "Satterthwaite's degrees of freedom."
         )
     return said
 

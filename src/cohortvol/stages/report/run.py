@@ -322,7 +322,7 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     slopes, settings = analysis.slopes, analysis.settings
     models = sorted(slopes["model"].dropna().unique())
     kinds = sorted(slopes["se_kind"].dropna().unique())
-    words = {"cluster": "cluster-robust", "HC3": "HC3"}
+    words = {"cluster": "cluster-robust", "CR2": "bias-reduced cluster-robust (CR2)"}
     small = slopes["note"].fillna("").str.contains("descriptive only|ANA_TOO_FEW")
     by_sex = slopes["sex"].isin(["F", "M"])
     all_small = analysis.has_trends and bool(small[by_sex].all())

@@ -31,7 +31,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_used": USED,
         "n_dropped": DROPPED,
         "mean_volume_ml": Column(real, "arithmetic mean of the volumes used, mL"),
-        "se_kind": Column(text, "HC3, or cluster where a subject has several scans"),
+        "se_kind": Column(
+            text, "HC3; cluster where a subject has several scans, CR2 where clusters are few"
+        ),
         "adjusted_for": ADJUSTED,
         "slope_without_sex_pct_per_decade": Column(
             real, "of sex all: the % slope of the same model without a term of sex, to compare"

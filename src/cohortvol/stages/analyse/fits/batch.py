@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.few_clusters import FEW
 from cohortvol.stages.analyse.fits.regression import (
     Fit,
     cluster_factor,
@@ -129,7 +130,7 @@ def _solved(
     for s in range(structures):
         if counts[s] <= terms:
             found.append(EstimateError("ANA_TOO_FEW", f"{counts[s]} rows for {terms} terms"))
-        elif weak[s]:
+        elif weak[s] or (several[s] and terms < clusters[s] < FEW):
             mask = given[:, s]
             whose = None if subjects is None else subjects[mask]
             found.append(_alone(design[mask], responses[mask, s], whose, names))

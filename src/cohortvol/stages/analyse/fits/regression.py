@@ -11,6 +11,7 @@ from scipy import integrate, stats
 from scipy.linalg import solve_triangular
 
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.few_clusters import FEW, FewClusters
 
 RANK_TOLERANCE = 1e-10
 """Smallest over largest singular value of the scaled design below which it has no full rank."""
@@ -27,12 +28,16 @@ class Fit:
     n: int
     degrees_of_freedom: int
     se_kind: str
-    """HC3, or cluster where a subject has several rows."""
+    """HC3; cluster where a cluster has several rows, CR2 where clusters are few."""
+    few: FewClusters | None = None
 
     def of(self, response: int) -> Estimated:
         """One of the responses alone."""
         return Estimated(
-            self.coefficients[:, response], self.covariance[response], self.degrees_of_freedom
+            self.coefficients[:, response],
+            self.covariance[response],
+            self.degrees_of_freedom,
+            self.few,
         )
 
 
@@ -45,6 +50,8 @@ class Estimated:
     covariance: np.ndarray
     """(terms, terms)."""
     degrees_of_freedom: float = math.inf
+    few: FewClusters | None = None
+    """Where clusters are few, degrees of freedom differ from contrast to contrast."""
 
     def contrast(self, weights: np.ndarray) -> Estimate:
         """Estimate, 95 % t interval and two-sided p of ``weights @ coefficients``.
@@ -54,10 +61,11 @@ class Estimated:
         weights = np.asarray(weights, dtype=float)
         value = float(weights @ self.coefficients)
         se = math.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
-        half = float(stats.t.ppf(0.975, self.degrees_of_freedom)) * se
+        freedom = self.few.degrees_of_freedom(weights) if self.few else self.degrees_of_freedom
+        half = float(stats.t.ppf(0.975, freedom)) * se
         p_value, log10_p = float("nan"), float("nan")
         if se > 0:
-            p_value, log10_p = two_sided_p(value / se, self.degrees_of_freedom)
+            p_value, log10_p = two_sided_p(value / se, freedom)
         return Estimate(value, se, value - half, value + half, p_value, log10_p)
 
 
@@ -132,7 +140,8 @@ def fit(
     subjects : (n,) array of whole numbers, optional
         Who each row belongs to, as in `count_subjects`. If any value repeats, the covariance
         is cluster-robust by subject with the factor G/(G-1) (n-1)/(n-terms), on G - 1
-        degrees of freedom. Otherwise it is HC3 on n - terms.
+        degrees of freedom, or where there are few as in `few_clusters`. Otherwise it is HC3 on
+        n - terms.
     names : sequence of str, optional
         What the columns are called in errors.
 
@@ -165,8 +174,13 @@ def fit(
         members = np.unique(subjects, return_inverse=True)[1]
         if clusters <= terms:
             raise EstimateError("ANA_TOO_FEW", f"{clusters} subjects for {terms} terms")
-        correction = cluster_factor(clusters, n, terms)
         covariance = np.empty((responses.shape[1], terms, terms))
+        if clusters < FEW:
+            few = FewClusters.of(q, members, inverse)
+            for k in range(responses.shape[1]):
+                covariance[k] = few.covariance(summed(q * residuals[:, k, None], members))
+            return Fit(coefficients, covariance, n, clusters - 1, "CR2", few)
+        correction = cluster_factor(clusters, n, terms)
         for k in range(responses.shape[1]):
             scores = summed(pull * residuals[:, k, None], members)
             covariance[k] = correction * scores.T @ scores
