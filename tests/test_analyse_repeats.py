@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,11 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from analyse_fixture import analysed, made_up, row
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.answers.repeats import random_intercept
+from cohortvol.stages.analyse.fits.random_slopes import random_slopes
 from golden_data import orthodont, sleepstudy
-from golden_values import assert_agrees, golden
+from golden_values import assert_agrees, golden, script_of_r
+
+FOLDER = Path(__file__).parent / "golden_r"
 
 
 def test_random_intercept_agrees_with_nlme():
@@ -49,6 +54,66 @@ def test_random_intercept_agrees_with_statsmodels_where_people_differ_in_scans()
     )  # of its Hessian
     assert ours.variance_between == pytest.approx(theirs.cov_re[0, 0], rel=1e-3)
     assert ours.variance_within == pytest.approx(theirs.scale, rel=1e-3)
+
+
+def test_random_slopes_agree_with_lme4():
+    data = script_of_r("random_slopes").sample()
+    within, subjects = data["within"].to_numpy(), data["subject"].to_numpy()
+    design = np.column_stack([np.ones(len(data)), data["between"], within])
+    found = random_slopes(design, data["y"].to_numpy(), within, subjects)
+    theirs = pd.read_csv(FOLDER / "random_slopes.csv").set_index("name")["value"]
+    terms = ["(Intercept)", "between", "within"]
+    assert found.coefficients == pytest.approx(theirs[terms].to_numpy(), rel=1e-6)
+    errors = np.sqrt(np.diag(found.covariance))
+    assert errors == pytest.approx(theirs[[f"se {term}" for term in terms]].to_numpy(), rel=1e-5)
+    assert found.variance_within == pytest.approx(theirs["variance within"], rel=1e-5)
+    assert found.random_covariance[[0, 1, 0], [0, 1, 1]] == pytest.approx(
+        theirs[["variance of intercepts", "variance of slopes", "covariance"]].to_numpy(), rel=1e-5
+    )
+
+
+def test_random_slopes_agree_with_lme4_on_its_own_example():
+    data = sleepstudy()
+    days, subjects = data["days"].to_numpy(float), data["subject"].to_numpy()
+    design = np.column_stack([np.ones(len(data)), days])
+    found = random_slopes(design, data["reaction"].to_numpy(), days, subjects)
+    assert_agrees(found.coefficients, golden("sleepstudy_reml", "estimate"))
+    errors = np.sqrt(np.diag(found.covariance))
+    assert_agrees(errors, golden("sleepstudy_reml", "se"), rounding=1.0)
+    # lme4 stops 6e-6 away unless it is told to go on (bobyqa, rhoend 1e-11), which gives these
+    assert errors == pytest.approx([6.824555776, 1.545788932], rel=2e-7)
+    covariance = found.random_covariance
+    variances = [covariance[0, 0], covariance[1, 1], covariance[0, 1], found.variance_within]
+    assert_agrees(variances, golden("sleepstudy_reml", "variance"))
+
+
+def test_slopes_of_their_own_need_people_with_three_rows():
+    x = np.arange(40.0)
+    design = np.column_stack([np.ones(40), x])
+    with pytest.raises(EstimateError, match="ANA_TOO_FEW: nobody was scanned 3 times"):
+        random_slopes(design, np.sin(x), x, np.repeat(np.arange(20), 2))
+
+
+def test_people_who_age_at_rates_of_their_own_are_told_from_those_who_do_not(tmp_path):
+    spread = {}
+    for planted in (0.0, 0.08):
+        rng = np.random.default_rng(3)
+        n, scans_each = 400, 4
+        start, rate = rng.uniform(40, 70, n), -0.03 + planted * rng.standard_normal(n)
+        years = np.arange(scans_each) * 2.5
+        age = (start[:, None] + years).ravel()
+        log_ml = np.log(1500) - 0.03 * (start - 50)[:, None] / 10 + rate[:, None] * years / 10
+        log_ml = (log_ml + 0.1 * rng.standard_normal((n, 1))).ravel()
+        ids = [f"s{row:04d}" for row in range(n * scans_each)]
+        volume = np.exp(log_ml + 0.02 * rng.standard_normal(len(ids)))
+        volumes = pd.DataFrame({"scan_id": ids, "structure": "liver", "volume_ml": volume})
+        people = [f"p{person}" for person in np.repeat(np.arange(n), scans_each)]
+        scans = pd.DataFrame({"scan_id": ids, "subject_id": people, "age_years": age, "sex": "F"})
+        found = analysed(tmp_path / str(planted), volumes.assign(status="ok"), scans)
+        of_liver = row(found["within_between"], structure="liver", sex="all", model="M1")
+        spread[planted] = of_liver["within_sd_pct_per_decade"]
+    assert spread[0.0] < 2
+    assert spread[0.08] == pytest.approx(8, rel=0.1)
 
 
 def test_people_who_are_all_alike_have_no_variance_between_them():

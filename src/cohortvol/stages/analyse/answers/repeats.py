@@ -15,6 +15,7 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
+from cohortvol.stages.analyse.fits.random_slopes import LEAST_ROWS, random_slopes
 from cohortvol.stages.analyse.fits.regression import (
     Estimated,
     cluster_factor,
@@ -156,7 +157,8 @@ def within_between(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     """Slopes of ln(volume) with age within people and between them, where people were rescanned.
 
     Age is split into a person's mean and the distance from it, each with a slope of its own, in
-    a model with a random intercept per person, with cluster-robust errors. The second model has
+    a model with a random intercept per person, with cluster-robust errors. How much people differ
+    in their slopes within comes from a model with a random slope besides. The second model has
     ln(height) and ln(BMI) besides, each as the person's mean; neither has fixed effects of how a
     scan was made.
 
@@ -218,4 +220,18 @@ def _of_one(data: pd.DataFrame, with_size: bool, settings: Settings) -> dict[str
     found |= fitted.robust.contrast(between).percent_cells("between_pct_per_decade")
     found |= fitted.robust.contrast(within).percent_cells("within_pct_per_decade")
     difference = fitted.robust.contrast(within - between)
-    return {**found, "difference_p_value": difference.p_value, "icc": fitted.icc}
+    found |= {"difference_p_value": difference.p_value, "icc": fitted.icc}
+    return found | _own_slopes(data, np.column_stack(columns), settings)
+
+
+def _own_slopes(data: pd.DataFrame, design: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """How much people differ in their slopes, where enough were scanned at three ages."""
+    ages = data.groupby("subject")["age_years"].nunique()
+    if (ages >= LEAST_ROWS).sum() < settings.min_n_rescanned:
+        return {}
+    subjects, log_ml = data["subject"].to_numpy(), data["log_ml"].to_numpy()
+    try:
+        fitted = random_slopes(design, log_ml, design[:, 2], subjects)
+    except EstimateError as error:
+        return {"note": str(error)}
+    return {"within_sd_pct_per_decade": 100 * fitted.slope_sd}

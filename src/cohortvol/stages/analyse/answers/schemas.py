@@ -167,6 +167,11 @@ SCHEMAS: dict[str, dict[str, Column]] = {
                 ("_ci_high", "at its upper 95 % limit"),
             )
         },
+        "within_sd_pct_per_decade": Column(
+            real,
+            "SD between people of their slopes within, 100 x that of ln(volume) per decade; null "
+            "where fewer than min_n_rescanned were scanned at three ages",
+        ),
         "difference_p_value": Column(real, "two-sided p of within against between"),
         "icc": Column(real, "share of the variance, given age, that lies between people"),
         "n_used": USED,

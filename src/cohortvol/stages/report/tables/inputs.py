@@ -73,7 +73,7 @@ BESIDE_COLUMNS = {
     "calibration": ["structure", "sex", "method", "centile", "difference_points"],
     "within_between": [
         *["structure", "sex", "model", *_ends("between_pct_per_decade")],
-        *[*_ends("within_pct_per_decade"), "difference_p_value"],
+        *[*_ends("within_pct_per_decade"), "within_sd_pct_per_decade", "difference_p_value"],
         *["n_used", "n_subjects", "n_rescanned", "years_between_median", "note"],
     ],
     "sensitivity": ["structure", "sex", "analysis", "model", *_PCT, "n_used", "n_censored", "note"],

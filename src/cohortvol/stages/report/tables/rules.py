@@ -252,7 +252,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "within_between": {
         **_keys("structure", "sex", "model"), **_ends("between_pct_per_decade"),
-        **_ends("within_pct_per_decade"), "difference_p_value": probability, **_USED,
+        **_ends("within_pct_per_decade"), "within_sd_pct_per_decade": hidden,
+        "difference_p_value": probability, **_USED,
         "n_subjects": count, "n_rescanned": count, "years_between_median": whole_years,
         "note": note,
     },
