@@ -84,7 +84,7 @@ def test_random_slopes_agree_with_lme4_on_its_own_example():
     assert errors == pytest.approx([6.824555776, 1.545788932], rel=2e-7)
     covariance = found.random_covariance
     variances = [covariance[0, 0], covariance[1, 1], covariance[0, 1], found.variance_within]
-    assert_agrees(variances, golden("sleepstudy_reml", "variance"))
+    assert_agrees(variances, golden("sleepstudy_reml", "variance"), rounding=0.5)
 
 
 def test_slopes_of_their_own_need_people_with_three_rows():
