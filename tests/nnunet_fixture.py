@@ -122,7 +122,7 @@ def checkpoint(module: torch.nn.Module, fold: int = 0) -> dict[str, Any]:
             "device": torch.device("cpu"),
         },
         "trainer_name": "nnUNetTrainer",
-        "inference_allowed_mirroring_axes": (0, 1, 2),
+        "inference_allowed_mirroring_axes": None,
     }
 
 

@@ -86,15 +86,17 @@ def raw_dataset(folder: Path, reader: str) -> None:
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def train_and_predict(folder: Path, trainings: list[Training], scans: Path) -> None:
-    """Results of `trainings`, and in ``predicted`` of each the labels of all scans."""
+def train_and_predict(folder: Path, trainings: list[Training], scans: Path, few: Path) -> None:
+    """Results of `trainings`, and of each labels of scans: in ``predicted`` those of a few, as the
+    program makes them by default, with mirrored passes; in ``unmirrored`` those of all, with
+    ``--disable_tta``."""
     for reader in {training.reader for training in trainings}:
         raw_dataset(folder / "raw" / _dataset(reader), reader)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
     quick = {"nnUNet_compile": "f", "nnUNet_def_n_proc": "1"}
     wanted = json.dumps([asdict(training) for training in trainings])
     done = subprocess.run(
-        [sys.executable, __file__, wanted, str(folder), str(scans)],
+        [sys.executable, __file__, wanted, str(folder), str(scans), str(few)],
         env=os.environ | places | quick,
         capture_output=True,
         text=True,
@@ -113,8 +115,9 @@ def _main() -> None:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     multiprocessing.get_context = lambda _method=None: _Threads
+    multiprocessing.cpu_count = lambda: 1  # threads that nnU-Net's program computes with
     trainings = [Training(**one) for one in json.loads(sys.argv[1])]
-    folder, scans = map(Path, sys.argv[2:])
+    folder, scans, few = map(Path, sys.argv[2:])
     for reader in dict.fromkeys(training.reader for training in trainings):
         number = _READERS.index(reader) + 1
         mine = [training for training in trainings if training.reader == reader]
@@ -136,15 +139,16 @@ def _main() -> None:
             trainer.num_val_iterations_per_epoch = 1
             trainer.run_training()
             trainer.perform_actual_validation(False)
-    for training in trainings:  # nnU-Net's program takes all cores from here on
+    for training in trainings:
         results = training.results(folder)
-        sys.argv = [
-            "nnUNetv2_predict", "-i", str(scans), "-o", str(results / "predicted"),
-            "-d", str(_READERS.index(training.reader) + 1), "-c", training.configuration,
-            "-p", results.name.split("__")[1], "-f", training.fold, "--disable_tta",
-            "-device", "cpu", "-npp", "0", "-nps", "0",
-        ]  # fmt: skip
-        predict_entry_point()
+        for kind, of, words in (("predicted", few, []), ("unmirrored", scans, ["--disable_tta"])):
+            sys.argv = [
+                "nnUNetv2_predict", "-i", str(of), "-o", str(results / kind),
+                "-d", str(_READERS.index(training.reader) + 1), "-c", training.configuration,
+                "-p", results.name.split("__")[1], "-f", training.fold,
+                "-device", "cpu", "-npp", "0", "-nps", "0", *words,
+            ]  # fmt: skip
+            predict_entry_point()
 
 
 if __name__ == "__main__":

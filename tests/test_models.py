@@ -456,3 +456,25 @@ def test_a_profile_the_model_does_not_offer_is_refused(card):
 def test_the_fixture_holds_numpy_scalars_that_a_bare_safe_load_refuses(trained):
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
         torch.load(trained / CHECKPOINT, weights_only=True)
+
+
+def test_folds_that_would_be_mirrored_along_other_axes_are_refused(tmp_path):
+    how = {"model_id": "m", "licence": "x", "orientation": "RAS"}
+    results = nnunet_fixture.results_folder(tmp_path / "trained", folds=2)
+    for fold, axes in (("0", (0, 1)), ("1", (0, 1, 2))):
+        path = results / f"fold_{fold}" / "checkpoint_final.pth"
+        content = torch.load(path, weights_only=False)
+        torch.save(content | {"inference_allowed_mirroring_axes": axes}, path)
+    with pytest.raises(ModelError, match="mirroring along other axes"):
+        import_nnunet([Source(results)], tmp_path / "m", **how)
+    one = import_nnunet([Source(results, folds=["0"])], tmp_path / "m", **how)
+    assert one.parts[0].mirror_axes == (0, 1)
+    assert one.profiles == ("nnunet", "nnunet-nomirror", "fast")
+    plain = import_nnunet([Source(results, folds=["0"], mirrors=False)], tmp_path / "p", **how)
+    assert plain.parts[0].mirror_axes == ()
+    assert segmentation_key(plain) != segmentation_key(one)
+    path = results / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    torch.save(content | {"inference_allowed_mirroring_axes": (0, 3)}, path)
+    with pytest.raises(ModelError, match=r"allows mirroring along \(0, 3\)"):
+        import_nnunet([Source(results, folds=["0"])], tmp_path / "q", **how)

@@ -6,13 +6,11 @@ nnU-Nets are planned, preprocessed, trained (two iterations) and run by nnunetv2
 from __future__ import annotations
 
 import json
-import os
-from functools import partial
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from cohortvol import cli
 from cohortvol.errors import ModelError
@@ -54,25 +52,33 @@ def scans(tmp_path_factory):
 def trained(tmp_path_factory, scans):
     """Folder of a model of `MODELS`: what nnU-Net trained, and what it made of the scans."""
     folder = tmp_path_factory.mktemp("nnunet")
-    train_and_predict(folder, list(MODELS.values()), scans)
+    few = tmp_path_factory.mktemp("few")
+    for name in ("RSA", "small"):
+        shutil.copy(scans / f"{name}_0000.nii.gz", few)
+    train_and_predict(folder, list(MODELS.values()), scans, few)
     return lambda which: MODELS[which].results(folder)
 
 
+@pytest.mark.parametrize(
+    ("profile", "kind"), [("nnunet", "predicted"), ("nnunet-nomirror", "unmirrored")]
+)
 @pytest.mark.parametrize("which", MODELS)
-def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, request):
+def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, profile, kind):
     reader, fold = MODELS[which].reader, MODELS[which].fold
     card = import_nnunet(
         [Source(trained(which), folds=[fold])], tmp_path / "model", model_id="model", licence="test"
     )
+    assert card.profiles == ("nnunet", "nnunet-nomirror", "fast")
+    assert card.parts[0].mirror_axes == ((0, 1) if which == "2D" else (0, 1, 2))
     assert card.orientation == ("RAS" if reader == "NibabelIOWithReorient" else AS_STORED)
-    # As many threads as nnU-Net's program takes: with others sums are rounded otherwise, and of two
+    # As many threads as nnU-Net's program took: with others sums are rounded otherwise, and of two
     # labels that are as likely the other may win.
-    segmenter = Segmenter.load(card.folder, device="cpu", threads=os.cpu_count() or 1)
-    request.addfinalizer(partial(torch.set_num_threads, 1))
-    for path in sorted(scans.glob("*.nii.gz")):
-        image = nib.load(path)
-        theirs = nib.load(trained(which) / "predicted" / path.name.replace("_0000", ""))
-        expected = np.asarray(theirs.dataobj)
+    segmenter = Segmenter.load(card.folder, profile, "cpu", threads=1)
+    predicted = sorted((trained(which) / kind).glob("*.nii.gz"))
+    assert len(predicted) == (2 if kind == "predicted" else 6)
+    for path in predicted:
+        image = nib.load(scans / path.name.replace(".nii.gz", "_0000.nii.gz"))
+        expected = np.asarray(nib.load(path).dataobj)
         labels, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
         assert np.count_nonzero(labels != expected) == 0, path.name
         assert len(np.unique(expected)) > 1, path.name

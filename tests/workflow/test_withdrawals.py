@@ -174,7 +174,7 @@ def test_decisions_on_them_and_bad_rows_of_theirs_stop_nothing(given, copy, tmp_
 
 
 def test_a_list_with_people_whom_nobody_knows_ends_with_3_and_says_who(given, copy, tmp_path):
-    (given / "some.csv").write_text("CANARYanna\nCANARYBERT\nnobody\n")
+    (given / "some.csv").write_text("CANARYanna\nCANARYBERT\nxq-1704\n")
     of_before = {f".snakemake/log/{path.name}" for path in LOGS.glob("*")}  # of other tests
     words = ("--rerun-triggers", "mtime", "input")
     done = run(given / "everybody.csv", copy, *words, code=3, shard_size=3,

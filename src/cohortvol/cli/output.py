@@ -65,6 +65,11 @@ def echo_model(card: Any) -> None:
     from cohortvol.models.card import AS_STORED
 
     typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
+    if any(part.mirror_axes for part in card.parts):
+        _echo_wrapped(
+            "It was trained for mirroring: profile nnunet averages the mirror images of every "
+            "patch, as nnUNetv2_predict does; nnunet-nomirror takes an eighth of the time."
+        )
     if card.orientation != AS_STORED:
         return
     told = "It takes scans as they are stored, as it was trained. "
@@ -79,7 +84,11 @@ def echo_model(card: Any) -> None:
             f"Its training images are on the axes {card.stored_axes}; scans on others are flagged "
             f"(QC_AXES). With --orientation {card.stored_axes} all are turned to these."
         )
+    _echo_wrapped(told)
+
+
+def _echo_wrapped(text: str) -> None:
     wrapped = textwrap.TextWrapper(
         width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )  # options stay whole
-    typer.echo(wrapped.fill(told))
+    typer.echo(wrapped.fill(text))

@@ -20,7 +20,15 @@ from cohortvol.models.files import (
     schema,
     shown,
 )
-from cohortvol.models.inference import BODY, FAST, PROFILES, SOFTMAX, Profile, recipe_of
+from cohortvol.models.inference import (
+    BODY,
+    FAST,
+    PROFILES,
+    SOFTMAX,
+    UNMIRRORED,
+    Profile,
+    recipe_of,
+)
 from cohortvol.models.intervals import Calibration
 from cohortvol.store.files import digest_of
 
@@ -52,6 +60,8 @@ class Part:
     `canary` holds for each fold what its network said about a fixed patch when it was imported.
     `tile_step` is the greatest one that its publisher uses, where that is less than a profile's.
     Parts of one `layer` share a label map, where the later part wins; layers may overlap.
+    `mirror_axes` are the axes of the network's input along which a patch may be mirrored, as
+    `nnUNetv2_predict` does; empty where the training did not allow it, or does not say.
     """
 
     name: str
@@ -63,6 +73,7 @@ class Part:
     canary: Mapping[str, Canary] = field(default_factory=dict)
     tile_step: float | None = None
     layer: int = 0
+    mirror_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
             canary=part.get("canary", {}),
             tile_step=part.get("tile_step"),
             layer=int(part.get("layer", 0)),
+            mirror_axes=tuple(part.get("mirror_axes", ())),
         )
         for part in raw["parts"]
     )
@@ -298,7 +310,7 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
         )
     profile = PROFILES[chosen]
     if chosen == FAST and card.spacing_mm is None:
-        profile = PROFILES["nnunet"]
+        profile = PROFILES[UNMIRRORED]
     return replace(profile, name=full_name)
 
 
@@ -343,7 +355,7 @@ def _only(labels: Mapping[int, str], roi: Sequence[str]) -> dict[int, str]:
     return {index: name for index, name in labels.items() if name in roi}
 
 
-OPTIONAL = ("tile_step", "layer")
+OPTIONAL = ("tile_step", "layer", "mirror_axes")
 """What of a part enters the key only where a model uses it."""
 
 

@@ -116,7 +116,10 @@ def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
         check_dataset(dataset)
         if part.configuration not in plans["configurations"]:
             raise ModelError(f"plans.json has no configuration {part.configuration!r}")
-        check_names(plans, _inherited(plans["configurations"], part.configuration))
+        configuration = _inherited(plans["configurations"], part.configuration)
+        check_names(plans, configuration)
+        if part.mirror_axes and max(part.mirror_axes) >= len(configuration["patch_size"]):
+            raise ModelError("the card mirrors along an axis that the network does not have")
         check_labels(part.labels, local_labels(dataset))
     except ModelError as error:
         raise ModelError(f"model {card.id}, part {part.name}: {error}") from error

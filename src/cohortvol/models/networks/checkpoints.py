@@ -85,3 +85,20 @@ def one_training(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[str, str
         if problems(name, schema("card")["$defs"]["word"]):
             raise ModelError(f"a checkpoint names the training {shown(name)!r}, which is no name")
     return configuration, trainer
+
+
+def mirror_axes_of(checkpoints: Mapping[str, Mapping[str, Any]], n_axes: int) -> tuple[int, ...]:
+    """Axes along which nnU-Net would mirror a patch, which must be the same of all folds.
+
+    Raises
+    ------
+    ModelError
+        If they differ, or are no axes of a patch with so many.
+    """
+    said = [content.get("inference_allowed_mirroring_axes") for content in checkpoints.values()]
+    found = [tuple(one) if isinstance(one, list | tuple) else () for one in said]
+    if any(one != found[0] for one in found):
+        raise ModelError(f"the folds were trained for mirroring along other axes: {found}")
+    if len(set(found[0])) < len(found[0]) or not set(found[0]) <= set(range(n_axes)):
+        raise ModelError(f"a checkpoint allows mirroring along {shown(str(found[0]))}")
+    return found[0]

@@ -39,7 +39,7 @@ from cohortvol.models.files import (
     schema,
     shown,
 )
-from cohortvol.models.inference import FAST, SOFTMAX
+from cohortvol.models.inference import FAST, SOFTMAX, UNMIRRORED
 from cohortvol.models.networks.axes import (
     axes_of_readers,
     axes_of_training_images,
@@ -54,7 +54,12 @@ from cohortvol.models.networks.build import (
     own_weights,
     read_weights,
 )
-from cohortvol.models.networks.checkpoints import CHECKPOINT, one_training, read_checkpoint
+from cohortvol.models.networks.checkpoints import (
+    CHECKPOINT,
+    mirror_axes_of,
+    one_training,
+    read_checkpoint,
+)
 from cohortvol.models.networks.unpacking import check_sha256, trained_folder
 from cohortvol.store.files import commit, commit_json
 from cohortvol.store.storage import temporary_beside
@@ -85,6 +90,9 @@ class Source:
         Names of ``dataset.json`` that are no result: background in the label map.
     tile_step, layer
         See `cohortvol.models.card.Part`.
+    mirrors : bool
+        Whether whoever published it mirrors patches where the training allows it, as
+        ``nnUNetv2_predict`` does.
     """
 
     place: Path
@@ -96,6 +104,7 @@ class Source:
     drop: Collection[str] = ()
     tile_step: float | None = None
     layer: int = 0
+    mirrors: bool = True
 
 
 def import_nnunet(
@@ -110,7 +119,7 @@ def import_nnunet(
     orientation: str | None = None,
     stored_axes: str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
-    profiles: Sequence[str] = ("nnunet", FAST),
+    profiles: Sequence[str] | None = None,
     checkpoint: str = "checkpoint_final.pth",
     accuracy: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -137,7 +146,7 @@ def import_nnunet(
         the plans name does with an image, and the second what label maps of validation tell.
     profiles : sequence of str
         Inference profiles the model offers, the default first; with a `volume_interval` the
-        default keeps what intervals are made of.
+        default keeps what intervals are made of. If not given, those of nnU-Net and `FAST`.
     checkpoint : str
         Name of the checkpoint in every fold.
 
@@ -167,6 +176,9 @@ def import_nnunet(
         orientation = orientation or axes_of_readers(temporary, parts)
         if orientation == AS_STORED and stored_axes is None:
             stored_axes = only_one({axes for _, axes in imported})
+        if profiles is None:
+            unmirrored = [UNMIRRORED] if any(part.mirror_axes for part in parts) else []
+            profiles = ["nnunet", *unmirrored, FAST]
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
         card = Card(
             folder=temporary,
@@ -216,6 +228,7 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
             drop=set(weights.labels.values()) - set(weights.structures),
             tile_step=weights.tile_step,
             layer=layer,
+            mirrors=False,
         )
         for place, (layer, weights) in zip(places, _layered(model), strict=True)
     ]
@@ -279,6 +292,8 @@ def _write_part(
         layer=source.layer,
     )
     network = build(plans, configuration, dataset)
+    n_axes = len(plans["configurations"][configuration]["patch_size"])
+    part = replace(part, mirror_axes=mirror_axes_of(checkpoints, n_axes) if source.mirrors else ())
     files = {
         f"{PARTS}/{part.name}/{name}": commit_json(folder / PARTS / part.name / name, content)
         for name, content in (("plans.json", plans), ("dataset.json", dataset))

@@ -276,9 +276,7 @@ class Segmenter:
         """One part; tried again with less memory for as long as less can be used."""
         while True:
             try:
-                return part.predict(
-                    source, self.profile.tile_step, self._memory, self.profile.keeps_softmax
-                )
+                return part.predict(source, self.profile, self._memory)
             except torch.OutOfMemoryError:
                 if not self._memory.step_down():
                     raise

@@ -14,7 +14,7 @@ from cohortvol.models.networks import LoadedPart
 from cohortvol.models.networks.softness import Softness
 from cohortvol.stages.segment.machine import Memory
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.stages.segment.tiles import blend, label_of_greatest, n_not_finite
+from cohortvol.stages.segment.tiles import Mirrored, blend, label_of_greatest, n_not_finite
 
 
 @dataclass(frozen=True)
@@ -52,29 +52,32 @@ class PartRunner:
         self.network = network
         self.layer = loaded.part.layer
         self._greatest_tile_step = loaded.part.tile_step or 1.0
+        is_flat = network.tiling(1.0).patch[0] == 1
+        self._mirror_axes = tuple(axis + (3 if is_flat else 2) for axis in loaded.part.mirror_axes)
         self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
         for local, label in card.local_to_global(loaded.part).items():
             self.to_global[local] = label
 
-    def predict(
-        self, source: Preprocessed, tile_step: float, memory: Memory, keeps_softmax: bool
-    ) -> Said:
+    def predict(self, source: Preprocessed, profile: Profile, memory: Memory) -> Said:
         """Labels of a preprocessed image, or its logits where they are still to be resampled."""
+        networks = self.network.networks
+        if profile.mirrors and self._mirror_axes:
+            networks = [Mirrored(network, self._mirror_axes) for network in networks]
         resampled = tuple(source.data.shape[1:]) != source.cropped
         outputs, not_finite = [], []
         softness = Softness(self.network.n_labels)
         with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
             for slab in blend(
                 source.data,
-                self.network.networks,
+                networks,
                 self.network.n_labels,
-                self.network.tiling(min(tile_step, self._greatest_tile_step)),
+                self.network.tiling(min(profile.tile_step, self._greatest_tile_step)),
                 memory.device,
                 memory.tiles_per_batch,
                 memory.blend_on,
             ):
                 not_finite.append(n_not_finite(slab.logits))
-                if keeps_softmax:
+                if profile.keeps_softmax:
                     softness.add(slab.logits)
                 outputs.append(
                     slab.logits.to(self.network.logits_on)

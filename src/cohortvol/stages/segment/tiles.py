@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import combinations, groupby, product
 
 import numpy as np
 import torch
@@ -55,6 +55,36 @@ class Tiling:
             shape, sigma_scale=1 / 8, value_scaling_factor=10, device=device
         )
         return weight.reshape(self.patch)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A network that says the mean of what it says of a patch and of its mirror images.
+
+    Order and rounding of ``nnUNetPredictor`` (nnunetv2 2.8).
+
+    Attributes
+    ----------
+    network : callable
+    axes : tuple of int
+        Axes of a batch of patches, (N, 1, z, y, x): 2 to 4.
+    """
+
+    network: Network
+    axes: tuple[int, ...]
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """As that of `network`."""
+        logits = self.network(patches)
+        together = [
+            several
+            for count in range(1, len(self.axes) + 1)
+            for several in combinations(self.axes, count)
+        ]
+        for axes in together:
+            logits += torch.flip(self.network(torch.flip(patches, axes)), axes)
+        logits /= len(together) + 1
+        return logits
 
 
 @dataclass(frozen=True)
