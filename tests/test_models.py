@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import nnunet_fixture
 import published_fixture
+from cohortvol import cli
 from cohortvol.errors import ModelError
 from cohortvol.models.card import card_json, choose_profile, load_card, segmentation_key
 from cohortvol.models.folders import find_model, list_models, verify
@@ -478,3 +479,43 @@ def test_folds_that_would_be_mirrored_along_other_axes_are_refused(tmp_path):
     torch.save(content | {"inference_allowed_mirroring_axes": (0, 3)}, path)
     with pytest.raises(ModelError, match=r"allows mirroring along \(0, 3\)"):
         import_nnunet([Source(results, folds=["0"])], tmp_path / "q", **how)
+
+
+def two_trainings(folder):
+    """A 2D and a 3D training of one data set, as ``nnUNetv2_export_model_to_zip`` packs them."""
+    for name in ("2d", "3d_fullres"):
+        nnunet_fixture.write_results(
+            folder / "Dataset001_Tiny" / f"nnUNetTrainer__nnUNetPlans__{name}",
+            nnunet_fixture.PLANS, nnunet_fixture.DATASET, 1,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_of_several_trainings_one_is_chosen_by_name(tmp_path, is_zip, capsys):
+    place = two_trainings(tmp_path / "exported")
+    if is_zip:
+        place = Path(shutil.make_archive(str(tmp_path / "model"), "zip", place))
+    words = ["models", "import", str(place), "--id", "m", "--licence", "x", "--orientation", "RAS",
+             "--models-dir", str(tmp_path / "models")]  # fmt: skip
+    assert cli.run(words) == 64
+    said = capsys.readouterr().err
+    assert "2 trained nnU-Nets in it, need exactly one" in said
+    assert "Dataset001_Tiny/nnUNetTrainer__nnUNetPlans__2d" in said
+    assert "Say which with --training, such as --training 3d_fullres" in said
+    assert "cohortvol-import" not in said
+    assert cli.run([*words, "--training", "3d_lowres"]) == 64
+    assert "0 of them '3d_lowres'" in capsys.readouterr().err
+    assert cli.run([*words, "--training", "3d_fullres"]) == 0
+    assert load_card(tmp_path / "models" / "m").parts[0].configuration == "3d_fullres"
+
+
+def test_a_training_that_has_not_ended_names_the_option_that_takes_it(tmp_path):
+    results = nnunet_fixture.results_folder(tmp_path / "trained")
+    final = results / "fold_0" / "checkpoint_final.pth"
+    final.rename(final.with_name("checkpoint_best.pth"))
+    how = {"model_id": "m", "licence": "x", "orientation": "RAS"}
+    with pytest.raises(ModelError, match=r"--checkpoint checkpoint_best\.pth takes what there is"):
+        import_nnunet([Source(results)], tmp_path / "m", **how)
+    card = import_nnunet([Source(results)], tmp_path / "m", **how, checkpoint="checkpoint_best.pth")
+    assert card.parts[0].folds == ("0",)

@@ -35,6 +35,12 @@ def import_model(
     checkpoint: Annotated[
         str, typer.Option(help="Name of the checkpoint.")
     ] = "checkpoint_final.pth",
+    training: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of several trainings in it, such as 3d_fullres, or its whole name."
+        ),
+    ] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
     orientation: Annotated[
         str | None,
@@ -78,6 +84,7 @@ def import_model(
             "--origin": origin,
             "--citation": citation,
             "--fold": fold,
+            "--training": training,
             "--sha256": sha256,
             "--rename": rename,
             "--orientation": orientation,
@@ -103,7 +110,7 @@ def import_model(
     from cohortvol.models.networks import Source, import_nnunet
 
     card = import_nnunet(
-        [Source(sources[0], folds=fold or (), sha256=sha256, rename=names)],
+        [Source(sources[0], folds=fold or (), sha256=sha256, rename=names, training=training)],
         models_dir / model_id,
         model_id=model_id,
         licence=licence,

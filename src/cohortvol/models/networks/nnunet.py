@@ -64,6 +64,8 @@ from cohortvol.models.networks.unpacking import check_sha256, trained_folder
 from cohortvol.store.files import commit, commit_json
 from cohortvol.store.storage import temporary_beside
 
+BEST = "checkpoint_best.pth"
+"""What nnU-Net keeps of a training that has not ended."""
 _FOLD = re.compile(r"all|[0-9]{1,3}")
 
 
@@ -75,13 +77,15 @@ class Source:
     ----------
     place : Path
         ``Trainer__Plans__3d_fullres`` with ``plans.json``, ``dataset.json`` and
-        ``fold_N/checkpoint_final.pth``; or a folder or a zip that holds exactly one such.
+        ``fold_N/checkpoint_final.pth``; or a folder or a zip that holds such.
     part : str
         Name of the part.
     folds : sequence of str
         Which folds to import, such as ``["0"]``; all that have the checkpoint if empty.
     sha256 : str, optional
         Of the zip, or of the checkpoint where `place` is a folder with one fold.
+    training : str, optional
+        Which one where `place` holds several: ``Trainer__Plans__3d_fullres``, or ``3d_fullres``.
     expected_labels : mapping of int to str, optional
         Label index to name that ``dataset.json`` must have, exactly.
     rename : mapping of str to str
@@ -105,6 +109,7 @@ class Source:
     tile_step: float | None = None
     layer: int = 0
     mirrors: bool = True
+    training: str | None = None
 
 
 def import_nnunet(
@@ -253,7 +258,7 @@ def _layered(model: KnownModel) -> list[tuple[int, KnownWeights]]:
 def _import_part(source: Source, folder: Path, checkpoint: str) -> tuple[Part, str | None]:
     """The part, and the axes of its training images."""
     place = Path(source.place)
-    with trained_folder(place, source.sha256) as trained:
+    with trained_folder(place, source.sha256, source.training) as trained:
         folds = _choose_folds(trained, source.folds, checkpoint)
         if source.sha256 is not None and place.is_dir():
             if len(folds) != 1:
@@ -369,8 +374,10 @@ def _choose_folds(trained: Path, folds: Sequence[str], checkpoint: str) -> list[
     chosen = chosen or found
     missing = [fold for fold in chosen if fold not in found]
     if missing or not chosen:
+        hint = f"\n  Its training has not ended. --checkpoint {BEST} takes what there is."
+        begun = checkpoint != BEST and any(trained.glob(f"fold_*/{BEST}"))
         raise ModelError(
             f"{trained}: no {checkpoint} of fold {', '.join(missing) or 'any'}"
-            f"; folds there: {', '.join(found) or 'none'}"
+            f"; folds there: {', '.join(found) or 'none'}" + (hint if begun else "")
         )
     return chosen

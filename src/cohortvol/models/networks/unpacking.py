@@ -30,45 +30,62 @@ _WANTED = re.compile(
 
 
 @contextmanager
-def trained_folder(source: Path, sha256: str | None) -> Iterator[Path]:
-    """The one folder with plans.json and dataset.json in a folder or a zip."""
+def trained_folder(source: Path, sha256: str | None, training: str | None = None) -> Iterator[Path]:
+    """The one folder with plans.json and dataset.json in a folder or a zip.
+
+    Parameters
+    ----------
+    training : str, optional
+        Which one where there are several: its name, ``Trainer__Plans__3d_fullres``, or the end of
+        it, ``3d_fullres``.
+    """
     if source.is_dir():
-        yield _find_trained(source)
+        yield _find_trained(source, training)
     elif source.is_file() and zipfile.is_zipfile(source):
         if sha256 is not None:
             check_sha256(source, sha256)
         with tempfile.TemporaryDirectory(prefix="cohortvol-import-") as temporary:
-            _unzip(source, Path(temporary))
+            _unzip(source, Path(temporary), training)
             yield Path(temporary)
     else:
         raise ModelError(f"{source}: neither a folder nor a zip of a trained nnU-Net v2")
 
 
-def _find_trained(folder: Path) -> Path:
+def _find_trained(folder: Path, training: str | None) -> Path:
     places = {
-        str(path.parent): path.parent
+        str(path.parent.relative_to(folder)): path.parent
         for path in folder.glob("**/plans.json")
         if (path.parent / "dataset.json").is_file() and any(path.parent.glob("fold_*"))
     }
-    return places[_only(folder, places)]
+    return places[_only(folder, places, training)]
 
 
-def _only(source: Path, places: Iterable[str]) -> str:
-    found = sorted(places)
-    if len(found) != 1:
-        lines = "".join(f"\n  {shown(place, 200)}" for place in found[:8])
-        raise ModelError(
-            f"{source}: {len(found)} trained nnU-Nets (plans.json, dataset.json, fold_*) in it, "
-            f"need exactly one{lines}"
-        )
-    return found[0]
+def _only(source: Path, places: Iterable[str], training: str | None) -> str:
+    """The place of the training that is meant."""
+    all_of_them = sorted(places)
+    found = [place for place in all_of_them if _is_meant(source, place, training)]
+    if len(found) == 1:
+        return found[0]
+    lines = "".join(f"\n  {shown(place, 200)}" for place in all_of_them[:8])
+    if not all_of_them:
+        raise ModelError(f"{source}: no trained nnU-Net (plans.json, dataset.json, fold_*) in it")
+    said = "need exactly one" if training is None else f"{len(found)} of them {training!r}"
+    raise ModelError(
+        f"{source}: {len(all_of_them)} trained nnU-Nets in it, {said}{lines}\n"
+        "  Say which with --training, such as --training 3d_fullres."
+    )
 
 
-def _unzip(source: Path, folder: Path) -> None:
+def _is_meant(source: Path, place: str, training: str | None) -> bool:
+    name = PurePosixPath(place).name or source.name
+    return training is None or training == name or name.endswith(f"__{training}")
+
+
+def _unzip(source: Path, folder: Path, training: str | None) -> None:
     """Take plans, dataset and checkpoints out of a zip; nothing else, and no links."""
     try:
         with zipfile.ZipFile(source) as archive:
-            _take_out(source, archive, folder)
+            _take_out(source, archive, folder, training)
     except (
         *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error),
         *(NotImplementedError, RuntimeError),  # a way of packing that is not known; a password
@@ -79,7 +96,7 @@ def _unzip(source: Path, folder: Path) -> None:
         ) from error
 
 
-def _take_out(source: Path, archive: zipfile.ZipFile, folder: Path) -> None:
+def _take_out(source: Path, archive: zipfile.ZipFile, folder: Path, training: str | None) -> None:
     """Files of the one training in a zip, under names of ours: none of the zip becomes a path."""
     trainings: dict[str, dict[str, zipfile.ZipInfo]] = {}
     for member in archive.infolist():
@@ -99,7 +116,7 @@ def _take_out(source: Path, archive: zipfile.ZipFile, folder: Path) -> None:
         for place, files in trainings.items()
         if {*_PLANS} <= set(files) and len(files) > len(_PLANS)
     ]
-    chosen = trainings[_only(source, whole)]
+    chosen = trainings[_only(source, whole, training)]
     needed = sum(member.file_size for member in chosen.values())
     if needed > MAX_UNZIPPED_BYTES:
         raise ModelError(f"{source}: more than {MAX_UNZIPPED_BYTES} bytes when unzipped")
