@@ -146,7 +146,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         error = [rows["ml_per_decade"] - rows["ci_low"], rows["ci_high"] - rows["ml_per_decade"]]
         panel.errorbar(rows["ml_per_decade"], at, xerr=error, fmt="o", color="black", capsize=3)
         panel.axvline(rows["ml_per_decade"].iloc[0], color="grey", linewidth=0.8, linestyle=":")
-        panel.set_title(f"{organ.replace('_', ' ')}, {who}", fontsize=9)
+        panel.set_title(f"{organ.replace('_', ' ')}\n{who}", fontsize=9)
         panel.set_yticks(at, rows["way"])
     for panel in panels[-1]:
         panel.set_xlabel("mL per decade")
