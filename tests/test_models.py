@@ -519,3 +519,18 @@ def test_a_training_that_has_not_ended_names_the_option_that_takes_it(tmp_path):
         import_nnunet([Source(results)], tmp_path / "m", **how)
     card = import_nnunet([Source(results)], tmp_path / "m", **how, checkpoint="checkpoint_best.pth")
     assert card.parts[0].folds == ("0",)
+
+
+def test_a_configuration_that_inherits_its_patch_is_mirrored_as_its_parent(tmp_path):
+    configurations = nnunet_fixture.PLANS["configurations"]
+    inherits = {"3d_bs4": {"inherits_from": "3d_fullres", "batch_size": 4}}
+    plans = nnunet_fixture.PLANS | {"configurations": configurations | inherits}
+    results = nnunet_fixture.results_folder(tmp_path / "trained", plans=plans)
+    path = results / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["init_args"]["configuration"] = "3d_bs4"
+    torch.save(content | {"inference_allowed_mirroring_axes": (0, 1, 2)}, path)
+    how = {"model_id": "m", "licence": "x", "orientation": "RAS"}
+    card = import_nnunet([Source(results)], tmp_path / "m", **how)
+    assert card.parts[0].mirror_axes == (0, 1, 2)
+    verify(card)

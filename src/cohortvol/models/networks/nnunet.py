@@ -297,7 +297,7 @@ def _write_part(
         layer=source.layer,
     )
     network = build(plans, configuration, dataset)
-    n_axes = len(plans["configurations"][configuration]["patch_size"])
+    n_axes = len(network.configuration_manager.patch_size)
     part = replace(part, mirror_axes=mirror_axes_of(checkpoints, n_axes) if source.mirrors else ())
     files = {
         f"{PARTS}/{part.name}/{name}": commit_json(folder / PARTS / part.name / name, content)
