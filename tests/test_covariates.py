@@ -10,11 +10,11 @@ import pytest
 import statsmodels.formula.api as smf
 
 from analyse_fixture import analysed, made_up, record, row
-from cohortvol import cli
+from cohortvol import cli, config
 from cohortvol.errors import ConfigError, ManifestError, TableError
 from cohortvol.stages import manifest, report
 from cohortvol.stages.manifest.bids import read_bids
-from cohortvol.store.schemas import MANIFEST
+from cohortvol.store.schemas import MANIFEST, SCANS
 from cohortvol.store.tables import read_table
 
 OWN = {"waist_cm": "continuous", "smoker": "factor"}
@@ -155,6 +155,13 @@ def test_names_with_a_use_of_their_own_or_that_are_none_are_refused(tmp_path, ca
     words = ["manifest", "--manifest", str(tmp_path / "scans.csv"), "--results", str(tmp_path)]
     assert cli.run([*words, "--covariates", given]) == 64
     assert "none that has a use already" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", [*MANIFEST, *SCANS, "bmi", "subject", "cluster"])
+def test_no_column_of_ours_can_be_taken_for_one_of_theirs(name):
+    """analyse would read it from the scans table, in place of what the manifest says."""
+    with pytest.raises(ConfigError, match="names of further columns"):
+        config.check({"covariates": {name: "continuous"}}, source="config")
 
 
 def test_a_bids_dataset_has_them_in_its_own_tables(tmp_path):
