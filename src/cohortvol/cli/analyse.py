@@ -13,7 +13,7 @@ from cohortvol.cli.options import (
     OutFolder,
     Scans,
     Volumes,
-    from_json,
+    setting_from_json,
 )
 
 
@@ -80,12 +80,9 @@ def analyse(
     [dim]cohortvol analyse --volumes results/mine/volumes.parquet \
     --scans results/mine/scans.parquet --out results/mine/analyse[/]
     """
-    further = {"covariates": from_json("--covariates", covariates)}
-    from cohortvol import config
+    further = setting_from_json("covariates", covariates)
     from cohortvol.stages.analyse import run
     from cohortvol.store.records import noted
-
-    checked = config.check(further, source="--covariates")
 
     with noted(record):
         run(
@@ -106,5 +103,5 @@ def analyse(
             literature=None if literature is None else str(literature),
             agreement=None if agreement is None else str(agreement),
             age_range_years=age_range_years,
-            covariates=checked["covariates"],
+            covariates=further,
         )

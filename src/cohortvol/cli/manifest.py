@@ -12,6 +12,7 @@ from cohortvol.cli.options import (
     AsNoted,
     Results,
     from_json,
+    setting_from_json,
 )
 from cohortvol.errors import FINISHED_WITH_PROBLEMS
 
@@ -92,14 +93,11 @@ def manifest(
     --results results/mine --hash-ids[/]
     """
     codes = from_json("--sex-codes", sex_codes)
-    from cohortvol import config
     from cohortvol.stages.manifest import Choice, run, sources
     from cohortvol.store.records import noted
 
-    further = {"covariates": from_json("--covariates", covariates)}
-    further = config.check(further, source="--covariates")
-    checked = config.check({"bids": from_json("--bids", bids)}, source="--bids")
-    choice = Choice(**checked["bids"])
+    further = setting_from_json("covariates", covariates)
+    choice = Choice(**setting_from_json("bids", bids))
 
     unknown: list[Any] = []
     with noted(record, lambda: sources(manifest, withdrawals, choice)):
@@ -111,7 +109,7 @@ def manifest(
             sex_codes=codes,
             age_range_years=age_range_years,
             choice=choice,
-            covariates=further["covariates"],
+            covariates=further,
             hash_ids=hash_ids,
             salt_file=salt_file,
             withdrawals=withdrawals,

@@ -76,3 +76,10 @@ def from_json(option: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{option} is not JSON ({error}): {text}") from error
+
+
+def setting_from_json(name: str, text: str) -> Any:
+    """A setting of the config that an option of its name gives as JSON, checked as there."""
+    from cohortvol import config
+
+    return config.check({name: from_json(f"--{name}", text)}, source=f"--{name}")[name]

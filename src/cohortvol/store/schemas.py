@@ -36,6 +36,8 @@ COVARIATES = {
     "stratum": Column(text, "part of the population that was drawn from by itself"),
     "absent": Column(text, "structures that surgery took, joined by ;"),
 }
+CONTINUOUS, FACTOR = "continuous", "factor"
+"""Kinds of a further column: numbers, or names of groups."""
 _GRID = {
     "n_i": Column(whole, "voxels along the first array axis"),
     "n_j": Column(whole, "voxels along the second array axis"),

@@ -93,13 +93,13 @@ def steps_of_neighbours(scans: pd.DataFrame) -> pd.DataFrame:
     steps = scans[["scan_id", "site", "sequence"]].assign(
         axis=np.nan_to_num(edges_mm, nan=-1.0).argmax(axis=1), step_mm=edges_mm.max(axis=1)
     )
-    alike = steps.groupby(["site", "sequence", "axis"], dropna=False)["step_mm"]
+    group = steps.groupby(["site", "sequence", "axis"], dropna=False).ngroup()
+    alike = steps["step_mm"].groupby(group)
     steps["factor"] = alike.transform("median") / steps["step_mm"]
-    steps["is_usual"] = (steps["factor"] - 1).abs() < SAME_STEP
-    n_alike = alike.transform("size")
-    share = steps.groupby(["site", "sequence", "axis"], dropna=False)["is_usual"].transform("mean")
+    is_usual = (steps["factor"] - 1).abs() < SAME_STEP
+    share = is_usual.groupby(group).transform("mean")
     is_odd = np.log(steps["factor"]).abs() > LEAST_LOG
-    found = steps[is_odd & (n_alike >= MIN_SCANS) & (share >= OF_NEIGHBOURS)]
+    found = steps[is_odd & (alike.transform("size") >= MIN_SCANS) & (share >= OF_NEIGHBOURS)]
     return found.set_index("scan_id")[["axis", "factor"]]
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cohortvol.ranges import SIZES, Range, last_day
-
-CONTINUOUS = "continuous"
-"""Kind of a further column that holds numbers; of another it holds names of groups."""
+from cohortvol.store.schemas import CONTINUOUS
 
 SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SCAN_ID_ALLOWED = (

@@ -85,15 +85,16 @@ def dropped(cohort: Cohort) -> pd.DataFrame:
     weight are used by all but M2.
     """
     rows: list[dict[str, Any]] = []
+    unknown = ~cohort.knows(continuous_of(cohort))
+    if cohort.has_size.any():
+        unknown &= cohort.has_size
     for index, structure in enumerate(cohort.structures):
         counts = pd.Series(cohort.reason[:, index], dtype=object).value_counts()
         without = cohort.usable(index) & ~cohort.has_size
         if cohort.has_size.any():
             counts[SIZE_MISSING] = int((without & ~cohort.size_outside).sum())
         counts[SIZE_IMPLAUSIBLE] = int((without & cohort.size_outside).sum())
-        sized = cohort.has_size if cohort.has_size.any() else True
-        unknown = ~cohort.knows(continuous_of(cohort))
-        counts[COVARIATE_MISSING] = int((cohort.usable(index) & sized & unknown).sum())
+        counts[COVARIATE_MISSING] = int((cohort.usable(index) & unknown).sum())
         rows += [
             {"structure": structure, "reason": reason, "n": int(counts[reason])}
             for reason in REASONS

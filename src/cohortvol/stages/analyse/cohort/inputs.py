@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 
 from cohortvol.errors import TableError, did_you_mean
 from cohortvol.stages.analyse.cohort.remarks import CALLED
-from cohortvol.stages.analyse.cohort.settings import CONTINUOUS
 from cohortvol.stages.analyse.cohort.usable import SEXES
-from cohortvol.store.schemas import COHORT_VOLUMES, SCANS, Column, real, text
+from cohortvol.store.schemas import COHORT_VOLUMES, CONTINUOUS, SCANS, Column, real, text
 from cohortvol.store.tables import read_table
 from cohortvol.store.text_table import PARQUET, read_frame
 

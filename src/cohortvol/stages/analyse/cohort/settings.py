@@ -8,8 +8,7 @@ from typing import Any
 
 from cohortvol.errors import ConfigError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS
-
-CONTINUOUS, FACTOR = "continuous", "factor"
+from cohortvol.store.schemas import CONTINUOUS, FACTOR
 
 LEAST = {
     "min_n_per_sex": 1,

@@ -40,5 +40,7 @@ def taken(absent: pd.Series, structures: Sequence[str]) -> tuple[np.ndarray, lis
             found[row, places] = True
             if not places:
                 strange.add(name)
+    if not strange:
+        return found, []
     names = ", ".join(sorted(strange)[:5]) + (" and others" if len(strange) > 5 else "")
-    return found, [f"The column absent names what was not measured here: {names}."] * bool(strange)
+    return found, [f"The column absent names what was not measured here: {names}."]

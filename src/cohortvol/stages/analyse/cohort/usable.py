@@ -81,8 +81,6 @@ class Cohort:
     """(scans, structures) of bool: QC excludes this volume, whatever else its reason says."""
     sound: np.ndarray
     """(scans, structures) of bool: usable whatever is known of the person."""
-    taken: np.ndarray
-    """(scans, structures) of bool: surgery took it, as the column ``absent`` says."""
     outside: dict[str, np.ndarray]
     """Column of `ranges` to (scans,) of bool: a value that cannot be true, and is null now."""
     knows_cut: bool
@@ -103,8 +101,8 @@ class Cohort:
         return mask & (self.volume_ml[:, structure] > 0)
 
     def by_surgery(self, structure: int) -> np.ndarray:
-        """(scans,) of bool: surgery took this structure, or a part of it."""
-        mask: np.ndarray = self.taken[:, structure]
+        """(scans,) of bool: left out as surgery took this structure or a part of it."""
+        mask: np.ndarray = self.reason[:, structure] == SURGERY
         return mask
 
     def knows(self, columns: Sequence[str]) -> np.ndarray:
@@ -254,7 +252,6 @@ def build(
         model,
         doubted,
         sound,
-        taken,
         {name: rows.to_numpy(dtype=bool) for name, rows in outside.items()},
         knows_cut,
         dict(covariates or {}),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cohortvol.stages.analyse.cohort.settings import CONTINUOUS, FACTOR
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
 from cohortvol.stages.analyse.fits.regression import count_subjects
+from cohortvol.store.schemas import CONTINUOUS, FACTOR
 
 YEARS_PER_DECADE = 10.0
 AGE_FENCE = (1.0, 99.0)
