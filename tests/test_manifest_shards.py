@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohortvol.stages import manifest
-from cohortvol.stages.manifest import assign_shards
+from cohortvol.stages.manifest import assign_shards, changed_images
 from cohortvol.store.schemas import SHARD, SHARDS
 from cohortvol.store.tables import read_table
 
@@ -118,3 +118,22 @@ def test_a_missing_image_is_no_fault_of_the_manifest(tmp_path):
     manifest.run(path, results)
     table = read_table(results / "manifest" / "shards" / "0000.parquet", SHARD)
     assert table["n_bytes"].isna().all()
+
+
+def test_a_file_written_over_in_a_folder_is_seen_until_its_scan_is_done(tmp_path):
+    results, series = tmp_path / "results", tmp_path / "s1.nii"
+    (series / "more").mkdir(parents=True)
+    slices = [series / "1.dcm", series / "more" / "2.dcm"]
+    for path in slices:
+        path.write_bytes(b"x" * 10)
+    manifest.run(cohort(tmp_path, ["s1"]), results)
+    table = read_table(results / "manifest" / "shards" / "0000.parquet", SHARD)
+    assert table["n_bytes"].tolist() == [20]
+    assert [changed_images(results, done, True) for done in ((), ("s1",))] == [0, 0]
+    own = series.stat(), slices[1].parent.stat()
+    slices[1].write_bytes(b"y" * 10)
+    assert (series.stat(), slices[1].parent.stat()) == own, "a folder's time is of its names"
+    assert [changed_images(results, done, True) for done in ((), ("s1",))] == [1, 0]
+    assert changed_images(results, ("s1",), False) == 0
+    (series / "3.dcm").write_bytes(b"z")
+    assert changed_images(results, ("s1",), True) == 1

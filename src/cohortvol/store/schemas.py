@@ -84,8 +84,10 @@ SHARDS = {
 SHARD = {
     "scan_id": Column(text, "row key"),
     "image": Column(text, "absolute path of the image"),
-    "n_bytes": Column(whole, "size of the image file, bytes; null where it is missing"),
-    "mtime_ns": Column(whole, "modification time of the image file, ns"),
+    "n_bytes": Column(
+        whole, "bytes of the image, or of all files of the folder; null where missing"
+    ),
+    "mtime_ns": Column(whole, "modification time of the image, ns; the newest in a folder"),
     "sequence": COVARIATES["sequence"],
 }
 BODY_ORIENTATION = Column(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,16 +48,39 @@ def assign_shards(scan_ids: Sequence[str], previous: pd.DataFrame, shard_size: i
     return pd.concat([previous, pd.DataFrame(new, columns=["scan_id", "shard"])], ignore_index=True)
 
 
-def file_facts(image: str | Path) -> tuple[int | None, int | None]:
+Facts = tuple[int | None, int | None]
+"""Size in bytes and modification time in ns."""
+
+
+def file_facts(image: str | Path, within: bool = True) -> Facts:
     """Size in bytes and modification time in ns of an image, or two Nones if it is missing.
 
-    A folder has no size of its own.
+    Of a folder: what its files hold, and the newest time of it and of all that lies in it, as a
+    file that is written over leaves the time of its folder alone. Not looked `within`, a folder
+    has its own time and no size.
     """
-    try:
-        facts = os.stat(image)
-    except OSError:
+    facts = _stat(image)
+    if facts is None:
         return None, None
-    return (None if Path(image).is_dir() else facts.st_size), facts.st_mtime_ns
+    if not stat.S_ISDIR(facts.st_mode):
+        return facts.st_size, facts.st_mtime_ns
+    if not within:
+        return None, facts.st_mtime_ns
+    n_bytes, newest = 0, facts.st_mtime_ns
+    for place, folders, names in os.walk(image):
+        for name in (*folders, *names):
+            found = _stat(os.path.join(place, name))
+            if found is not None:
+                newest = max(newest, found.st_mtime_ns)
+                n_bytes += 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return n_bytes, newest
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 LOOKS_AT_ONCE = 16
@@ -65,17 +89,30 @@ LOOKS_AT_ONCE = 16
 _BATCH = 256
 
 
-def facts_of(images: Iterable[str]) -> list[tuple[int | None, int | None]]:
+def facts_of(images: Iterable[str], within: bool = True) -> list[Facts]:
     """`file_facts` of many images."""
     paths = list(images)
     batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
-        found = pool.map(lambda batch: [file_facts(path) for path in batch], batches)
+        found = pool.map(lambda batch: [file_facts(path, within) for path in batch], batches)
         return [facts for batch in found for facts in batch]
 
 
-def changed(images: Sequence[Sequence[Any]]) -> int:
-    """How many images are there with other facts than these: path, size in bytes, time in ns."""
-    now = facts_of(image for image, *_ in images)
-    seen = zip(images, now, strict=True)
-    return sum(facts != (None, None) and facts != (size, at) for (_, size, at), facts in seen)
+def changed(images: Sequence[Sequence[Any]], within: bool = True) -> int:
+    """How many images are there with other facts than these: path, size in bytes, time in ns.
+
+    Not looked `within`, a folder has changed if its own time is later than all that were seen.
+    """
+    now = facts_of((image for image, *_ in images), within)
+    return sum(
+        _differs((size, at), facts) for (_, size, at), facts in zip(images, now, strict=True)
+    )
+
+
+def _differs(then: Facts, now: Facts) -> bool:
+    size, at = now
+    if at is None:
+        return False
+    if size is None:
+        return then[1] is None or at > then[1]
+    return now != then

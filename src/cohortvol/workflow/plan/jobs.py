@@ -109,7 +109,7 @@ def next_run(config: Mapping[str, Any], card: Card, forced: Iterable[str] = ()) 
 def _of_images(results: Path, watch: str) -> str | None:
     if watch == "none":
         return None
-    n_changed = changed_images(results, _done(results) if watch == "unfinished" else ())
+    n_changed = changed_images(results, _done(results), look_at_done=watch == "all")
     return f"images of another size or time: {n_changed:,}" if n_changed else None
 
 
