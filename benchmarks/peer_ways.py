@@ -5,7 +5,7 @@
 Runs in an environment that holds the peers (benchmarks/README.md says how to make one); cohortvol
 need not be in it. A job names ``scans`` (stored grids), ``zoomed`` (the same on the grid of the
 network, for nnU-Net's own ways), ``weights`` (trained-model folders), ``out``, ``device``,
-``task`` (arguments of TotalSegmentator) and ``tile_step``.
+``task`` (arguments of TotalSegmentator), ``words`` (of MRSegmentator's command) and ``tile_step``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def nnunet_sequential(job: Job) -> None:
 def mrsegmentator(job: Job) -> None:
     """Its command on the folder of scans."""
     command = [BIN / "mrsegmentator", "--input", job["scans"], "--outdir", job["out"]]
-    command += ["--batchsize", "1", "--nproc", "1", "--nproc_export", "1"]
+    command += ["--batchsize", "1", "--nproc", "1", "--nproc_export", "1", *job["words"]]
     command += ["--cpu_only"] if job["device"] == "cpu" else []
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
 

@@ -4,6 +4,8 @@
     python benchmarks/side_by_side.py --network full-3mm --scans 3 --peers ...
     python benchmarks/side_by_side.py --network full-1.5mm --scans 1 --peers ...
     python benchmarks/side_by_side.py --network mrsegmentator --scans 8 --peers ...
+    python benchmarks/side_by_side.py --network mrsegmentator-fast --geometry --peers ...
+    python benchmarks/side_by_side.py --network vertebrae_mr --geometry --peers ...
     python benchmarks/side_by_side.py --network tiny --geometry --peers ...       # equality
     python benchmarks/side_by_side.py --network full-1.5mm --scans 50 --device cuda \\
         --profiles fast --ways totalsegmentator_api --peer-scans 5 --peers ...
@@ -55,7 +57,7 @@ from cohortvol.models.catalogue import load
 from cohortvol.stages.segment.zoom import nearest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from published_fixture import weights_folder
+from published_fixture import TRAINER, weights_folder
 
 HERE = Path(__file__).resolve().parent
 SUFFIX = ".nii.gz"
@@ -69,6 +71,7 @@ TINY = {
     "pool_op_kernel_sizes": [[1, 1, 1], *[[2, 2, 2]] * 4],
     "conv_kernel_sizes": [[3, 3, 3]] * 5,
 }
+SMALL = {**TINY, "patch_size": [48, 64, 64]}
 FULL_3MM = {**TINY, "UNet_base_num_features": 32, "unet_max_num_features": 320}
 FULL_15MM = {
     **FULL_3MM,
@@ -90,6 +93,9 @@ class Setting:
     spacing_mm: float
     peers: tuple[str, ...]
     profiles: tuple[str, ...] = ("ts218", "fast")
+    words: tuple[str, ...] = ()  # of the command of MRSegmentator
+    trainer: str = TRAINER  # in the name of the folder
+    mirror_axes: tuple[int, ...] | None = None
 
 
 TOTALSEGMENTATOR = (
@@ -106,10 +112,29 @@ SETTINGS = {
     "tiny-1.5mm": Setting("total_mr", {**TINY, "patch_size": [64, 80, 80]}, 1.5, TOTALSEGMENTATOR),
     "full-3mm": Setting("total_mr_3mm", FULL_3MM, 3.0, TOTALSEGMENTATOR),
     "full-1.5mm": Setting("total_mr", FULL_15MM, 1.5, TOTALSEGMENTATOR),
+    "body_mr": Setting(
+        "body_mr", TINY, 1.5, TOTALSEGMENTATOR[:4],
+        trainer="nnUNetTrainer_DASegOrd0", mirror_axes=(0, 1, 2),
+    ),
+    "vertebrae_mr": Setting(
+        "vertebrae_mr", TINY, 1.5, TOTALSEGMENTATOR[:4],
+        trainer="nnUNetTrainer_DASegOrd0_NoMirroring",
+    ),
     "mrsegmentator": Setting(
         "mrsegmentator", TINY, 1.5, ("mrsegmentator",), profiles=("nnunet", "fast")
     ),
-}
+    "mrsegmentator-3mm": Setting(
+        "mrsegmentator", SMALL, 3.0, ("mrsegmentator",), profiles=("nnunet", "fast")
+    ),
+    "mrsegmentator-fast": Setting(
+        "mrsegmentator_fast", SMALL, 3.0, ("mrsegmentator",), profiles=("mrseg-fast", "fast"),
+        words=("--fast",),
+    ),
+    "mrsegmentator-body-comp": Setting(
+        "mrsegmentator_body_comp", SMALL, 3.0, ("mrsegmentator",), profiles=("nnunet", "fast"),
+        words=("--body_comp",), mirror_axes=(0, 1, 2),
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -135,8 +160,10 @@ def main() -> None:
         "nnUNet_results": str(weights[0].parent.parent),
         "TOTALSEG_WEIGHTS_PATH": str(weights[0].parent.parent),
         "TOTALSEG_HOME_DIR": str(_home(work)),
-        "MRSEG_WEIGHTS_PATH": str(weights[0]),
     }
+    if "mrsegmentator" in setting.peers:
+        root = _mrsegmentator_root(work / f"{options.network}-root", setting, weights[0])
+        environment["MRSEG_WEIGHTS_PATH"] = str(root)
     job = {
         "scans": str(of_peers),
         "zoomed": str(zoomed),
@@ -144,7 +171,11 @@ def main() -> None:
         "device": options.device,
         "tile_step": 0.5 if options.paper else 0.8,
         "spline_order": 3 if options.paper else 1,
-        "task": {"task": "total_mr", "fast": setting.model == "total_mr_3mm"},
+        "task": {
+            "task": "total_mr" if setting.model.startswith("total_mr") else setting.model,
+            "fast": setting.model == "total_mr_3mm",
+        },
+        "words": setting.words,
     }
     model = import_known(setting, weights, work / "models" / options.network)
     ways: dict[str, Callable[[Path], list[str]]] = {}
@@ -268,12 +299,12 @@ def published_weights(folder: Path, setting: Setting) -> list[Path]:
     """Trained-model folders of a known model, with random weights; made once."""
     made = []
     for part in load()[setting.model].parts:
-        name = part.folder
+        name = part.folders[0]
         labels = part.labels
         if not (folder / name).is_dir():
             weights_folder(
                 folder, name, labels, setting.spacing_mm, max(len(part.folds), 1), setting.settings,
-                trainer="nnUNetTrainer",
+                trainer="nnUNetTrainer", of_folder=setting.trainer, mirror_axes=setting.mirror_axes,
             )  # fmt: skip
         made += list((folder / name).iterdir())
     return made
@@ -289,6 +320,17 @@ def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> None:
         affine = image.affine.copy()
         affine[:3, :3] /= factors
         write_scan(folder / f"{path.name.removesuffix(SUFFIX)}_0000", data, affine)
+
+
+def _mrsegmentator_root(root: Path, setting: Setting, trained: Path) -> Path:
+    """The weights as MRSegmentator 2.0 keeps them, so that it fetches none."""
+    place = root / trained.parent.name
+    if not place.exists():
+        root.mkdir(exist_ok=True)
+        place.symlink_to(trained)
+    version = load()[setting.model].parts[0].weights_version
+    (trained / "version.json").write_text(json.dumps({"weights_version": version}))
+    return root
 
 
 def _home(work: Path) -> Path:
@@ -475,7 +517,7 @@ def label_map(out: Path, case: str, card: Card, image: nib.Nifti1Image) -> np.nd
         return labels
     moved, _ = to_axes(labels, image.affine, card.orientation)
     for part, weights in zip(card.parts, load()[card.id].parts, strict=True):
-        (path,) = out.glob(f"{weights.folder}/{case}{SUFFIX}")
+        (path,) = out.glob(f"{weights.folders[0]}/{case}{SUFFIX}")
         mapping = np.zeros(256, np.uint8)
         for local, label in card.local_to_global(part).items():
             mapping[local] = label

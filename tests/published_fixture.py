@@ -6,7 +6,7 @@ network is built by nnU-Net itself from the plans.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +48,22 @@ def weights_folder(
     folds: int = 1,
     settings: Mapping[str, Any] | None = None,
     trainer: str = TRAINER,
+    of_folder: str = TRAINER,
+    mirror_axes: Sequence[int] | None = None,
 ) -> Path:
-    """``<name>/<trainer>__nnUNetPlans__3d_fullres/fold_N/checkpoint_final.pth`` below `parent`.
+    """``<name>/<of_folder>__nnUNetPlans__3d_fullres/fold_N/checkpoint_final.pth`` below `parent`.
 
-    `settings` replace some of the plans'; `trainer` is the one that the checkpoint names.
+    `settings` replace some of the plans'; `trainer` is the one that the checkpoint names, with the
+    axes along which its training lets patches be mirrored.
     """
     indices = {"background": 0, **{label: index for index, label in labels.items()}}
     nnunet_fixture.write_results(
-        parent / name / f"{TRAINER}__nnUNetPlans__3d_fullres",
+        parent / name / f"{of_folder}__nnUNetPlans__3d_fullres",
         old_plans(name, spacing_mm, settings or {}),
         {**nnunet_fixture.DATASET, "labels": indices},
         folds,
         trainer_name=trainer,
-        inference_allowed_mirroring_axes=None,
+        inference_allowed_mirroring_axes=mirror_axes,
         logging={},
         _best_ema=None,
     )

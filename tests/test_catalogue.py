@@ -50,7 +50,7 @@ def written(home, *models):
         warnings.simplefilter("ignore")  # "Detected old nnU-Net plans format"
         for model in models:
             for part in catalogue.find(model).parts:
-                published_fixture.weights_folder(home, part.folder, dict(part.labels))
+                published_fixture.weights_folder(home, part.folders[0], dict(part.labels))
     return home
 
 
@@ -219,7 +219,8 @@ def test_weights_under_licence_are_not_fetched_but_the_way_to_import_them_is_tol
     assert run(["models", "fetch", "face_mr", "--models-dir", str(tmp_path)]) == 64
     assert "models import FOLDER --known face_mr" in capsys.readouterr().err
     assert run(["models", "fetch", "total_mr_80", "--models-dir", str(tmp_path)]) == 64
-    assert "925, 857, 855, 856 ask for a licence" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "925, 857, 855, 856 cannot be fetched: 850 and 851 are open, each of the others" in told
 
 
 def test_without_internet_the_way_by_another_machine_is_told(tmp_path, capsys, monkeypatch):
@@ -240,4 +241,6 @@ def test_the_list_shows_what_is_here_and_what_could_be(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "holds no model" in shown
     assert "cohortvol models fetch total_mr\n" in shown
+    assert "release: 2.5.0, 2025-01\n  licence: Apache-2.0\n  weights: open\n" in shown
+    assert "licence: of TotalSegmentator's licence server\n  weights: asks for a licence\n" in shown
     assert "cohortvol models import --known face_mr\n" in shown

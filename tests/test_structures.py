@@ -25,7 +25,7 @@ def test_code_and_side_together_name_one_structure():
 def test_every_structure_stands_once_in_the_table():
     names = structures.STRUCTURES.read_text(encoding="utf-8").split("\n")
     names = [line.split("\t")[0] for line in names[1:] if line]
-    assert len(names) == len(set(names)) == len(structures.load()) == 82
+    assert len(names) == len(set(names)) == len(structures.load()) == 144
 
 
 def test_every_sided_structure_belongs_to_a_pair_of_its_own_name():
@@ -38,7 +38,7 @@ def test_every_sided_structure_belongs_to_a_pair_of_its_own_name():
         for structure in structures.load().values()
         if structure.laterality in ("left", "right")
     }
-    assert in_pairs == sided
+    assert in_pairs == sided - {"atrial_appendage_left"}  # no model has the right one
     for left, right in pairs.values():
         assert left.removesuffix("_left") == right.removesuffix("_right")
 

@@ -112,7 +112,8 @@ def test_places_are_those_that_exist_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "nowhere"))
     monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "home"))
     monkeypatch.delenv("MRSEG_WEIGHTS_PATH", raising=False)
-    assert places() == [tmp_path / "mine", tmp_path / "home" / "nnunet" / "results"]
+    found = places("totalsegmentator")
+    assert found == [tmp_path / "mine", tmp_path / "home" / "nnunet" / "results"]
 
 
 def test_an_account_without_a_home_has_no_weights_there(monkeypatch):
@@ -120,4 +121,5 @@ def test_an_account_without_a_home_has_no_weights_there(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("COHORTVOL_WEIGHTS", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    assert places() == []
+    for home in ("totalsegmentator", "mrsegmentator", "vibesegmentator", ""):
+        assert places(home) == []

@@ -23,6 +23,7 @@ from cohortvol.models.files import (
 from cohortvol.models.inference import (
     BODY,
     FAST,
+    MRSEG_FAST,
     PROFILES,
     SOFTMAX,
     UNMIRRORED,
@@ -310,7 +311,7 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
         )
     profile = PROFILES[chosen]
     if chosen == FAST and card.spacing_mm is None:
-        profile = PROFILES[UNMIRRORED]
+        profile = PROFILES[MRSEG_FAST if MRSEG_FAST in card.profiles else UNMIRRORED]
     return replace(profile, name=full_name)
 
 

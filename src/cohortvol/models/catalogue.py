@@ -30,10 +30,12 @@ class KnownWeights:
     ----------
     name : str
         Such as ``850``.
-    folder : str
-        Name, or pattern, of the folder that holds it.
+    folders : tuple of str
+        Names, or patterns, that the folder or the zip that holds it may have.
     url : str or None
-        Zip of that folder; None where the publisher asks for a licence first.
+        Zip of that folder; None where it is not one that anybody may fetch.
+    sha256 : str or None
+        Of that zip, where the publisher says it.
     folds : tuple of str
         Folds to use; empty for all there are.
     labels : mapping of int to str
@@ -42,15 +44,26 @@ class KnownWeights:
         The publisher's name to the structure's; a name left out is no result.
     tile_step : float or None
         See `cohortvol.models.card.Part`.
+    labels_by_index : bool
+        Whether the publisher names labels by their index alone: names in ``dataset.json`` need not
+        be those of `labels`, but may not name another label's structure.
+    weights_version : float or None
+        What ``version.json`` beside the weights must say, where there is one.
+    mirrors : bool
+        Whether the publisher's program averages mirrored passes where the training allows them.
     """
 
     name: str
-    folder: str
+    folders: tuple[str, ...]
     url: str | None
+    sha256: str | None
     folds: tuple[str, ...]
     labels: Mapping[int, str]
     structures: Mapping[str, str]
     tile_step: float | None
+    labels_by_index: bool
+    weights_version: float | None
+    mirrors: bool
 
 
 @dataclass(frozen=True)
@@ -59,17 +72,26 @@ class KnownModel:
 
     `orientation` is None where weights of one's own, with plans of one's own, go by the name.
 
-    `layers` lists the parts that share a label map; see `cohortvol.models.card.Part`.
+    `layers` lists the parts that share a label map; see `cohortvol.models.card.Part`. `profiles` is
+    None where they follow from the training. `notes` go on the card. `release` and `released` say
+    which weights these are and of when, `access` who may have them. `home` is whose program keeps
+    them on this machine; see `cohortvol.models.weights.places`.
     """
 
     id: str
     title: str
+    release: str
+    released: str
+    home: str
     licence: str
+    access: str
     source: str
     citation: str
     orientation: str | None
     spacing_mm: tuple[float, float, float] | None
     layers: tuple[tuple[KnownWeights, ...], ...]
+    profiles: tuple[str, ...] | None
+    notes: tuple[str, ...]
 
     @property
     def parts(self) -> tuple[KnownWeights, ...]:
@@ -77,9 +99,9 @@ class KnownModel:
         return tuple(part for layer in self.layers for part in layer)
 
     @property
-    def profiles(self) -> tuple[str, ...]:
-        """Inference profiles, the default first."""
-        return ("nnunet", FAST) if self.spacing_mm is None else ("ts218", "paper", FAST)
+    def fetchable(self) -> bool:
+        """Whether anybody may fetch all of its weights."""
+        return all(part.url for part in self.parts)
 
 
 @cache
@@ -90,9 +112,14 @@ def load() -> dict[str, KnownModel]:
     models = {}
     for model_id, entry in raw["models"].items():
         spacing = entry.get("spacing_mm")
+        profiles = entry.get("profiles", None if spacing is None else ("ts218", "paper", FAST))
         models[model_id] = KnownModel(
             id=model_id,
             title=entry["title"],
+            release=entry["release"],
+            released=entry["released"],
+            notes=tuple(entry.get("notes", ())),
+            profiles=None if profiles is None else tuple(profiles),
             orientation=entry.get("orientation", "RAS") or None,
             spacing_mm=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
             layers=tuple(
@@ -124,32 +151,42 @@ def vocabularies() -> list[str]:
 
 
 def label_map(weights: str) -> dict[int, tuple[str, str]]:
-    """Label index to (publisher's name, structure) of some weights."""
+    """Label index to (publisher's name, structure) of some weights, without what is no result."""
     return {
         int(row["label"]): (row["name_upstream"], row["structure"])
         for row in _label_rows()
-        if row["weights"] == weights
+        if row["weights"] == weights and row["structure"]
     }
 
 
 def _weights(
     name: str,
-    folder: str,
+    folders: tuple[str, ...],
     url: str | None = None,
+    sha256: str | None = None,
     folds: tuple[str, ...] = (),
     auxiliary: tuple[str, ...] = (),
     tile_step: float | None = None,
+    label_map: str | None = None,
+    labels_by_index: bool = False,
+    weights_version: float | None = None,
+    mirrors: bool = False,
 ) -> KnownWeights:
-    labels = label_map(name)
-    names = [upstream for upstream, _ in labels.values()] + list(auxiliary)
+    rows = [row for row in _label_rows() if row["weights"] == (label_map or name)]
+    labels = {int(row["label"]): row["name_upstream"] for row in rows}
+    labels |= dict(enumerate(auxiliary, start=len(rows) + 1))
     return KnownWeights(
         name=name,
-        folder=folder,
+        folders=tuple(folders),
         url=url,
+        sha256=sha256,
         folds=tuple(folds),
-        labels=dict(enumerate(names, start=1)),
-        structures=dict(labels.values()),
+        labels=labels,
+        structures={row["name_upstream"]: row["structure"] for row in rows if row["structure"]},
         tile_step=tile_step,
+        labels_by_index=labels_by_index,
+        weights_version=weights_version,
+        mirrors=mirrors,
     )
 
 

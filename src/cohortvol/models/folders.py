@@ -49,9 +49,9 @@ def _how_to_get(name: str, models_dir: Path) -> str:
     known = catalogue.load().get(name)
     if known is None:
         return "Make one from a trained nnU-Net with `cohortvol models import`."
-    if not all(part.url for part in known.parts):
+    if not known.fetchable:
         return (
-            f"Its weights ask for a licence ({known.source}). With your own copy:\n"
+            f"Its weights: {known.access} ({known.source}). With your own copy:\n"
             f"  cohortvol models import FOLDER --known {name} --models-dir {models_dir}"
         )
     return (

@@ -72,19 +72,23 @@ SOFTMAX = "+softmax"
 are: ``ts218+body+softmax``."""
 UNMIRRORED = "nnunet-nomirror"
 """As `nnunet` for a model that was trained for mirroring, in an eighth of the time."""
+MRSEG_FAST = "mrseg-fast"
+"""What MRSegmentator's ``--fast`` makes of nnU-Net's own steps."""
 PROFILES = {
     profile.name: profile
     for profile in (
         Profile("nnunet", tile_step=0.5, mirrors=True),
         Profile(UNMIRRORED, tile_step=0.5),
+        Profile(MRSEG_FAST, tile_step=0.8),
         Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
         Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
         Profile(FAST, tile_step=0.8, zoom_order=1, clear_rim=True),
     )
 }
 """Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
-was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there); ours, the
-child of `ts218` and, for a model without ``spacing_mm``, of `nnunet`."""
+was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there);
+MRSegmentator's; ours, the child of `ts218` and, for a model without ``spacing_mm``, of
+`MRSEG_FAST` where the model offers that, else of `nnunet`."""
 
 
 def recipe_of(profile: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from cohortvol.errors import ModelError, TemporaryError
@@ -22,46 +24,94 @@ Tell = Callable[[int, int | None], None]
 """Called with the bytes that have come and the bytes there are, as far as known."""
 
 
-def places() -> list[Path]:
-    """Folders in which the publishers' own programs keep weights, where they exist.
+def places(home: str) -> list[Path]:
+    """Folders in which a publisher's own program keeps weights, where they exist.
 
-    ``$COHORTVOL_WEIGHTS``, ``$TOTALSEG_WEIGHTS_PATH``, ``$TOTALSEG_HOME_DIR/nnunet/results``,
-    ``~/.totalsegmentator/nnunet/results`` and ``$MRSEG_WEIGHTS_PATH``, in this order.
+    Parameters
+    ----------
+    home : str
+        ``totalsegmentator``, ``mrsegmentator``, ``vibesegmentator``, or empty for none of them.
+
+    Returns
+    -------
+    list of Path
+        First ``$COHORTVOL_WEIGHTS``, then those that the program's variables name, then those in
+        which it keeps weights of its own accord, of its version today before those of earlier ones.
     """
-    named = {name: os.environ.get(name) for name in (
-        "COHORTVOL_WEIGHTS", "TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR", "MRSEG_WEIGHTS_PATH"
-    )}  # fmt: skip
-    # Not Path.home(), which fails for an account without a home.
-    home = Path(named["TOTALSEG_HOME_DIR"] or os.path.expanduser("~/.totalsegmentator"))
-    wanted = [
-        named["COHORTVOL_WEIGHTS"],
-        named["TOTALSEG_WEIGHTS_PATH"],
-        home / "nnunet" / "results",
-        named["MRSEG_WEIGHTS_PATH"],
+    wanted = [_named("COHORTVOL_WEIGHTS"), *(_HOMES[home]() if home else ())]
+    return list(dict.fromkeys(place for place in wanted if place is not None and place.is_dir()))
+
+
+def _of_totalsegmentator() -> list[Path | None]:
+    home = _named("TOTALSEG_HOME_DIR") or _of_user(".totalsegmentator")
+    return [_named("TOTALSEG_WEIGHTS_PATH"), home / "nnunet" / "results"]
+
+
+def _of_mrsegmentator() -> list[Path | None]:
+    """Until its version 1.3 it kept weights beside its own code."""
+    package = _package("mrsegmentator")
+    return [_named("MRSEG_WEIGHTS_PATH"), _of_user(".mrsegmentator"), package]
+
+
+def _of_vibesegmentator() -> list[Path | None]:
+    """Run by TPTBox today, by a program of its own before."""
+    package = _package("TPTBox")
+    return [
+        _named("VIBESEG_WEIGHTS_PATH"),
+        _named("TOTALVIBE_WEIGHTS_PATH"),
+        package and package / "segmentation" / "nnUNet" / "nnUNet_results",
     ]
-    return [Path(place) for place in wanted if place and Path(place).is_dir()]
+
+
+_HOMES: dict[str, Callable[[], list[Path | None]]] = {
+    "totalsegmentator": _of_totalsegmentator,
+    "mrsegmentator": _of_mrsegmentator,
+    "vibesegmentator": _of_vibesegmentator,
+}
+
+
+def _named(variable: str) -> Path | None:
+    """What a variable names, if it is set."""
+    return Path(os.environ[variable]) if os.environ.get(variable) else None
+
+
+def _of_user(name: str) -> Path:
+    """Not by Path.home(), which fails for an account without a home."""
+    return Path(os.path.expanduser(f"~/{name}"))
+
+
+def _package(name: str) -> Path | None:
+    """Folder of a package that is installed beside this one; it is not imported."""
+    found = find_spec(name)
+    return Path(found.origin).parent if found is not None and found.origin else None
 
 
 def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
-    """Folder or zip of every part of a known model, among the places given.
+    """Folder or zip of every part of a known model.
 
-    A place is the folder or the zip itself, or a folder that holds it.
+    Parameters
+    ----------
+    given : sequence of Path
+        Places to look: the folder or the zip itself, or a folder that holds it. `places` of its
+        publisher if empty.
 
     Raises
     ------
     ModelError
         Naming every part that is not there, and where it is published.
     """
-    found = [_locate(weights, given, alone=len(model.parts) == 1) for weights in model.parts]
+    where = given or places(model.home)
+    found = [_locate(weights, where) for weights in model.parts]
+    if len(model.parts) == 1 and found == [None]:
+        found = [_itself(where, alone=len(given) == 1)]
     missing = [
-        f"  {part.folder}  ({part.url or 'asks for a licence, see ' + model.source})"
+        f"  {' or '.join(part.folders)}  ({part.url or f'{model.access}, see {model.source}'})"
         for part, place in zip(model.parts, found, strict=True)
         if place is None
     ]
     if missing:
-        looked = ", ".join(map(str, given)) or "no folder"
-        open_to_all = all(part.url for part in model.parts)
-        fetched = f", or `cohortvol models fetch {model.id}`" if open_to_all else ""
+        looked = ", ".join(map(str, where)) or "no folder"
+        fetched = f", or `cohortvol models fetch {model.id}`" if model.fetchable else ""
         raise ModelError(
             f"model {model.id}: weights not found in {looked} (MOD_MISSING)\n"
             + "\n".join(missing)
@@ -70,16 +120,21 @@ def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
     return [place for place in found if place is not None]
 
 
-def _locate(weights: KnownWeights, given: Sequence[Path], alone: bool) -> Path | None:
-    patterns = (weights.folder, f"{weights.folder}.zip")
-    for place in given:
+def _itself(where: Sequence[Path], alone: bool) -> Path | None:
+    """The place that is a trained nnU-Net itself, by any name; the one given, if alone."""
+    if alone:
+        return where[0] if where[0].exists() else None
+    return next((place for place in where if (place / "plans.json").is_file()), None)
+
+
+def _locate(weights: KnownWeights, where: Sequence[Path]) -> Path | None:
+    patterns = [name for folder in weights.folders for name in (folder, f"{folder}.zip")]
+    for place in where:
         if any(place.match(pattern) for pattern in patterns):
             return place
         inside = [path for pattern in patterns for path in sorted(place.glob(pattern))]
         if inside:
             return inside[0]
-    if alone and len(given) == 1 and given[0].exists():
-        return given[0]
     return None
 
 
@@ -112,7 +167,7 @@ def fetch(url: str, folder: Path, sha256: str | None = None, tell: Tell | None =
     InUseError
         If another process is fetching it.
     """
-    final = make_folder(folder) / url.rsplit("/", 1)[-1]
+    final = make_folder(folder) / urlsplit(url).path.rsplit("/", 1)[-1]
     record = final.with_name(f"{final.name}.sha256")
     expected = sha256 or (record.read_text().split()[0] if record.is_file() else None)
     with lock(final.with_name(f".{final.name}.lock"), f"{final}: {{owner}} is fetching it"):

@@ -36,8 +36,8 @@ def fetch_model(
 ) -> None:
     """Download the published weights of a known model and import them.
 
-    A download that was cut goes on where it stopped. The checksum of every zip is recorded, and
-    a zip that changes later is refused.
+    A download that was cut goes on where it stopped. A zip must have the checksum that its
+    publisher says; where none does, it is recorded, and a zip that changes later is refused.
 
     Example:
     [dim]cohortvol models fetch total_mr[/]
@@ -50,14 +50,18 @@ def fetch_model(
         raise ConfigError(f"{models_dir / known.id} is there already; delete it to fetch it again")
     urls = [part.url for part in known.parts if part.url is not None]
     if len(urls) < len(known.parts):
-        licensed = ", ".join(part.name for part in known.parts if part.url is None)
+        others = ", ".join(part.name for part in known.parts if part.url is None)
         raise ConfigError(
-            f"{model_id}: its weights {licensed} ask for a licence ({known.source})\n"
+            f"{model_id}: its weights {others} cannot be fetched: {known.access} ({known.source})\n"
             f"  With your own copy: cohortvol models import FOLDER --known {model_id}"
         )
     if sha256 and len(sha256) != len(urls):
         raise ConfigError(f"--sha256 is given {len(sha256)} times; {model_id} has {len(urls)} zips")
-    checksums: list[str | None] = [*sha256] if sha256 else [None] * len(urls)
+    published = [part.sha256 for part in known.parts]
+    checksums = [*sha256] if sha256 else published
+    for ours, theirs in zip(checksums, published, strict=True):
+        if ours is not None and theirs is not None and ours.lower() != theirs:
+            raise ConfigError(f"--sha256 {ours}: the publisher says {theirs}")
     zips = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(

@@ -64,8 +64,10 @@ def import_model(
 ) -> None:
     r"""Make a model folder out of trained nnU-Nets: safe weights, a card, equal logits.
 
-    Without SOURCES a known model is looked for where its publisher's program keeps weights:
-    $COHORTVOL_WEIGHTS, $TOTALSEG_WEIGHTS_PATH, ~/.totalsegmentator, $MRSEG_WEIGHTS_PATH.
+    Without SOURCES a known model is looked for in $COHORTVOL_WEIGHTS and where its publisher's
+    program keeps weights: $TOTALSEG_WEIGHTS_PATH, ~/.totalsegmentator; $MRSEG_WEIGHTS_PATH,
+    ~/.mrsegmentator; $VIBESEG_WEIGHTS_PATH; or in their packages, where these are installed.
+    A zip must have the checksum that its publisher says.
 
     Example:
     [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
@@ -97,7 +99,7 @@ def import_model(
             )
         model = catalogue.find(known)
         check_id(model_id or model.id)
-        found = weights.locate(model, sources or weights.places())
+        found = weights.locate(model, sources or [])
         echo_model(import_known(model, found, models_dir / (model_id or model.id)))
         return
     if not sources or len(sources) != 1 or model_id is None or licence is None:

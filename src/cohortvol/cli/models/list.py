@@ -39,6 +39,9 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     typer.echo("\nKnown, not here:")
     for known in catalogue.load().values():
         if known.id not in names:
-            verb = "fetch" if all(part.url for part in known.parts) else "import --known"
-            typer.echo(f"{known.id}\n  {known.title}\n  licence: {known.licence}")
+            verb = "fetch" if known.fetchable else "import --known"
+            typer.echo(f"{known.id}\n  {known.title}")
+            if known.release:
+                typer.echo(f"  release: {known.release}, {known.released}")
+            typer.echo(f"  licence: {known.licence}\n  weights: {known.access}")
             typer.echo(f"  cohortvol models {verb} {known.id}")

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from cohortvol.anatomy.geometry import orientation
 from cohortvol.errors import ModelError
-from cohortvol.models.card import AS_STORED, Part, plans_files
+from cohortvol.models.card import AS_STORED, AXES, Part, plans_files
 from cohortvol.models.files import read_object, shown
 
 MOST_LOOKED_AT = 200
@@ -27,7 +27,28 @@ READERS = {
 """Axes on which nnU-Net's readers hand an image on, by their names in the plans."""
 
 
-def axes_of_readers(folder: Path, parts: Sequence[Part]) -> str:
+def axes_wanted(folder: Path, parts: Sequence[Part]) -> str:
+    """What ``dataset.json`` of all parts says, as TPTBox has it, or else what their readers do.
+
+    Raises
+    ------
+    ModelError
+        If that is not known, not the same of all, or nothing that a card can say.
+    """
+    datasets = [read_object(folder / plans_files(part)[1]) for part in parts]
+    said = {"".join(map(str, dataset.get("orientation") or ())) for dataset in datasets}
+    if said == {""}:
+        return _of_readers(folder, parts)
+    found = only_one(said)
+    if found not in AXES:
+        raise ModelError(
+            f"dataset.json names the axes {', '.join(map(shown, sorted(said)))} for the network; "
+            f"this version knows {', '.join(AXES)}"
+        )
+    return str(found)
+
+
+def _of_readers(folder: Path, parts: Sequence[Part]) -> str:
     """What the readers that the plans of all parts name do with an image.
 
     Raises

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save
 
 from cohortvol.errors import ModelError
-from cohortvol.models import catalogue
 from cohortvol.models.card import (
     AS_STORED,
     CARD,
@@ -27,7 +26,7 @@ from cohortvol.models.card import (
     load_card,
     weights_file,
 )
-from cohortvol.models.catalogue import OUTDATED, KnownModel, KnownWeights
+from cohortvol.models.catalogue import KnownModel, KnownWeights
 from cohortvol.models.files import (
     check_dataset,
     check_id,
@@ -41,8 +40,8 @@ from cohortvol.models.files import (
 )
 from cohortvol.models.inference import FAST, SOFTMAX, UNMIRRORED
 from cohortvol.models.networks.axes import (
-    axes_of_readers,
     axes_of_training_images,
+    axes_wanted,
     only_one,
 )
 from cohortvol.models.networks.build import (
@@ -60,6 +59,7 @@ from cohortvol.models.networks.checkpoints import (
     one_training,
     read_checkpoint,
 )
+from cohortvol.models.networks.published import check_labels, check_version
 from cohortvol.models.networks.unpacking import check_sha256, trained_folder
 from cohortvol.store.files import commit, commit_json
 from cohortvol.store.storage import temporary_beside
@@ -88,6 +88,11 @@ class Source:
         Which one where `place` holds several: ``Trainer__Plans__3d_fullres``, or ``3d_fullres``.
     expected_labels : mapping of int to str, optional
         Label index to name that ``dataset.json`` must have, exactly.
+    by_index : bool
+        Take the names of `expected_labels` for those of ``dataset.json``, which need only have the
+        same indices, and no name of another label.
+    weights_version : float, optional
+        What ``version.json`` beside the weights must say, where there is one.
     rename : mapping of str to str
         Names of ``dataset.json`` to structure names of this project.
     drop : collection of str
@@ -104,6 +109,8 @@ class Source:
     folds: Sequence[str] = ()
     sha256: str | None = None
     expected_labels: Mapping[int, str] | None = None
+    by_index: bool = False
+    weights_version: float | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     drop: Collection[str] = ()
     tile_step: float | None = None
@@ -147,8 +154,8 @@ def import_nnunet(
     model_id, licence, title, origin, citation, accuracy, notes, volume_interval, training
         For the card. `origin` is its ``source``.
     orientation, stored_axes, spacing_mm
-        How the model wants its scans; see `Card`. If not given, the first is what the reader that
-        the plans name does with an image, and the second what label maps of validation tell.
+        How the model wants its scans; see `Card`. If not given, the first is what ``dataset.json``
+        or the reader that the plans name says, the second what label maps of validation tell.
     profiles : sequence of str
         Inference profiles the model offers, the default first; with a `volume_interval` the
         default keeps what intervals are made of. If not given, those of nnU-Net and `FAST`.
@@ -178,7 +185,7 @@ def import_nnunet(
     try:
         imported = [_import_part(source, temporary, checkpoint) for source in sources]
         parts = tuple(part for part, _ in imported)
-        orientation = orientation or axes_of_readers(temporary, parts)
+        orientation = orientation or axes_wanted(temporary, parts)
         if orientation == AS_STORED and stored_axes is None:
             stored_axes = only_one({axes for _, axes in imported})
         if profiles is None:
@@ -228,12 +235,15 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
             place,
             part=weights.name,
             folds=weights.folds,
+            sha256=weights.sha256 if Path(place).is_file() else None,
             expected_labels=weights.labels,
+            by_index=weights.labels_by_index,
+            weights_version=weights.weights_version,
             rename=weights.structures,
             drop=set(weights.labels.values()) - set(weights.structures),
             tile_step=weights.tile_step,
             layer=layer,
-            mirrors=False,
+            mirrors=weights.mirrors,
         )
         for place, (layer, weights) in zip(places, _layered(model), strict=True)
     ]
@@ -245,6 +255,7 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
         title=model.title,
         origin=model.source,
         citation=model.citation,
+        notes=model.notes,
         orientation=model.orientation,
         spacing_mm=model.spacing_mm,
         profiles=model.profiles,
@@ -259,6 +270,7 @@ def _import_part(source: Source, folder: Path, checkpoint: str) -> tuple[Part, s
     """The part, and the axes of its training images."""
     place = Path(source.place)
     with trained_folder(place, source.sha256, source.training) as trained:
+        check_version(trained, source.weights_version)
         folds = _choose_folds(trained, source.folds, checkpoint)
         if source.sha256 is not None and place.is_dir():
             if len(folds) != 1:
@@ -279,7 +291,9 @@ def _write_part(
     }
     configuration, trainer = one_training(checkpoints)
     found = local_labels(dataset)
-    _check_labels(found, source.expected_labels)
+    if source.expected_labels is not None:
+        check_labels(found, source.expected_labels, source.rename if source.by_index else None)
+        found = dict(source.expected_labels)
     labels = {
         index: source.rename.get(name, name)
         for index, name in found.items()
@@ -321,26 +335,6 @@ def _check_names(labels: Mapping[int, str]) -> None:
                 f"label {index} is called {shown(name)!r}; it must be {structure['description']}\n"
                 "  Give it another name with --rename THEIRS=OURS."
             )
-
-
-def _check_labels(found: Mapping[int, str], expected: Mapping[int, str] | None) -> None:
-    if expected is None or dict(expected) == dict(found):
-        return
-    if found == {label: name for label, (name, _) in catalogue.label_map(OUTDATED).items()}:
-        raise ModelError(
-            "these are weights of TotalSegmentator MRI from before its release 2.5.0\n"
-            "  Their labels from 32 on mean other structures (MOD_LABELMAP). Take the weights of\n"
-            "  2.5.0 or later, or import them under a name of your own, with --id and --licence."
-        )
-    wrong = [
-        f"{index}: {expected.get(index, 'nothing')} expected, {found.get(index, 'nothing')} found"
-        for index in sorted({*expected, *found})
-        if expected.get(index) != found.get(index)
-    ]
-    raise ModelError(
-        "dataset.json does not have the labels expected (MOD_LABELMAP)\n"
-        + "\n".join(f"  {line}" for line in wrong[:10])
-    )
 
 
 def _write_weights(weights: Weights, stream: BinaryIO) -> None:

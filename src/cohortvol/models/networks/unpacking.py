@@ -157,4 +157,7 @@ def check_sha256(path: Path, expected: str) -> None:
     """Raise ModelError unless a file has this sha256."""
     found = sha256_of(path)
     if found != expected.lower():
-        raise ModelError(f"{path}: sha256 {found} (MOD_CHECKSUM)\n  expected {expected.lower()}")
+        raise ModelError(
+            f"{path}: sha256 {found} (MOD_CHECKSUM)\n  expected {expected.lower()}\n"
+            "  Download or copy it again. What you packed yourself, import as a folder."
+        )
