@@ -74,6 +74,8 @@ INTRODUCTIONS = {
     "analyse/literature": "The slopes beside published values, one row each.",
     "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
     "analyse/asymmetry": "Left against right of paired structures.",
+    "analyse/time_of_day": "How volumes go with the time of day, where M2 adjusts for it; empty "
+    "otherwise.",
     "analyse/two_models": "How another segmentation model differs, by age, sex and height; empty "
     "unless `analyse --agreement` was given.",
 }

@@ -237,6 +237,7 @@ def test_what_a_header_says_outside_a_range_is_null_and_marked(age, tesla, day, 
         ("header_age_years", 999.0, "CLN_HEADER_AGE"),
         ("header_field_strength_t", 25.0, "CLN_HEADER_VALUE"),
         ("header_acquisition_date", "2999-01-01", "CLN_HEADER_DATE"),
+        ("header_time_of_day_h", 0.0, "CLN_HEADER_TIME"),
     ],
 )
 def test_a_mark_of_a_header_is_counted_in_the_accounts(field, value, code):

@@ -37,9 +37,11 @@ SIZES = {
     "weight_kg": Range(0.3, 500.0, "kg"),
     "bmi": Range(5.0, 250.0, "kg/m²"),
     "field_strength_t": Range(0.01, 20.0, "tesla"),
+    "time_of_day_h": Range(0.01, 24.0, "hours"),
 }
 """Beyond these lie metres, grams and gauss; of the body mass index also height and weight that
-were exchanged. The least and greatest known of adults are about 7 and 250 kg/m²."""
+were exchanged. The least and greatest known of adults are about 7 and 250 kg/m². A time of day in
+the first minute after midnight stands for one that was taken out."""
 DATE = "acquisition_date"
 FIRST_YEAR = 1977
 """No person was imaged by magnetic resonance before: an earlier date was moved for privacy. It is

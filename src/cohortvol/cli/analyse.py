@@ -37,6 +37,13 @@ def analyse(
     min_n_per_level: Annotated[
         int, typer.Option(min=2, help="Scans a site, scanner or sequence needs for its own term.")
     ] = 2,
+    time_of_day: Annotated[
+        str,
+        typer.Option(
+            help="Adjust M2 for the time of day by one harmonic: auto (where it is known of nearly "
+            "all scans), always (scans without one are left out of M2) or never."
+        ),
+    ] = "auto",
     bootstrap_draws: Annotated[
         int, typer.Option(min=100, help="Draws behind the interval of the age of a peak.")
     ] = 500,
@@ -73,8 +80,9 @@ def analyse(
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
 
     Any two tables with the columns scan_id, structure, volume_ml and scan_id, age_years do; sex,
-    height_cm, weight_kg, site, scanner, sequence and contrast are used where there, and so are
-    cluster_id, sampling_weight, stratum (how people were drawn) and absent (what surgery took).
+    height_cm, weight_kg, site, scanner, sequence, contrast and time_of_day_h (since midnight) are
+    used where there, and so are cluster_id, sampling_weight, stratum (how people were drawn) and
+    absent (what surgery took).
 
     Example:
     [dim]cohortvol analyse --volumes results/mine/volumes.parquet \
@@ -94,6 +102,7 @@ def analyse(
             age_center=age_center,
             fdr=fdr,
             min_n_per_level=min_n_per_level,
+            time_of_day=time_of_day,
             bootstrap_draws=bootstrap_draws,
             seed=seed,
             segmentation_model=segmentation_model,

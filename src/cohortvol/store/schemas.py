@@ -22,6 +22,7 @@ COVARIATES = {
     "subject_id": Column(text, "person, or its key; repeated scans of one person share it"),
     "session_id": Column(text, "visit, as the manifest gives it, or its key"),
     "acquisition_date": Column(text, "ISO 8601 date, as the manifest gives it"),
+    "time_of_day_h": Column(real, "when on that day, hours since midnight"),
     "age_years": Column(real, "age at the scan, years"),
     "sex": Column(text, "F or M"),
     "height_cm": Column(real, "body height, cm"),
@@ -118,6 +119,11 @@ INGEST = {
     "header_age_years": Column(real, "age in the DICOM header, years"),
     "header_sex": Column(text, "sex in the DICOM header, F or M"),
     "header_acquisition_date": Column(text, "day of the scan in the DICOM header, ISO 8601"),
+    "header_time_of_day_h": Column(
+        real,
+        "hours since midnight in the DICOM header, or in the sidecar of an image, to the minute; "
+        "null where the header says that times were changed",
+    ),
     "header_scanner": Column(text, "manufacturer and model in the DICOM header"),
     "header_field_strength_t": Column(real, "field strength in the DICOM header, tesla"),
     "header_sequence": Column(text, "coded scanning sequence in the DICOM header"),

@@ -7,8 +7,8 @@ SEX = Column(text, "all, F or M")
 ONE_SEX = Column(text, "F or M")
 MODEL = Column(
     text,
-    "M1: ln(volume) on age x sex; M2: with ln(height), ln(BMI), site, scanner, sequence and "
-    "contrast besides, as far as they are known and differ",
+    "M1: ln(volume) on age x sex; M2: with ln(height), ln(BMI), site, scanner, sequence, "
+    "contrast and time of day besides, as far as they are known and differ",
 )
 USED = Column(whole, "scans used")
 DROPPED = Column(whole, "scans of this sex in the scans table that are not used")

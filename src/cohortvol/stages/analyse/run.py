@@ -21,7 +21,9 @@ from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, kn
 from cohortvol.stages.analyse.answers.literature import literature
 from cohortvol.stages.analyse.answers.repeats import within_between
 from cohortvol.stages.analyse.answers.slopes import trends
+from cohortvol.stages.analyse.answers.time_of_day import time_of_day
 from cohortvol.stages.analyse.answers.two_models import two_models
+from cohortvol.stages.analyse.cohort import hours
 from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.bands import age_bands, quartiles
 from cohortvol.stages.analyse.cohort.describe import dropped, flow, summary, table1
@@ -30,7 +32,7 @@ from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.limits import cannot_say
 from cohortvol.stages.analyse.cohort.settings import Settings, checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
-from cohortvol.stages.analyse.fits.designs import FACTORS, continuous_of, factors_of
+from cohortvol.stages.analyse.fits.designs import FACTORS, TIME_OF_DAY, continuous_of, factors_of
 from cohortvol.stages.analyse.outputs import write
 from cohortvol.stages.analyse.robustness.body_size import body_size
 from cohortvol.stages.analyse.robustness.diagnostics import diagnostics
@@ -91,6 +93,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         age_range_years=chosen.age_range_years,
         covariates=chosen.covariates,
     )
+    cohort = hours.decided(cohort, chosen.time_of_day)
     slopes, interactions = trends(cohort, chosen)
     splines = bends.Splines(cohort, chosen)
     nonlinearity = bends.nonlinearity(splines)
@@ -121,8 +124,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     record = {
         "settings": asdict(chosen) | {name: path.name for name, path in beside.items()},
         "models": list(models_of(cohort)),
-        "covariates": covariates(cohort, slopes),
-        "families": FAMILIES,
+        "covariates": covariates(cohort, slopes, chosen),
+        "families": FAMILIES | _family_of_hours(cohort),
         "knows_cut": cohort.knows_cut,
         "spline": {
             "knot_percentiles": list(KNOT_PERCENTILES),
@@ -163,6 +166,7 @@ def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[st
         "literature": literature(cohort, settings),
         "tipping": tipping(cohort, slopes),
         "asymmetry": asymmetry(cohort, settings),
+        "time_of_day": time_of_day(cohort, settings),
         "two_models": two_models(cohort, settings),
     }
 
@@ -192,7 +196,7 @@ def _counts(cohort: Cohort) -> dict[str, int]:
     }
 
 
-def covariates(cohort: Cohort, slopes: pd.DataFrame) -> dict[str, Any]:
+def covariates(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, Any]:
     """What M2 is adjusted for in any structure, and why not for what else it might."""
     m2 = slopes[slopes["model"] == "M2"] if len(slopes) else slopes
     given = m2["adjusted_for"].dropna() if "adjusted_for" in m2 else []
@@ -208,6 +212,9 @@ def covariates(cohort: Cohort, slopes: pd.DataFrame) -> dict[str, Any]:
             here = name in cohort.scans and cohort.scans[name].notna().any()
             unused = "the same for all scans" if here else "not known"
             left_out[name] = "see the notes of M2" if name in varying else unused
+    if TIME_OF_DAY not in adjusted:
+        why = hours.why_not(cohort, settings.time_of_day)
+        left_out[TIME_OF_DAY] = why or "see the notes of M2"
     continuous = [name for name in continuous_of(cohort) if name in adjusted]
     return {"adjusted_for": adjusted, "continuous": continuous, "left_out": left_out}
 
@@ -231,12 +238,16 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
     ]
     estimated = "slope_pct_per_decade" in slopes and slopes["slope_pct_per_decade"].notna().any()
     factors = {factor.name for factor in factors_of(cohort)}
-    fixed = [name for name in covariates(cohort, slopes)["adjusted_for"] if name in factors]
+    adjusted = covariates(cohort, slopes, settings)["adjusted_for"]
+    fixed = [name for name in adjusted if name in factors]
     if fixed:
         said.append(f"M2 and M3 have fixed effects of {', '.join(fixed)}; M1 has not.")
         said += _pooled_levels(cohort, fixed, settings)
     elif estimated:
         said.append(f"No model adjusts for {', '.join(FACTORS[:-1])} or {FACTORS[-1]}.")
+    if estimated:
+        wish = settings.time_of_day
+        said += hours.said(cohort, wish, adjusted=TIME_OF_DAY in adjusted)
     if not cohort.knows_sex:
         said.append("Sex is not known: women and men are analysed as one.")
     if estimated and not cohort.has_size.any():
@@ -306,6 +317,10 @@ def _of_clusters(cohort: Cohort, slopes: pd.DataFrame) -> list[str]:
             "Satterthwaite's degrees of freedom."
         )
     return said
+
+
+def _family_of_hours(cohort: Cohort) -> dict[str, str]:
+    return {TIME_OF_DAY: "Benjamini-Hochberg over all structures"} if cohort.time_of_day else {}
 
 
 def _volumes(n: int) -> str:

@@ -110,6 +110,7 @@ AGE_CONFLICT = "CLN_AGE_CONFLICT"
 OUT_OF_RANGE = {
     "age_years": "CLN_HEADER_AGE",
     "field_strength_t": "CLN_HEADER_VALUE",
+    "time_of_day_h": "CLN_HEADER_TIME",
     ranges.DATE: "CLN_HEADER_DATE",
 }
 """Marks of scans of which a value is unknown as that of the header cannot be true."""

@@ -24,7 +24,7 @@ from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom,
 from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
 from cohortvol.stages.ingest.rules import Rules
-from cohortvol.stages.ingest.sidecar import step_is_thickness
+from cohortvol.stages.ingest.sidecar import step_is_thickness, time_of_day_h
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.files import commit_bytes, make_folder
@@ -198,6 +198,8 @@ def _check_into(
     codes += [*header.warnings, *grid_warnings, *voxel_warnings]
     if step_is_thickness(path, spacing_mm(affine)):
         codes.append("QC_SCALE")
+    if (hours := time_of_day_h(path)) is not None:
+        found.update(header_time_of_day_h=hours)
     if rules.orientation != "off":
         turned = voxels.T if header.slope > 0 else voxels.T.astype(np.float32) * header.slope
         verdict = look(turned, affine)

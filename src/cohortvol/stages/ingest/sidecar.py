@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cohortvol.stages.ingest.clock import hours_of
+
 MOST_BYTES = 1 << 20
 SAME = 0.01  # relative
 
@@ -34,6 +36,11 @@ def step_is_thickness(image: Path, edges_mm: np.ndarray) -> bool:
         bool(np.any(np.abs(edges_mm / mm - 1) < SAME)) for mm in (step_mm, thickness_mm)
     )
     return is_thickness and not is_step
+
+
+def time_of_day_h(image: Path) -> float | None:
+    """``AcquisitionTime`` of the sidecar, hours since midnight; None where it does not say."""
+    return hours_of(_read(image).get("AcquisitionTime"))
 
 
 def _read(image: Path) -> dict[str, Any]:

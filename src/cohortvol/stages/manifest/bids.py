@@ -237,6 +237,8 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
         day = bids_tables.day_of(days.get(image.name, ""))
         if day:
             row["acquisition_date"] = day
+        if clock := bids_tables.time_of(days.get(image.name, "")):
+            row.setdefault("time_of_day_h", clock)
         found.append((row, os.path.relpath(row["image"], dataset.root), own))
     return found
 

@@ -60,6 +60,7 @@ _CAPPED_AGE = "89+"
 """The standard's old way to say "89 or older": not a number."""
 
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
+_TIME = re.compile(r"(?:\d{4}-\d{2}-\d{2}[T ])?(\d{1,2}:\d{2})(?::\d{2}(?:\.\d+)?)?Z?")
 _DAY = re.compile(r"(\d{4}-\d{2}-\d{2})([T ].*)?")
 
 
@@ -166,6 +167,15 @@ def day_of(text: str) -> str:
         return ""
     match = _DAY.fullmatch(text)
     return match[1] if match else text
+
+
+def time_of(text: str) -> str:
+    """The time of an ``acq_time``; nothing where it has none, or midnight in place of one.
+
+    Dates that are moved for privacy are moved by whole days, so that it stays what it was.
+    """
+    match = _TIME.fullmatch(text.strip())
+    return match[1] if match and match[1] not in ("00:00", "0:00") else ""
 
 
 def in_rows(path: Path, key: str) -> dict[str, dict[str, str]]:

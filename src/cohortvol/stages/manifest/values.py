@@ -23,6 +23,7 @@ SEX_WORDS = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": 
 
 STRUCTURE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
+_CLOCK = re.compile(r"([0-9]{1,2}):([0-5][0-9])(:[0-5][0-9](\.[0-9]*)?)?")
 _DICOM_AGE = re.compile(r"([0-9]{1,3})([YMWD])")
 DAYS_PER_YEAR = 365.25
 _AGE_UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": DAYS_PER_YEAR / 7, "D": DAYS_PER_YEAR}
@@ -73,6 +74,8 @@ def parse_covariate(column: str, text: str, rules: Rules) -> float | str | None:
         return parse_sex(text, rules)
     if column == "acquisition_date":
         return _known(text) and parse_date(text)
+    if column == "time_of_day_h" and (clock := _CLOCK.fullmatch(text.strip())):
+        text = f"{int(clock[1]) + int(clock[2]) / 60:.4f}"
     if column in SIZES:
         return _known(text) and parse_number(text, SIZES[column])
     if column == "sampling_weight":

@@ -33,7 +33,7 @@ TITLE = "Organ volumes and age"
 FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
 BESIDE = (
     *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
-    *("literature", "tipping", "two_models"),
+    *("literature", "tipping", "time_of_day", "two_models"),
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
@@ -276,6 +276,7 @@ def _tables(analysis: Analysis) -> dict[str, pages.Table]:
         "slopes_at_age": listing.bends_table(analysis),
         "literature": listing.published_table(analysis),
         "tipping": listing.tipping_table(analysis),
+        "time_of_day": listing.time_of_day_table(analysis),
         "two_models": listing.two_models_table(analysis),
     }
     return tables | {name: table for name, table in beside.items() if table.rows}

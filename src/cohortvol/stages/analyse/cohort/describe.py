@@ -29,7 +29,7 @@ from cohortvol.stages.analyse.cohort.usable import (
 from cohortvol.stages.analyse.fits.designs import continuous_of
 
 ACCEPTED = "accepted by review against automatic QC"
-NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1}
+NUMBERS = {"age_years": 1, "height_cm": 1, "weight_kg": 1, "bmi": 1, "time_of_day_h": 1}
 """Variables of Table 1 printed as median (IQR), with their decimals."""
 LEVELS = ("site", "scanner", "field_strength_t", "sequence", "contrast")
 LIMITS = 1.96
@@ -86,6 +86,8 @@ def dropped(cohort: Cohort) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     unknown = ~cohort.knows(continuous_of(cohort))
+    if cohort.time_of_day:
+        unknown |= ~cohort.knows(["time_of_day_h"])
     if cohort.has_size.any():
         unknown &= cohort.has_size
     for index, structure in enumerate(cohort.structures):

@@ -30,12 +30,15 @@ class Model:
     factors: tuple[Factor, ...] = ()
     continuous: tuple[str, ...] = ()
     """Further columns of the scans that hold numbers."""
+    time_of_day: bool = False
 
     def knows(self, cohort: Cohort) -> np.ndarray:
         """(scans,) of bool: what the model needs beside age and sex is known."""
         mask = cohort.knows(self.continuous)
         if self.size:
             mask = mask & cohort.has_size
+        if self.time_of_day:
+            mask = mask & cohort.knows(["time_of_day_h"])
         return mask
 
 
@@ -61,8 +64,8 @@ def ladder(cohort: Cohort) -> tuple[Model, ...]:
     size, factors = bool(cohort.has_size.any()), designs.factors_of(cohort)
     continuous = designs.continuous_of(cohort)
     models = [Model("M1")]
-    if size or factors or continuous:
-        models.append(Model("M2", size, factors, continuous))
+    if size or factors or continuous or cohort.time_of_day:
+        models.append(Model("M2", size, factors, continuous, cohort.time_of_day))
     return tuple(models)
 
 
@@ -123,6 +126,7 @@ def fit_structures(
             factors=model.factors,
             lumps=lumps,
             least=settings.min_n_per_level,
+            time_of_day=model.time_of_day,
             basis=basis,
         )
         subjects = cohort.scans["cluster"].to_numpy()[rows]
@@ -140,7 +144,7 @@ def fit_structures(
                 fits += [error] * volume.shape[1]
         for place, (s, fitted) in enumerate(zip(members, fits, strict=True)):
             alone = isinstance(fitted, EstimateError) and fitted.reason == "ANA_COLLINEAR"
-            if alone and model.factors and len(members) > 1:
+            if alone and (model.factors or model.time_of_day) and len(members) > 1:
                 together(sexes, lumps, [s])  # aliases that only its own rows have
             else:
                 found[s] = Fitted(fitted, design, rows, given[:, place])

@@ -40,6 +40,7 @@ SCAN_EXTRAS = (
     "sampling_weight",
     "stratum",
     "absent",
+    "time_of_day_h",
 )
 FURTHER = "further"
 """Column of the scans table in which the manifest's further columns stand, as JSON."""

@@ -21,6 +21,7 @@ LEAST = {
     "min_n_rescanned": 20,
 }
 """Settings that are whole numbers, with the least that makes sense."""
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Settings:
     """Sites, scanners and sequences listed by name in Table 1; the rest are added up."""
     min_n_per_level: int = 2
     """Scans that a site, scanner, sequence or contrast needs for a term of its own in M2."""
+    time_of_day: str = AUTO
+    """Whether M2 has a harmonic of the time of day: `ALWAYS` where it can, `NEVER`, or `AUTO`."""
     bootstrap_draws: int = 500
     """Draws of subjects behind the interval of the age of a peak."""
     seed: int = 1
@@ -87,6 +90,11 @@ def checked(settings: dict[str, Any]) -> Settings:
             raise ConfigError(
                 f"analyse: {name} is {getattr(chosen, name)}; it must be {least} or more"
             )
+    if chosen.time_of_day not in (AUTO, ALWAYS, NEVER):
+        raise ConfigError(
+            f"analyse: time_of_day is {chosen.time_of_day!r}; "
+            f"it must be {AUTO}, {ALWAYS} or {NEVER}"
+        )
     for name, kind in chosen.covariates.items():
         if kind not in (CONTINUOUS, FACTOR):
             raise ConfigError(

@@ -89,6 +89,8 @@ class Cohort:
     """Further columns of `scans` that M2 adjusts for, and their kind."""
     remarks: tuple[str, ...]
     """What in the tables contradicts itself or is not used, and what was made of it: sentences."""
+    time_of_day: bool = False
+    """Whether M2 has a harmonic of the time of day: see `hours.decided`."""
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
@@ -326,7 +328,7 @@ def _with_defaults(
     for name in ("sex", "reason", "qc", "qc_auto", "subject_id", "cluster_id", "stratum", "absent"):
         if name not in scans:
             scans[name] = None
-    for name in ("height_cm", "weight_kg", "sampling_weight"):
+    for name in ("height_cm", "weight_kg", "sampling_weight", "time_of_day_h"):
         if name not in scans:
             scans[name] = np.nan
     outside = ranges.outside(scans, age_range_years)

@@ -20,6 +20,9 @@ FACTORS = ("site", "scanner", "sequence", "contrast")
 """Columns of the scans table that M2 and M3 have fixed effects of, where they vary. A later one
 that an earlier one gives, such as a scanner that is the only one of its site, is left out."""
 NOT_GIVEN = "not given"
+TIME_OF_DAY = "time of day"
+HARMONIC = (f"{TIME_OF_DAY} (sin)", f"{TIME_OF_DAY} (cos)")
+"""Terms of one harmonic of 24 hours."""
 ROWS_PER_LEVEL = 5
 """Rows there must be for each level with a term of its own, on average."""
 ALIASED = 1e-7
@@ -125,6 +128,14 @@ def continuous_of(cohort: Cohort) -> tuple[str, ...]:
     return tuple(name for name in numbers if usable[name].nunique() > 1)
 
 
+def harmonic(hours: np.ndarray) -> np.ndarray:
+    """(n, 2): sine and cosine of the time of day, one turn in 24 hours."""
+    turns = 2 * np.pi * np.asarray(hours, dtype=float) / 24
+    # without the last digits, so that the cosine of 6 and of 18 hours is 0 and no column of noise
+    columns: np.ndarray = np.round(np.column_stack([np.sin(turns), np.cos(turns)]), 12)
+    return columns
+
+
 def trouble(age_years: np.ndarray, volumes: np.ndarray, subjects: np.ndarray, least: int) -> str:
     """Why no age slope can be fitted to some scans, empty if it can: `least` subjects or more."""
     n = count_subjects(subjects)
@@ -170,6 +181,7 @@ def build(
     factors: tuple[Factor, ...] = (),
     lumps: tuple[Lump, ...] = (),
     least: int = 0,
+    time_of_day: bool = False,
     basis: Callable[[np.ndarray], np.ndarray] = linear,
 ) -> Design:
     """One design: 1, age, then male and age x male with two sexes, size, further columns, fixed
@@ -193,6 +205,8 @@ def build(
         Fixed effects, and their levels among these rows.
     least : int
         Rows that a level of its own has, for the notes.
+    time_of_day : bool
+        With the `harmonic` of the time of day, known for all rows, as far as nothing else gives it.
     basis : function
         (rows,) decades from `center` to (rows, k) columns of age.
     """
@@ -225,6 +239,9 @@ def build(
         for members, level in groups[1:]:  # the commonest is what the others are compared with
             columns.append(np.isin(codes, members).astype(float))
             names.append(f"{factor.name}={level}")
+    if time_of_day:
+        columns += list(harmonic(scans["time_of_day_h"].to_numpy(dtype=float)).T)
+        names += HARMONIC
     columns, names, aliased = _without_aliases(columns, names, fixed)
     if aliased:
         more = f" and {len(aliased) - 5} more" if len(aliased) > 5 else ""
@@ -234,6 +251,7 @@ def build(
         for factor in factors
         if any(name.startswith(f"{factor.name}=") for name in names[fixed:])
     ]
+    adjusted += [TIME_OF_DAY] if set(HARMONIC) & set(names) else []
     return Design(
         np.column_stack(columns), tuple(names), tuple(adjusted), tuple(n for n in notes if n)
     )

@@ -137,6 +137,7 @@ def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: 
         factors=model.factors,
         lumps=tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors),
         least=settings.min_n_per_level,
+        time_of_day=model.time_of_day,
     )
     log_volume = np.log(cohort.volume_ml[mask, index])
     return Data(scans, log_volume, design.columns[:, 2:], np.ones(n), np.zeros(n, dtype=bool))

@@ -23,6 +23,7 @@ VARIABLES = {
     "height_cm": "Height, cm",
     "weight_kg": "Weight, kg",
     "bmi": "Body mass index, kg/m²",
+    "time_of_day_h": "Time of day, h",
     "site": "Site",
     "scanner": "Scanner",
     "field_strength_t": "Field strength, T",

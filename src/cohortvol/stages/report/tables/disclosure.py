@@ -168,7 +168,7 @@ def _flow(flow: pd.DataFrame) -> pd.DataFrame:
 
 def _table1(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 1: rounded counts with shares of these, levels of few added up, rounded quartiles."""
-    rows = _without_rare_levels(rows)
+    rows = _without_rare_levels(rows[rows["variable"] != "time_of_day_h"])
     is_count = rows["level"] != "median (IQR)"
     n = rounded(rows["n"].where(is_count))
     scans = rows[rows["variable"] == "scans"]

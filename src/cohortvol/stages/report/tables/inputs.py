@@ -95,6 +95,10 @@ BESIDE_COLUMNS = {
         *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
         *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
     ],
+    "time_of_day": [
+        *["structure", "from_h", "to_h", *_ends("difference_pct"), *_ends("difference_ml")],
+        *["amplitude_pct", "peak_h", "q_value", "n_used", "note"],
+    ],
     "two_models": [
         *["structure", "other_model", "variable", "level", *_ends("difference_mean_pct")],
         *["limit_low_pct", "limit_high_pct", "dice_median", "n_used"],

@@ -282,6 +282,13 @@ RULES: dict[str, dict[str, Rule]] = {
         "bias_over_ages_pct": like(SLOPE, 5.0),
         "dice": constant, "ratio_low": constant, "ratio_high": constant, "note": note,
     },
+    "time_of_day": {  # when somebody was where is nobody's
+        "structure": words,
+        **_ends("difference_pct", hidden), **_ends("difference_ml", hidden),
+        **dict.fromkeys(
+            ("from_h", "to_h", "amplitude_pct", "peak_h", "q_value", "n_used", "note"), hidden
+        ),
+    },
     "two_models": {
         **_keys("structure", "other_model", "variable"), "level": level,
         **_ends("difference_mean_pct"), "limit_low_pct": like("difference_mean_pct", 1.7),
