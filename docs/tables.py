@@ -68,6 +68,7 @@ INTRODUCTIONS = {
     "analyse/age_bands": "Distribution of the volumes by age and sex.",
     "analyse/centiles": "Centile curves by age and sex, by LMS and by quantile regression.",
     "analyse/calibration": "How many subjects lie below each centile, by age band.",
+    "analyse/worms": "Worm plots: how far the subjects' scores are from standard normal, by age.",
     "analyse/within_between": "Slopes within people and between them, where people were rescanned.",
     "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
     "analyse/missingness": "Who has no usable volume of a structure.",

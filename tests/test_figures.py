@@ -124,6 +124,7 @@ def test_every_figure_fits_a_journal_page_with_letters_of_5_to_7_points(figures)
     ("name", "words"),
     [
         ("trends", ("M1", "95 % CI", "95 % confidence band", "HC3", "volumes")),
+        ("worms", ("van Buuren", "No test is made", "should leave them: here ")),
         ("centiles", ("LMS", "No test is made", "maximum likelihood")),
         ("forest", ("95 % confidence intervals", "HC3", "t test", "Benjamini-Hochberg", "M2")),
         ("quartiles", ("Spearman", "Bonferroni", "quartiles")),
@@ -227,7 +228,7 @@ def test_where_a_table_is_empty_the_figure_is_left_out_with_a_sentence(subject):
     bare = dataclasses.replace(subject.analysis, beside={})
     with style.journal_style():
         names = {one.name for one in drawing.draw(dataclasses.replace(subject, analysis=bare))}
-    gone = {"centiles", "quartiles", "sides", "missing", "sensitivity", "repeats"}
+    gone = {"centiles", "worms", "quartiles", "sides", "missing", "sensitivity", "repeats"}
     assert set(drawing.TITLES) - names == gone | {"volumes"}  # drawn where there are no trends
     assert all(drawing.ABSENT[name].endswith(".") for name in gone)
 
@@ -471,7 +472,7 @@ def test_boxes_of_a_public_report_have_no_whiskers_and_no_box_of_a_few(subject):
     assert shown["whisker_high_ml"].isna().all()
     assert pd.isna(shown["q25_ml"].iloc[0])
     assert shown["q25_ml"].notna().sum() > 10
-    assert set(told.beside) == set(BESIDE_COLUMNS) - {"calibration", "asymmetry"}
+    assert set(told.beside) == set(BESIDE_COLUMNS) - {"calibration", "asymmetry", "worms"}
 
 
 def test_a_table_without_a_rule_is_not_in_a_public_report(subject):

@@ -156,10 +156,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
 
 def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
     """Centiles, and what tells how far the slopes can be trusted."""
-    curves_of_centiles, calibration = centiles(cohort, settings)
     return {
-        "centiles": curves_of_centiles,
-        "calibration": calibration,
+        **centiles(cohort, settings),
         "within_between": within_between(cohort, settings),
         "sensitivity": sensitivity(cohort, settings),
         "missingness": missingness(cohort, settings),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.answers.worms import quarters, worms
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort, one_scan_each
 from cohortvol.stages.analyse.fits.centile_model import CentileModel, choose
@@ -20,7 +21,6 @@ CENTILES = (5, 25, 50, 75, 95)
 SPARSE_SUBJECTS = 50
 SPARSE_YEARS = 5.0
 """Centiles are sparse at ages with fewer subjects than this within so many years around."""
-CALIBRATION_BANDS = 4
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,18 @@ def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
             yield Sample(structure, sex, age_years, volume_ml, model, note)
 
 
-def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def centiles(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
     """Curves, and how well they are calibrated in four age bands.
 
     Returns
     -------
-    tuple of pandas.DataFrame
-        ``analyse/centiles`` and ``analyse/calibration`` as `outputs.SCHEMAS` has them. A
-        structure and sex without centiles has one row of the first, with the reason.
+    dict of str to pandas.DataFrame
+        ``centiles``, ``calibration`` and ``worms`` as `outputs.SCHEMAS` has them. A structure and
+        sex without centiles has one row of the first, with the reason.
     """
     curves: list[pd.DataFrame] = []
     bands: list[dict[str, Any]] = []
+    scores: list[pd.DataFrame] = []
     for sample in samples(cohort, settings):
         key = {"structure": sample.structure, "sex": sample.sex, "n_used": len(sample.age_years)}
         if sample.model is None:
@@ -91,10 +92,13 @@ def centiles(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataF
         curves.append(pd.DataFrame(curve).assign(family=sample.model.family, **key))
         for method, values in at_scans.items():
             bands += [{**key, "method": method, **row} for row in calibration(sample, values)]
-    return (
-        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
-        pd.DataFrame(bands),
-    )
+        z = sample.model.z(sample.age_years, sample.volume_ml)
+        scores.append(worms(z, sample.age_years).assign(**key))
+    return {
+        "centiles": pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        "calibration": pd.DataFrame(bands),
+        "worms": pd.concat(scores, ignore_index=True) if scores else pd.DataFrame(),
+    }
 
 
 def subjects_near(age_years: np.ndarray, at_years: np.ndarray) -> np.ndarray:
@@ -111,19 +115,12 @@ def calibration(sample: Sample, centile_ml: dict[int, np.ndarray]) -> Iterator[d
     The bands are quarters of the sample by age. A sampling error of sqrt(p (1 - p) / n), at most
     50 / sqrt(n) points, is part of the difference.
     """
-    edges = np.percentile(sample.age_years, np.linspace(0, 100, CALIBRATION_BANDS + 1))
-    band = np.clip(
-        np.searchsorted(edges, sample.age_years, side="right") - 1, 0, CALIBRATION_BANDS - 1
-    )
-    for k in range(CALIBRATION_BANDS):
-        here = band == k
-        if not here.any():
-            continue
+    for low, high, here in quarters(sample.age_years):
         for c, values in centile_ml.items():
             observed = 100 * float(np.mean(sample.volume_ml[here] < values[here]))
             yield {
-                "age_low_years": float(edges[k]),
-                "age_high_years": float(edges[k + 1]),
+                "age_low_years": low,
+                "age_high_years": high,
                 "centile": c,
                 "observed_pct": observed,
                 "difference_points": observed - c,

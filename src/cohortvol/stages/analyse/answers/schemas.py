@@ -149,6 +149,24 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "n_band": Column(whole, "subjects of the band"),
         "n_used": Column(whole, "subjects that the centiles are fitted to"),
     },
+    "analyse/worms": {
+        "structure": STRUCTURE,
+        "sex": ONE_SEX,
+        "band": Column(whole, "0: all ages; 1 to 4: quarters of the subjects by age"),
+        "age_low_years": Column(real, "least age of the band, years"),
+        "age_high_years": Column(real, "greatest age of the band, years"),
+        "score": Column(real, "standard normal score"),
+        "deviation": Column(
+            real, "quantile of the subjects' scores in the centiles, less this score"
+        ),
+        "limit": Column(
+            real,
+            "half the width of the pointwise 95 % band about 0, of people the centiles have not "
+            "seen",
+        ),
+        "n_band": Column(whole, "subjects of the band"),
+        "n_used": Column(whole, "subjects that the centiles are fitted to"),
+    },
     "analyse/within_between": {
         "structure": STRUCTURE,
         "sex": SEX,

@@ -22,6 +22,7 @@ from cohortvol.stages.report.figures import (
     sides,
     trends,
     volumes,
+    worms,
 )
 from cohortvol.stages.report.figures.panels import Page
 from cohortvol.stages.report.tables.flow import Flow, flow_figure
@@ -32,6 +33,7 @@ TITLES = {
     "volumes": "Volumes by structure and sex",
     "trends": "Volume against age at the scan, by structure and sex",
     "centiles": "Centiles of volume against age, by structure and sex",
+    "worms": "Whether the centiles fit the people: worm plots by structure and sex",
     "forest": "Change of volume per decade of age, %",
     "quartiles": "Volume by quartile of age, pooled and by sex",
     "heatmap": "Structures by organ system: correlations, slopes, bends, and men against women",
@@ -45,6 +47,7 @@ TITLES = {
 ABSENT = {
     "trends": "No figure of volume against age: nothing of two ages can be shown.",
     "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
+    "worms": "No worm plots: there are no centiles, or the analysis has no such table.",
     "forest": "No forest plot: no slope was estimated.",
     "quartiles": "No box plots: the analysis has no quartiles of age.",
     "heatmap": "No heat map: there is nothing to show in it.",
@@ -58,6 +61,7 @@ ABSENT = {
 NOT_IN_PUBLIC = {
     "sides": "No comparison of left and right: it would draw single scans.",
     "volumes": "No figure of volumes: quantiles of so few scans are not given.",
+    "worms": "No worm plots: the ends of a worm are single people.",
 }
 """What a public page says in its place."""
 
@@ -128,6 +132,7 @@ _ALT = {
     "volumes": "Volumes as points and boxes, one panel each: {names}.",
     "trends": "Volume against age, one panel each: {names}.",
     "centiles": "Centile curves of volume against age, one panel per sex: {names}.",
+    "worms": "Worm plots of scores in the centiles, five panels per structure: {names}.",
     "forest": "Forest plot, percent per decade by sex: {names}.",
     "quartiles": "Box plots of volume in four quartiles of age: {names}.",
     "heatmap": "Heat map of correlations, slopes, bends and differences of the sexes: {names}.",
@@ -151,6 +156,7 @@ def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
         yield "missing", missing.missing_pages(analysis)
         return
     yield "centiles", centile_charts.centile_pages(analysis)
+    yield "worms", worms.worm_pages(analysis)
     yield "forest", forest.forest_pages(analysis, level=subject.level)
     yield "quartiles", boxes.box_pages(analysis)
     yield "heatmap", heatmap.heat_pages(analysis, level=subject.level)
@@ -195,6 +201,9 @@ def _of_page(
     if name == "centiles":
         context["worst"] = _worst(subject.analysis)
         context["families"] = _families(data)
+    if name == "worms":
+        context["n_drawn"] = style.count(len(data))
+        context["n_outside"] = style.count(int((data["deviation"].abs() > data["limit"]).sum()))
     if name == "repeats":
         context["n_rescanned"] = _range_of_n(data, "n_rescanned")
         years = data["years_between_median"].dropna()

@@ -71,6 +71,10 @@ BESIDE_COLUMNS = {
         *["family", "sparse", "n_used", "note"],
     ],
     "calibration": ["structure", "sex", "method", "centile", "difference_points"],
+    "worms": [
+        *["structure", "sex", "band", "age_low_years", "age_high_years", "score", "deviation"],
+        *["limit", "n_band", "n_used"],
+    ],
     "within_between": [
         *["structure", "sex", "model", *_ends("between_pct_per_decade")],
         *[*_ends("within_pct_per_decade"), "within_sd_pct_per_decade", "difference_p_value"],

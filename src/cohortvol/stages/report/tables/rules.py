@@ -296,7 +296,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
 }  # fmt: skip
 """How each column of each table may be passed on. What stands here not is left out, such as the
-asymmetry of paired structures, whose figure draws people, and the calibration of centiles."""
+asymmetry of paired structures, whose figure draws people, the calibration of centiles, and their
+worm plots, whose ends are single people."""
 
 
 def by_rule(name: str, rows: pd.DataFrame) -> pd.DataFrame:
