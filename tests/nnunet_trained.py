@@ -41,31 +41,55 @@ def stored(data: np.ndarray, affine: np.ndarray, axes: str) -> nib.Nifti1Image:
     return nib.Nifti1Image(apply_orientation(data, turn), affine @ inv_ornt_aff(turn, data.shape))
 
 
+def storages(axes: tuple[str, ...], seed: int = 0) -> dict[str, nib.Nifti1Image]:
+    """A scan on each of these axes, one turned by 20 degrees, and one smaller than a patch."""
+    image, _ = boxes(seed + 9, (28, 24, 22))
+    small, _ = boxes(seed + 10)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]]
+    return {one: stored(image, AFFINE, one) for one in axes} | {
+        "oblique": nib.Nifti1Image(image, turn @ AFFINE),
+        "small": stored(small[4:20, 3:17, 4:16], AFFINE, "LPS"),
+    }
+
+
 @dataclass(frozen=True)
 class Training:
-    """What nnU-Net is to train: a data set, which its reader names, and how."""
+    """What nnU-Net is to train: a data set, which its reader and `kind` name, and how."""
 
     reader: str
     planner: str
     configuration: str
     fold: str
+    kind: str = "labels"
+
+    @property
+    def number(self) -> int:
+        """Of its data set."""
+        return 1 + _DATASETS.index((self.reader, self.kind))
+
+    @property
+    def dataset(self) -> str:
+        return f"Dataset{self.number:03}_Boxes"
 
     def results(self, folder: Path) -> Path:
         """What `train_and_predict` left below a folder, as nnU-Net names it."""
         plans = {"ExperimentPlanner": "nnUNetPlans", "nnUNetPlannerResEncM": _RES_ENC}[self.planner]
         name = f"nnUNetTrainer__{plans}__{self.configuration}"
-        return folder / "results" / _dataset(self.reader) / name
+        return folder / "results" / self.dataset / name
 
 
 _RES_ENC = "nnUNetResEncUNetMPlans"
-_READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
+_DATASETS = (
+    ("SimpleITKIO", "labels"),
+    ("NibabelIO", "labels"),
+    ("NibabelIOWithReorient", "labels"),
+    ("SimpleITKIO", "regions"),
+)
+REGIONS = {"background": 0, "organs": [1, 2], "spleen": [2]}
 
 
-def _dataset(reader: str) -> str:
-    return f"Dataset{_READERS.index(reader) + 1:03}_Boxes"
-
-
-def raw_dataset(folder: Path, reader: str) -> None:
+def raw_dataset(folder: Path, reader: str, of: str) -> None:
     """Five cases stored LPS; those of NibabelIO stored RAS, with a part of each to be ignored."""
     ignore = reader == "NibabelIO"
     for seed in range(5):
@@ -83,6 +107,8 @@ def raw_dataset(folder: Path, reader: str) -> None:
         "channel_names": {"0": "MR"}, "labels": LABELS | ({"ignore": 3} if ignore else {}),
         "numTraining": 5, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader,
     }  # fmt: skip
+    if of == "regions":
+        description |= {"labels": REGIONS, "regions_class_order": [1, 2]}
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
@@ -90,8 +116,8 @@ def train_and_predict(folder: Path, trainings: list[Training], scans: Path, few:
     """Results of `trainings`, and of each labels of scans: in ``predicted`` those of a few, as the
     program makes them by default, with mirrored passes; in ``unmirrored`` those of all, with
     ``--disable_tta``."""
-    for reader in {training.reader for training in trainings}:
-        raw_dataset(folder / "raw" / _dataset(reader), reader)
+    for dataset, reader, kind in {(one.dataset, one.reader, one.kind) for one in trainings}:
+        raw_dataset(folder / "raw" / dataset, reader, kind)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
     quick = {"nnUNet_compile": "f", "nnUNet_def_n_proc": "1"}
     wanted = json.dumps([asdict(training) for training in trainings])
@@ -118,9 +144,8 @@ def _main() -> None:
     multiprocessing.cpu_count = lambda: 1  # threads that nnU-Net's program computes with
     trainings = [Training(**one) for one in json.loads(sys.argv[1])]
     folder, scans, few = map(Path, sys.argv[2:])
-    for reader in dict.fromkeys(training.reader for training in trainings):
-        number = _READERS.index(reader) + 1
-        mine = [training for training in trainings if training.reader == reader]
+    for number in dict.fromkeys(training.number for training in trainings):
+        mine = [training for training in trainings if training.number == number]
         os.environ["nnUNet_n_proc_DA"] = "1"  # planning refuses 0
         api.extract_fingerprints([number], num_processes=1)
         for planner in dict.fromkeys(training.planner for training in mine):
@@ -144,7 +169,7 @@ def _main() -> None:
         for kind, of, words in (("predicted", few, []), ("unmirrored", scans, ["--disable_tta"])):
             sys.argv = [
                 "nnUNetv2_predict", "-i", str(of), "-o", str(results / kind),
-                "-d", str(_READERS.index(training.reader) + 1), "-c", training.configuration,
+                "-d", str(training.number), "-c", training.configuration,
                 "-p", results.name.split("__")[1], "-f", training.fold,
                 "-device", "cpu", "-npp", "0", "-nps", "0", *words,
             ]  # fmt: skip

@@ -33,6 +33,7 @@ from cohortvol.models.intervals import (
     weaker,
 )
 from cohortvol.models.networks import Source, import_nnunet
+from cohortvol.models.networks.regions import Regions
 from cohortvol.models.networks.softness import Softness, ratios
 from cohortvol.stages.measure import judge, measure_scan, pair_sums, read_scan
 from cohortvol.stages.measure import run_shard as measure_shard
@@ -161,6 +162,21 @@ def test_sums_do_not_depend_on_how_the_scan_is_cut(logits, monkeypatch):
         assert other.counted.tolist() == whole.counted.tolist()
         np.testing.assert_allclose(other.expected, whole.expected, rtol=1e-6)
         np.testing.assert_allclose(other.spread, whole.spread, rtol=1e-6)
+
+
+def test_sums_of_regions_are_of_the_sigmoid_over_the_voxels_of_nnunets_map():
+    """A voxel of the cyst alone is written as cyst, and so is one of the liver."""
+    regions = Regions(labels=((1, 2), (2,)), written=(1, 2))
+    sure, unsure = 9.0, -0.5
+    logits = torch.tensor([[sure, sure, unsure, -30.0], [-sure, sure, sure, -30.0]])
+    softness = Softness(2, regions)
+    softness.add(logits)
+    assert regions.label_map(logits).tolist() == [1, 2, 2, 0]
+    assert softness.counted.tolist() == [3, 2]
+    share = torch.sigmoid(logits.double())
+    np.testing.assert_allclose(softness.expected, share.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(softness.spread, (share * (1 - share)).sum(1), rtol=1e-4)
+    assert ratios([(softness, np.array([5, 7]))])["softmax_labels"] == [5, 7]
 
 
 def test_a_scan_of_nothing_but_background_has_no_ratio():

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,11 @@ import published_fixture
 from cohortvol import cli
 from cohortvol.errors import ModelError
 from cohortvol.models.card import card_json, choose_profile, load_card, segmentation_key
+from cohortvol.models.files import local_labels, regions_of
 from cohortvol.models.folders import find_model, list_models, verify
 from cohortvol.models.inference import PROFILES
 from cohortvol.models.networks import Source, build, import_nnunet, load_part, unpacking
+from cohortvol.models.part import Part
 from cohortvol.store.files import sha256_of
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
@@ -225,10 +228,16 @@ def test_a_residual_encoder_gives_the_logits_of_nnunets_own_network(plans, tmp_p
     assert type(loaded.modules[0]).__name__ == "ResidualEncoderUNet"
 
 
+REGIONS = {"background": 0, "liver": [1, 2], "tumour": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": {"background": 0, "liver": [1, 2], "tumour": 2}}, "region"),
+        ({"labels": {"background": 0, "liver": [1, 2], "tumour": 2}}, "2 regions and 0 labels"),
+        ({"labels": REGIONS, "regions_class_order": [3, 2]}, "writes it as 3, which is none of"),
+        ({"labels": REGIONS | {"all": [0, 1]}, "regions_class_order": [1, 2, 1]}, "background in"),
+        ({"labels": {"background": 0, "liver": []}}, "no label for 'liver'"),
         ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "must be 1, 2"),
         ({"channel_names": {"0": "in", "1": "out"}}, "2 input channels"),
     ],
@@ -236,6 +245,19 @@ def test_a_residual_encoder_gives_the_logits_of_nnunets_own_network(plans, tmp_p
 def test_datasets_that_do_not_make_a_label_map_of_one_image_are_refused(change, message):
     with pytest.raises(ModelError, match=message):
         build(nnunet_fixture.PLANS, "3d_fullres", {**nnunet_fixture.DATASET, **change})
+
+
+def test_lists_of_one_label_are_labels_as_for_nnunet():
+    dataset = {"labels": {"background": 0, "liver": [1], "spleen": 2}}
+    assert (regions_of(dataset), local_labels(dataset)) == ({}, {1: "liver", 2: "spleen"})
+
+
+def test_regions_without_a_label_in_common_share_a_layer():
+    labels = {"left": [1, 2], "all": [1, 2, 3, 4], "right": (3, 4), "cyst": [2]}
+    part = Part("p", "3d", "t", ("0",), dict(enumerate(labels, 1)), {}, layer=3,
+                regions=tuple(map(tuple, labels.values())))  # fmt: skip
+    assert part.layer_of == {1: 3, 2: 4, 3: 3, 4: 5}
+    assert replace(part, labels={4: "cyst"}).layer_of == {4: 3}
 
 
 def member(name: str, mode: int = 0o644) -> zipfile.ZipInfo:

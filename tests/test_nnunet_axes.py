@@ -18,7 +18,7 @@ from cohortvol.models.card import AS_STORED, load_card
 from cohortvol.models.networks import Source, import_nnunet
 from cohortvol.stages.segment import Segmenter
 from nnunet_fixture import PLANS, results_folder
-from nnunet_trained import AFFINE, Training, boxes, stored, train_and_predict
+from nnunet_trained import Training, storages, train_and_predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -36,14 +36,7 @@ MODELS = {
 def scans(tmp_path_factory):
     """One scan on other axes, one turned by 20 degrees, one smaller than a patch."""
     folder = tmp_path_factory.mktemp("scans")
-    image, _ = boxes(9, (28, 24, 22))
-    small, _ = boxes(10)
-    turn = np.eye(4)
-    turn[:2, :2] = [[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]]
-    made = {axes: stored(image, AFFINE, axes) for axes in STORAGES}
-    made["oblique"] = nib.Nifti1Image(image, turn @ AFFINE)
-    made["small"] = stored(small[4:20, 3:17, 4:16], AFFINE, "LPS")
-    for name, one in made.items():
+    for name, one in storages(STORAGES).items():
         nib.save(one, folder / f"{name}_0000.nii.gz")
     return folder
 

@@ -31,6 +31,7 @@ from cohortvol.models.inference import (
     recipe_of,
 )
 from cohortvol.models.intervals import Calibration
+from cohortvol.models.part import Part
 from cohortvol.store.files import digest_of
 
 CARD = "card.json"
@@ -38,6 +39,8 @@ PARTS = "parts"
 FOLD_MODEL = "model"
 """The network of a fold, beside the scans it has not seen; `train` leaves it, to be measured."""
 
+MOST_LAYERS = 64
+"""Of a label map."""
 MOST_LINES = 8
 """Of what is wrong with a card, in a message."""
 
@@ -48,33 +51,6 @@ SEGMENTATION_VERSION = "1"
 AS_STORED = "as-stored"
 AXES = ("RAS", "LPS", AS_STORED)
 """Axes a model may want its scans on; `AS_STORED` where it was trained on images as stored."""
-
-
-Canary = Sequence[Sequence[float]]
-"""Mean and standard deviation of every label's logits over one fixed patch."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One nnU-Net of a model: its folds are averaged, its labels mapped to the model's.
-
-    `canary` holds for each fold what its network said about a fixed patch when it was imported.
-    `tile_step` is the greatest one that its publisher uses, where that is less than a profile's.
-    Parts of one `layer` share a label map, where the later part wins; layers may overlap.
-    `mirror_axes` are the axes of the network's input along which a patch may be mirrored, as
-    `nnUNetv2_predict` does; empty where the training did not allow it, or does not say.
-    """
-
-    name: str
-    configuration: str
-    trainer: str
-    folds: tuple[str, ...]
-    labels: Mapping[int, str]
-    files: Mapping[str, str]
-    canary: Mapping[str, Canary] = field(default_factory=dict)
-    tile_step: float | None = None
-    layer: int = 0
-    mirror_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +92,7 @@ class Card:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers there are, in order; with more than one, a label map has a fourth axis."""
-        return tuple(sorted({part.layer for part in self.parts}))
+        return tuple(sorted({layer for part in self.parts for layer in part.layer_of.values()}))
 
     @property
     def labels_by_layer(self) -> list[dict[int, str]]:
@@ -124,10 +100,10 @@ class Card:
         index = {structure: label for label, structure in self.labels.items()}
         return [
             {
-                index[structure]: structure
+                index[part.labels[label]]: part.labels[label]
                 for part in self.parts
-                if part.layer == layer
-                for structure in part.labels.values()
+                for label, place in part.layer_of.items()
+                if place == layer
             }
             for layer in self.layers
         ]
@@ -187,21 +163,6 @@ def lines(wrong: Sequence[str]) -> str:
 
 
 def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
-    parts = tuple(
-        Part(
-            name=part["name"],
-            configuration=part["configuration"],
-            trainer=part["trainer"],
-            folds=tuple(str(fold) for fold in part["folds"]),
-            labels={int(index): str(name) for index, name in part["labels"].items()},
-            files=dict(part["files"]),
-            canary=part.get("canary", {}),
-            tile_step=part.get("tile_step"),
-            layer=int(part.get("layer", 0)),
-            mirror_axes=tuple(part.get("mirror_axes", ())),
-        )
-        for part in raw["parts"]
-    )
     return Card(
         folder=folder,
         id=raw["id"],
@@ -212,7 +173,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         orientation=raw["orientation"],
         default_profile=raw["default_profile"],
         profiles=tuple(raw["profiles"]),
-        parts=parts,
+        parts=tuple(Part.from_card(part) for part in raw["parts"]),
         labels={int(index): str(name) for index, name in raw["labels"].items()},
         spacing_mm=_spacing(raw.get("spacing_mm")),
         accuracy=raw.get("accuracy", {}),
@@ -254,7 +215,14 @@ def _check(card: Card, path: Path) -> None:
         wrong.append("one structure has two label indices")
     if len({part.name for part in card.parts}) != len(card.parts):
         wrong.append("two parts have the same name")
-    places = {(part.layer, name) for part in card.parts for name in part.labels.values()}
+    for part in card.parts:
+        if part.regions and not set(part.labels) <= set(range(1, len(part.regions) + 1)):
+            raise ModelError(f"{path}: part {part.name} has labels that are none of its regions")
+    places = {
+        (layer, part.labels[label]) for part in card.parts for label, layer in part.layer_of.items()
+    }
+    if len(card.layers) > MOST_LAYERS:
+        wrong.append(f"{len(card.layers)} layers; at most {MOST_LAYERS}")
     layers_of = Counter(name for _, name in places)
     for name in card.labels.values():
         if layers_of[name] != 1:

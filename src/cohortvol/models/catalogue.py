@@ -43,7 +43,7 @@ class KnownWeights:
     structures : mapping of str to str
         The publisher's name to the structure's; a name left out is no result.
     tile_step : float or None
-        See `cohortvol.models.card.Part`.
+        See `cohortvol.models.part.Part`.
     labels_by_index : bool
         Whether the publisher names labels by their index alone: names in ``dataset.json`` need not
         be those of `labels`, but may not name another label's structure.
@@ -72,7 +72,7 @@ class KnownModel:
 
     `orientation` is None where weights of one's own, with plans of one's own, go by the name.
 
-    `layers` lists the parts that share a label map; see `cohortvol.models.card.Part`. `profiles` is
+    `layers` lists the parts that share a label map; see `cohortvol.models.part.Part`. `profiles` is
     None where they follow from the training. `notes` go on the card. `release` and `released` say
     which weights these are and of when, `access` who may have them. `home` is whose program keeps
     them on this machine; see `cohortvol.models.weights.places`.

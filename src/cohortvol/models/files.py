@@ -241,24 +241,63 @@ def _refuse(name: str, wrong: list[str]) -> None:
 def local_labels(dataset: Mapping[str, Any]) -> dict[int, str]:
     """Label index to name from ``dataset.json``, in label order, without background.
 
+    Of a network trained by regions, their numbers from 1, in the order of its outputs.
+
     Raises
     ------
     ModelError
-        If the labels are not 1, 2, ..., or are regions, which overlap and fit in no label map.
+        If the labels are not 1, 2, ..., or regions that make no label map; see `regions_of`.
     """
+    if regions := regions_of(dataset):
+        return dict(enumerate(regions, start=1))
     labels: dict[int, str] = {}
     for name, index in dataset["labels"].items():
-        if isinstance(index, (list, tuple)):
-            raise ModelError("dataset.json has region-based labels; they overlap, so no label map")
         if name not in ("background", "ignore"):
-            if index in labels:
+            (label,) = index if isinstance(index, list) else (index,)
+            if label in labels:
                 raise ModelError(
-                    f"dataset.json has label {index} twice: {labels[index]} and {name}"
+                    f"dataset.json has label {label} twice: {labels[label]} and {name}"
                 )
-            labels[int(index)] = str(name)
+            labels[int(label)] = str(name)
     if not labels:
         raise ModelError("dataset.json names no label")
     if sorted(labels) != list(range(1, len(labels) + 1)):
         found = shown(", ".join(map(str, sorted(labels))))
         raise ModelError(f"dataset.json has labels {found}; they must be 1, 2, ...")
     return dict(sorted(labels.items()))
+
+
+def regions_of(dataset: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name to the labels that a region is made of, in the order of the network's outputs.
+
+    Empty where no label of ``dataset.json`` is made of two, which is when nnU-Net trains by labels.
+
+    Raises
+    ------
+    ModelError
+        If nnU-Net's map, written in ``regions_class_order``, does not show every region.
+    """
+    labels = {
+        str(name): tuple(label) if isinstance(label, list) else (int(label),)
+        for name, label in dataset["labels"].items()
+        if name not in ("background", "ignore")
+    }
+    if empty := [name for name, label in labels.items() if not label]:
+        raise ModelError(f"dataset.json has no label for {shown(empty[0])!r}")
+    if all(len(label) == 1 for label in labels.values()):
+        return {}
+    order = dataset.get("regions_class_order") or ()
+    if len(order) != len(labels):
+        raise ModelError(
+            f"dataset.json has {len(labels)} regions and {len(order)} labels in "
+            "regions_class_order: the label map that nnU-Net makes of them does not follow"
+        )
+    for written, (name, label) in zip(order, labels.items(), strict=True):
+        if 0 in label:
+            raise ModelError(f"dataset.json has background in the region {shown(name)!r}")
+        if written not in label:
+            raise ModelError(
+                f"dataset.json has the region {shown(name)!r} of the labels {list(label)[:8]}, and "
+                f"regions_class_order writes it as {written}, which is none of them"
+            )
+    return labels

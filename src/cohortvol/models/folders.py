@@ -10,7 +10,7 @@ from typing import Any
 from cohortvol.errors import ModelError, did_you_mean
 from cohortvol.models import catalogue
 from cohortvol.models.allowed import check_names
-from cohortvol.models.card import CARD, Card, Part, lines, plans_files, weights_file
+from cohortvol.models.card import CARD, Card, lines, plans_files, weights_file
 from cohortvol.models.files import (
     check_dataset,
     check_header,
@@ -18,8 +18,10 @@ from cohortvol.models.files import (
     inside,
     local_labels,
     read_object,
+    regions_of,
     shown,
 )
+from cohortvol.models.part import Part
 from cohortvol.store.files import sha256_of
 
 
@@ -121,6 +123,8 @@ def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
         if part.mirror_axes and max(part.mirror_axes) >= len(configuration["patch_size"]):
             raise ModelError("the card mirrors along an axis that the network does not have")
         check_labels(part.labels, local_labels(dataset))
+        if part.regions != tuple(regions_of(dataset).values()):
+            raise ModelError("the card has other regions than dataset.json (MOD_LABELMAP)")
     except ModelError as error:
         raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
     return plans, dataset

@@ -13,8 +13,9 @@ from nibabel.filebasedimages import ImageFileError
 
 from cohortvol.anatomy.geometry import orientation
 from cohortvol.errors import ModelError
-from cohortvol.models.card import AS_STORED, AXES, Part, plans_files
+from cohortvol.models.card import AS_STORED, AXES, plans_files
 from cohortvol.models.files import read_object, shown
+from cohortvol.models.part import Part
 
 MOST_LOOKED_AT = 200
 """Label maps of a validation, of which the headers are read."""

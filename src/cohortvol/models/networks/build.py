@@ -20,9 +20,10 @@ from torch import nn
 
 from cohortvol.errors import ModelError
 from cohortvol.models.allowed import ARCHITECTURES, RESAMPLING, check_names
-from cohortvol.models.card import Card, Part, weights_file
+from cohortvol.models.card import Card, weights_file
 from cohortvol.models.files import check_dataset, check_plans, inside, shown
 from cohortvol.models.folders import read_plans
+from cohortvol.models.part import Part
 
 NEEDED = (
     *("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
@@ -71,7 +72,7 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
     ------
     ModelError
         If the plans are out of bounds, name a class outside the allow-list, or ask for what is
-        not supported: a cascade, regions, or more than one input channel.
+        not supported: a cascade, or more than one input channel.
     """
     check_plans(plans)
     check_dataset(dataset)
@@ -328,7 +329,7 @@ def canary_patch(network: Network) -> torch.Tensor:
 
 
 def canary_of(logits: torch.Tensor) -> list[list[float]]:
-    """Mean and standard deviation of every label's logits, see `cohortvol.models.card.Canary`."""
+    """Mean and standard deviation of every label's logits, see `cohortvol.models.part.Canary`."""
     flat = logits[0].double().flatten(1)
     pairs = torch.stack([flat.mean(1), flat.std(1)], dim=1).tolist()
     return [[round(mean, 6), round(sd, 6)] for mean, sd in pairs]

@@ -21,7 +21,6 @@ from cohortvol.models.card import (
     CARD,
     PARTS,
     Card,
-    Part,
     card_json,
     load_card,
     weights_file,
@@ -35,6 +34,7 @@ from cohortvol.models.files import (
     local_labels,
     problems,
     read_object,
+    regions_of,
     schema,
     shown,
 )
@@ -61,6 +61,7 @@ from cohortvol.models.networks.checkpoints import (
 )
 from cohortvol.models.networks.published import check_labels, check_version
 from cohortvol.models.networks.unpacking import check_sha256, trained_folder
+from cohortvol.models.part import Part
 from cohortvol.store.files import commit, commit_json
 from cohortvol.store.storage import temporary_beside
 
@@ -98,7 +99,7 @@ class Source:
     drop : collection of str
         Names of ``dataset.json`` that are no result: background in the label map.
     tile_step, layer
-        See `cohortvol.models.card.Part`.
+        See `cohortvol.models.part.Part`.
     mirrors : bool
         Whether whoever published it mirrors patches where the training allows it, as
         ``nnUNetv2_predict`` does.
@@ -309,6 +310,7 @@ def _write_part(
         files={},
         tile_step=source.tile_step,
         layer=source.layer,
+        regions=tuple(regions_of(dataset).values()),
     )
     network = build(plans, configuration, dataset)
     n_axes = len(network.configuration_manager.patch_size)

@@ -5,6 +5,8 @@ For profile `fast`: the same rules as `cohortvol.stages.segment.nnunet`, in floa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
@@ -47,15 +49,21 @@ class FastPart(PartNetwork):
             resized[None].contiguous(), tuple(data.shape), tuple(cropped.shape), box, spacing
         )
 
-    def _greatest(self, logits: torch.Tensor, source: Preprocessed) -> np.ndarray:
+    def _resampled(self, logits: torch.Tensor, source: Preprocessed) -> Iterator[torch.Tensor]:
         if self._configuration.configuration["resampling_fn_probabilities"] != _RESIZE:
-            return super()._greatest(logits.cpu(), source)
+            for value in super()._resampled(logits.cpu(), source):
+                yield torch.as_tensor(value).to(self.logits_on)
+            return
         rule = self._configuration.configuration["resampling_fn_probabilities_kwargs"]
         target = self._target_spacing(source.spacing_mm)
-        best = torch.full(source.cropped, -torch.inf, device=logits.device)
-        labels = torch.zeros(source.cropped, dtype=torch.uint8, device=logits.device)
-        for label, one in enumerate(logits):
-            value = resize_on_device(one.float(), source.cropped, target, source.spacing_mm, rule)
+        for one in logits:
+            yield resize_on_device(one.float(), source.cropped, target, source.spacing_mm, rule)
+
+    def _greatest(self, resampled: Iterable[torch.Tensor], source: Preprocessed) -> np.ndarray:
+        best = torch.full(source.cropped, -torch.inf, device=self.logits_on)
+        dtype = torch.uint8 if self.n_labels <= 256 else torch.int32
+        labels = torch.zeros(source.cropped, dtype=dtype, device=self.logits_on)
+        for label, value in enumerate(resampled):
             labels.masked_fill_(value > best, label)
             torch.maximum(best, value, out=best)
         return labels.cpu().numpy()

@@ -290,9 +290,10 @@ class Segmenter:
             for part, source, output in zip(
                 self._parts, prepared.inputs, predicted.outputs, strict=True
             ):
-                labels = part.to_global[part.network.labels(output, source)]
-                merged = layers[part.layer]
-                np.copyto(merged, labels, where=labels != 0, casting="same_kind")
+                found = part.network.labels(output, source)
+                for layer, table in part.to_layers.items():
+                    labels = table[found]
+                    np.copyto(layers[layer], labels, where=labels != 0, casting="same_kind")
             native = [self._on_the_scan(merged, prepared) for merged in layers.values()]
         return native[0] if len(native) == 1 else np.stack(native, axis=-1)
 

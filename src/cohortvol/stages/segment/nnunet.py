@@ -6,6 +6,7 @@ for normalisation, the filling of holes, which cannot move a bounding box.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
 from cohortvol.models.networks import LoadedPart, UnrolledUNet, can_unroll
-from cohortvol.stages.segment.tiles import Network, Tiling
+from cohortvol.models.networks.regions import Regions
+from cohortvol.stages.segment.tiles import Network, Tiling, label_of_greatest
 
 Box = tuple[slice, slice, slice]
 
@@ -67,6 +69,7 @@ class PartNetwork:
         self.n_labels: int = self._plans.get_label_manager(
             loaded.network.dataset
         ).num_segmentation_heads
+        self.regions = Regions.of(loaded.network)
         self.networks = [_network(module, device) for module in loaded.modules]
         self.logits_on = torch.device("cpu")
         """Where `labels` wants logits that are still to be resampled."""
@@ -141,22 +144,35 @@ class PartNetwork:
         (z, y, x) uint8 or uint16 array
         """
         if isinstance(output, torch.Tensor):
-            output = self._greatest(output, source)
+            resampled = self._resampled(output, source)
+            output = (
+                self._greatest(resampled, source)
+                if self.regions is None
+                else self.regions.label_map(map(torch.as_tensor, resampled)).cpu().numpy()
+            )
         whole = np.zeros(source.shape, output.dtype)
         whole[source.box] = output
         return whole.transpose(self._plans.transpose_backward)
 
-    def _greatest(self, logits: torch.Tensor, source: Preprocessed) -> np.ndarray:
-        """Label of the greatest logit after resampling, one label at a time to save memory."""
-        best: np.ndarray | None = None
-        labels = np.zeros(source.cropped, np.uint8 if len(logits) <= 256 else np.uint16)
+    def label_map(self, logits: torch.Tensor) -> torch.Tensor:
+        """Labels of (n_labels, ...) finite float16 logits that need no resampling."""
+        return label_of_greatest(logits) if self.regions is None else self.regions.label_map(logits)
+
+    def _resampled(self, logits: torch.Tensor, source: Preprocessed) -> Iterator[Any]:
+        """Logits on the grid of `source`'s bounding box, one label at a time to save memory."""
         target = self._target_spacing(source.spacing_mm)
         for label in range(len(logits)):
-            value = np.asarray(
+            yield np.asarray(
                 self._configuration.resampling_fn_probabilities(
                     logits[label : label + 1], source.cropped, target, source.spacing_mm
                 )
             )[0]
+
+    def _greatest(self, resampled: Iterable[Any], source: Preprocessed) -> np.ndarray:
+        """Label of the greatest of the logits of `_resampled`."""
+        best: np.ndarray | None = None
+        labels = np.zeros(source.cropped, np.uint8 if self.n_labels <= 256 else np.uint16)
+        for label, value in enumerate(resampled):
             if best is None:
                 best = value
             else:

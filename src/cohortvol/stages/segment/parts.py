@@ -14,7 +14,7 @@ from cohortvol.models.networks import LoadedPart
 from cohortvol.models.networks.softness import Softness
 from cohortvol.stages.segment.machine import Memory
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.stages.segment.tiles import Mirrored, blend, label_of_greatest, n_not_finite
+from cohortvol.stages.segment.tiles import Mirrored, blend, n_not_finite
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,22 @@ class PartRunner:
 
     def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
         self.network = network
-        self.layer = loaded.part.layer
         self._greatest_tile_step = loaded.part.tile_step or 1.0
         is_flat = network.tiling(1.0).patch[0] == 1
         self._mirror_axes = tuple(axis + (3 if is_flat else 2) for axis in loaded.part.mirror_axes)
+        part, regions = loaded.part, network.regions
+        first = 0 if regions is None else 1  # label of the first output
+        labels_in_map = network.n_labels if regions is None else regions.greatest + 1
         self.to_global = np.zeros(network.n_labels, dtype=np.uint16)
-        for local, label in card.local_to_global(loaded.part).items():
-            self.to_global[local] = label
+        """The model's label for each output of the network."""
+        self.to_layers: dict[int, np.ndarray] = {}
+        """For each layer the model's label for each label of the network's label map."""
+        for local, label in card.local_to_global(part).items():
+            self.to_global[local - first] = label
+            table = self.to_layers.setdefault(
+                part.layer_of[local], np.zeros(labels_in_map, dtype=np.uint16)
+            )
+            table[[one for one in part.in_map(local) if one < labels_in_map]] = label
 
     def predict(self, source: Preprocessed, profile: Profile, memory: Memory) -> Said:
         """Labels of a preprocessed image, or its logits where they are still to be resampled."""
@@ -65,7 +74,7 @@ class PartRunner:
             networks = [Mirrored(network, self._mirror_axes) for network in networks]
         resampled = tuple(source.data.shape[1:]) != source.cropped
         outputs, not_finite = [], []
-        softness = Softness(self.network.n_labels)
+        softness = Softness(self.network.n_labels, self.network.regions)
         with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
             for slab in blend(
                 source.data,
@@ -82,7 +91,7 @@ class PartRunner:
                 outputs.append(
                     slab.logits.to(self.network.logits_on)
                     if resampled
-                    else label_of_greatest(slab.logits)
+                    else self.network.label_map(slab.logits)
                 )
         output = torch.cat(outputs, dim=1 if resampled else 0)
         n_logits = self.network.n_labels * source.data.numel()

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import ModelError
-from cohortvol.models.card import PARTS, Card, Part, weights_file
+from cohortvol.models.card import PARTS, Card, weights_file
 from cohortvol.models.inference import Profile
+from cohortvol.models.part import Part
 
 CPU_FLOP_PER_S = 219e9
 """Of two cores: 547 GFLOP of a full-size 3 mm patch in 2.50 s, benchmarks/network_choices.py."""
@@ -206,7 +207,7 @@ def _network(card: Card, profile: Profile, part: Part) -> Network:
         step=min(profile.tile_step, part.tile_step or 1.0),
         flop_per_patch=flop * len(part.folds),
         features=features,
-        n_labels=len(part.labels) + 1,
+        n_labels=len(part.regions) or len(part.labels) + 1,
     )
 
 
