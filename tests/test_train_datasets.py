@@ -285,7 +285,11 @@ def test_the_variants_of_an_ablation_differ_in_the_data_alone(name):
 
 def test_the_recipe_of_the_documentation_can_be_read(tmp_path):
     page = (MODELS.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    _, datasets, whole = (block.split("```")[0] for block in page.split("```yaml\n"))
+    (tmp_path / "recipe.yaml").write_text(whole)
     coarse = read_recipe(tmp_path / "recipe.yaml", "3mm")
     assert coarse.spacing_mm == [3.0, 3.0, 3.0]
     assert coarse.lacking("small") == {"ct": ["kidney_left"]}
+    mixed = read(tmp_path, recipe(parts={"all": ["lung_left", "liver"]}) | yaml.safe_load(datasets))
+    assert [one.layout for one in mixed.datasets.values()] == ["totalsegmentator"] * 2
+    assert mixed.lacking("all") == {}

@@ -43,12 +43,18 @@ def train(
     recipe names datasets, their label indices, the parts the structures are split into, spacing,
     folds and iterations; docs/training.md explains it.
 
+    With layout: totalsegmentator a dataset is a folder of subjects with one file per structure
+    (s0001/mri.nii.gz or ct.nii.gz, s0001/segmentations/liver.nii.gz, meta.csv), as the public
+    TotalSegmentator datasets are given out; whom meta.csv keeps for testing is not trained on.
+
     Killed, the same command goes on from the last checkpoint. On a cluster each part and fold is a
     GPU job of its own: snakemake --snakefile workflow/training.smk.
 
     Example:
     [dim]cohortvol train --recipe my/recipe.yaml --work training/mine --out models/mine \
     --device cuda --processes 8
+    cohortvol train --recipe models/total-mr-3mm.yaml --variant mri --work training/total \
+    --out models/total-mr-3mm-mri --device cuda --processes 8
     cohortvol train --recipe models/embedded-v2.yaml --pairs training/pairs \
     --work training/work --out models/mine[/]
     """

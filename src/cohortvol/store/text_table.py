@@ -87,7 +87,7 @@ class TextTable:
     problems: dict[int, list[Problem]] = field(default_factory=dict)
 
 
-def read_text_table(path: Path, hint: str = "") -> TextTable:
+def read_text_table(path: Path, hint: str = "", *, also_delimiter: str = "") -> TextTable:
     """Read a CSV, TSV or Parquet file without interpreting any value.
 
     Parameters
@@ -96,6 +96,8 @@ def read_text_table(path: Path, hint: str = "") -> TextTable:
         The table.
     hint : str
         What to do where it is not there.
+    also_delimiter : str
+        Separator of a publisher's own file, taken where its header holds it.
 
     Raises
     ------
@@ -103,18 +105,22 @@ def read_text_table(path: Path, hint: str = "") -> TextTable:
         If the file is missing, of another kind, not UTF-8, separated by something else than
         its name says, or has a row whose length is not that of the header.
     """
-    (_, columns), *rest = read_records(path, hint)
+    (_, columns), *rest = read_records(path, hint, also_delimiter=also_delimiter)
     rows = [dict(zip(columns, record, strict=True)) for _, record in rest]
     return TextTable(columns, rows, [line for line, _ in rest])
 
 
-def read_records(path: Path, hint: str = "", *, may_be_list: bool = False) -> list[Record]:
+def read_records(
+    path: Path, hint: str = "", *, may_be_list: bool = False, also_delimiter: str = ""
+) -> list[Record]:
     """The header and the rows of a table, all of one length, as `read_text_table`.
 
     Parameters
     ----------
     may_be_list : bool
         A ``.txt`` will do too, separated by tabs or commas, or with one value per line.
+    also_delimiter : str
+        See `read_text_table`.
 
     Raises
     ------
@@ -126,6 +132,8 @@ def read_records(path: Path, hint: str = "", *, may_be_list: bool = False) -> li
         return _from_parquet(path)
     text = _text(path)
     delimiter = _DELIMITERS.get(kind) or _delimiter_of_list(text)
+    if also_delimiter and also_delimiter in text.partition("\n")[0]:
+        delimiter = also_delimiter
     records = list(_records(path, text, delimiter))
     _check(path, iter(records), delimiter)
     line, header = records[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -9,9 +10,16 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.anatomy.geometry import to_ras
+from cohortvol.anatomy.subject_folders import merge_masks
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.store.text_table import read_text_table
-from cohortvol.tools.train.recipe import Recipe
+from cohortvol.tools.train.recipe import TOTALSEGMENTATOR, Label, Recipe
+from cohortvol.tools.train.subjects import (
+    files_of_structures,
+    read_subjects,
+    refuse_unknown,
+    subjects_for_test,
+)
 
 AFFINE_TOLERANCE_MM = 1e-3
 
@@ -66,9 +74,11 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``case, subject, source, dataset, modality, image, label_map``: `case` is unique, with the
-        dataset's name before it where the recipe names datasets; the last two are paths. Equal
-        subjects of two datasets are one person, so that the CT of a person is held out together
-        with the MRI. Two people of one name cost nothing but that they share a fold.
+        dataset's name before it where the recipe names datasets; the last two are paths, the
+        label map's that of a folder of masks in the layout totalsegmentator. Equal subjects of
+        two datasets are one person, so that the CT of a person is held out together with the MRI.
+        Two people of one name cost nothing but that they share a fold. Whom a dataset keeps for
+        its test is in no row, whichever dataset an image is from.
 
     Raises
     ------
@@ -88,15 +98,16 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
         folder = dataset.folder or pairs
         assert folder is not None  # noqa: S101  (for the type checker: one of them is given)
         try:
-            cases = read_cases(folder)
+            if dataset.layout == TOTALSEGMENTATOR:
+                cases = read_subjects(folder, name, dataset, files_of_structures(recipe, name))
+            else:
+                cases = _with_files(read_cases(folder), folder)
+                refuse_unknown(name, dataset.leave_out, cases["case"])
+                cases = cases[~cases["case"].isin(dataset.leave_out)]
         except (ConfigError, TableError) as error:
             wrong.append(str(error))
             continue
-        files = {
-            column: [folder / kind / f"{case}.nii.gz" for case in cases["case"]]
-            for column, kind in (("image", "images"), ("label_map", "labels"))
-        }
-        cases = cases.assign(dataset=name, modality=dataset.modality, **files)
+        cases = cases.assign(dataset=name, modality=dataset.modality)
         tables.append(cases.assign(case=f"{name}-" + cases["case"]) if named else cases)
     if not wrong:
         sources = {source for table in tables for source in table["source"]}
@@ -110,7 +121,18 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
         ]
     if wrong:
         raise ConfigError("\n".join(wrong))
-    return pd.concat(tables, ignore_index=True)
+    cases = pd.concat(tables, ignore_index=True)
+    return cases[~cases["subject"].isin(subjects_for_test(recipe))].reset_index(drop=True)
+
+
+def _with_files(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The cases of a folder of pairs, with the paths of image and label map."""
+    return cases.assign(
+        **{
+            column: [folder / kind / f"{case}.nii.gz" for case in cases["case"]]
+            for column, kind in (("image", "images"), ("label_map", "labels"))
+        }
+    )
 
 
 def cases_of_part(recipe: Recipe, part: str, cases: pd.DataFrame) -> pd.DataFrame:
@@ -195,14 +217,14 @@ def read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return to_ras(np.asarray(image.dataobj), np.asarray(image.affine))
 
 
-def index_of_part(recipe: Recipe, part: str, dataset: str) -> dict[int, int]:
-    """Label index of a dataset to that of a part; 0 for what the part leaves to others."""
+def index_of_part(recipe: Recipe, part: str, dataset: str) -> dict[Label, int]:
+    """Label index, or file, of a dataset to the index of a part; 0 for what is left to others."""
     mine = {structure: index for index, structure in recipe.labels_of(part).items()}
     named = recipe.datasets[dataset].labels
     return {index: mine.get(structure, 0) for index, structure in named.items()}
 
 
-def harmonised(labels: np.ndarray, index: dict[int, int]) -> np.ndarray:
+def harmonised(labels: np.ndarray, index: Mapping[Label, int]) -> np.ndarray:
     """A label map with other label indices.
 
     Parameters
@@ -232,8 +254,37 @@ def harmonised(labels: np.ndarray, index: dict[int, int]) -> np.ndarray:
     return new.astype(kind)[np.searchsorted(found, labels)]
 
 
-def read_pair(image: Path, label_map: Path, index: dict[int, int]) -> tuple[np.ndarray, ...]:
-    """Image, `harmonised` label map and affine of a case, in RAS+.
+def read_labels(label_map: Path, index: Mapping[Label, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Label map of a case with other label indices, on the axes that it is stored on.
+
+    Parameters
+    ----------
+    label_map : Path
+        A file, or a folder with a mask per structure.
+    index : mapping of int or str to int
+        New index of each label index, or of each mask; 0 for none.
+
+    Returns
+    -------
+    (I, J, K) array, (4, 4) array, int
+        Label map, affine, and voxels that two masks claimed: the higher index has them.
+
+    Raises
+    ------
+    ConfigError, GeometryError
+        See `harmonised` and `merge_masks`.
+    """
+    if label_map.is_dir():
+        merged = merge_masks(label_map, {str(name): new for name, new in index.items() if new})
+        return merged.voxels, merged.affine, merged.n_overlapping
+    drawn = nib.Nifti1Image.from_filename(label_map)
+    return harmonised(np.asarray(drawn.dataobj), index), np.asarray(drawn.affine), 0
+
+
+def read_pair(
+    image: Path, label_map: Path, index: Mapping[Label, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Image, label map and affine of a case, in RAS+, and voxels claimed twice; see `read_labels`.
 
     Raises
     ------
@@ -241,7 +292,8 @@ def read_pair(image: Path, label_map: Path, index: dict[int, int]) -> tuple[np.n
         If they lie on different grids, or the labels cannot be used.
     """
     voxels, affine = read_image(image)
-    labels, label_affine = read_image(label_map)
+    labels, label_affine, n_overlapping = read_labels(label_map, index)
+    labels, label_affine = to_ras(labels, label_affine)
     if voxels.ndim != 3 or voxels.shape != labels.shape:
         raise ConfigError(
             f"image and label map are on different grids: {voxels.shape} and {labels.shape} voxels"
@@ -250,4 +302,4 @@ def read_pair(image: Path, label_map: Path, index: dict[int, int]) -> tuple[np.n
         raise ConfigError(
             "image and label map are on different grids: same shape, other place or spacing"
         )
-    return voxels, harmonised(labels, index), affine
+    return voxels, labels, affine, n_overlapping

@@ -6,15 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.models.card import FOLD_MODEL, Card
 from cohortvol.models.networks import import_nnunet
 from cohortvol.store.files import commit_bytes, make_folder
-from cohortvol.tools.train.cases import harmonised, mri_or_all, splits_of_part
+from cohortvol.tools.train.cases import mri_or_all, read_labels, splits_of_part
 from cohortvol.tools.train.folds import sources
 from cohortvol.tools.train.recipe import Recipe
 
@@ -58,8 +56,7 @@ def _write_case(
     of_model = {structure: label for label, structure in card.labels.items()}
     named = recipe.datasets[dataset].labels
     index = {theirs: of_model.get(structure, 0) for theirs, structure in named.items()}
-    drawn = nib.Nifti1Image.from_filename(label_map)
-    labels = harmonised(np.asarray(drawn.dataobj), index)
-    content = nifti_gz(labels, np.asarray(drawn.affine))
+    labels, affine, _ = read_labels(label_map, index)
+    content = nifti_gz(labels, affine)
     commit_bytes(make_folder(folder / "labels") / f"{case}.nii.gz", content)
     (make_folder(folder / "images") / f"{case}.nii.gz").symlink_to(os.path.abspath(image))

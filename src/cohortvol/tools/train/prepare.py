@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cohortvol.errors import CohortvolError, ConfigError
 from cohortvol.store.files import commit_json, digest_of
 from cohortvol.tools.train.cases import cases_of_part, index_of_part, read_pair, splits_of_part
 from cohortvol.tools.train.nnunet import SmallPlanner
-from cohortvol.tools.train.recipe import Recipe
+from cohortvol.tools.train.recipe import Label, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +155,11 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
             results = list(pool.map(_write_case, *zip(*jobs, strict=True)))
     else:
         results = [_write_case(*job) for job in jobs]
-    if wrong := [line for line in results if line]:
+    if wrong := [one.problem for one in results if one.problem]:
         raise ConfigError(
             "\n".join([f"{len(wrong)} of {len(jobs)} cases cannot be trained on", *wrong])
         )
+    _tell(part, results)
     commit_json(
         raw / "dataset.json",
         {
@@ -175,17 +176,41 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
     )
 
 
-def _write_case(case: str, image: Path, label_map: Path, index: dict[int, int], raw: Path) -> str:
-    """Write one case; returns what is wrong with it, or an empty text."""
+def _tell(part: str, results: Sequence[_Written]) -> None:
+    """What was settled by a rule while the cases of a part were written."""
+    if n := sum(one.is_empty for one in results):
+        logger.info(
+            "part %s: %d of %d cases hold none of its structures and teach background alone",
+            part, n, len(results),
+        )  # fmt: skip
+    if overlapping := [one.n_overlapping for one in results if one.n_overlapping]:
+        logger.info(
+            "part %s: %d voxels of %d cases are in two masks; the later structure has them",
+            part, sum(overlapping), len(overlapping),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A case that was written, or what is wrong with it."""
+
+    problem: str = ""
+    n_overlapping: int = 0
+    is_empty: bool = False
+
+
+def _write_case(
+    case: str, image: Path, label_map: Path, index: Mapping[Label, int], raw: Path
+) -> _Written:
     try:
-        voxels, labels, affine = read_pair(image, label_map, index)
+        voxels, labels, affine, n_overlapping = read_pair(image, label_map, index)
     except CohortvolError as error:
-        return f"  {case}: {error}"
+        return _Written(f"  {case}: {error}")
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        return f"  {case}: cannot be read ({error})"
+        return _Written(f"  {case}: cannot be read ({error})")
     _write(raw / "imagesTr" / f"{case}_0000.nii.gz", voxels, affine)
     _write(raw / "labelsTr" / f"{case}.nii.gz", labels, affine)
-    return ""
+    return _Written("", n_overlapping, not labels.any())
 
 
 def _write(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -22,6 +22,12 @@ MAIN = "main"
 
 PREPARE, PRETRAIN, ALL = "prepare", "pretrain", "all"
 """Steps of a training beside its folds."""
+
+PAIRS, TOTALSEGMENTATOR = "pairs", "totalsegmentator"
+"""Layouts of a dataset; see `Dataset`."""
+
+Label = int | str
+"""What a structure goes by in a dataset: an index of its label maps, or the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +53,27 @@ class Dataset:
     Attributes
     ----------
     folder : Path or None
-        With ``images/``, ``labels/`` and, where cases share subjects, ``cases.csv``; None where
-        it is named on the command line.
+        With ``images/``, ``labels/`` and, where cases share subjects, ``cases.csv``; or, of the
+        layout ``totalsegmentator``, ``meta.csv`` and a folder of each subject with one file per
+        structure. None where it is named on the command line.
     modality : str
         ``MR`` or ``CT``.
     labels : dict
-        Label index to structure. Several indices may be one structure.
+        Label index, or name of a file, to structure. Several may be one structure.
     weight : float
         How often it is drawn from, relative to the other datasets; see `Recipe`.
+    layout : str
+        ``pairs`` or ``totalsegmentator``.
+    leave_out : tuple of str
+        Cases that are not used, by their names in the folder.
     """
 
     folder: Path | None
     modality: str
-    labels: Mapping[int, str]
+    labels: Mapping[Label, str]
     weight: float = 1.0
+    layout: str = PAIRS
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -304,7 +317,7 @@ def _recipe(values: Mapping[str, Any]) -> Recipe:
     if "labels" in values:
         labels = _labels(values["labels"])
         datasets = {MAIN: Dataset(None, "MR", labels)}
-        parts = {MAIN: [labels[index] for index in sorted(labels)]}
+        parts = {MAIN: [labels[index] for index in range(1, len(labels) + 1)]}
     else:
         chosen = values.get("train_on", list(values["datasets"]))
         datasets = {
@@ -322,12 +335,20 @@ def _dataset(
     labels: Mapping[str, str] | None = None,
     vocabulary: str = "",
     weight: float = 1.0,
+    layout: str = PAIRS,
+    leave_out: Sequence[str] = (),
 ) -> Dataset:
-    known = {index: structure for index, (_, structure) in catalogue.label_map(vocabulary).items()}
-    return Dataset(Path(folder), modality, known if labels is None else _labels(labels), weight)
+    known: dict[Label, str]
+    if layout == TOTALSEGMENTATOR:  # files are named as the publisher names structures
+        known = dict(catalogue.label_map(vocabulary).values() if labels is None else labels.items())
+    elif labels is None:
+        known = {index: name for index, (_, name) in catalogue.label_map(vocabulary).items()}
+    else:
+        known = _labels(labels)
+    return Dataset(Path(folder), modality, known, weight, layout, tuple(leave_out))
 
 
-def _labels(values: Mapping[str, str]) -> dict[int, str]:
+def _labels(values: Mapping[str, str]) -> dict[Label, str]:
     return {int(index): structure for index, structure in values.items()}
 
 

@@ -29,6 +29,7 @@ from cohortvol.tools.train.folds import (
 from cohortvol.tools.train.held_out import write_held_out
 from cohortvol.tools.train.prepare import nnunet_folders, prepare
 from cohortvol.tools.train.recipe import ALL, PREPARE, PRETRAIN, Recipe, read_recipe
+from cohortvol.tools.train.subjects import subjects_for_test
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,8 @@ def trained_on(recipe: Recipe, cases: pd.DataFrame, work: Path) -> dict[str, Any
     Returns
     -------
     dict
-        ``datasets`` (modality, cases by source, subjects, weight), ``cases_by_modality``,
+        ``datasets`` (modality, cases by source, subjects, people kept for the dataset's own test,
+        weight), ``cases_by_modality``,
         ``subjects``, ``n_folds``, ``seed``, ``spacing_mm``, and ``parts`` (data sets, iterations
         of each fold, devices, versions).
     """
@@ -175,6 +177,7 @@ def trained_on(recipe: Recipe, cases: pd.DataFrame, work: Path) -> dict[str, Any
                 "modality": dataset.modality,
                 "weight": dataset.weight,
                 "subjects": int(mine["subject"].nunique()),
+                "kept_for_test": len(subjects_for_test(recipe, name)),
                 "cases": _counts(mine["source"]),
             }
             for name, dataset in recipe.datasets.items()
