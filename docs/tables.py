@@ -56,6 +56,11 @@ INTRODUCTIONS = {
     "evaluate/pairs": "One row per model, scan and structure; all that was measured of it.",
     "evaluate/summary": "Averages of each model, over everything and by group.",
     "evaluate/comparisons": "Every two models, on the people that both have.",
+    "evaluate/published": "The Dice that publishers give of a model beside the one found here.",
+    "evaluate/reader_pairs": "With `--second-reader`: models against the second reader, and that "
+    "reader against the expert; the columns of `pairs`.",
+    "evaluate/readers": "With `--second-reader`: model against expert, model against second reader "
+    "and reader against reader, on the same scans.",
     "analyse/flow": "From rows of the manifest to scans usable for trends.",
     "analyse/nonlinearity": "Whether the change with age bends, per structure and sex.",
     "analyse/slopes_at_age": "Change at 35, 50, 65 and 80 years, where the trend bends.",

@@ -17,7 +17,7 @@ from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.fits.joint import problems
 from cohortvol.stages.analyse.robustness.measurement_error import (
-    published_dice,
+    lowest_published_dice,
     tipping,
     volume_ratios,
 )
@@ -160,7 +160,7 @@ def test_the_drift_that_cancels_a_slope(of_total_mr):
 
 
 def test_a_slope_within_the_published_dice_could_be_an_error_of_segmentation(of_total_mr):
-    dice, test_set = published_dice("total_mr")["liver"]
+    dice, test_set = lowest_published_dice("total_mr")["liver"]
     small, large = (
         tipping(of_total_mr, slopes_of(slope=slope)).iloc[0]
         for slope in ((-0.2, -0.3, -0.1), (-15.0, -16.0, -14.0))
@@ -181,7 +181,7 @@ def test_models_without_published_dice_say_so():
         found = tipping(cohort, slopes_of(slope=(-4.0, -5.0, -3.0))).iloc[0]
         assert found["note"] == note
         assert not math.isnan(found["bias_pct_per_decade"])
-    assert published_dice("total_mr_80") == published_dice("total_mr")
+    assert lowest_published_dice("total_mr_80") == lowest_published_dice("total_mr")
     nothing = tipping(cohort, slopes_of(slope=(np.nan,) * 3)).iloc[0]
     assert nothing["note"] == "no slope to cancel"
 

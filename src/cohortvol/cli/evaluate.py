@@ -42,6 +42,32 @@ def evaluate(
             "expert's. Repeat for several."
         ),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the official split (meta.csv) of the layout totalsegmentator: test, val "
+            "or train. A model trained on the data set is to be judged on test alone."
+        ),
+    ] = None,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MODEL: set the published Dice of a known model (total_mr, mrsegmentator) "
+            "beside those of --model NAME; none for nothing. Without it, what --model-labels "
+            "says. Repeat for several."
+        ),
+    ] = None,
+    second_reader: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label maps of a second reader, named by scan: models against each reader beside "
+            "the readers against each other."
+        ),
+    ] = None,
+    second_reader_labels: Annotated[
+        str,
+        typer.Option(help="What the second reader's labels mean, as for --expert-labels."),
+    ] = "same",
     scans: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +100,12 @@ def evaluate(
     Structures are joined by their names, whatever their label indices are. Nothing is resampled:
     a label map on another grid is a row with a reason. A structure that the expert drew and the
     model missed has Dice 0; one that the expert did not draw is not compared. Writes pairs,
-    summary and comparisons (.parquet and .csv), evaluate.json, figures/ and index.html.
+    summary, comparisons, published, reader_pairs and readers (.parquet and .csv), evaluate.json,
+    figures/ and index.html.
+
+    Where a model's Dice was published it stands beside the one found here, with its test set and
+    source. With a second reader a model is as good as readers are where its agreement with both is
+    that of the readers with each other, on the structures that both drew.
 
     Example:
     [dim]cohortvol evaluate --expert data/chaos --expert-labels chaos_mr \
@@ -82,30 +113,45 @@ def evaluate(
     --model-labels embedded=models/embedded-v2/card.json --out results/evaluation
     cohortvol evaluate --expert data/amos22 --model total=seg/total --model mrseg=seg/mrseg \
     --model-labels total=total_mr --model-labels mrseg=mrsegmentator --scans scans.csv --out out
-    cohortvol evaluate --expert Data_3D --model mine=Data_3D/Segmentation --out out[/]
+    cohortvol evaluate --expert Data_3D --model mine=Data_3D/Segmentation --out out
+    cohortvol evaluate --expert training/totalsegmentator-mri --split test --model mine=seg/mine \
+    --model-labels mine=models/mine/card.json --published mine=total_mr \
+    --second-reader reader2 --out out[/]
     """
+    from cohortvol.anatomy.subject_folders import SPLITS
     from cohortvol.tools.evaluate import Model, Settings, run
     from cohortvol.tools.evaluate.datasets import LAYOUTS
     from cohortvol.tools.evaluate.measures import RULES
+    from cohortvol.tools.evaluate.readers import SECOND
     from cohortvol.tools.evaluate.statistics import CORRECTIONS
 
     for option, value, known in (
         ("--layout", layout, LAYOUTS),
         ("--rule", rule, RULES),
         ("--correction", correction, tuple(CORRECTIONS)),
+        *([] if split is None else [("--split", split, SPLITS)]),
     ):
         if value not in known:
             raise ConfigError(f"{option} {value}: must be one of {', '.join(known)}")
     folders = _named("--model", model)
     labels = _named("--model-labels", model_labels or [])
-    if strangers := sorted(set(labels) - set(folders)):
-        raise ConfigError(f"--model-labels {strangers[0]}: no --model has this name")
+    beside = _named("--published", published or [])
+    for option, named in (("--model-labels", labels), ("--published", beside)):
+        if strangers := sorted(set(named) - set(folders)):
+            raise ConfigError(f"{option} {strangers[0]}: no --model has this name")
     run(
         expert,
-        [Model(name, Path(folder), labels.get(name)) for name, folder in folders.items()],
+        [
+            Model(name, Path(folder), labels.get(name), beside.get(name))
+            for name, folder in folders.items()
+        ],
         out,
         layout=layout,
         expert_labels=expert_labels,
+        split=split,
+        second_reader=None
+        if second_reader is None
+        else Model(SECOND, second_reader, second_reader_labels),
         scans=scans,
         settings=Settings(tolerance_mm, rule, bootstrap, seed, correction),
         age_range_years=age_range_years,

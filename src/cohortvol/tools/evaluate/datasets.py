@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,12 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol.anatomy import structures
+from cohortvol.anatomy.subject_folders import IMAGES, MASKS, META, TEST, read_split
 from cohortvol.errors import ConfigError, ScanError
 from cohortvol.tools.evaluate import chaos
 from cohortvol.tools.evaluate.labels import LabelMap, read_masks, read_nifti, vocabulary
 
 LAYOUTS = ("auto", "chaos", "amos", "totalsegmentator", "pairs")
-_MASKS = "segmentations"
-_IMAGES = ("mri.nii.gz", "ct.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ class Case:
     labels: Mapping[str, int] | None
 
 
-def find_cases(folder: Path, layout: str, labels: str | None) -> list[Case]:
+def find_cases(
+    folder: Path, layout: str, labels: str | None, split: str | None = None
+) -> list[Case]:
     """Every scan of a dataset that has labels of an expert, in the order of their names.
 
     Parameters
@@ -62,11 +63,17 @@ def find_cases(folder: Path, layout: str, labels: str | None) -> list[Case]:
         One of `LAYOUTS`.
     labels : str or None
         See `cohortvol.tools.evaluate.labels.vocabulary`.
+    split : str, optional
+        Part of the official split: scans of the layout totalsegmentator that ``meta.csv`` has in
+        it.
 
     Raises
     ------
     ConfigError
-        If there is no such folder, no case in it, or two of one name.
+        If there is no such folder, no case in it, or two of one name; or a split is asked for of
+        another layout.
+    TableError
+        If ``meta.csv`` cannot be used.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of experts' label maps")
@@ -77,11 +84,33 @@ def find_cases(folder: Path, layout: str, labels: str | None) -> list[Case]:
     if not cases:
         raise ConfigError(f"{folder}: no label map of an expert in the layout {layout}")
     _refuse_twins(folder, [case.scan_id for case in cases])
-    return cases
+    return cases if split is None else _in_split(folder, layout, cases, split)
+
+
+def _in_split(folder: Path, layout: str, cases: list[Case], split: str) -> list[Case]:
+    if layout != "totalsegmentator":
+        raise ConfigError(f"--split {split}: the layout {layout} has no {META} that says it")
+    chosen = {one.folder for one in read_split(folder) if one.split == split}
+    if absent := sorted(chosen - {case.scan_id for case in cases}):
+        raise ConfigError(
+            f"{folder}: {len(absent)} subjects of the split {split} have no {MASKS}: "
+            f"{', '.join(absent[:5])}"
+        )
+    if not chosen:
+        raise ConfigError(f"{folder / META}: nobody is in the split {split}")
+    return [case for case in cases if case.scan_id in chosen]
+
+
+def n_for_training(folder: Path, cases: Sequence[Case]) -> int:
+    """Scans that ``meta.csv`` gives for training; 0 where there is none."""
+    if cases[0].layout != "totalsegmentator" or not (folder / META).is_file():
+        return 0
+    split = {one.folder: one.split for one in read_split(folder)}
+    return sum(split.get(case.scan_id, TEST) != TEST for case in cases)
 
 
 def _layout_of(folder: Path) -> str:
-    if next(folder.glob(f"*/{_MASKS}"), None):
+    if next(folder.glob(f"*/{MASKS}"), None):
         return "totalsegmentator"
     if (folder / "dataset.json").is_file() and next(folder.glob("labels*"), None):
         return "amos"
@@ -114,8 +143,10 @@ def _amos(folder: Path, labels: Mapping[str, int] | None) -> list[Case]:
 
 def _totalsegmentator(folder: Path, labels: Mapping[str, int] | None) -> list[Case]:
     cases = []
-    for masks in folder.glob(f"*/{_MASKS}"):
-        images = [masks.parent / name for name in _IMAGES if (masks.parent / name).is_file()]
+    for masks in folder.glob(f"*/{MASKS}"):
+        images = [
+            masks.parent / name for name in IMAGES.values() if (masks.parent / name).is_file()
+        ]
         image, name = (images[0] if images else None), masks.parent.name
         cases.append(Case(name, name, "totalsegmentator", masks, image, labels))
     return cases
@@ -170,8 +201,10 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     found: list[tuple[str, Path]] = []
     masks: dict[Path, None] = {}
     for path in sorted(folder.rglob("*")):
+        if path.name in IMAGES.values() and (path.parent / MASKS).is_dir():
+            continue  # the scan beside its masks
         if _is_nifti(path):
-            if path.parent.name == _MASKS or (
+            if path.parent.name == MASKS or (
                 path.parent != folder and id_of(path) in structures.load()
             ):
                 masks[path.parent] = None
@@ -180,7 +213,7 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
         elif path.suffix == ".png":
             masks[path.parent] = None
     for place in masks:
-        case = place.parent if place.name in (_MASKS, "Results") else place
+        case = place.parent if place.name in (MASKS, "Results") else place
         found.append(("_".join(case.relative_to(folder).parts), place))
     if not found:
         raise ConfigError(f"{folder}: holds no label maps (.nii, .nii.gz, or folders of .png)")

@@ -82,10 +82,60 @@ COMPARISONS = {
     "reason": Column(text, "reason code where there is no test"),
 }
 
+READER_PAIRS = {
+    "reference": Column(
+        text, "expert or second reader: against whom; the columns of the expert are of this one"
+    ),
+    **PAIRS,
+    "model": Column(text, "name of the model; second reader where the two readers are compared"),
+}
+
+
+def _agreement(of: str) -> dict[str, str]:
+    return {"": f"mean {of}", "_ci_low": "its lower 95 % limit", "_ci_high": "its upper 95 % limit"}
+
+
+READERS = {
+    "model": _MODEL,
+    "structure": Column(text, "structure; null for the mean of the means of the structures"),
+    "metric": _METRIC,
+    "n_subjects": Column(whole, "people compared"),
+    "n_pairs": Column(whole, "scans in which both readers drew it and all three have a value"),
+    "n_one_reader": Column(whole, "scans in which one reader alone drew it; not compared"),
+    **{
+        f"{name}{suffix}": Column(
+            real, f"{words}, bootstrap over people" if suffix else f"{words}, unit of the metric"
+        )
+        for name, of in (
+            ("expert", "of model against expert"),
+            ("second", "of model against second reader"),
+            ("readers", "of second reader against expert"),
+            ("difference", "of (expert + second) / 2 - readers, scan by scan"),
+        )
+        for suffix, words in _agreement(of).items()
+    },
+}
+
+PUBLISHED = {
+    "model": _MODEL,
+    "structure": Column(text, "structure"),
+    "n_subjects": Column(whole, "people with a Dice here"),
+    "dice": Column(real, "mean Dice here"),
+    "dice_ci_low": Column(real, "lower 95 % limit of it, bootstrap over people"),
+    "dice_ci_high": Column(real, "upper 95 % limit of it, bootstrap over people"),
+    "published_model": Column(text, "known model that the published Dice is of"),
+    "published_dice": Column(real, "mean Dice by the publisher, on the test set named"),
+    "test_set": Column(text, "whose scans the published Dice is of"),
+    "source": Column(text, "where it is published"),
+}
+
 SCHEMAS: dict[str, dict[str, Column]] = {
     "evaluate/pairs": PAIRS,
     "evaluate/summary": SUMMARY,
     "evaluate/comparisons": COMPARISONS,
+    "evaluate/published": PUBLISHED,
+    "evaluate/reader_pairs": READER_PAIRS,
+    "evaluate/readers": READERS,
 }
 """Every table of an evaluation. docs/tables.md lists the same."""
 

@@ -14,7 +14,10 @@ from cohortvol.drawing.pages import Table
 from cohortvol.store.files import commit_text
 from cohortvol.tools.evaluate.contours import Picture, contour_figure
 from cohortvol.tools.evaluate.measures import MISSED
+from cohortvol.tools.evaluate.page_tables import published_table, readers_table
 from cohortvol.tools.evaluate.plots import Plot, bland_altman, box_plots
+from cohortvol.tools.evaluate.reader_plots import reader_plots
+from cohortvol.tools.evaluate.readers import EXPERT
 from cohortvol.tools.evaluate.statistics import FEW_SUBJECTS, LEAST_SUBJECTS
 
 TITLE = "Label maps against experts"
@@ -33,9 +36,7 @@ _CI = "Mean, with its 95 % interval. "
 
 def write(
     out: Path,
-    pairs: pd.DataFrame,
-    summary: pd.DataFrame,
-    comparisons: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     record: Mapping[str, Any],
     pictures: Sequence[Picture],
 ) -> None:
@@ -45,8 +46,8 @@ def write(
     ----------
     out : Path
         Folder of the evaluation.
-    pairs, summary, comparisons : pandas.DataFrame
-        The tables of the evaluation.
+    tables : mapping of str to pandas.DataFrame
+        The tables of the evaluation, by name.
     record : mapping
         What ``evaluate.json`` holds.
     pictures : sequence of Picture
@@ -56,9 +57,10 @@ def write(
     jinja = pages.environment(templates)
     settings = record["settings"]
     models = [model["name"] for model in record["models"]]
+    pairs, summary, comparisons = (tables[name] for name in ("pairs", "summary", "comparisons"))
     figures = []
     with style.journal_style():
-        for name, title, number, plot, context in _plots(pairs, models, pictures, settings):
+        for name, title, number, plot, context in _plots(tables, models, pictures, settings):
             caption = pages.caption(jinja, name, settings | context)
             stem = out / "figures" / (name if number == 1 else f"{name}_{number}")
             style.save_figure(plot.figure, stem, plot.data, f"{title}. {caption}")
@@ -76,9 +78,11 @@ def write(
                 "structures": _by_structure(summary),
                 "comparisons": _comparisons(comparisons) if len(models) > 1 else None,
                 "groups": _by_group(summary) if (summary["group_by"] != "all").any() else None,
+                "published": published_table(tables["published"]),
+                "readers": readers_table(tables["readers"]),
             },
             "settings": settings,
-            "reasons": _reasons(pairs),
+            "reasons": _reasons(pairs, tables["reader_pairs"]),
             "record": record,
         },
         template="evaluation.html",
@@ -87,17 +91,20 @@ def write(
 
 
 def _plots(
-    pairs: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     models: Sequence[str],
     pictures: Sequence[Picture],
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[str, str, int, Plot, dict[str, Any]]]:
+    pairs = tables["pairs"]
     kinds = (
         ("boxes", "Dice and surface Dice by structure and model",
          list(box_plots(pairs, models, settings["tolerance_mm"]))),
         ("bland_altman", "Volumes by models and experts", list(bland_altman(pairs, models))),
         ("contours", "Expert and models in one axial slice",
          [contour_figure(pictures, models)] if pictures else []),
+        ("readers", "Models with readers, and readers with each other",
+         list(reader_plots(tables["readers"], models))),
     )  # fmt: skip
     for name, title, plots in kinds:
         for number, plot in enumerate(plots, start=1):
@@ -199,9 +206,14 @@ def _comparisons(comparisons: pd.DataFrame) -> Table:
     return Table("Differences between models", header, rows, note, "comparisons")
 
 
-def _reasons(pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with a reason or a warning, counted by model, with what to do."""
+def _reasons(pairs: pd.DataFrame, reader_pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows with a reason or a warning, counted by model, with what to do.
+
+    Of the second reader those against the expert.
+    """
     known = reasons.load()
+    second = reader_pairs[reader_pairs["reference"] == EXPERT]
+    pairs = pd.concat([pairs, second[pairs.columns]]) if len(second) else pairs
     rows = []
     for column in ("reason", "warning"):
         for (model, code), part in pairs.groupby(["model", column], sort=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from cohortvol.tools.evaluate.datasets import (
     Case,
     find_cases,
     find_label_maps,
+    n_for_training,
     read_expert,
     read_image,
     read_model,
@@ -35,13 +36,21 @@ from cohortvol.tools.evaluate.datasets import (
 from cohortvol.tools.evaluate.groups import Scans, read_scans
 from cohortvol.tools.evaluate.labels import LabelMap, vocabulary
 from cohortvol.tools.evaluate.measures import PAPER, measure_pair
-from cohortvol.tools.evaluate.outputs import PAIRS, write
+from cohortvol.tools.evaluate.outputs import PAIRS, READER_PAIRS, write
+from cohortvol.tools.evaluate.published import beside, published_model
+from cohortvol.tools.evaluate.readers import EXPERT, SECOND, compare_readers
 from cohortvol.tools.evaluate.statistics import compare, summarise
 
 log = logging.getLogger(__name__)
 
 SAME = "same"
 """Vocabulary of a model that is that of the expert."""
+
+Compared = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Rows of PAIRS and of READER_PAIRS."""
+
+Refusal = dict[str, Any]
+"""Reason and detail of what cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's label maps: its name, where they lie, and what their labels are called."""
+    """A model's label maps: its name, where they lie, what their labels are called, and the known
+    model whose published Dice stands beside (see `published.published_model`).
+    """
 
     name: str
     folder: Path
     labels: str | None = None
+    published: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,12 @@ class _Maps:
     labels: Mapping[str, int] | None
     same: bool
 
-    def read(self, scan_id: str, expert: LabelMap) -> LabelMap:
-        """The label map of a scan that has one; ScanError where it cannot be used."""
+    def of(self, case: Case, expert: LabelMap) -> LabelMap:
+        """The label map of a scan; ScanError where there is none, or it cannot be used."""
+        if case.scan_id not in self.places:
+            raise ScanError("EVAL_NO_LABEL_MAP", f"nothing is called {case.scan_id}")
         labels = expert.labels if self.same else self.labels
-        return read_model(self.places[scan_id], labels, expert)
+        return read_model(self.places[case.scan_id], labels, expert)
 
 
 def run(
@@ -107,6 +121,8 @@ def run(
     *,
     layout: str = "auto",
     expert_labels: str | None = None,
+    split: str | None = None,
+    second_reader: Model | None = None,
     scans: Path | None = None,
     settings: Settings | None = None,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
@@ -122,8 +138,11 @@ def run(
         In the order in which they are shown.
     out : Path
         Folder to write to.
-    layout, expert_labels : str
+    layout, expert_labels, split : str
         See `datasets.find_cases`.
+    second_reader : Model, optional
+        Label maps of a second reader: models are compared with both readers, and these with each
+        other. Labels are the expert's where it names none.
     scans : Path, optional
         Table with scan_id, and subject_id, sequence, scanner, age_years where known.
     settings : Settings, optional
@@ -145,21 +164,33 @@ def run(
     """
     settings = settings or Settings()
     names = [model.name for model in models]
-    if not models or len(set(names)) < len(names):
-        raise ConfigError(f"models need different names; given: {', '.join(names) or 'none'}")
-    cases = find_cases(expert, layout, expert_labels)
+    if not models or len({*names, SECOND}) <= len(names):
+        raise ConfigError(
+            f"models need different names, and none may be {SECOND!r}; given: "
+            f"{', '.join(names) or 'none'}"
+        )
+    known = {model.name: published_model(model.labels, model.published) for model in models}
+    cases = find_cases(expert, layout, expert_labels, split)
+    if split is None and (n := n_for_training(expert, cases)):
+        log.warning(
+            "%s: %d of %d scans are for training by its meta.csv; --split test takes the others",
+            expert, n, len(cases),
+        )  # fmt: skip
     maps = {model.name: _maps_of(model, cases) for model in models}
+    second = None if second_reader is None else _maps_of(second_reader, cases)
     ids = [case.scan_id for case in cases]
     of_scans = Scans() if scans is None else read_scans(scans, ids, age_range_years)
     make_folder(out)
-    one = partial(compare_case, maps=maps, settings=settings)
+    one = partial(compare_case, maps=maps, settings=settings, second=second)
     rows: list[dict[str, Any]] = []
+    of_readers: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("comparing", total=len(cases))
-        for found in _each(one, cases, processes):
+        for found, of_second in _each(one, cases, processes):
             rows += found
+            of_readers += of_second
             progress.advance(task)
-    for row in rows:
+    for row in (*rows, *of_readers):
         row["subject_id"] = of_scans.subject_of.get(row["scan_id"], row["subject_id"])
     pairs = append_rows(rows, PAIRS)
     order = {name: place for place, name in enumerate(names)}
@@ -167,11 +198,22 @@ def run(
     pairs = pairs.reset_index(drop=True)
     draws = {"n_draws": settings.n_bootstrap, "seed": settings.seed}
     summary = summarise(pairs, of_scans.groups, **draws)
-    comparisons = compare(pairs, correction=settings.correction, **draws)
-    for name, table in (("pairs", pairs), ("summary", summary), ("comparisons", comparisons)):
+    tables = {
+        "pairs": pairs,
+        "summary": summary,
+        "comparisons": compare(pairs, correction=settings.correction, **draws),
+        "published": beside(summary, known),
+        "reader_pairs": append_rows(of_readers, READER_PAIRS),
+    }
+    tables["readers"] = compare_readers(pairs, tables["reader_pairs"], **draws)
+    for name, table in tables.items():
         write(out, name, table)
-    record = _record(expert, cases, models, maps, settings)
-    page.write(out, pairs, summary, comparisons, record, _pictures(cases, maps, pairs))
+    record = _record(expert, cases, models, maps, settings) | {
+        "split": split,
+        "published": known,
+        "second_reader": second and second_reader and _of_model(second_reader, second),
+    }
+    page.write(out, tables, record, _pictures(cases, maps, pairs))
     commit_json(out / "evaluate.json", record)
     compared = pairs[pairs["dice"].notna()]
     log.info(
@@ -193,9 +235,7 @@ def _maps_of(model: Model, cases: Sequence[Case]) -> _Maps:
     return _Maps(places, labels, model.labels == SAME)
 
 
-def _each(
-    one: partial[list[dict[str, Any]]], cases: Sequence[Case], processes: int
-) -> Iterator[list[dict[str, Any]]]:
+def _each(one: partial[Compared], cases: Sequence[Case], processes: int) -> Iterator[Compared]:
     if processes == 1:
         yield from map(one, cases)
         return
@@ -204,9 +244,11 @@ def _each(
 
 
 def compare_case(
-    case: Case, *, maps: Mapping[str, _Maps], settings: Settings
-) -> list[dict[str, Any]]:
-    """Rows of PAIRS of one scan, for every model; what cannot be read is a row with a reason.
+    case: Case, *, maps: Mapping[str, _Maps], settings: Settings, second: _Maps | None = None
+) -> Compared:
+    """Rows of PAIRS of one scan for every model, and of READER_PAIRS with a second reader.
+
+    What cannot be read is a row with a reason.
 
     Parameters
     ----------
@@ -216,34 +258,70 @@ def compare_case(
         Of each model.
     settings : Settings
         How to compare.
+    second : _Maps, optional
+        Of a second reader.
     """
-    rows: list[dict[str, Any]] = []
-    expert, refusal = None, {}
+    known = {"scan_id": case.scan_id, "subject_id": case.subject_id}
+    expert = _read(known, "expert", lambda: read_expert(case))
+    read: dict[str, LabelMap | Refusal] = {}
+    for name, found in {**maps, **({} if second is None else {SECOND: second})}.items():
+        read[name] = (
+            expert
+            if isinstance(expert, dict)
+            else _read(known, "", partial(found.of, case, expert))
+        )
+    rows = [
+        {"model": name} | known | row
+        for name in maps
+        for row in _compared(known, expert, read[name], settings)
+    ]
+    if second is None:
+        return rows, []
+    against = [(EXPERT, SECOND), *((SECOND, name) for name in maps)]
+    of_readers = [
+        {"reference": reference, "model": name} | known | row
+        for reference, name in against
+        for row in _compared(
+            known, expert if reference == EXPERT else read[SECOND], read[name], settings
+        )
+    ]
+    return rows, of_readers
+
+
+def _read(known: Mapping[str, str], whose: str, read: Callable[[], LabelMap]) -> LabelMap | Refusal:
+    """A label map, or reason and detail where it cannot be read."""
     try:
-        expert = read_expert(case)
+        return read()
     except ScanError as error:
-        refusal = {"reason": error.reason, "detail": f"expert: {error.detail}"}
-    for name, found in maps.items():
-        known = {"model": name, "scan_id": case.scan_id, "subject_id": case.subject_id}
-        if expert is None:
-            rows.append(known | refusal)
-            continue
-        try:
-            if case.scan_id not in found.places:
-                raise ScanError("EVAL_NO_LABEL_MAP", f"nothing is called {case.scan_id}")
-            model = found.read(case.scan_id, expert)
-            measured = measure_pair(
-                expert, model, tolerance_mm=settings.tolerance_mm, rule=settings.rule
-            )
-            if not measured:
-                raise ScanError("EVAL_NO_NAMES", "the two vocabularies share no structure")
-            rows += [known | row for row in measured]
-        except ScanError as error:
-            rows.append(known | {"reason": error.reason, "detail": error.detail})
-        except Exception as error:
-            detail = log_unforeseen(log, case.scan_id, error)
-            rows.append(known | {"reason": "BUG_UNEXPECTED", "detail": detail})
-    return rows
+        detail = f"{whose}: {error.detail}" if whose else error.detail
+        return {"reason": error.reason, "detail": detail}
+    except Exception as error:
+        detail = log_unforeseen(log, known["scan_id"], error)
+        return {"reason": "BUG_UNEXPECTED", "detail": detail}
+
+
+def _compared(
+    known: Mapping[str, str],
+    reference: LabelMap | Refusal,
+    model: LabelMap | Refusal,
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    """One row per structure, or one with a reason where either cannot be read or compared."""
+    if isinstance(reference, dict):
+        return [reference]
+    if isinstance(model, dict):
+        return [model]
+    try:
+        rows = measure_pair(
+            reference, model, tolerance_mm=settings.tolerance_mm, rule=settings.rule
+        )
+    except ScanError as error:
+        return [{"reason": error.reason, "detail": error.detail}]
+    except Exception as error:
+        detail = log_unforeseen(log, known["scan_id"], error)
+        return [{"reason": "BUG_UNEXPECTED", "detail": detail}]
+    unnamed = {"reason": "EVAL_NO_NAMES", "detail": "the two vocabularies share no structure"}
+    return rows or [unnamed]
 
 
 def _pictures(
@@ -255,7 +333,7 @@ def _pictures(
     for scan_id, dice in extremes(pairs):
         case = by_id[scan_id]
         expert = read_expert(case)
-        models = {name: maps[name].read(scan_id, expert) for name in dice}
+        models = {name: maps[name].of(case, expert) for name in dice}
         grey, affine = read_image(case) or (None, None)
         pictures.append(Picture(scan_id, grey, affine, expert, models, dice))
     return pictures
@@ -279,16 +357,17 @@ def _record(
             "n_scans": len(cases),
             "sha256": _digest({case.scan_id: case.expert for case in cases}),
         },
-        "models": [
-            {
-                "name": model.name,
-                "folder": model.folder.name,
-                "labels": model.labels,
-                "n_label_maps": len(maps[model.name].places),
-                "sha256": _digest(maps[model.name].places),
-            }
-            for model in models
-        ],
+        "models": [_of_model(model, maps[model.name]) for model in models],
+    }
+
+
+def _of_model(model: Model, maps: _Maps) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "folder": model.folder.name,
+        "labels": model.labels,
+        "n_label_maps": len(maps.places),
+        "sha256": _digest(maps.places),
     }
 
 

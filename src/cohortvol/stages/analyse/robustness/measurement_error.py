@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cohortvol.models.published import published_dice
 from cohortvol.stages.analyse.cohort.usable import Cohort
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
 
-PUBLISHED_DICE = Path(__file__).with_name("published_dice.tsv")
-SAME_WEIGHTS = {"total_mr_organs": "total_mr", "total_mr_80": "total_mr"}
-"""Models whose shared structures come from the same weights as a published one."""
 AGES = (5.0, 95.0)
 """Percentiles of age between which a drift is summed up."""
 
 
-def published_dice(model: str | None) -> dict[str, tuple[float, str]]:
+def lowest_published_dice(model: str | None) -> dict[str, tuple[float, str]]:
     """Lowest mean Dice of each structure over the publisher's MRI test sets, and its test set."""
-    with PUBLISHED_DICE.open() as stream:
-        table = pd.read_csv(stream, sep="\t")
-    mine = table[table["model"] == SAME_WEIGHTS.get(model or "", model)]
+    mine = published_dice(model)
     lowest = mine.loc[mine.groupby("structure")["dice"].idxmin()]
     return {
         str(row["structure"]): (float(row["dice"]), str(row["test_set"]))
@@ -53,7 +48,7 @@ def tipping(cohort: Cohort, slopes: pd.DataFrame) -> pd.DataFrame:
     slopes : pandas.DataFrame
         ``analyse/slopes``, of which structure, sex, model and the % slope with limits are used.
     """
-    dice = published_dice(cohort.segmentation_model)
+    dice = lowest_published_dice(cohort.segmentation_model)
     ages = cohort.scans.loc[cohort.in_trends, "age_years"].to_numpy(dtype=float)
     years = float(np.ptp(np.percentile(ages, AGES))) if len(ages) else math.nan
     decades = years / YEARS_PER_DECADE
