@@ -142,9 +142,13 @@ def main() -> None:
     options = _options()
     setting = SETTINGS[options.network]
     work = options.out.resolve()
-    scans = work / ("geometry" if options.geometry else f"scans-{options.scans}")
+    geometry = f"geometry-{options.shrink}" if options.shrink > 1 else "geometry"
+    scans = work / (geometry if options.geometry else f"scans-{options.scans}")
     if not scans.is_dir():
-        (geometry_scans if options.geometry else speed_scans)(scans, options.scans)
+        if options.geometry:
+            geometry_scans(scans, options.shrink)
+        else:
+            speed_scans(scans, options.scans)
     weights = published_weights(work / "weights" / options.network, setting)
     of_peers = first_scans(scans, options.peer_scans)
     ways_of_peers = options.ways or (
@@ -213,6 +217,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scans", type=int, default=8, help="number of scans of 320x260x72")
     parser.add_argument("--peer-scans", type=int, help="peers get the first so many of them only")
     parser.add_argument("--geometry", action="store_true", help="ten small scans of odd geometry")
+    parser.add_argument("--shrink", type=int, default=1, help="edges of these are divided by it")
     parser.add_argument("--paper", action="store_true", help="spline order 3 and tile step 0.5")
     parser.add_argument("--ways", nargs="*", help="these peers only")
     parser.add_argument("--profiles", nargs="*", help="these profiles of cohortvol only")
@@ -247,8 +252,8 @@ def first_scans(scans: Path, n: int | None) -> Path:
     return folder
 
 
-def geometry_scans(folder: Path, _n: int) -> None:
-    """Ten scans whose geometry or grey values are easily got wrong."""
+def geometry_scans(folder: Path, shrink: int = 1) -> None:
+    """Ten scans whose geometry or grey values are easily got wrong, their edges divided."""
     tilt = Rotation.from_euler("zx", [20, -14], degrees=True).as_matrix()
     cases = {
         "anisotropic": ((150, 130, 40), np.diag([1.6, 1.6, 5.0]), 1500.0),
@@ -266,7 +271,7 @@ def geometry_scans(folder: Path, _n: int) -> None:
         affine = np.eye(4)
         affine[:3, :3] = axes
         affine[:3, 3] = [-90.0, -70.0, 15.0]
-        image = grey(shape, 100 + seed) * (top / 1500)
+        image = grey(tuple(n // shrink for n in shape), 100 + seed) * (top / 1500)
         dtype = np.float32 if "floats" in name else np.int16
         write_scan(folder / name, image.astype(dtype), affine)
 

@@ -20,6 +20,7 @@ from cohortvol.cli.bids_derivatives import bids_derivatives
 from cohortvol.cli.bundle import bundle
 from cohortvol.cli.check import check
 from cohortvol.cli.compare import compare
+from cohortvol.cli.dicom_seg import dicom_seg
 from cohortvol.cli.doctor import doctor
 from cohortvol.cli.evaluate import evaluate
 from cohortvol.cli.explain import explain
@@ -56,7 +57,7 @@ PANELS = {
     "The flow, in order": (manifest, ingest, segment, measure, assemble, analyse, report),
     "What happened": (
         *(plan, status, explain, verify, resources),
-        *(agreement, bids_derivatives, review),
+        *(agreement, bids_derivatives, dicom_seg, review),
     ),
     "Cohorts and models": (
         *(doctor, bundle, check, manifest_from_folder, models.app, reference.app),

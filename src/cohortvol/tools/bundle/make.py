@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOADS = ".downloads"
 """Folder of wheels while they come; what an interrupted call leaves is used by the next."""
-EXTRAS = "[slurm]"
+EXTRAS = "[slurm,dicom-seg]"
 
 WORKFLOW = ("Snakefile", "workflow", "config", "profiles", "reports", "envs")
 BESIDE = ("constraints.txt", "pyproject.toml", "LICENSE", "CITATION.cff", "README.md")
