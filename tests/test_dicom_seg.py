@@ -82,7 +82,8 @@ class Results:
                 row = {"scan_id": scan_id, "structure": name, "label": label, "qc": "pass"}
                 row |= {"status": "absent"} if n == 0 else {
                     "n_voxels": n, "volume_ml": n * voxel_volume_ml(affine), "status": "cut",
-                    "cut_by_fov": name == "liver", "qc_flags": "QC_OUTLIER" if label == 2 else "",
+                    "cut_by_fov": True if name == "liver" else None,
+                    "qc_flags": "QC_OUTLIER" if label == 2 else None,
                 }  # fmt: skip
                 volumes.append(row | ({"qc": "exclude"} if name == "patella" else {}))
             total = {"scan_id": scan_id, "structure": "kidneys", "volume_ml": 3.5, "status": "ok"}
@@ -410,6 +411,20 @@ def test_hashed_ids_are_written_with_names_only_when_asked(results, tmp_path, ca
     assert out.stat().st_mode & 0o077 == 0
     assert not any(path.stat().st_mode & 0o077 for path in out.glob("*.dcm"))
     assert not any(secret in caplog.text for secret in SECRETS.values())
+
+
+@needs_highdicom
+@pytest.mark.filterwarnings("always")
+def test_nothing_of_a_person_is_said(tmp_path, capfd, caplog, recwarn):
+    odd = {"PatientName": "CANARY", "PatientAge": "CANARY AGE"}  # neither is as it should be
+    images = {"a": write_series(tmp_path / "in/a", **odd)}
+    results = Results(tmp_path / "results", images).write()
+    recwarn.clear()
+    with caplog.at_level("DEBUG"):
+        assert dicom_seg.run(results, tmp_path / "out").written == 1
+    said = capfd.readouterr()
+    warned = "".join(str(warning.message) for warning in recwarn)
+    assert "CANARY" not in (caplog.text + said.out + said.err + warned).upper()
 
 
 @needs_highdicom

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 
 from cohortvol.errors import ConfigError, InstallationError, ScanError, log_unforeseen
 from cohortvol.store.files import (
@@ -113,7 +116,7 @@ def run(results: Path, out: Path, *, identified: bool = False) -> Counts:
     counts = Counts()
     kept: set[str] = set()
     records: set[str] = set()
-    for scan in done.astype(object).where(done.notna(), None).to_dict("records"):
+    for scan in _rows(done):
         scan_id = scan["scan_id"]
         if scan_id not in chosen:
             counts.not_dicom += 1
@@ -194,13 +197,31 @@ def _write(results: Path, out: Path, scan: _Scan, image: Path, counts: Counts) -
         log.warning("%s: its label map is empty; not written", scan.id)
         counts.empty += 1
         return []
-    slices = find_slices(image, scan.chosen, labels.shape[:3], loaded.affine)
-    made = _objects(scan, labels, slices)
-    sha256 = {name: commit(out / name, one.save_as, mode=0o600) for name, one in made.items()}
+    with _as_stored():
+        slices = find_slices(image, scan.chosen, labels.shape[:3], loaded.affine)
+        made = _objects(scan, labels, slices)
+        sha256 = {name: commit(out / name, one.save_as, mode=0o600) for name, one in made.items()}
     record = json_text({"key": scan.key, "sha256": sha256})
     commit_text(out / RECORDS / f"{scan.id}.json", record, mode=0o600)
     counts.written += 1
     return list(made)
+
+
+@contextmanager
+def _as_stored() -> Iterator[None]:
+    """Values of headers are copied as they are; what would be said of them may name a person."""
+    settings, logger = pydicom.config.settings, logging.getLogger("pydicom")
+    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
+    level = logger.level
+    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = reading, writing
+        logger.setLevel(level)
 
 
 def _there(out: Path, scan: _Scan) -> list[str]:
@@ -238,12 +259,18 @@ def _objects(scan: _Scan, labels: np.ndarray, slices: Slices) -> dict[str, Any]:
             bool(one["cut_by_fov"]),
             tuple(code for code in (one["qc_flags"] or "").split(";") if code),
         )
-        for one in scan.volumes[known].astype(object).to_dict("records")
+        for one in _rows(scan.volumes[known])
     }
     if not volumes:
         return segmentations
     told = report(list(segmentations.values()), volumes, slices, made, scan.key)
     return {**segmentations, f"{scan.id}{REPORT}": told}
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table, what is missing being None."""
+    rows: list[dict[str, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows
 
 
 def _check_installed() -> None:
@@ -291,8 +318,7 @@ def _chosen(results: Path) -> dict[str, Chosen]:
     found = {}
     for path in sorted((results / "ingest" / "series").glob("*.parquet")):
         table = read_table(path, SERIES)
-        rows = table[table["chosen"].fillna(False).astype(bool)].astype(object)
-        for row in rows.where(rows.notna(), None).to_dict("records"):
+        for row in _rows(table[table["chosen"].fillna(False).astype(bool)]):
             found[row["scan_id"]] = Chosen(
                 row["series"], row["image_type"] or "", row["echo_time_ms"]
             )
