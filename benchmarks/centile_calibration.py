@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from cohortvol.stages.analyse.fits.centile_model import choose
+from cohortvol.stages.analyse.fits.centile_choice import People, choose
 from cohortvol.stages.analyse.fits.regression import natural_spline
 from cohortvol.tools.simulate import cohort
 
@@ -87,9 +87,8 @@ def main() -> None:
             for (structure, sex), at in known.items():
                 mine = (people["sex"] == sex).to_numpy()
                 began = time.perf_counter()
-                fitted = choose(
-                    people["age_years"].to_numpy()[mine], volumes[structure].to_numpy()[mine]
-                )
+                ages = people["age_years"].to_numpy()[mine]
+                fitted = choose(People(ages, volumes[structure].to_numpy()[mine]))
                 seconds.append(time.perf_counter() - began)
                 weights = np.array([len(v) for v in at], dtype=float)
                 band = np.minimum(

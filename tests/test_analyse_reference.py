@@ -163,8 +163,8 @@ def test_a_cohort_too_small_for_any_centile_is_refused_with_the_reasons(tmp_path
         ("{", "cannot be read as JSON"),
         ("[]", "not a reference of this version"),
         ('{"format": "cohortvol reference 9"}', "not a reference of this version"),
-        ('{"format": "cohortvol reference 2", "models": [{}]}', "damaged reference"),
-        ('{"format": "cohortvol reference 2", "models": []}', "damaged reference"),
+        ('{"format": "cohortvol reference 3", "models": [{}]}', "damaged reference"),
+        ('{"format": "cohortvol reference 3", "models": []}', "damaged reference"),
     ],
 )
 def test_a_file_that_is_no_reference_is_refused(tmp_path, text, message):

@@ -66,6 +66,12 @@ def check(config: Mapping[Any, Any], source: str = "config") -> dict[str, Any]:
     problems = [text for error in validator.iter_errors(filled) for text in _explain(error)]
     if not problems:
         problems = list(_reversed_ranges(filled, _schema()))
+        problems += [
+            f"analyse.centile_covariates: {name} is not among `covariates`"
+            + did_you_mean(name, list(filled["covariates"]))
+            for name in filled["analyse"]["centile_covariates"]
+            if name not in filled["covariates"]
+        ]
     if problems:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in sorted(problems)))
     return filled

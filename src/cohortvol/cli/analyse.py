@@ -75,6 +75,10 @@ def analyse(
             'factor, such as {"waist_cm": "continuous"}.'
         ),
     ] = "{}",
+    centile_covariates: Annotated[
+        list[str] | None,
+        typer.Option(help="One of the covariates that centiles depend on; repeat for several."),
+    ] = None,
     record: AsNoted = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
@@ -113,4 +117,5 @@ def analyse(
             agreement=None if agreement is None else str(agreement),
             age_range_years=age_range_years,
             covariates=further,
+            centile_covariates=centile_covariates or [],
         )

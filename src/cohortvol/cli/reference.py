@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cohortvol.cli.options import AgeRange, Scans, Volumes
+from cohortvol.cli.options import AgeRange, Scans, Volumes, setting_from_json
 
 OneModel = Annotated[str | None, typer.Option(help="Model to use, where the table holds several.")]
 
@@ -29,18 +29,26 @@ def fit_reference(
         int, typer.Option(min=50, help="Subjects per sex below which there are no centiles.")
     ] = 300,
     age_range_years: AgeRange = (0.0, 120.0),
+    covariates: Annotated[
+        str,
+        typer.Option(
+            help="JSON: further columns of the scans table that the median depends on, each "
+            'continuous or factor, such as {"waist_cm": "continuous"}. Scores then need them.'
+        ),
+    ] = "{}",
 ) -> None:
     r"""Fit centiles of every organ by age and sex, and save them.
 
     The file holds curves, age ranges and counts, and no row of any person, so that it may be
     given to others. One scan per subject counts; volumes that the field of view cuts are left
     out. LMS (BCCG in R's gamlss) is used where the people agree with it, else a family with
-    heavier tails, and none where none agrees.
+    heavier tails or with a share of people far out, and none where none agrees.
 
     Example:
     [dim]cohortvol reference fit --volumes results/mine/volumes.parquet \
     --scans results/mine/scans.parquet --out reference.json[/]
     """
+    further = setting_from_json("covariates", covariates)
     from cohortvol.stages.analyse.answers import reference
 
     reference.fit(
@@ -50,6 +58,7 @@ def fit_reference(
         segmentation_model,
         min_n_centiles=min_n,
         age_range_years=age_range_years,
+        covariates=further,
     )
 
 
@@ -77,8 +86,9 @@ def score_reference(
     A z of -2 is a volume smaller than that of 98 of 100 people of the reference of the same age
     and sex; of height it knows nothing. There is no score, and a reason instead, where age or sex
     is unknown, the age lies outside the reference, the organ is not in it, is cut by the field of
-    view or failed QC. A score describes a scan; it is no diagnosis. Sites whose organs score high
-    or low on average are named; --adapt-by site writes scores beside that have this taken out.
+    view or failed QC, or a covariate that the reference depends on is missing. A score describes a
+    scan; it is no diagnosis. Sites whose organs score high or low on average are named; --adapt-by
+    site writes scores beside that have this taken out.
 
     Example:
     [dim]cohortvol reference score --reference reference.json \

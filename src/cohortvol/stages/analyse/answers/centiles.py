@@ -13,7 +13,9 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.answers.worms import quarters, worms
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort, one_scan_each
-from cohortvol.stages.analyse.fits.centile_model import CentileModel, choose
+from cohortvol.stages.analyse.fits.centile_choice import People, choose
+from cohortvol.stages.analyse.fits.centile_model import CentileModel
+from cohortvol.stages.analyse.fits.chart_terms import Term, columns_of, terms_of
 from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
 from cohortvol.stages.analyse.fits.quantiles import quantile_curves
 
@@ -29,12 +31,23 @@ class Sample:
 
     structure: str
     sex: str
-    age_years: np.ndarray
-    volume_ml: np.ndarray
+    people: People
+    terms: tuple[Term, ...]
+    """Covariates in the centiles, in the order of the columns of `people.further`."""
     model: CentileModel | None
     """None where there are no centiles."""
     note: str | None
     """Why there are none."""
+
+    @property
+    def age_years(self) -> np.ndarray:
+        """(n,): of its people."""
+        return self.people.age_years
+
+    @property
+    def volume_ml(self) -> np.ndarray:
+        """(n,): of its people."""
+        return self.people.volume_ml
 
     @property
     def age_range_years(self) -> tuple[float, float]:
@@ -43,13 +56,24 @@ class Sample:
 
 
 def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
-    """Centiles of every structure and sex: none with fewer than `min_n_centiles` subjects."""
+    """Centiles of every structure and sex: none with fewer than `min_n_centiles` subjects.
+
+    People without a value of `centile_covariates` are left out.
+    """
+    kinds = {name: cohort.covariates[name] for name in settings.centile_covariates}
+    known = cohort.scans[list(kinds)].notna().all(axis=1).to_numpy(dtype=bool)
     subjects = cohort.scans["subject"].to_numpy()
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
     for index, structure in enumerate(cohort.structures):
         for sex in SEXES:
-            rows = one_scan_each(cohort.usable(index) & cohort.of_sex(sex), subjects, ages)
-            age_years, volume_ml = ages[rows], cohort.volume_ml[rows, index]
+            mask = cohort.usable(index) & cohort.of_sex(sex) & known
+            rows = one_scan_each(mask, subjects, ages)
+            terms = terms_of(cohort.scans.iloc[rows], kinds)
+            further = columns_of(terms, cohort.scans.iloc[rows])
+            if further is not None:
+                told = ~np.isnan(further).any(axis=1)
+                rows, further = rows[told], further[told]
+            people = People(ages[rows], cohort.volume_ml[rows, index], further)
             model, note = None, None
             try:
                 least = settings.min_n_centiles
@@ -57,10 +81,10 @@ def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
                     raise EstimateError(
                         "ANA_TOO_FEW", f"{len(rows)} usable subjects, {least} needed for centiles"
                     )
-                model = choose(age_years, volume_ml)
+                model = choose(people)
             except EstimateError as error:
                 note = str(error)
-            yield Sample(structure, sex, age_years, volume_ml, model, note)
+            yield Sample(structure, sex, people, terms, model, note)
 
 
 def centiles(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
@@ -82,17 +106,19 @@ def centiles(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
             continue
         ages = ages_of_curve(*sample.age_range_years)
         curve = {f"p{c}_ml": sample.model.centile_ml(ages, c) for c in CENTILES}
-        at_scans = {"model": {c: sample.model.centile_ml(sample.age_years, c) for c in CENTILES}}
+        at_scans = {"model": {c: sample.people.centile_ml(sample.model, c) for c in CENTILES}}
         if settings.quantile_check:
-            on_curve, on_scans = quantile_curves(sample.age_years, sample.volume_ml, ages, CENTILES)
+            on_curve, on_scans = quantile_curves(sample.people, ages, CENTILES)
             curve |= {f"quantile_p{c}_ml": values for c, values in on_curve.items()}
             at_scans["quantile"] = on_scans
         near = subjects_near(sample.age_years, ages)
         curve = {"age_years": ages, **curve, "sparse": near < SPARSE_SUBJECTS}
-        curves.append(pd.DataFrame(curve).assign(family=sample.model.family, **key))
+        drawn_at = ", ".join(term.said() for term in sample.terms) or None
+        family = sample.model.family
+        curves.append(pd.DataFrame(curve).assign(family=family, drawn_at=drawn_at, **key))
         for method, values in at_scans.items():
             bands += [{**key, "method": method, **row} for row in calibration(sample, values)]
-        z = sample.model.z(sample.age_years, sample.volume_ml)
+        z = sample.people.z(sample.model)
         scores.append(worms(z, sample.age_years).assign(**key))
     return {
         "centiles": pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),

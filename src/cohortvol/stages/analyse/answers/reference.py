@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.settings import checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
 from cohortvol.stages.analyse.fits.centile_model import CentileModel
+from cohortvol.stages.analyse.fits.chart_terms import Term, columns_of
 from cohortvol.stages.analyse.fits.families import FAMILIES
 from cohortvol.store.files import commit_json, commit_text, sha256_of
 from cohortvol.store.schemas import Column, real, text
@@ -29,7 +30,7 @@ from cohortvol.store.tables import csv_text, write_table
 
 log = logging.getLogger(__name__)
 
-FORMAT = "cohortvol reference 2"
+FORMAT = "cohortvol reference 3"
 METHOD = (
     "r = ln(volume / M); ln M (mL) and ln S are an intercept and a natural cubic spline of age in "
     "years, linear outside the first and last knot, in truncated-power form: age; then for each "
@@ -37,13 +38,18 @@ METHOD = (
     "(k[-2]-k)/(k[-1]-k[-2])) / (k[-1]-k[0])^2; a shape is at_50_years + per_decade (age - 50) / "
     "10. BCCG: x = (exp(L r) - 1) / (L S) is normal, cut off at -1 / (L S); BCT: x has Student's t "
     "on tau degrees of freedom, cut off there; SHASH: with u = asinh(r / S), (exp(tau u) - exp(-nu "
-    "u)) / 2 is normal. z is the standard normal score of the same probability."
+    "u)) / 2 is normal; BCCG_low, _high and _both: BCCG, and at these log odds against it a share "
+    "of people whose r is below or above 0 by a gamma variable of shape 3 and mean 1.5. z is the "
+    "standard normal score of the same probability. M is that of people at the stated values of "
+    "the terms: each adds per_unit times the difference, or the value of the group, to ln M."
 )
 SAMPLE = "one scan per subject, that at the lowest age; volumes cut by the field of view left out"
 
 UNKNOWN_STRUCTURE = "structure not in the reference"
 NO_CENTILES = "no centiles of this structure and sex in the reference"
 OUTSIDE_AGES = "age outside the reference"
+MISSING = "missing, and the reference depends on it: "
+OTHER_GROUP = "a group that the reference does not have: "
 
 SCORES = {
     "scan_id": Column(text, "row key"),
@@ -75,11 +81,13 @@ def fit(
     segmentation_model: str | None = None,
     min_n_centiles: int = 300,
     age_range_years: Sequence[float] = AGE_RANGE_YEARS,
+    covariates: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Fit centiles of every structure and sex, and save them as JSON.
 
     The file holds knots, coefficients, age ranges and counts, and no row of any person. Ages
-    outside `age_range_years` count as unknown.
+    outside `age_range_years` count as unknown. The median depends on `covariates`, columns of the
+    scans table and their kinds; who lacks one is left out.
 
     Returns
     -------
@@ -93,8 +101,17 @@ def fit(
     ConfigError
         If no structure and sex has enough subjects, with the reasons.
     """
-    settings = checked({"segmentation_model": segmentation_model, "min_n_centiles": min_n_centiles})
-    cohort = _cohort(volumes, scans, segmentation_model, age_range_years)
+    kinds = dict(covariates or {})
+    settings = checked(
+        {
+            "segmentation_model": segmentation_model,
+            "min_n_centiles": min_n_centiles,
+            "covariates": kinds,
+            "centile_covariates": tuple(kinds),
+        }
+    )
+    read = read_scans(scans, kinds)
+    cohort = _cohort(volumes, read, segmentation_model, age_range_years, kinds)
     models, refused = [], []
     for sample in samples(cohort, settings):
         key = {"structure": sample.structure, "sex": sample.sex}
@@ -104,7 +121,8 @@ def fit(
             refused.append({**key, "note": few if n < min_n_centiles else sample.note})
             continue
         low, high = sample.age_range_years
-        seen = _seen(sample.volume_ml / sample.model.median_ml(sample.age_years))
+        further = sample.people.further
+        seen = _seen(sample.volume_ml / sample.model.median_ml(sample.age_years, further))
         models.append(
             {
                 **key,
@@ -114,6 +132,7 @@ def fit(
                 "ratio_low": seen[0],
                 "ratio_high": seen[1],
                 **_as_json(sample.model),
+                "terms": _terms_as_json(sample.terms, sample.model.terms),
             }
         )
     if not models:
@@ -123,6 +142,7 @@ def fit(
         "format": FORMAT,
         "method": METHOD,
         "sample": SAMPLE,
+        "covariates": kinds,
         "segmentation_model": cohort.segmentation_model,
         "cohortvol_version": __version__,
         "inputs": {
@@ -170,13 +190,16 @@ def score(
     Raises
     ------
     TableError
-        If `reference` is no such file, or a table cannot be used.
+        If `reference` is no such file, or a table cannot be used, as where it lacks a covariate
+        of the reference.
     ConfigError
         If the volumes are of another segmentation model and `any_model` is not set, or the scans
         table has no column `adapt_by`.
     """
     record = read_reference(reference)
-    cohort = _cohort(volumes, scans, segmentation_model, age_range_years)
+    kinds = record["covariates"]
+    read = read_scans(scans, kinds, named_by=f"the reference {reference}")
+    cohort = _cohort(volumes, read, segmentation_model, age_range_years, kinds)
     theirs, ours = record["segmentation_model"], cohort.segmentation_model
     if theirs and ours and theirs != ours and not any_model:
         raise ConfigError(
@@ -229,9 +252,18 @@ def scores(cohort: Cohort, record: dict[str, Any]) -> pd.DataFrame:
             inside = (ages[rows] >= low) & (ages[rows] <= high)
             reason[rows[~inside]] = f"{OUTSIDE_AGES}: {low:.1f} to {high:.1f} years"
             rows = rows[inside]
-            fitted, volume_ml = _model(model), cohort.volume_ml[rows, index]
-            z[rows] = fitted.z(ages[rows], volume_ml)
-            ratio = volume_ml / fitted.median_ml(ages[rows])
+            fitted, terms = _model(model)
+            for term in terms:
+                values = cohort.scans[term.name].iloc[rows]
+                unknown = np.isnan(term.columns(values)).any(axis=1)
+                lacks = values[unknown].isna().to_numpy(dtype=bool)
+                reason[rows[unknown]] = np.where(lacks, MISSING, OTHER_GROUP).astype(object)
+                reason[rows[unknown]] += term.name
+                rows = rows[~unknown]
+            volume_ml = cohort.volume_ml[rows, index]
+            further = columns_of(terms, cohort.scans.iloc[rows])
+            z[rows] = fitted.z(ages[rows], volume_ml, further)
+            ratio = volume_ml / fitted.median_ml(ages[rows], further)
             beyond[rows[ratio < model["ratio_low"]]] = "below"
             beyond[rows[ratio > model["ratio_high"]]] = "above"
         reason[(reason == cohort_of.USABLE) & np.isnan(z)] = cohort_of.SEX_MISSING
@@ -279,23 +311,28 @@ def read_reference(path: Path) -> dict[str, Any]:
         )
     try:
         for model in record["models"]:
-            _model(model).z(np.array([model["age_low_years"]]), np.array([1.0]))
+            _model(model)[0].z(np.array([model["age_low_years"]]), np.array([1.0]))
             _ = model["ratio_low"] + model["ratio_high"]
-        _ = record["refused"], record["segmentation_model"]
-    except (KeyError, TypeError, ValueError) as error:
+        _ = record["refused"], record["segmentation_model"], record["covariates"].keys()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TableError(f"{path}: damaged reference ({error!r}); fit it again") from error
     return record
 
 
 def _cohort(
-    volumes: Path, scans: Path, segmentation_model: str | None, age_range_years: Sequence[float]
+    volumes: Path,
+    scans: pd.DataFrame,
+    segmentation_model: str | None,
+    age_range_years: Sequence[float],
+    covariates: Mapping[str, str],
 ) -> Cohort:
     return cohort_of.build(
         read_volumes(volumes),
-        read_scans(scans),
+        scans,
         exclude_cut=True,
         segmentation_model=segmentation_model,
         age_range_years=age_range_years,
+        covariates=covariates,
     )
 
 
@@ -327,9 +364,24 @@ def _spline(knots: np.ndarray, coefficients: np.ndarray) -> dict[str, list[float
     return {"knots_years": knots.tolist(), "coefficients": coefficients.tolist()}
 
 
-def _model(saved: dict[str, Any]) -> CentileModel:
+def _terms_as_json(terms: Sequence[Term], coefficients: np.ndarray) -> list[dict[str, Any]]:
+    found, left = [], coefficients.tolist()
+    for term in terms:
+        here, left = left[: term.n_columns], left[term.n_columns :]
+        added = dict(zip(term.groups, here, strict=True)) if term.groups else here[0]
+        found.append(
+            {"name": term.name, "at": term.at, "groups" if term.groups else "per_unit": added}
+        )
+    return found
+
+
+def _model(saved: dict[str, Any]) -> tuple[CentileModel, tuple[Term, ...]]:
     median, spread, shapes = saved["M"], saved["S"], saved["shapes"]
-    return CentileModel(
+    terms = tuple(
+        Term(one["name"], one["at"], tuple(one.get("groups", ()))) for one in saved["terms"]
+    )
+    added = [one.get("groups", {"": one.get("per_unit")}).values() for one in saved["terms"]]
+    model = CentileModel(
         saved["family"],
         np.array(median["knots_years"], dtype=float),
         np.array(median["coefficients"], dtype=float),
@@ -339,4 +391,6 @@ def _model(saved: dict[str, Any]) -> CentileModel:
             (float(shapes[name]["at_50_years"]), float(shapes[name]["per_decade"]))
             for name in FAMILIES[saved["family"]].shapes
         ),
+        np.array([value for values in added for value in values], dtype=float),
     )
+    return model, terms

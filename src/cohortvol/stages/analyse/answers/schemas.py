@@ -132,7 +132,14 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             f"quantile_p{c}_ml": Column(real, f"centile {c} by quantile regression, mL")
             for c in (5, 25, 50, 75, 95)
         },
-        "family": Column(text, "BCCG (LMS), BCT or SHASH, as R's gamlss calls them"),
+        "family": Column(
+            text,
+            "BCCG (LMS), BCT or SHASH, as R's gamlss calls them; or BCCG_low, BCCG_high or "
+            "BCCG_both: BCCG, and a share of people far out below, above or at both ends",
+        ),
+        "drawn_at": Column(
+            text, "values of centile_covariates at which the curves are drawn; null without any"
+        ),
         "sparse": Column(flag, "fewer than 50 subjects within 2.5 years to either side"),
         "n_used": Column(whole, "subjects, each with the usable scan at the lowest age"),
         "note": Column(text, "why there are no centiles; null if nothing"),

@@ -73,7 +73,9 @@ def read_volumes(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_scans(path: Path, covariates: Mapping[str, str] | None = None) -> pd.DataFrame:
+def read_scans(
+    path: Path, covariates: Mapping[str, str] | None = None, named_by: str = "`covariates`"
+) -> pd.DataFrame:
     """The scans table: `SCAN_COLUMNS`, and those of `SCAN_EXTRAS` that the file has.
 
     Rows are put in the order of their scan_id, so that the order of the file changes nothing.
@@ -83,6 +85,8 @@ def read_scans(path: Path, covariates: Mapping[str, str] | None = None) -> pd.Da
     covariates : mapping, optional
         Further columns that are needed, and their kind. Each is a column of the file, or stands
         in its column `FURTHER`.
+    named_by : str
+        What needs them, for the message where one is missing.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def read_scans(path: Path, covariates: Mapping[str, str] | None = None) -> pd.Da
     wanted, header = dict(covariates or {}), _header(path)
     frame = _read(path, SCANS, SCAN_COLUMNS, SCAN_EXTRAS, of_kinds(wanted))
     if inside := {name: kind for name, kind in wanted.items() if name not in header}:
-        frame = frame.join(_from_json(path, header, inside))
+        frame = frame.join(_from_json(path, header, inside, named_by))
     called = {name: OTHER_NAMES[name.lower()] for name in header if name.lower() in OTHER_NAMES}
     _check_values(path, frame, "state", STATES)
     for name in ("qc", "qc_auto"):
@@ -121,7 +125,9 @@ def of_kinds(covariates: Mapping[str, str]) -> dict[str, Column]:
     return {name: Column(type_, "further covariate") for name, type_ in types.items()}
 
 
-def _from_json(path: Path, header: list[str], wanted: Mapping[str, str]) -> pd.DataFrame:
+def _from_json(
+    path: Path, header: list[str], wanted: Mapping[str, str], named_by: str
+) -> pd.DataFrame:
     """Covariates that stand in the column `FURTHER`, by row of the file."""
     given: set[str] = set()
     rows: list[dict[str, str]] = []
@@ -131,7 +137,7 @@ def _from_json(path: Path, header: list[str], wanted: Mapping[str, str]) -> pd.D
         given = {name for row in rows for name in row}
     if missing := [name for name in wanted if name not in given]:
         raise TableError(
-            f"{path}: no column {', '.join(missing)}, which `covariates` names"
+            f"{path}: no column {', '.join(missing)}, which {named_by} names"
             + did_you_mean(missing[0], [*header, *given])
         )
     frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in wanted}, dtype=object)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -66,6 +66,8 @@ class Settings:
     """Ages outside count as unknown."""
     covariates: Mapping[str, str] = field(default_factory=dict)
     """Further columns of the scans table that M2 adjusts for: `CONTINUOUS` or `FACTOR` each."""
+    centile_covariates: Sequence[str] = ()
+    """Those of `covariates` that the centiles depend on."""
 
     def shown(self, n: int) -> int | None:
         """A count of people, or None where they are so few that it is not shown."""
@@ -99,6 +101,12 @@ def checked(settings: dict[str, Any]) -> Settings:
         if kind not in (CONTINUOUS, FACTOR):
             raise ConfigError(
                 f"covariates: {name} is {kind!r}; it must be {CONTINUOUS} or {FACTOR}"
+            )
+    for name in chosen.centile_covariates:
+        if name not in chosen.covariates:
+            raise ConfigError(
+                f"analyse: centile_covariates names {name}, which `covariates` does not"
+                + did_you_mean(name, list(chosen.covariates))
             )
     if not 0 < chosen.fdr < 1:
         raise ConfigError(f"analyse: fdr is {chosen.fdr}; it must lie between 0 and 1")

@@ -1,15 +1,15 @@
 """Centiles of volume by age: one of the `families`, its median and spread splines of age.
 
-ln M and ln S are natural cubic splines of age with stated knots; the first shape may be a line in
-age, the others are one number each. Fitted by maximum likelihood (gamlss: Rigby and Stasinopoulos
-2005), by Newton's method on the observed information, which is positive definite at a maximum and
-nowhere else taken for one.
+ln M and ln S are natural cubic splines of age with stated knots, and covariates may add to ln M;
+the first shape may be a line in age, the others are one number each. Fitted by maximum likelihood
+(gamlss: Rigby and Stasinopoulos 2005), by Newton's method on the observed information, which is
+positive definite at a maximum and nowhere else taken for one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import special
@@ -26,6 +26,8 @@ AGE_OF_SHAPES = 50.0
 MOST_STEPS = 200
 CONVERGED = 1e-10
 """Gain in log likelihood still to be had, by the last step, below which it has converged."""
+LARGEST_SHAPE = 10.0
+"""Beyond which a shape, mostly a logarithm, is on its way to where it changes nothing."""
 STEP = 1e-4
 """Of the differences that give derivatives, in units of a predictor's own scale."""
 STARTS = (0.0, 1.0, -1.0)
@@ -33,20 +35,6 @@ STARTS = (0.0, 1.0, -1.0)
 maximum or the sample speaks against it."""
 AWAY = 4.0
 """Scaled median absolute deviations beyond which a volume does not enter the start."""
-
-FOLDS = 5
-SEEN = (5, 25, 50, 75, 95)
-"""Centiles that are compared with the share of the sample below them."""
-WRONG = (3.0, 2.0)
-"""Points, and sampling errors, by both of which that share is off where a centile is wrong."""
-DOUBTFUL = (1.5, 1.5)
-"""The same, where another family may be better."""
-FAR, FAR_EXPECTED = 4.0, 6.33e-5
-"""A score, and the share of people expected beyond it; with ten times as many, tails are heavy."""
-CANDIDATES = (("BCCG", False), ("BCCG", True), ("BCT", False), ("SHASH", False))
-"""Families, and whether the first shape changes with age. The first is taken where nothing in
-the sample speaks against it; else, of those that are not wrong, that with the least
-quantile loss over subjects left out, in `FOLDS` folds."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +50,32 @@ class CentileModel:
     """Of ln S."""
     shapes: tuple[tuple[float, float], ...]
     """Of each shape of the family: at `AGE_OF_SHAPES`, and its change per decade."""
+    terms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """Of ln M, one per column of further covariates; all 0 at the values that M is given for."""
 
-    def median_ml(self, age_years: np.ndarray) -> np.ndarray:
-        """M at these ages, mL."""
-        basis = _basis(age_years, self.median_knots_years)
-        return np.asarray(np.exp(basis @ self.median_coefficients))
+    def median_ml(self, age_years: np.ndarray, further: np.ndarray | None = None) -> np.ndarray:
+        """M at these ages, mL; of people with these `further` covariates, (n, terms)."""
+        log_ml = _basis(age_years, self.median_knots_years) @ self.median_coefficients
+        return np.asarray(np.exp(log_ml if further is None else log_ml + further @ self.terms))
 
     def spread(self, age_years: np.ndarray) -> np.ndarray:
         """S at these ages: about the coefficient of variation."""
         basis = _basis(age_years, self.spread_knots_years)
         return np.asarray(np.exp(basis @ self.spread_coefficients))
 
-    def centile_ml(self, age_years: np.ndarray, percent: float) -> np.ndarray:
+    def centile_ml(
+        self, age_years: np.ndarray, percent: float, further: np.ndarray | None = None
+    ) -> np.ndarray:
         """Volume below which `percent` of the people of these ages lie, mL."""
         z = float(special.ndtri(percent / 100))
         ratio = FAMILIES[self.family].ratio(z, *self.at(age_years))
-        return np.asarray(self.median_ml(age_years) * np.exp(ratio))
+        return np.asarray(self.median_ml(age_years, further) * np.exp(ratio))
 
-    def z(self, age_years: np.ndarray, volume_ml: np.ndarray) -> np.ndarray:
+    def z(
+        self, age_years: np.ndarray, volume_ml: np.ndarray, further: np.ndarray | None = None
+    ) -> np.ndarray:
         """Score of these volumes at these ages, standard normal in the reference."""
-        ratio = np.log(volume_ml / self.median_ml(age_years))
+        ratio = np.log(volume_ml / self.median_ml(age_years, further))
         return np.asarray(FAMILIES[self.family].z(ratio, *self.at(age_years)))
 
     def at(self, age_years: np.ndarray) -> Iterator[np.ndarray]:
@@ -91,111 +85,30 @@ class CentileModel:
         yield from (at + change * decades for at, change in self.shapes)
 
 
-def choose(age_years: np.ndarray, volume_ml: np.ndarray) -> CentileModel:
-    """The model of one of the `CANDIDATES`.
-
-    Parameters
-    ----------
-    age_years : (n,) float array
-    volume_ml : (n,) float array
-        All above 0.
-
-    Raises
-    ------
-    EstimateError
-        ``ANA_NO_VARIANCE`` if all ages or volumes are equal, ``ANA_COLLINEAR`` if there are too
-        few different ages for the splines, ``ANA_NOT_CONVERGED`` if no best fit is found,
-        ``ANA_CENTILES`` if none has as many of the sample below its centiles as these say.
-    """
-    first, error = _or_error(age_years, volume_ml, *CANDIDATES[0])
-    if first is not None:
-        if not trouble(first, age_years, volume_ml, DOUBTFUL) and not has_heavy_tails(
-            first, age_years, volume_ml
-        ):
-            return first
-    elif error is not None and error.reason != "ANA_NOT_CONVERGED":
-        raise error
-    fitted = {one: _or_error(age_years, volume_ml, *one, STARTS)[0] for one in CANDIDATES}
-    found = {one: model for one, model in fitted.items() if model is not None}
-    if not found:
-        raise EstimateError("ANA_NOT_CONVERGED", "no centiles fit these volumes best")
-    right = {one: m for one, m in found.items() if not trouble(m, age_years, volume_ml)}
-    if not right:
-        why = trouble(next(iter(found.values())), age_years, volume_ml)
-        raise EstimateError("ANA_CENTILES", f"no centiles agree with the sample: {why}")
-    held_out = {one: _left_out(age_years, volume_ml, *one) for one in right}
-    return right[min(held_out, key=lambda one: held_out[one])]
-
-
-def _or_error(
-    age_years: np.ndarray,
-    volume_ml: np.ndarray,
-    family: str,
-    changes: bool,
-    starts: Sequence[float] = STARTS[:1],
-) -> tuple[CentileModel | None, EstimateError | None]:
-    try:
-        return fit(age_years, volume_ml, family, changes, starts), None
-    except EstimateError as error:
-        return None, error
-
-
-def trouble(
-    model: CentileModel,
-    age_years: np.ndarray,
-    volume_ml: np.ndarray,
-    limits: tuple[float, float] = WRONG,
-) -> str:
-    """Which centile is off by the people that it was fitted to; empty if none is."""
-    points, errors = limits
-    n = len(age_years)
-    for percent in SEEN:
-        below = 100 * float(np.mean(volume_ml < model.centile_ml(age_years, percent)))
-        error = np.sqrt(percent * (100 - percent) / n)
-        if not abs(below - percent) <= max(points, errors * error):
-            return f"{below:.1f} % lie below the {percent}th centile"
-    return ""
-
-
-def has_heavy_tails(model: CentileModel, age_years: np.ndarray, volume_ml: np.ndarray) -> bool:
-    """Whether more people lie far out than a normal score has there."""
-    far = int((np.abs(model.z(age_years, volume_ml)) > FAR).sum())
-    return far > max(1.0, 10 * FAR_EXPECTED * len(age_years))
-
-
-def _left_out(age_years: np.ndarray, volume_ml: np.ndarray, family: str, changes: bool) -> float:
-    """Mean quantile loss of ln(volume) at `SEEN`, over subjects that a fit has not seen.
-
-    Every fifth by age is left out at a time. A density would be decided by the one most extreme.
-    """
-    fold = np.empty(len(age_years), dtype=int)
-    fold[np.argsort(age_years, kind="stable")] = np.arange(len(age_years)) % FOLDS
-    total = 0.0
-    for k in range(FOLDS):
-        try:
-            model = fit(age_years[fold != k], volume_ml[fold != k], family, changes)
-        except EstimateError:
-            return np.inf
-        for percent in SEEN:
-            centile_ml = model.centile_ml(age_years[fold == k], percent)
-            above = np.log(volume_ml[fold == k] / centile_ml)
-            total += float(np.sum(np.where(above > 0, percent, percent - 100) * above))
-    return total / (100 * len(SEEN) * len(age_years))
-
-
 def fit(
     age_years: np.ndarray,
     volume_ml: np.ndarray,
     family: str = "BCCG",
     changes: bool = False,
     starts: Sequence[float] = STARTS[:1],
+    further: np.ndarray | None = None,
 ) -> CentileModel:
     """Maximum likelihood of one family; `changes` lets its first shape change with age.
+
+    Parameters
+    ----------
+    age_years : (n,) float array
+    volume_ml : (n,) float array
+        All above 0.
+    further : (n, terms) float array, optional
+        Further columns of ln M, 0 at the values that M is given for.
 
     Raises
     ------
     EstimateError
-        As `choose`, but for ``ANA_CENTILES``.
+        ``ANA_NO_VARIANCE`` if all ages or volumes are equal, ``ANA_COLLINEAR`` if there are too
+        few different ages for the splines or further columns say the same, ``ANA_NOT_CONVERGED``
+        if no best fit is found.
     """
     for name, values in (("ages", age_years), ("volumes", volume_ml)):
         if np.ptp(values) == 0:
@@ -204,11 +117,12 @@ def fit(
     if len(spread_knots) < 2:
         raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
     kind, log_volume = FAMILIES[family], np.log(volume_ml)
-    x_m, back_m = _orthonormal(_basis(age_years, median_knots))
+    x_m, back_m = _orthonormal(_median_columns(age_years, further))
     x_s, back_s = _orthonormal(_basis(age_years, spread_knots))
     line = np.column_stack([np.ones(len(age_years)), (age_years - AGE_OF_SHAPES) / 10])
     designs = [x_m, x_s, *(line[:, : 1 + (changes and not n)] for n in range(len(kind.shapes)))]
-    beta, gamma = _start(log_volume, x_m, x_s)
+    beta, left, spread = _start(log_volume, x_m)
+    gamma = x_s.T @ np.full(len(left), np.log(spread))
     best: tuple[float, list[np.ndarray]] | None = None
     for power in starts if kind.shapes[0] == "L" else starts[:1]:
         shapes = [np.zeros(design.shape[1]) for design in designs[2:]]
@@ -220,27 +134,37 @@ def fit(
     if best is None:
         raise EstimateError("ANA_NOT_CONVERGED", "no centiles fit these volumes best")
     beta, gamma, *shapes = best[1]
+    in_all = back_m @ beta
+    n_splines = len(in_all) - (0 if further is None else further.shape[1])
     return CentileModel(
         family,
         median_knots,
-        back_m @ beta,
+        in_all[:n_splines],
         spread_knots,
         back_s @ gamma,
         tuple((float(each[0]), float(each[1]) if len(each) > 1 else 0.0) for each in shapes),
+        in_all[n_splines:],
     )
 
 
-def _start(
-    log_volume: np.ndarray, x_m: np.ndarray, x_s: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Median and spread of the bulk of the volumes."""
+def _start(log_volume: np.ndarray, x_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Median of the bulk of the volumes, what it leaves of each, and the spread of the bulk."""
     beta = x_m.T @ log_volume
     for _ in range(3):
         left = log_volume - x_m @ beta
         spread = max(1.4826 * float(np.median(np.abs(left - np.median(left)))), 1e-6)
         near = np.abs(left - np.median(left)) <= AWAY * spread
         beta = np.linalg.lstsq(x_m[near], log_volume[near], rcond=None)[0]
-    return beta, x_s.T @ np.full(len(log_volume), np.log(spread))
+    return beta, log_volume - x_m @ beta, spread
+
+
+def far_out(
+    age_years: np.ndarray, volume_ml: np.ndarray, further: np.ndarray | None = None
+) -> tuple[int, int]:
+    """How many volumes lie more than `AWAY` spreads of the bulk below and above its median."""
+    x_m, _ = _orthonormal(_median_columns(age_years, further))
+    _, left, spread = _start(np.log(volume_ml), x_m)
+    return int((left < -AWAY * spread).sum()), int((left > AWAY * spread).sum())
 
 
 def _climbed(
@@ -255,8 +179,9 @@ def _climbed(
     at = np.concatenate(start)
 
     def predictors(coefficients: np.ndarray) -> list[np.ndarray]:
-        parts = np.split(coefficients, sizes)
-        return [design @ part for design, part in zip(designs, parts, strict=True)]
+        parts = np.split(coefficients, sizes)  # a shape without age is one number for all
+        both = zip(designs, parts, strict=True)
+        return [part if len(part) == 1 else design @ part for design, part in both]
 
     def likelihood(coefficients: np.ndarray) -> float:
         log_m, *others = predictors(coefficients)
@@ -284,6 +209,8 @@ def _climbed(
         else:  # the likelihood cannot rise in floating point
             return (value, np.split(at, sizes)) if is_peak and gain < 1e-6 else None
         at, value = at + halving * step, better
+        if any(abs(part[0]) > LARGEST_SHAPE for part in np.split(at, sizes)[2:]):
+            return None
     return None
 
 
@@ -334,11 +261,19 @@ def _basis(age_years: np.ndarray, knots: np.ndarray) -> np.ndarray:
     return np.column_stack([np.ones(len(ages)), natural_spline(ages, knots)])
 
 
-def _orthonormal(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the same span that are orthonormal, and the matrix back to the basis."""
-    length = np.linalg.norm(basis, axis=0)
-    q, r = np.linalg.qr(basis / length)
+def _median_columns(age_years: np.ndarray, further: np.ndarray | None) -> np.ndarray:
+    splines = _basis(age_years, knots_at(age_years, MEDIAN_KNOTS))
+    return splines if further is None else np.column_stack([splines, further])
+
+
+def _orthonormal(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the same span that are orthonormal, and the matrix back to the given ones."""
+    why = "too few different ages for a spline, or covariates that tell the same"
+    length = np.linalg.norm(columns, axis=0)
+    if not length.all():
+        raise EstimateError("ANA_COLLINEAR", why)
+    q, r = np.linalg.qr(columns / length)
     singular = np.linalg.svd(r, compute_uv=False)
     if singular[-1] <= RANK_TOLERANCE * singular[0]:
-        raise EstimateError("ANA_COLLINEAR", "too few different ages for a spline")
+        raise EstimateError("ANA_COLLINEAR", why)
     return q, np.linalg.inv(r) / length[:, None]

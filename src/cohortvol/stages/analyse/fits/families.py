@@ -9,6 +9,11 @@ variation. With the Box-Cox score x = ((y / M)**L - 1) / (L S), which no y can b
           to both sides (Rigby and Stasinopoulos 2006).
 ``SHASH`` with u = asinh(r / S), (exp(tau u) - exp(-nu u)) / 2 is normal (Jones 2005): small nu is a
           heavy tail of small volumes, small tau one of large ones.
+
+gamlss has none of these: ``BCCG_low``, ``BCCG_high`` and ``BCCG_both`` are BCCG of most people, and
+far out below, above or at both ends a share of others, such as remnants or enlarged organs. How
+far out they are, |r|, has a gamma distribution of shape 3 and mean 1.5 (a fifth, or four and a half
+times); the centiles between depend on the shares and hardly on that.
 """
 
 from __future__ import annotations
@@ -172,12 +177,94 @@ def _shash_ratio(z: Values, log_spread: Values, log_nu: Values, log_tau: Values)
     return np.asarray(np.exp(log_spread) * np.sinh(u))
 
 
+# --- BCCG of most people, others far out ----------------------------------------------------------
+
+_FAR_RATE = 2.0
+
+
+def _shares(ends: str, odds: tuple[Values, ...]) -> tuple[Values, Values, Values]:
+    """Logarithms of the shares far below, near and far above, from log odds against near."""
+    low = odds[0] if ends != "high" else -np.inf
+    high = odds[-1] if ends != "low" else -np.inf
+    whole = np.logaddexp(np.logaddexp(low, high), 0.0)
+    return low - whole, -whole, high - whole
+
+
+def _far_density(out: np.ndarray) -> np.ndarray:
+    """Logarithm, of how far out a volume lies; none lies on the other side."""
+    with np.errstate(divide="ignore"):
+        log_out = np.log(np.maximum(out, 0.0))
+    return np.asarray(np.log(_FAR_RATE**3 / 2) + 2 * log_out - _FAR_RATE * out)
+
+
+def _far_beyond(out: np.ndarray) -> np.ndarray:
+    """Logarithm of the share of the far that is further out."""
+    scaled = _FAR_RATE * np.maximum(out, 0.0)
+    return np.asarray(np.log1p(scaled + scaled**2 / 2) - scaled)
+
+
+def _far_within(out: np.ndarray) -> np.ndarray:
+    """Logarithm of the share of the far that is less far out."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(special.gammainc(3.0, _FAR_RATE * np.maximum(out, 0.0))))
+
+
+def _with_far(ends: str) -> Family:
+    """BCCG with others at one end or at both."""
+
+    def density(ratio: np.ndarray, log_spread: Values, power: Values, *odds: Values) -> np.ndarray:
+        low, near, high = _shares(ends, odds)
+        far = np.logaddexp(low + _far_density(-ratio), high + _far_density(ratio))
+        return np.asarray(np.logaddexp(far, near + _bccg_density(ratio, log_spread, power)))
+
+    def score(ratio: np.ndarray, log_spread: Values, power: Values, *odds: Values) -> np.ndarray:
+        low, near, high = _shares(ends, odds)
+        z = _bccg_z(ratio, log_spread, power)
+        below = np.logaddexp(low + _far_beyond(-ratio), high + _far_within(ratio))
+        above = np.logaddexp(low + _far_within(-ratio), high + _far_beyond(ratio))
+        below = np.minimum(np.logaddexp(below, near + special.log_ndtr(z)), 0.0)
+        above = np.minimum(np.logaddexp(above, near + special.log_ndtr(-z)), 0.0)
+        smaller = below < above
+        return np.asarray(np.where(smaller, special.ndtri_exp(below), -special.ndtri_exp(above)))
+
+    def ratio_at(z: Values, log_spread: Values, power: Values, *odds: Values) -> np.ndarray:
+        """By Newton's method from the ratio among the near, halving where a step leaves the bounds
+        that are known."""
+        z, log_spread, power = np.broadcast_arrays(np.asarray(z, dtype=float), log_spread, power)
+        low, near, _ = _shares(ends, odds)
+        among = (special.ndtr(z) - np.exp(low)) / np.exp(near)
+        start = _bccg_ratio(special.ndtri(np.clip(among, 1e-6, 1 - 1e-6)), log_spread, power)
+        found = np.where(np.isfinite(start), start, 0.0)
+        least, most = np.full(z.shape, -_MOST_RATIO), np.full(z.shape, _MOST_RATIO)
+        for _ in range(_MOST_STEPS):
+            here = score(found, log_spread, power, *odds)
+            least, most = np.where(here < z, found, least), np.where(here < z, most, found)
+            log_slope = density(found, log_spread, power, *odds) + here**2 / 2 + _HALF_LOG_2_PI
+            with np.errstate(all="ignore"):
+                step = found - (here - z) * np.exp(-log_slope)
+            better = np.where((step > least) & (step < most), step, (least + most) / 2)
+            moved = np.abs(better - found).max(initial=0.0)
+            found = better
+            if moved < _CLOSE_RATIO:
+                break
+        return found
+
+    odds = ("ln odds low", "ln odds high") if ends == "both" else (f"ln odds {ends}",)
+    start = (0.0, *[_FAR_START] * len(odds))
+    return Family(f"BCCG_{ends}", ("L", *odds), start, density, score, ratio_at)
+
+
+_MOST_RATIO, _CLOSE_RATIO = 30.0, 1e-12
+"""|r| that no volume has, and a step of r below which it is found."""
+_FAR_START = np.log(0.02)
+
 FAMILIES = {
     family.name: family
     for family in (
         Family("BCCG", ("L",), (0.0,), _bccg_density, _bccg_z, _bccg_ratio),
         Family("BCT", ("L", "ln tau"), (0.0, np.log(10.0)), _bct_density, _bct_z, _bct_ratio),
         Family("SHASH", ("ln nu", "ln tau"), (0.0, 0.0), _shash_density, _shash_z, _shash_ratio),
+        *(_with_far(ends) for ends in ("low", "high", "both")),
     )
 }
 """By name."""

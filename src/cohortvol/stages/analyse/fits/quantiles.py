@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.centile_choice import People
 from cohortvol.stages.analyse.fits.centile_model import MEDIAN_KNOTS
 from cohortvol.stages.analyse.fits.regression import knots_at, natural_spline
 
@@ -45,22 +46,25 @@ def quantile_regression(design: np.ndarray, response: np.ndarray, share: float) 
 
 
 def quantile_curves(
-    age_years: np.ndarray, volume_ml: np.ndarray, at_years: np.ndarray, centiles: Iterable[int]
+    people: People, at_years: np.ndarray, centiles: Iterable[int]
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Each centile by a regression of its own, of ln(volume) on the spline of its median.
+    """Each centile by a regression of its own, of ln(volume) on the columns of its median.
 
     Returns
     -------
     tuple of dict
-        Volumes in mL by centile at `at_years`, and at `age_years`.
+        Volumes in mL by centile at `at_years`, further covariates 0; and of the people.
     """
-    knots = knots_at(age_years, MEDIAN_KNOTS)
+    knots = knots_at(people.age_years, MEDIAN_KNOTS)
 
     def basis(years: np.ndarray) -> np.ndarray:
         return np.column_stack([np.ones(len(years)), natural_spline(years, knots)])
 
-    design, curve = basis(age_years), basis(at_years)
-    log_volume = np.log(volume_ml)
+    design, curve = basis(people.age_years), basis(at_years)
+    if people.further is not None:
+        design = np.column_stack([design, people.further])
+        curve = np.pad(curve, [(0, 0), (0, people.further.shape[1])])
+    log_volume = np.log(people.volume_ml)
     on_curve, on_scans = {}, {}
     for c in centiles:
         coefficients = quantile_regression(design, log_volume, c / 100)

@@ -201,6 +201,7 @@ def _of_page(
     if name == "centiles":
         context["worst"] = _worst(subject.analysis)
         context["families"] = _families(data)
+        context["drawn_at"] = list(dict.fromkeys(data["drawn_at"].dropna()))
     if name == "worms":
         context["n_drawn"] = style.count(len(data))
         context["n_outside"] = style.count(int((data["deviation"].abs() > data["limit"]).sum()))
@@ -222,7 +223,14 @@ def _range_of_n(data: pd.DataFrame, column: str = "") -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-FAMILIES = {"BCCG": "Box-Cox Cole-Green (LMS)", "BCT": "Box-Cox t", "SHASH": "SHASH of ln(volume)"}
+FAMILIES = {
+    "BCCG": "Box-Cox Cole-Green (LMS)",
+    "BCT": "Box-Cox t",
+    "SHASH": "SHASH of ln(volume)",
+    "BCCG_low": "LMS with a share of far smaller volumes",
+    "BCCG_high": "LMS with a share of far larger volumes",
+    "BCCG_both": "LMS with shares of far smaller and larger volumes",
+}
 
 
 def _families(data: pd.DataFrame) -> str:

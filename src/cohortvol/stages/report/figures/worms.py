@@ -1,4 +1,4 @@
-"""Worm plots: detrended normal Q-Q of the scores in the centiles, by quarter of age."""
+"""Worm plots: detrended normal Q-Q of scores in the centiles, all ages and by quarter of age."""
 
 from __future__ import annotations
 

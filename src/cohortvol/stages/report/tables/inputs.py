@@ -68,7 +68,7 @@ BESIDE_COLUMNS = {
     ],
     "centiles": [
         *["structure", "sex", "age_years", *[f"p{c}_ml" for c in (5, 25, 50, 75, 95)]],
-        *["family", "sparse", "n_used", "note"],
+        *["family", "sparse", "drawn_at", "n_used", "note"],
     ],
     "calibration": ["structure", "sex", "method", "centile", "difference_points"],
     "worms": [

@@ -247,7 +247,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "n": count, **_QUANTILES,
     },
     "centiles": {
-        **_keys("structure", "sex", "sparse", "family"), "age_years": constant,
+        **_keys("structure", "sex", "sparse", "family", "drawn_at"), "age_years": constant,
         **{f"{name}_ml": centile for name in _CENTILE}, **_USED, "note": note,
     },
     "within_between": {
