@@ -78,6 +78,7 @@ INTRODUCTIONS = {
     "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
     "analyse/missingness": "Who has no usable volume of a structure.",
     "analyse/literature": "The slopes beside published values, one row each.",
+    "analyse/published_centiles": "Published centiles beside the people here of the same ages.",
     "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
     "analyse/asymmetry": "Left against right of paired structures.",
     "analyse/time_of_day": "How volumes go with the time of day, where M2 adjusts for it; empty "

@@ -19,6 +19,7 @@ from cohortvol.stages.analyse.answers.centiles import centiles
 from cohortvol.stages.analyse.answers.correlation import correlations
 from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.stages.analyse.answers.literature import literature
+from cohortvol.stages.analyse.answers.published_centiles import published_centiles
 from cohortvol.stages.analyse.answers.repeats import within_between
 from cohortvol.stages.analyse.answers.slopes import trends
 from cohortvol.stages.analyse.answers.time_of_day import time_of_day
@@ -162,6 +163,7 @@ def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[st
         "sensitivity": sensitivity(cohort, settings),
         "missingness": missingness(cohort, settings),
         "literature": literature(cohort, settings),
+        "published_centiles": published_centiles(cohort, settings),
         "tipping": tipping(cohort, slopes),
         "asymmetry": asymmetry(cohort, settings),
         "time_of_day": time_of_day(cohort, settings),

@@ -33,7 +33,7 @@ TITLE = "Organ volumes and age"
 FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
 BESIDE = (
     *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
-    *("literature", "tipping", "time_of_day", "two_models"),
+    *("literature", "published_centiles", "tipping", "time_of_day", "two_models"),
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
@@ -275,6 +275,7 @@ def _tables(analysis: Analysis) -> dict[str, pages.Table]:
         "age_bands": listing.age_bands_table(analysis),
         "slopes_at_age": listing.bends_table(analysis),
         "literature": listing.published_table(analysis),
+        "published_centiles": listing.published_centiles_table(analysis),
         "tipping": listing.tipping_table(analysis),
         "time_of_day": listing.time_of_day_table(analysis),
         "two_models": listing.two_models_table(analysis),

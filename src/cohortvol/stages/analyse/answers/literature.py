@@ -48,6 +48,17 @@ NUMBERS = (
     "slope_pct_per_decade",
     "n",
 )
+CENTILES = {
+    2.5: "p2_5_ml",
+    5.0: "p5_ml",
+    25.0: "p25_ml",
+    50.0: "p50_ml",
+    75.0: "p75_ml",
+    95.0: "p95_ml",
+    97.5: "p97_5_ml",
+}
+"""Centiles as published, which `published_centiles` compares; at the ages of `BAND`."""
+BAND = ("band_low_years", "band_high_years")
 NEEDED = ("structure", "sex", "modality", "evidence", "source")
 SEX_HERE = {"both": "all", "F": "F", "M": "M"}
 
@@ -76,7 +87,8 @@ def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None)
     if missing:
         raise TableError(
             f"{name}: column missing: {', '.join(missing)}\n"
-            f"  needed   {', '.join(NEEDED)}\n  may be there   {', '.join([*NUMBERS, 'direction'])}"
+            f"  needed   {', '.join(NEEDED)}\n"
+            f"  may be there   {', '.join([*NUMBERS, *BAND, *CENTILES.values(), 'direction'])}"
         )
     out = pd.DataFrame(index=frame.index)
     for column, allowed in TEXTS.items():
@@ -90,7 +102,7 @@ def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None)
                 f"  Allowed is {', '.join(allowed) if allowed else 'any text, and not nothing'}."
             )
         out[column] = texts.astype(object).where(texts != "", None)
-    for column in NUMBERS:
+    for column in (*NUMBERS, *BAND, *CENTILES.values()):
         texts = frame[column].str.strip() if column in frame else pd.Series("", frame.index)
         numbers = pd.to_numeric(texts, errors="coerce")
         wrong = texts[(numbers.isna() | np.isinf(numbers)) & (texts != "")]
@@ -98,6 +110,14 @@ def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None)
             line = f"line {line_of[wrong.index[0]]}"
             raise TableError(f"{name}: column {column}, {line}: {wrong.iloc[0]!r} is no number")
         out[column] = numbers
+    for place, row in out[list(CENTILES.values())].iterrows():
+        given = row.dropna().to_numpy(dtype=float)
+        if (given <= 0).any() or (np.diff(given) <= 0).any():
+            raise TableError(
+                f"{name}: line {line_of[int(str(place))]}: its centiles are "
+                f"{', '.join(f'{value:g}' for value in given)} mL\n"
+                "  They must be above 0, and a higher centile a larger volume."
+            )
     return out
 
 

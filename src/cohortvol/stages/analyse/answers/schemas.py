@@ -243,6 +243,26 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         ),
         "note": Column(text, "why there is no slope, or how to read it; null if nothing"),
     },
+    "analyse/published_centiles": {
+        "structure": STRUCTURE,
+        "sex": SEX,
+        "centile": Column(real, "centile as published, %"),
+        "published_ml": Column(real, "its volume as published, mL"),
+        "age_from_years": Column(real, "least age of the people here, years; null: any"),
+        "age_below_years": Column(real, "age that they have not reached, years; null: any"),
+        "here_ml": Column(real, "the same centile of the people here, mL"),
+        "ratio": Column(real, "here_ml over published_ml"),
+        "below_pct": Column(real, "people here below published_ml, %"),
+        "below_pct_ci_low": Column(real, "lower 95 % limit (Wilson), of the people here alone, %"),
+        "below_pct_ci_high": Column(real, "upper 95 % limit (Wilson), of the people here alone, %"),
+        "n_used": Column(whole, "subjects of these ages, each with one scan"),
+        "modality": Column(text, "how the reference was measured"),
+        "evidence": Column(
+            text, "VERIFIED: its text was seen; DERIVED: computed from such; UNVERIFIED: recalled"
+        ),
+        "source": Column(text, "where the reference was published"),
+        "note": Column(text, "why there is no comparison; null if nothing"),
+    },
     "analyse/asymmetry": {
         "pair": Column(text, "structure without _left or _right"),
         "sex": SEX,

@@ -139,6 +139,38 @@ def published_table(analysis: Analysis) -> Table:
     return Table("Published values", header, rows, note, "literature")
 
 
+def published_centiles_table(analysis: Analysis) -> Table:
+    """Published centiles beside the share of the people here who lie below."""
+    rows = []
+    table = analysis.table("published_centiles")
+    for row in table[table["below_pct"].notna()].to_dict("records"):
+        low, below = row["age_from_years"], row["age_below_years"]
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                style.SEX_WORD.get(row["sex"], row["sex"]),
+                "all" if pd.isna(low) and pd.isna(below) else f"{low:g} to {below:g}",
+                f"{row['centile']:g}",
+                style.significant(row["published_ml"]),
+                style.significant(row["here_ml"]),
+                style.interval_of(row, "below_pct"),
+                style.count(row["n_used"]),
+                row["modality"],
+                row["evidence"],
+                row["source"],
+            ]
+        )
+    header = ["Structure", "Sex", "Ages, years", "Centile", "Published, mL", "Here, mL"]
+    header += ["Here below, % (95\u00a0%\u00a0CI)", "n", "Modality", "Evidence", "Source"]
+    note = (
+        "Of people of the ages of the reference, one scan each, how many lie below a published "
+        "centile: where the two cohorts and ways of measuring agree, as many as its name says. The "
+        "interval is of the people here alone; that of the reference is not printed. Ages are as "
+        "printed, or ten years to either side of the age printed."
+    )
+    return Table("Published centiles", header, rows, note, "published_centiles")
+
+
 def tipping_table(analysis: Analysis) -> Table:
     """The drift of the measurement with age that would cancel each slope."""
     rows = []

@@ -90,6 +90,11 @@ BESIDE_COLUMNS = {
         *["ratio", "ratio_ci_low", "ratio_ci_high", "difference_ml_per_decade"],
         *["modality", "evidence", "source", "plotted", "verdict", "note"],
     ],
+    "published_centiles": [
+        *["structure", "sex", "centile", "published_ml", "age_from_years", "age_below_years"],
+        *["here_ml", "ratio", *_ends("below_pct"), "n_used", "modality", "evidence", "source"],
+        "note",
+    ],
     "tipping": [
         *["structure", "sex", "model", "slope_pct_per_decade", "bias_pct_per_decade"],
         *["bias_ci_pct_per_decade", "bias_over_ages_pct", "dice", "ratio_low", "ratio_high"],

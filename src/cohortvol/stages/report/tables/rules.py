@@ -276,6 +276,11 @@ RULES: dict[str, dict[str, Rule]] = {
                          "slope_ml_per_decade", "slope_pct_per_decade", "n")
         },
     },
+    "published_centiles": {
+        **_keys("structure", "sex", "modality", "evidence", "source"),
+        **dict.fromkeys(("centile", "published_ml", "age_from_years", "age_below_years"), constant),
+        **_ends("below_pct"), "here_ml": hidden, "ratio": hidden, **_USED, "note": note,
+    },
     "tipping": {
         **_keys("structure", "sex", "model", "within_dice"), SLOPE: estimate,
         "bias_pct_per_decade": like(SLOPE), "bias_ci_pct_per_decade": like(SLOPE),
