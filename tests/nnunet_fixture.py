@@ -91,7 +91,7 @@ def network(
         settings.network_arch_class_name.replace(".residual_unet.", ".unet."),  # since it moved
         settings.network_arch_init_kwargs,
         settings.network_arch_init_kwargs_req_import,
-        1,
+        len(settings.normalization_schemes),
         n_labels,
         allow_init=True,
         deep_supervision=True,

@@ -22,16 +22,26 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 AFFINE = np.diag([4.0, 4.5, 5.0, 1.0])  # mm, RAS
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
+CONTRASTS = ((20, 110, 190), (35, 170, 60), (15, 60, 150), (40, 45, 90))
+"""Grey values of background, liver and spleen in each channel."""
+CHANNELS = {
+    "two channels": ("water", "fat"),
+    "four channels": ("in_phase", "opposed_phase", "noNorm", "rescale_to_0_1"),
+}
+"""As nnU-Net's normalisation goes by their names, the last two are not made alike."""
 
 
-def boxes(seed: int, shape: tuple[int, int, int] = (24, 22, 20)) -> tuple[np.ndarray, np.ndarray]:
+def boxes(
+    seed: int, shape: tuple[int, int, int] = (24, 22, 20), channel: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Image and labels, RAS: a large box on the right, a small one on the left."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.uint8)
     i, j, k = rng.integers(0, 3, 3)
     labels[shape[0] // 2 + i : shape[0] - 3 + i, 4 + j : 15 + j, 3 + k : 14 + k] = 1
     labels[3 + i : 8 + i, 5 + j : 12 + j, 7 + k : 14 + k] = 2
-    image = np.array([20.0, 110.0, 190.0])[labels] + rng.normal(0, 12, shape)
+    noise = np.random.default_rng([seed, channel]) if channel else rng
+    image = np.array(CONTRASTS[channel], float)[labels] + noise.normal(0, 12, shape)
     return image.astype(np.int16), labels
 
 
@@ -41,10 +51,17 @@ def stored(data: np.ndarray, affine: np.ndarray, axes: str) -> nib.Nifti1Image:
     return nib.Nifti1Image(apply_orientation(data, turn), affine @ inv_ornt_aff(turn, data.shape))
 
 
-def storages(axes: tuple[str, ...], seed: int = 0) -> dict[str, nib.Nifti1Image]:
-    """A scan on each of these axes, one turned by 20 degrees, and one smaller than a patch."""
-    image, _ = boxes(seed + 9, (28, 24, 22))
-    small, _ = boxes(seed + 10)
+def storages(axes: tuple[str, ...], channel: int | None = None) -> dict[str, nib.Nifti1Image]:
+    """A scan on each of these axes, one turned by 20 degrees, and one smaller than a patch.
+
+    Of several channels each is empty at another end, so that no one alone tells where all are.
+    """
+    image, _ = boxes(9, (28, 24, 22), channel or 0)
+    small, _ = boxes(10, channel=channel or 0)
+    if channel is not None:
+        for one in (image, small):
+            end = slice(7) if channel % 2 else slice(-7, None)
+            one[end] = 0
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.35), -np.sin(0.35)], [np.sin(0.35), np.cos(0.35)]]
     return {one: stored(image, AFFINE, one) for one in axes} | {
@@ -85,6 +102,8 @@ _DATASETS = (
     ("NibabelIO", "labels"),
     ("NibabelIOWithReorient", "labels"),
     ("SimpleITKIO", "regions"),
+    ("SimpleITKIO", "two channels"),
+    ("SimpleITKIO", "four channels"),
 )
 REGIONS = {"background": 0, "organs": [1, 2], "spleen": [2]}
 
@@ -92,19 +111,25 @@ REGIONS = {"background": 0, "organs": [1, 2], "spleen": [2]}
 def raw_dataset(folder: Path, reader: str, of: str) -> None:
     """Five cases stored LPS; those of NibabelIO stored RAS, with a part of each to be ignored."""
     ignore = reader == "NibabelIO"
+    channels = CHANNELS.get(of, ("MR",))
     for seed in range(5):
-        image, labels = boxes(seed)
+        _, labels = boxes(seed)
         if ignore:
             labels[:3] = 3
         for kind, data, name in (
-            ("imagesTr", image, f"case_{seed}_0000"), ("labelsTr", labels, f"case_{seed}"),
-        ):  # fmt: skip
+            *(
+                ("imagesTr", boxes(seed, channel=n)[0], f"case_{seed}_{n:04}")
+                for n in range(len(channels))
+            ),
+            ("labelsTr", labels, f"case_{seed}"),
+        ):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             nib.save(
                 stored(data, AFFINE, "RAS" if ignore else "LPS"), folder / kind / f"{name}.nii.gz"
             )
     description = {
-        "channel_names": {"0": "MR"}, "labels": LABELS | ({"ignore": 3} if ignore else {}),
+        "channel_names": {str(n): name for n, name in enumerate(channels)},
+        "labels": LABELS | ({"ignore": 3} if ignore else {}),
         "numTraining": 5, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader,
     }  # fmt: skip
     if of == "regions":
@@ -115,7 +140,7 @@ def raw_dataset(folder: Path, reader: str, of: str) -> None:
 def train_and_predict(folder: Path, trainings: list[Training], scans: Path, few: Path) -> None:
     """Results of `trainings`, and of each labels of scans: in ``predicted`` those of a few, as the
     program makes them by default, with mirrored passes; in ``unmirrored`` those of all, with
-    ``--disable_tta``."""
+    ``--disable_tta``. Scans of a `kind` lie in folders of that name, if there are some."""
     for dataset, reader, kind in {(one.dataset, one.reader, one.kind) for one in trainings}:
         raw_dataset(folder / "raw" / dataset, reader, kind)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
@@ -167,8 +192,10 @@ def _main() -> None:
     for training in trainings:
         results = training.results(folder)
         for kind, of, words in (("predicted", few, []), ("unmirrored", scans, ["--disable_tta"])):
+            own = of / training.kind
             sys.argv = [
-                "nnUNetv2_predict", "-i", str(of), "-o", str(results / kind),
+                "nnUNetv2_predict", "-i", str(own if own.is_dir() else of),
+                "-o", str(results / kind),
                 "-d", str(training.number), "-c", training.configuration,
                 "-p", results.name.split("__")[1], "-f", training.fold,
                 "-device", "cpu", "-npp", "0", "-nps", "0", *words,

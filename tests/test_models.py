@@ -239,10 +239,15 @@ REGIONS = {"background": 0, "liver": [1, 2], "tumour": 2}
         ({"labels": REGIONS | {"all": [0, 1]}, "regions_class_order": [1, 2, 1]}, "background in"),
         ({"labels": {"background": 0, "liver": []}}, "no label for 'liver'"),
         ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "must be 1, 2"),
-        ({"channel_names": {"0": "in", "1": "out"}}, "2 input channels"),
+        (
+            {"channel_names": {"0": "in", "1": "out"}},
+            "2 channels, plans.json normalization_schemes",
+        ),
+        ({"channel_names": {"1": "in", "2": "out"}}, "they must be 0, 1"),
+        ({"channel_names": {"0": "T 1", "1": "T_1"}}, "does not tell its channels apart"),
     ],
 )
-def test_datasets_that_do_not_make_a_label_map_of_one_image_are_refused(change, message):
+def test_datasets_that_do_not_make_a_label_map_are_refused(change, message):
     with pytest.raises(ModelError, match=message):
         build(nnunet_fixture.PLANS, "3d_fullres", {**nnunet_fixture.DATASET, **change})
 

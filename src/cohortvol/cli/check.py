@@ -105,7 +105,7 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     refuse_if_all(unknown)
     if unknown is not None:
         typer.echo(unknown.text(), err=True)
-    scans = rows.loc[rows["state"].isna(), ["scan_id", "image"]]
+    scans = rows.loc[rows["state"].isna(), ["scan_id", "image", "more_images"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
     with _silent("cohortvol.stages.ingest"), _progress(len(scans)) as read:

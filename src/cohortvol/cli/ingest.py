@@ -81,6 +81,13 @@ def ingest(
             "the model in the workflow, is check here."
         ),
     ] = "auto",
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Channel of the model; repeat for each, in the order of the columns image, "
+            "image_2, ... The workflow asks the model; without it image alone is the scan."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
     record: AsNoted = None,
 ) -> None:
@@ -114,6 +121,7 @@ def ingest(
         derived=derived,
         volume=volume,
         orientation=orientation,
+        channels=tuple(channels or ()),
     )
     with recorded(out) as job, noted(record):
         job.ready()

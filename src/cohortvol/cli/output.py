@@ -70,6 +70,10 @@ def echo_model(card: Any) -> None:
             "It was trained for mirroring: profile nnunet averages the mirror images of every "
             "patch, as nnUNetv2_predict does; nnunet-nomirror takes an eighth of the time."
         )
+    if card.channels:
+        columns = ["image", *(f"image_{n}" for n in range(2, len(card.channels) + 1))]
+        named = (f"{column} is {name}" for column, name in zip(columns, card.channels, strict=True))
+        _echo_wrapped(f"It sees several images of a scan; in the manifest {', '.join(named)}.")
     if card.orientation != AS_STORED:
         return
     told = "It takes scans as they are stored, as it was trained. "

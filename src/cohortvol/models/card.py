@@ -63,7 +63,8 @@ class Card:
     order of `orientation`) is where profiles with a `zoom_order` bring a scan. `stored_axes` are
     those of the training images, where `orientation` is `AS_STORED` and they are known.
     `volume_interval` is a `cohortvol.models.intervals.Calibration`, or empty. `training` says of a
-    model that `cohortvol train` made what it was trained on; it is empty of others.
+    model that `cohortvol train` made what it was trained on; it is empty of others. `channels` are
+    the images of a scan, in their order, where the networks see several; empty where they see one.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Card:
     volume_interval: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     stored_axes: str | None = None
+    channels: tuple[str, ...] = ()
 
     def calibration(self, profile: str) -> Calibration | None:
         """What volume intervals are worth in a profile; None where nobody has measured it."""
@@ -181,6 +183,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         volume_interval=_calibrated(raw.get("volume_interval") or {}),
         training=raw.get("training", {}),
         stored_axes=raw.get("stored_axes"),
+        channels=tuple(raw.get("channels", ())),
     )
 
 
@@ -202,6 +205,10 @@ def _check(card: Card, path: Path) -> None:
         wrong.append(f"orientation {card.orientation!r}; this version knows {', '.join(AXES)}")
     if card.stored_axes is not None and card.orientation != AS_STORED:
         wrong.append(f"stored_axes {card.stored_axes}, though scans are turned")
+    if len(card.channels) == 1 or len(set(card.channels)) < len(card.channels):
+        wrong.append(f"channels {', '.join(card.channels)}; several, or none for one")
+    if card.channels and card.spacing_mm is not None:
+        wrong.append("spacing_mm, to which scans of several channels are not brought")
     if card.spacing_mm is not None and not all(0 < edge < 100 for edge in card.spacing_mm):
         wrong.append(f"spacing_mm {list(card.spacing_mm)}")
     if not card.parts:

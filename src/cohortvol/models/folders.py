@@ -11,6 +11,7 @@ from cohortvol.errors import ModelError, did_you_mean
 from cohortvol.models import catalogue
 from cohortvol.models.allowed import check_names
 from cohortvol.models.card import CARD, Card, lines, plans_files, weights_file
+from cohortvol.models.channels import channels_of
 from cohortvol.models.files import (
     check_dataset,
     check_header,
@@ -123,6 +124,8 @@ def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
         if part.mirror_axes and max(part.mirror_axes) >= len(configuration["patch_size"]):
             raise ModelError("the card mirrors along an axis that the network does not have")
         check_labels(part.labels, local_labels(dataset))
+        if card.channels != channels_of(dataset):
+            raise ModelError("the card has other channels than dataset.json")
         if part.regions != tuple(regions_of(dataset).values()):
             raise ModelError("the card has other regions than dataset.json (MOD_LABELMAP)")
     except ModelError as error:

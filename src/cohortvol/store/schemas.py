@@ -18,6 +18,9 @@ class Column:
     meaning: str
 
 
+RARE = ("more_images", "more_facts", "channels")
+"""Columns that a file has only where a row has a value: tables of scans with several channels."""
+
 COVARIATES = {
     "subject_id": Column(text, "person, or its key; repeated scans of one person share it"),
     "session_id": Column(text, "visit, as the manifest gives it, or its key"),
@@ -60,6 +63,11 @@ _PROVENANCE = {
     "segmentation_key": Column(text, "hash of weights, profile and algorithm version"),
     "cohortvol_version": Column(text, "version of cohortvol that segmented the scan"),
 }
+_MORE_IMAGES = Column(
+    text,
+    "absolute paths of the further channels, image_2 and so on: JSON, empty text where a row has "
+    "none; the column is there where a scan has some",
+)
 MANIFEST = {
     "manifest_line": Column(
         whole, "line of the manifest, the header being line 1; of a BIDS dataset, number of the row"
@@ -76,6 +84,7 @@ MANIFEST = {
     "further": Column(
         text, "columns of the manifest that `covariates` of the config names: JSON, text by name"
     ),
+    "more_images": _MORE_IMAGES,
 }
 SHARDS = {
     "scan_id": Column(text, "row key"),
@@ -90,6 +99,8 @@ SHARD = {
     ),
     "mtime_ns": Column(whole, "modification time of the image, ns; the newest in a folder"),
     "sequence": COVARIATES["sequence"],
+    "more_images": _MORE_IMAGES,
+    "more_facts": Column(text, "size, bytes, and time, ns, of each of more_images: JSON"),
 }
 BODY_ORIENTATION = Column(
     text,
@@ -127,6 +138,11 @@ INGEST = {
     "header_scanner": Column(text, "manufacturer and model in the DICOM header"),
     "header_field_strength_t": Column(real, "field strength in the DICOM header, tesla"),
     "header_sequence": Column(text, "coded scanning sequence in the DICOM header"),
+    "channels": Column(
+        text,
+        "channels that the image holds along its fourth axis, by the model's names, joined by ;; "
+        "the column is there where a scan has several",
+    ),
 }
 SERIES = {
     "scan_id": Column(text, "row key"),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from cohortvol.errors import TableError
 from cohortvol.store.files import commit
 from cohortvol.store.machine import raise_if_lacking
-from cohortvol.store.schemas import Column
+from cohortvol.store.schemas import RARE, Column
 from cohortvol.store.storage import of_ours
 
 ROW_GROUP = 122_880
@@ -98,6 +98,9 @@ With it pyarrow 23 to 26 write the same bytes, but for their own name in the foo
 
 
 def _encode(table: pa.Table, stream: Any) -> None:
+    rare = [name for name in RARE if name in table.column_names]
+    if empty := [name for name in rare if table[name].null_count == len(table)]:
+        table = table.drop_columns(empty)
     pq.write_table(table.combine_chunks(), stream, **LAYOUT)  # chunk borders show in the bytes
 
 
@@ -106,7 +109,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a Parquet table, checking page checksums and schema.
 
-    Columns of `columns` that the file lacks are an error; extra ones are dropped.
+    Columns of `columns` that the file lacks are an error, but for those of `RARE`, which are null
+    then; extra ones are dropped.
 
     Parameters
     ----------
@@ -145,6 +149,8 @@ def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = Fa
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: bytes that are no text
         raise_if_lacking(path, error)
         raise TableError(f"{path}: damaged table ({error}); delete it and run again") from error
+    for name in set(RARE) & set(columns) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), columns[name].type))
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise TableError(f"{path}: columns missing: {', '.join(missing)}")

@@ -293,8 +293,12 @@ def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def ingest_settings(config: Mapping[str, Any], card: Card) -> dict[str, Any]:
-    """What ingest is told of its section, ``orientation: auto`` decided by the model."""
+    """What ingest is told: its section, ``orientation: auto`` decided by the model; and channels of
+    the model, where it has several.
+    """
     section = _without(config["ingest"], "watch")
     if section["orientation"] == "auto":
         section["orientation"] = "check" if shows_abdomen(card) else "off"
+    if card.channels:
+        section["channels"] = list(card.channels)
     return section

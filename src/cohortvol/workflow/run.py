@@ -239,14 +239,14 @@ class Run:
         So are ids of the list of withdrawals that were never known here, and decoders that are
         missing where something in the manifest may be DICOM.
         """
-        from cohortvol.stages.manifest import check, from_config
+        from cohortvol.stages.manifest import all_images, check, from_config
 
         manifest = Path(self.config["manifest"])
         given = from_config(self.config)
         rows = check(manifest, self.results, **given, tell=self._unknown.append)
         self._tell_unknown()
-        images = rows["image"].dropna()
-        if not images.str.lower().str.endswith((".nii", ".nii.gz")).all():
+        images = all_images(rows)
+        if not all(image.lower().endswith((".nii", ".nii.gz")) for image in images):
             from cohortvol.stages.ingest import check_decoders
 
             check_decoders()

@@ -21,6 +21,7 @@ from torch import nn
 from cohortvol.errors import ModelError
 from cohortvol.models.allowed import ARCHITECTURES, RESAMPLING, check_names
 from cohortvol.models.card import Card, weights_file
+from cohortvol.models.channels import channels_of
 from cohortvol.models.files import check_dataset, check_plans, inside, shown
 from cohortvol.models.folders import read_plans
 from cohortvol.models.part import Part
@@ -72,7 +73,7 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
     ------
     ModelError
         If the plans are out of bounds, name a class outside the allow-list, or ask for what is
-        not supported: a cascade, or more than one input channel.
+        not supported: a cascade.
     """
     check_plans(plans)
     check_dataset(dataset)
@@ -118,9 +119,13 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
 def _check_supported(settings: ConfigurationManager, dataset: Mapping[str, Any]) -> None:
     if settings.previous_stage_name is not None:
         raise ModelError("plans.json describes a cascade; import its full-resolution model alone")
-    channels = dataset.get("channel_names", dataset.get("modality", {}))
-    if len(channels) != 1:
-        raise ModelError(f"dataset.json has {len(channels)} input channels; a scan has one")
+    n_channels = max(1, len(channels_of(dataset)))
+    for name in ("normalization_schemes", "use_mask_for_norm"):
+        if len(getattr(settings, name)) != n_channels:
+            raise ModelError(
+                f"dataset.json has {n_channels} channels, plans.json {name} for "
+                f"{len(getattr(settings, name))}"
+            )
 
 
 def _check_sizes(settings: ConfigurationManager) -> None:
@@ -157,8 +162,10 @@ def _check_steps(manager: PlansManager, settings: ConfigurationManager) -> None:
     """Refuse settings that what is done before and after the network does not have."""
     for step in RESAMPLING:
         inspect.signature(getattr(settings, step))  # ValueError where it has no such argument
-    if settings.normalization_schemes[0] == "CTNormalization":
-        known = manager.foreground_intensity_properties_per_channel["0"]
+    for channel, scheme in enumerate(settings.normalization_schemes):
+        if scheme != "CTNormalization":
+            continue
+        known = manager.foreground_intensity_properties_per_channel[str(channel)]
         missing = [name for name in INTENSITIES if name not in known]
         if missing:
             raise ModelError(f"plans.json lacks {', '.join(missing)} of the grey values")
@@ -321,11 +328,12 @@ def load_part(card: Card, part: Part) -> LoadedPart:
 
 
 def canary_patch(network: Network) -> torch.Tensor:
-    """A small fixed patch for a network, (1, 1, [z,] y, x): the same bits on every machine."""
+    """A small fixed patch for a network, (1, channels, [z,] y, x): equal bits on every machine."""
     settings = network.configuration_manager
-    shape = np.minimum(settings.patch_size, 2 * total_strides(settings))
+    n_channels = len(settings.normalization_schemes)
+    shape = [n_channels, *np.minimum(settings.patch_size, 2 * total_strides(settings))]
     waves = np.sin(0.001 * np.arange(np.prod(shape), dtype=np.float64) ** 1.5)
-    return torch.from_numpy(waves.astype(np.float32).reshape(1, 1, *map(int, shape)))
+    return torch.from_numpy(waves.astype(np.float32).reshape(1, *map(int, shape)))
 
 
 def canary_of(logits: torch.Tensor) -> list[list[float]]:

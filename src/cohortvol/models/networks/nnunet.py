@@ -23,9 +23,11 @@ from cohortvol.models.card import (
     Card,
     card_json,
     load_card,
+    plans_files,
     weights_file,
 )
 from cohortvol.models.catalogue import KnownModel, KnownWeights
+from cohortvol.models.channels import channels_of
 from cohortvol.models.files import (
     check_dataset,
     check_id,
@@ -192,6 +194,9 @@ def import_nnunet(
         if profiles is None:
             unmirrored = [UNMIRRORED] if any(part.mirror_axes for part in parts) else []
             profiles = ["nnunet", *unmirrored, FAST]
+        channels = {channels_of(read_object(temporary / plans_files(part)[1])) for part in parts}
+        if len(channels) > 1:
+            raise ModelError(f"the networks see other channels: {sorted(channels)}")
         structures = dict.fromkeys(name for part in parts for name in part.labels.values())
         card = Card(
             folder=temporary,
@@ -211,6 +216,7 @@ def import_nnunet(
             volume_interval=dict(volume_interval or {}),
             training=dict(training or {}),
             stored_axes=stored_axes,
+            channels=channels.pop(),
         )
         commit_json(temporary / CARD, card_json(card))
         load_card(temporary)

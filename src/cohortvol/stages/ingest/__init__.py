@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,15 @@ from cohortvol import reasons
 from cohortvol.anatomy.geometry import spacing_mm
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
+from cohortvol.models.channels import dixon_part
 from cohortvol.models.orientation import in_words, look
+from cohortvol.stages.ingest.channels import (
+    Grey,
+    check_declared,
+    digest_of_channels,
+    missing,
+    together,
+)
 from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
 from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
@@ -73,15 +83,17 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     """
     limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
-    if any(is_dicom(Path(image)) for image in scans["image"]):
+    images_of = map(_images_of, scans["image"], scans["more_images"])
+    if any(is_dicom(image) for image in chain.from_iterable(images_of) if image):
         check_decoders()
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
-    def row(scan_id: str, image: str, sequence: object) -> dict[str, Any]:
+    def row(scan_id: str, image: str, more: object, sequence: object) -> dict[str, Any]:
         start = time.perf_counter()
         found: list[dict[str, Any]] = []
-        of_scan = _row(scan_id, Path(image), images / f"{scan_id}.nii.gz", limits, found)
+        sources = _images_of(image, more)
+        of_scan = _row(scan_id, sources, images / f"{scan_id}.nii.gz", limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
         named = dixon_named(sequence) if isinstance(sequence, str) else None
         dixon = of_scan.get("dixon") or named
@@ -90,7 +102,8 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(row, scans["scan_id"], scans["image"], scans["sequence"]))
+        columns = (scans[name] for name in ("scan_id", "image", "more_images", "sequence"))
+        rows = list(pool.map(row, *columns))
     if stacks:
         stacks.sort(key=lambda stack: stack["scan_id"])
         make_folder(series.parent)
@@ -163,7 +176,7 @@ def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
 
 def _check_into(
     found: dict[str, Any], path: Path, rules: Rules, converted: Path | None = None
-) -> None:
+) -> Grey:
     """Put what is learned of a scan into `found`, which keeps it when a later check fails.
 
     One volume chosen from several is written to `converted`, if given, and is the scan from then.
@@ -189,12 +202,13 @@ def _check_into(
         raise ScanError("VOX_NONFINITE", detail)
     digest = digest_of_values(voxels, header.slope, header.intercept, ends)
     found.update(voxels_sha256=digest)
+    grey = Grey(voxels, header.slope, header.intercept, affine)
     codes = ["W_EXTRA_BYTES"] if source.has_extra else []
     if len(volumes) > 1:
         codes.append("W_VOLUME_SELECTED")
         found.update(volume=rules.volume)
         if converted is not None:
-            found.update(_write_volume(converted, voxels, header, affine))
+            found.update(_written(converted, nifti_gz(grey.values(), affine)))
     codes += [*header.warnings, *grid_warnings, *voxel_warnings]
     if step_is_thickness(path, spacing_mm(affine)):
         codes.append("QC_SCALE")
@@ -211,34 +225,118 @@ def _check_into(
         intensity_max=ends[1],
         warnings=";".join(codes) or None,
     )
+    return grey
 
 
-def _write_volume(
-    out: Path, voxels: np.ndarray, header: Header, affine: np.ndarray
-) -> dict[str, Any]:
-    """One volume (K, J, I) as an image of its own; what the ingest table says of its file."""
-    grey = voxels.T
-    if header.dtype.itemsize > 2 or (header.slope, header.intercept) != (1.0, 0.0):
-        grey = (grey.astype(float) * header.slope + header.intercept).astype(np.float32)
-    content = nifti_gz(grey.astype(grey.dtype.newbyteorder("=")), affine)
+def _written(out: Path, content: bytes) -> dict[str, Any]:
+    """Write an image; what the ingest table says of its file."""
     sha256 = commit_bytes(out, content)
     return {"image": str(out.absolute()), "n_bytes": len(content), "image_sha256": sha256}
 
 
+def _images_of(image: str, more: object) -> list[Path | None]:
+    """Images of a scan in the order of its channels; None where one is missing."""
+    further = json.loads(more) if isinstance(more, str) else []
+    return [Path(image), *(Path(path) if path else None for path in further)]
+
+
+def _one(
+    found: dict[str, Any], image: Path, converted: Path, rules: Rules, series: list[dict[str, Any]]
+) -> Grey:
+    """Check one image, DICOM after its conversion, and put what is learned into `found`."""
+    codes: list[str] = []
+    found.update(image=str(image))
+    if is_dicom(image):
+        check_place(image, rules.allow_roots)
+        covariates, codes = to_nifti(image, converted, rules, series)
+        found.update(covariates, image=str(converted.absolute()))
+        rules = replace(rules, allow_roots=())  # the converted image lies in the results
+    grey = _check_into(found, Path(found["image"]), rules, converted)
+    found["warnings"] = _joined(codes, found["warnings"])
+    return grey
+
+
+def _several(
+    found: dict[str, Any],
+    images: list[Path | None],
+    converted: Path,
+    rules: Rules,
+    series: list[dict[str, Any]],
+) -> None:
+    """Check every channel of a scan, and write one image of them all to `converted`.
+
+    Where one place holds DICOM and all channels are parts of a Dixon acquisition, each is the
+    series there that is this part.
+    """
+    names = rules.channels
+    given = [image for image in images[: len(names)] if image is not None]
+    parts = [dixon_part(name) for name in names]
+    from_one = len(images) == 1 and all(parts) and is_dicom(given[0])
+    if from_one:
+        given *= len(names)
+    if len(given) < len(names):
+        raise ScanError("IMG_CHANNEL_MISSING", missing(names, images))
+    greys: dict[str, Grey] = {}
+    facts: list[dict[str, Any]] = []
+    listed: list[list[dict[str, Any]]] = [[] for _ in names]
+    for n, (name, image) in enumerate(zip(names, given, strict=True), start=1):
+        of_channel: dict[str, Any] = {}
+        place = converted.with_name(converted.name.replace(".nii.gz", f".{n}.nii.gz"))
+        limits = rules if n == 1 else replace(rules, orientation="off")
+        limits = replace(limits, dixon=(str(parts[n - 1]),)) if from_one else limits
+        try:
+            greys[name] = _one(of_channel, image, place, limits, listed[n - 1])
+        except ScanError as error:
+            told = f"{name}: {error.detail}" if error.detail else name
+            if from_one and parts[n - 1] not in {row.get("dixon") for row in listed[n - 1]}:
+                raise ScanError("IMG_CHANNEL_MISSING", f"no series of {name}") from error
+            raise ScanError(error.reason, told) from error
+        finally:
+            place.unlink(missing_ok=True)  # what was converted is part of the whole from here on
+            series[:] = _in_one(listed) if from_one else chain.from_iterable(listed)
+            if n == 1:
+                found.update({**of_channel, "image": found["image"]})
+        check_declared(name, of_channel.get("dixon"))
+        facts.append(of_channel)
+    digests = [of_channel["voxels_sha256"] for of_channel in facts]
+    make_folder(converted.parent)
+    found.update(_written(converted, together(greys, digests)))
+    found.update(
+        volume=None,
+        channels=";".join(names),
+        voxels_sha256=digest_of_channels(digests),
+        dixon=dixon_part(names[0]) or found.get("dixon"),
+        warnings=_joined(*(of_channel["warnings"] for of_channel in facts)),
+    )
+
+
+def _in_one(listed: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of one folder that was looked through several times: chosen where it was once."""
+    rows = [list(of_stack) for of_stack in zip(*filter(None, listed), strict=True)]
+    return [max(of_stack, key=lambda row: bool(row.get("chosen"))) for of_stack in rows]
+
+
+def _joined(*codes: str | list[str] | None) -> str | None:
+    """Codes once each, joined by ;."""
+    told = (one.split(";") if isinstance(one, str) else one or [] for one in codes)
+    return ";".join(filter(None, dict.fromkeys(chain.from_iterable(told)))) or None
+
+
 def _row(
-    scan_id: str, image: Path, converted: Path, rules: Rules, series: list[dict[str, Any]]
+    scan_id: str,
+    images: list[Path | None],
+    converted: Path,
+    rules: Rules,
+    series: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"state": "ready", "image": str(image)}
+    found: dict[str, Any] = {"state": "ready", "image": str(images[0])}
     try:
-        codes: list[str] = []
-        if is_dicom(image):
-            check_place(image, rules.allow_roots)
-            covariates, codes = to_nifti(image, converted, rules, series)
-            found.update(covariates, image=str(converted.absolute()))
-            rules = replace(rules, allow_roots=())  # the converted image lies in the results
-        _check_into(found, Path(found["image"]), rules, converted)
-        told = (found["warnings"] or "").split(";")
-        found["warnings"] = ";".join(filter(None, dict.fromkeys([*codes, *told]))) or None
+        if rules.channels:
+            _several(found, images, converted, rules, series)
+        else:
+            _one(found, Path(found["image"]), converted, rules, series)
+        if len(images) > max(1, len(rules.channels)):
+            found["warnings"] = _joined(found["warnings"], "W_CHANNELS_UNUSED")
     except ScanError as error:
         state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)

@@ -12,6 +12,7 @@ class Rules:
     """The ``ingest`` section of the config, with the same names, units and defaults.
 
     Whether ``auto`` is to look at the orientation only a model tells; without one it is looked at.
+    `channels` are the model's, where its networks see several images of a scan.
     """
 
     min_slices: int = 8
@@ -33,6 +34,7 @@ class Rules:
     derived: str = "skip"
     volume: int | None = None
     orientation: str = "auto"
+    channels: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Rules:

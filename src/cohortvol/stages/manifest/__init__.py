@@ -6,6 +6,7 @@
 
 from cohortvol.stages.manifest.bids import read_bids
 from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.channels import all_images
 from cohortvol.stages.manifest.folder import from_folder, write_from_folder
 from cohortvol.stages.manifest.foreseen import Foreseen, changed_images, foresee, sources
 from cohortvol.stages.manifest.reading import (
@@ -21,6 +22,7 @@ from cohortvol.stages.manifest.shards import assign_shards, file_facts
 __all__ = [
     "Choice",
     "Foreseen",
+    "all_images",
     "assign_shards",
     "changed_images",
     "check",

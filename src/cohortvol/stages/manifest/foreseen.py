@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 from cohortvol.errors import TableError
 from cohortvol.stages.manifest.bids import read_bids
 from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.reading import Read, holds
 from cohortvol.stages.manifest.removal import (
     OF_ALL,
@@ -112,7 +114,10 @@ def changed_images(results: Path, done: Collection[str], look_at_done: bool) -> 
             table = read_arrow(results / f"manifest/shards/{shard}.parquet", SHARD)
         except TableError:
             continue
-        names = ("scan_id", "image", "n_bytes", "mtime_ns")
-        for scan_id, *facts in zip(*(table[name].to_pylist() for name in names), strict=True):
-            (finished if scan_id in done else unfinished).append(facts)
+        for scan in table.to_pylist():
+            looked_at = finished if scan["scan_id"] in done else unfinished
+            looked_at.append((scan["image"], scan["n_bytes"], scan["mtime_ns"]))
+            facts = json.loads(scan["more_facts"] or "[]")
+            channels = zip(from_json(scan["more_images"]), facts, strict=True)
+            looked_at += [(path, *of_file) for path, of_file in channels]
     return changed(unfinished) + (changed(finished, within=False) if look_at_done else 0)

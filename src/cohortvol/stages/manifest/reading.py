@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow.compute as pc
 from cohortvol.errors import ConfigError, TableError
 from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.rows import read_manifest
 from cohortvol.stages.manifest.shards import assign_shards, facts_of
 from cohortvol.stages.manifest.traces import theirs
@@ -107,11 +110,17 @@ class Read:
     def lists(self) -> dict[str, pa.Table]:
         """The scans of each shard, in order, with what is known of their images now."""
         usable = self.scans[self.scans["state"].isna()].sort_values("scan_id")
-        images = [self.keys.target(image) if self.keys else image for image in usable["image"]]
-        facts = facts_of(images)
+        further = [from_json(more) for more in usable["more_images"]]
+        images = [*usable["image"], *chain.from_iterable(further)]
+        found = iter(
+            facts_of([self.keys.target(image) if self.keys else image for image in images])
+        )
+        facts = [*islice(found, len(usable))]
+        more = [[*islice(found, len(paths))] for paths in further]
         rows = usable.assign(
             n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
             mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
+            more_facts=[json.dumps(one) if one else None for one in more],
         ).sort_values("shard", key=lambda shards: shards.astype(int), kind="stable")
         sizes = rows.groupby("shard", sort=False).size()
         whole = to_arrow(rows[list(SHARD)], SHARD)

@@ -19,6 +19,12 @@ from cohortvol.errors import ManifestError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.channels import (
+    as_json,
+    channel_columns,
+    from_json,
+    further_channels,
+)
 from cohortvol.stages.manifest.values import (
     SCAN_ID,
     SCAN_ID_ALLOWED,
@@ -154,6 +160,11 @@ def _put_keys(
         row["cluster_id"] = row["cluster_id"] and keys.cluster(row["cluster_id"])
         is_scan = not found and row["state"] is None
         row["image"] = keys.link(row["scan_id"], row["image"]) if is_scan else None
+        links = [
+            path and keys.link(f"{row['scan_id']}.{n}", path)
+            for n, path in enumerate(from_json(row["more_images"]), start=2)
+        ]
+        row["more_images"] = as_json(links) if is_scan else None
 
 
 def check_columns(
@@ -170,7 +181,8 @@ def check_columns(
         Naming every such column with the name it should have.
     """
     absent = [name for name in KNOWN if name not in columns]
-    extra = [name for name in columns if name not in KNOWN and name not in further]
+    known = {*KNOWN, *further, *channel_columns(columns)}
+    extra = [name for name in columns if name not in known]
     misspelt = {name: near for name in extra if (near := _near(name, absent))}
     lines = [
         f"  column {name!r}; did you mean {near!r}? Rename it, or take it out."
@@ -187,8 +199,8 @@ def check_columns(
         if name not in columns
     ]
     if lines:
-        known = f"  known columns: {', '.join(KNOWN)}"
-        raise ManifestError("\n".join([f"{path}: columns cannot be used", *lines, known]))
+        listed = f"  known columns: {', '.join(KNOWN)}"
+        raise ManifestError("\n".join([f"{path}: columns cannot be used", *lines, listed]))
     if extra:
         log.warning("%s: columns not used: %s", path, ", ".join(extra))
 
@@ -222,6 +234,7 @@ def _checked_row(
         problems.append(Problem("image", image, "TAB_VALUE_MISSING", allowed))
     row: dict[str, Any] = {
         "scan_id": scan_id,
+        "more_images": as_json(further_channels(raw, folder)),
         "image": os.path.normpath(os.path.join(folder, image)) if image.strip() else None,
         "state": None,
         "reason": None,

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.stages.manifest.bids_images import Choice
+from cohortvol.stages.manifest.channels import all_images
 from cohortvol.stages.manifest.reading import Read, holds, warn_of
 from cohortvol.stages.manifest.removal import (
     forget_keys,
@@ -104,7 +105,7 @@ def run(
     lists = read.lists()
     replaced = _write_lists(folder / "shards", lists, leaving.scans)
     if leaving.names:
-        for image in scans["image"].dropna():
+        for image in all_images(scans):
             leaving.names.difference_update(names_of_image(image))
     inputs = {path.resolve() for path in (manifest, withdrawals) if path is not None}
     removed = remove_scans(

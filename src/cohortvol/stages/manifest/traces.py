@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import TableError
+from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.withdrawn import Leaving, Names, Withdrawn, both
 from cohortvol.store.keys import Keys, read_map
 from cohortvol.store.schemas import (
@@ -58,7 +59,7 @@ def theirs(
     for row in withdrawn.rows:
         subject = called("p", row.subject_id)
         is_all = withdrawn.matches({subject.id})
-        images = _places(row.image)
+        images = {place for image in row.images for place in _places(image)}
         leaving.add(called("s", row.scan_id), subject if is_all else None, images, withdrawn.prefix)
     listed_here = set(leaving.keys)
     places = pd.concat([scans, shards], ignore_index=True)
@@ -76,7 +77,9 @@ def theirs(
         scan = Names(normal(id_of.get(row["scan_id"], row["scan_id"])), row["scan_id"])
         subject = Names(normal(id_of.get(row["subject_id"], row["subject_id"])), row["subject_id"])
         is_all = known.matches({normal(subject.key)})
-        images = {*_places(row["image"]), *made.get(scan.key, ())}
+        of_scan = [row["image"], *from_json(row.get("more_images"))]
+        images = {place for image in of_scan for place in _places(image)}
+        images.update(made.get(scan.key, ()))
         leaving.add(scan, subject if is_all else None, images, withdrawn.prefix)
         leaving.names.update(leaving.names_of[scan.id], subject if is_all else ())
     leaving.keys.update(rows["session_id"].dropna())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cohortvol.stages.manifest.channels import further_channels
 from cohortvol.store.removals import Removals, names_of_image
 from cohortvol.store.text_table import TextTable
 from cohortvol.store.withdrawals import Unknown, normal, unknown_of
@@ -20,7 +21,7 @@ class Listed:
 
     scan_id: str
     subject_id: str
-    image: str
+    images: tuple[str, ...]
 
 
 @dataclass
@@ -67,8 +68,9 @@ class Withdrawn:
             self.known |= names
             if self.matches(names):
                 image = row["image"] and os.path.normpath(os.path.join(folder, row["image"]))
+                images = (image, *filter(None, further_channels(row, folder)))
                 subject_id = row.get("subject_id", "") or row["scan_id"]
-                self.rows.append(Listed(row["scan_id"], subject_id, image))
+                self.rows.append(Listed(row["scan_id"], subject_id, images))
             else:
                 kept.append(position)
         if len(kept) == len(table.rows):

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cohortvol.errors import (
     log_unforeseen,
 )
 from cohortvol.models.card import load_card, restrict
+from cohortvol.models.channels import dixon_part
 from cohortvol.models.inference import truncates
 from cohortvol.models.intervals import Calibration, Softmax, softmax_by_label
 from cohortvol.stages.measure.dixon import PARTS, SWAP_RATIO, is_swapped
@@ -40,6 +41,7 @@ from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = ("intensity_min", "intensity_max", "orientation")
 MIN_GREY_LEVELS = 100
 """Whole grey levels that a scan must have where a profile cuts the fractions off."""
 
@@ -52,18 +54,23 @@ class Scan:
     ----------
     label_map : (I, J, K, n_layers) integer array
     image : (I, J, K) array
-        In its own units.
+        In its own units; of several channels the first.
     affine : (4, 4) float array
         Voxel indices to RAS+ millimetres.
+    parts : mapping of str to (I, J, K) array
+        Channels that are called water or fat, of a scan with several.
     """
 
     label_map: np.ndarray
     image: np.ndarray
     affine: np.ndarray
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def read_scan(label_map: Path, image: Path, n_layers: int) -> Scan:
+def read_scan(label_map: Path, image: Path, n_layers: int, channels: Sequence[str] = ()) -> Scan:
     """A scan and its label map from two NIfTI files. A trailing axis of one volume is dropped.
+
+    `channels` are the names of those along the fourth axis of the image, where it has several.
 
     Raises
     ------
@@ -77,7 +84,12 @@ def read_scan(label_map: Path, image: Path, n_layers: int) -> Scan:
     volumes = volumes[..., None] if volumes.ndim == 3 else volumes
     if volumes.shape[3:] != (n_layers,):
         raise GeometryError(f"{n_layers} layers in a label map of shape {labels.shape}")
-    return Scan(volumes, _voxels(scan), labels.affine)
+    voxels = _voxels(scan)
+    if not channels:
+        return Scan(volumes, voxels, labels.affine)
+    named = {dixon_part(name): voxels[..., n] for n, name in enumerate(channels)}
+    parts = {part: named[part] for part in PARTS if part in named}
+    return Scan(volumes, voxels[..., 0], labels.affine, parts)
 
 
 def measure_scan(
@@ -118,10 +130,10 @@ def measure_scan(
         for layer, structures in enumerate(layers)
     ]
     codes = list(scan_codes)
-    if dixon in PARTS:
-        labelled = [(scan.label_map[..., n], structures) for n, structures in enumerate(layers)]
-        if is_swapped(scan.image, labelled, dixon, swap_ratio):
-            codes.append("QC_FW_SWAP")
+    parts = {**({dixon: scan.image} if dixon in PARTS else {}), **scan.parts}
+    labelled = [(scan.label_map[..., n], structures) for n, structures in enumerate(layers)]
+    if any(is_swapped(image, labelled, part, swap_ratio) for part, image in parts.items()):
+        codes.append("QC_FW_SWAP")
     judged = judge(
         pd.concat(measured).sort_values("label", ignore_index=True), scan_codes=codes, **thresholds
     )
@@ -241,7 +253,7 @@ def measure_shard(
     and the label maps of scans that did not fail are removed.
     """
     joined = segmented.merge(
-        ingested[["scan_id", "image", "dixon", "intensity_min", "intensity_max", "orientation"]],
+        ingested[["scan_id", "image", "channels", "dixon", *_LOOKED_AT]],
         on="scan_id",
         how="left",
         validate="1:1",
@@ -374,7 +386,8 @@ def _read_unchanged(scan: Mapping[str, Any], label_map: Path, image: Path, n_lay
     """The two files that belong together, of which neither has changed since."""
     _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
     _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
-    return read_scan(label_map, image, n_layers)
+    channels = scan["channels"].split(";") if isinstance(scan["channels"], str) else ()
+    return read_scan(label_map, image, n_layers, channels)
 
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:

@@ -29,7 +29,8 @@ class FastPart(PartNetwork):
         """As `PartNetwork.preprocess`; `image` is a (z, y, x) float32 tensor on the device."""
         settings = self._configuration
         if (
-            settings.normalization_schemes[0] != "ZScoreNormalization"
+            len(settings.normalization_schemes) > 1
+            or settings.normalization_schemes[0] != "ZScoreNormalization"
             or settings.use_mask_for_norm[0]
             or settings.configuration["resampling_fn_data"] != _RESIZE
         ):

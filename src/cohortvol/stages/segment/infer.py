@@ -180,8 +180,8 @@ class Segmenter:
 
         Parameters
         ----------
-        data : (I, J, K) array
-            The scan, in any axis order.
+        data : (I, J, K) or (I, J, K, channel) array
+            The scan, in any axis order; its channels in the order of the model's card.
         affine : (4, 4) float array
             Voxel indices to RAS+ millimetres.
 
@@ -197,7 +197,8 @@ class Segmenter:
         Raises
         ------
         ScanError
-            ``SEG_NONFINITE``, ``RUN_GPU_OOM``, ``RUN_HOST_OOM`` or ``BUG_GRID``.
+            ``IMG_CHANNEL_MISSING``, ``SEG_NONFINITE``, ``RUN_GPU_OOM``, ``RUN_HOST_OOM`` or
+            ``BUG_GRID``.
         TemporaryError
             If the GPU reported an error that leaves this process unusable.
         """
@@ -206,10 +207,13 @@ class Segmenter:
 
     def prepare(self, data: np.ndarray, affine: np.ndarray) -> Prepared:
         """Everything before the network. See `segment`."""
+        self._check_channels(data)
         with machine_errors(), self._side_stream.entered():
             moved, moved_affine = to_axes(data, affine, self._axes(affine))
             edges_mm = spacing_mm(moved_affine)
-            body = body_box(moved, edges_mm) if self.profile.crops_to_body else None
+            body = None
+            if self.profile.crops_to_body:
+                body = body_box(moved if moved.ndim == 3 else moved[..., 0], edges_mm)
             image, spacing = self._zoomed(moved if body is None else moved[body], edges_mm)
             spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
             shared: dict[Any, Preprocessed] = {}
@@ -219,7 +223,16 @@ class Segmenter:
                         image, spacing_zyx_mm
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
-            return Prepared(affine, data.shape, moved.shape, body, tuple(image.shape), inputs)
+            grid = tuple(image.shape[-3:])
+            return Prepared(affine, data.shape[:3], moved.shape[:3], body, grid, inputs)
+
+    def _check_channels(self, data: np.ndarray) -> None:
+        """Raise ScanError unless a scan has as many channels as the networks see."""
+        n_channels = data.shape[3] if data.ndim == 4 else 1
+        names = self.card.channels
+        if n_channels != max(1, len(names)):
+            wanted = f"{len(names)}: {', '.join(names)}" if names else "one"
+            raise ScanError("IMG_CHANNEL_MISSING", f"{n_channels} channels, not {wanted}")
 
     def _axes(self, affine: np.ndarray) -> str:
         """Axes on which the networks are given a scan."""
@@ -229,9 +242,12 @@ class Segmenter:
     def _zoomed(
         self, data: np.ndarray, spacing: np.ndarray
     ) -> tuple[np.ndarray | torch.Tensor, np.ndarray]:
-        """The scan on the grid that the parts are given, (z, y, x), and its x y z spacing."""
+        """The scan on the grid that the parts are given, and its x y z spacing.
+
+        (z, y, x), or (channels, z, y, x) where there are several.
+        """
         if self._zoom_mm is None:
-            image = data.transpose(2, 1, 0)
+            image = data.T
             if self.profile.on_device:
                 return torch.from_numpy(image.astype(np.float32)).to(self.device), spacing
             return image, spacing

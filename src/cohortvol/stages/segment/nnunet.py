@@ -36,7 +36,7 @@ class Preprocessed:
 
     Attributes
     ----------
-    data : (1, z, y, x) float32 tensor
+    data : (channels, z, y, x) float32 tensor
         In the axis order of the plans.
     shape, cropped : tuple of three int
         Of the image in that order, and of its bounding box, before resampling.
@@ -88,12 +88,12 @@ class PartNetwork:
     def preprocessing(self) -> tuple[Any, ...]:
         """Equal for two parts whose networks see the same data."""
         settings = self._configuration
-        by_itself = settings.normalization_schemes[0] == "ZScoreNormalization"
+        by_itself = set(settings.normalization_schemes) == {"ZScoreNormalization"}
         return (
             tuple(self._plans.transpose_forward),
             tuple(settings.spacing),
-            settings.normalization_schemes[0],
-            settings.use_mask_for_norm[0],
+            tuple(settings.normalization_schemes),
+            tuple(settings.use_mask_for_norm),
             None if by_itself else str(self._intensities),
             str(settings.configuration["resampling_fn_data"]),
             str(settings.configuration["resampling_fn_data_kwargs"]),
@@ -104,26 +104,31 @@ class PartNetwork:
 
         Parameters
         ----------
-        image : (z, y, x) array or tensor
+        image : (z, y, x) or (channels, z, y, x) array or tensor
         spacing_mm : list of three float
             Along z, y, x.
         """
         order = self._plans.transpose_forward
         # A copy in C order: normalisation works in place, and the last bits of a mean depend on
         # the order of the voxels in memory, so it is that of nnU-Net's readers.
-        data = np.array(image, dtype=np.float32, order="C")[None]
+        data = np.array(image, dtype=np.float32, order="C")
+        data = data[None] if data.ndim == 3 else data
         data = data.transpose([0, *(axis + 1 for axis in order)])
         spacing = [spacing_mm[axis] for axis in order]
         shape = data.shape[1:]
         mask: np.ndarray | None = None
-        if self._configuration.use_mask_for_norm[0]:
+        if any(self._configuration.use_mask_for_norm):
             data, outside, box = crop_to_nonzero(data)
             mask = outside[0]
         else:
-            box = get_bbox_from_mask(data[0] != 0)
+            inside = data[0] != 0
+            for other in data[1:]:
+                inside |= other != 0
+            box = get_bbox_from_mask(inside)
             data = data[(slice(None), *_slices(box))]
         cropped = data.shape[1:]
-        data[0] = self._normalisation.run(data[0], mask)
+        for channel, normalisation in enumerate(self._normalisations):
+            data[channel] = normalisation.run(data[channel], mask)
         target = self._target_spacing(spacing)
         new_shape = compute_new_shape(cropped, spacing, target)
         resampled = self._configuration.resampling_fn_data(data, new_shape, spacing, target)
@@ -185,21 +190,28 @@ class PartNetwork:
         return [*spacing_mm[: 3 - len(self._configuration.spacing)], *self._configuration.spacing]
 
     @cached_property
-    def _normalisation(self) -> Any:
-        found = recursive_find_python_class(
-            f"{nnunetv2.__path__[0]}/preprocessing/normalization",
-            self._configuration.normalization_schemes[0],
-            "nnunetv2.preprocessing.normalization",
-        )
-        return found(
-            use_mask_for_norm=self._configuration.use_mask_for_norm[0],
-            intensityproperties=self._intensities,
-        )
+    def _normalisations(self) -> list[Any]:
+        """One for each channel."""
+        settings = self._configuration
+        return [
+            recursive_find_python_class(
+                f"{nnunetv2.__path__[0]}/preprocessing/normalization",
+                scheme,
+                "nnunetv2.preprocessing.normalization",
+            )(use_mask_for_norm=with_mask, intensityproperties=intensities)
+            for scheme, with_mask, intensities in zip(
+                settings.normalization_schemes,
+                settings.use_mask_for_norm,
+                self._intensities,
+                strict=True,
+            )
+        ]
 
     @property
-    def _intensities(self) -> Any:
-        """Grey values of the training scans, for normalisations that look at them."""
-        return self._plans.foreground_intensity_properties_per_channel["0"]
+    def _intensities(self) -> list[Any]:
+        """Grey values of the training scans in each channel, for what normalises by them."""
+        known = self._plans.foreground_intensity_properties_per_channel
+        return [known[str(n)] for n in range(len(self._configuration.normalization_schemes))]
 
 
 def _network(module: nn.Module, device: torch.device) -> Network:

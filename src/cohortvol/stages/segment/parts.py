@@ -94,7 +94,7 @@ class PartRunner:
                     else self.network.label_map(slab.logits)
                 )
         output = torch.cat(outputs, dim=1 if resampled else 0)
-        n_logits = self.network.n_labels * source.data.numel()
+        n_logits = self.network.n_labels * source.data[0].numel()
         return Said(output, torch.stack(not_finite).sum(), n_logits, softness)
 
 

@@ -21,7 +21,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-"""(N, 1, z, y, x) patches to (N, n_labels, z, y, x) logits."""
+"""(N, channels, z, y, x) patches to (N, n_labels, z, y, x) logits."""
 
 Corner = tuple[int, int, int]
 
@@ -67,7 +67,7 @@ class Mirrored:
     ----------
     network : callable
     axes : tuple of int
-        Axes of a batch of patches, (N, 1, z, y, x): 2 to 4.
+        Axes of a batch of patches, (N, channels, z, y, x): 2 to 4.
     """
 
     network: Network
@@ -114,7 +114,7 @@ def blend(
 
     Parameters
     ----------
-    image : (1, z, y, x) float32 tensor
+    image : (channels, z, y, x) float32 tensor
         Preprocessed image, on the CPU.
     networks : sequence of callables
         The folds of one model; each sees every patch.

@@ -26,7 +26,13 @@ from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
 from cohortvol.store.schemas import Column, real, text
 from cohortvol.store.tables import read_table
-from cohortvol.tools.judge.labelled import label_names, labelled_scans, of_every_scan, read_labels
+from cohortvol.tools.judge.labelled import (
+    check_one_image,
+    label_names,
+    labelled_scans,
+    of_every_scan,
+    read_labels,
+)
 
 TRUTH = {
     "scan_id": Column(text, "image without its ending"),
@@ -59,6 +65,7 @@ def measured(
         either finds nothing of the structure. Cut structures count as far as they are in view.
     """
     card = load_card(model)
+    check_one_image(card)
     scans, names = labelled_scans(labelled), label_names(labelled, card)
     truth = _truth(labelled)
     chosen = recipe_of(choose_profile(card, profile).name) + SOFTMAX

@@ -29,6 +29,7 @@ from cohortvol.store.schemas import Column, real, text
 from cohortvol.store.tables import csv_text, write_table
 from cohortvol.tools.judge.expectation import ON_CARD, Expectation, expectation, figure_of, left_out
 from cohortvol.tools.judge.labelled import (
+    check_one_image,
     label_names,
     labelled_scans,
     of_every_scan,
@@ -188,7 +189,8 @@ def run(
     ConfigError
         If there are no usable scans, or too few that are labelled.
     """
-    recipe = recipe_of(choose_profile(load_card(model), profile).name)
+    check_one_image(card := load_card(model))
+    recipe = recipe_of(choose_profile(card, profile).name)
     expected = Expectation.of_card(model, recipe)
 
     def of(network: Path, scans: Path) -> pd.DataFrame:

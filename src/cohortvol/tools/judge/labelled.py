@@ -62,6 +62,18 @@ def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
     return scans
 
 
+def check_one_image(card: Card) -> None:
+    """Raise ConfigError where a model sees several images of a scan, which such folders do not
+    hold.
+    """
+    if card.channels:
+        raise ConfigError(
+            f"model {card.id} sees {len(card.channels)} images of a scan "
+            f"({', '.join(card.channels)}); here a scan is one image\n"
+            "  Models of several channels cannot be judged by labelled or altered scans yet."
+        )
+
+
 def label_names(folder: Path, card: Card) -> dict[int, str]:
     """Structure of every index of the label maps: ``dseg.tsv`` of the folder, else the model's.
 

@@ -138,7 +138,7 @@ class _Tables:
         self._rows: list[tuple[str, str, set[str]]] = []
         paths = [results / "manifest" / f"{name}.parquet" for name in ("scans", "shards")]
         of_all = [
-            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", "image")),
+            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", "image", "more_images")),
             *_rows_of(paths[1], SHARDS, ("scan_id", "subject_id")),
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
@@ -148,7 +148,8 @@ class _Tables:
             of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             digests = {row[name] for name in _DIGESTS if row.get(name)}
-            images = digests | names_of_image(row.get("image") or "")
+            named = [row.get("image") or "", *json.loads(row.get("more_images") or "[]")]
+            images = digests.union(*map(names_of_image, named))
             self._rows.append((row["scan_id"], row.get("subject_id") or row["scan_id"], images))
 
     def of(self, names: set[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
         image = f"{own}/{row['scan_id']}.nii.gz"
         folder.bytes_of(image, row["n_bytes"], row["image_sha256"])
     series = f"ingest/series/{shard}.parquet"
-    of_dicom = any(row["volume"] is None for row in converted) or any(
+    of_dicom = any(row["volume"] is row["channels"] is None for row in converted) or any(
         row["reason"] in _AFTER_CHOICE for row in rows
     )
     if of_dicom or (folder.results / series).exists():
@@ -66,10 +67,12 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
 def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
     """With hashed ids, the links to images that ingest could read."""
     for row in scans.to_pylist():
-        link = Path(row["image"])
-        if row["scan_id"] in ready and link.parts[-3:-1] == (PRIVATE, IMAGES):
+        if row["scan_id"] not in ready:
+            continue
+        for link in map(Path, [row["image"], *json.loads(row["more_images"] or "[]")]):
             path = f"{PRIVATE}/{IMAGES}/{link.name}"
-            if not os.path.lexists(folder.results / path):
+            is_ours = link.parts[-3:-1] == (PRIVATE, IMAGES)
+            if is_ours and not os.path.lexists(folder.results / path):
                 folder.report(path, "missing", "is not there")
 
 

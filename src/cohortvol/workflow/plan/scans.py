@@ -84,14 +84,15 @@ def plan(run: NextRun, results: Path, model: str, segmentation_key: str) -> dict
     }
 
 
+_FACTS = ("scan_id", "image", "n_bytes", "mtime_ns", "more_images", "more_facts")
 Facts = tuple[Any, ...]
-"""Path, size in bytes and time in ns of an image."""
+"""Path, size in bytes and time in ns of an image, and of its further channels."""
 
 
 def _rows(table: Any) -> dict[str, Facts]:
     """The facts of each scan of a list."""
     frame = table if isinstance(table, pd.DataFrame) else to_pandas(table)
-    rows = frame[["scan_id", "image", "n_bytes", "mtime_ns"]].itertuples(index=False, name=None)
+    rows = frame[list(_FACTS)].itertuples(index=False, name=None)
     return {
         scan_id: tuple(None if pd.isna(fact) else fact for fact in facts)
         for scan_id, *facts in rows
@@ -117,8 +118,7 @@ class _Shard:
     """What stands of one shard."""
 
     def __init__(self, tables: _Tables, shard: str, model: str, segmentation_key: str) -> None:
-        facts = ("scan_id", "image", "n_bytes", "mtime_ns")
-        self.listed = _rows(tables.read(f"manifest/shards/{shard}.parquet", SHARD, *facts))
+        self.listed = _rows(tables.read(f"manifest/shards/{shard}.parquet", SHARD, *_FACTS))
         ingested = tables.read(f"ingest/{shard}.parquet", INGEST, "scan_id", "state")
         self._ingested = dict(zip(ingested["scan_id"], ingested["state"], strict=True))
         ends = ("scan_id", "state", "segmentation_key")

@@ -1,0 +1,42 @@
+"""Further channels of a scan in the manifest: columns ``image_2``, ``image_3``, ..."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+_COLUMN = re.compile(r"image_([2-9]|[1-5][0-9]|6[0-4])")
+
+
+def channel_columns(columns: Sequence[str]) -> list[str]:
+    """Those of the columns of a table that hold further channels, in their order."""
+    return sorted(filter(_COLUMN.fullmatch, columns), key=lambda name: int(name[6:]))
+
+
+def further_channels(raw: Mapping[str, str], folder: str) -> list[str]:
+    """Absolute paths of the further channels of a row, from ``image_2``; "" where there is none."""
+    columns = channel_columns([name for name, value in raw.items() if value.strip()])
+    last = int(columns[-1][6:]) if columns else 1
+    cells = [raw.get(f"image_{n}", "") for n in range(2, last + 1)]
+    return [os.path.normpath(os.path.join(folder, cell)) if cell.strip() else "" for cell in cells]
+
+
+def as_json(paths: Sequence[str]) -> str | None:
+    """For the column ``more_images``; None where there are none."""
+    return json.dumps(list(paths), ensure_ascii=False) if paths else None
+
+
+def from_json(more: object) -> list[str]:
+    """Paths in a cell of the column ``more_images``; "" where a channel is missing."""
+    paths: list[str] = json.loads(more) if isinstance(more, str) else []
+    return paths
+
+
+def all_images(rows: pd.DataFrame) -> list[str]:
+    """Every image that rows of the manifest name."""
+    firsts: list[str] = rows["image"].dropna().tolist()
+    return firsts + [path for more in rows["more_images"] for path in from_json(more) if path]
