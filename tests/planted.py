@@ -16,11 +16,17 @@ REPOSITORY = Path(__file__).parents[1]
 def written(results, began):
     """Files of a results folder, and those that Snakemake wrote beside it since then.
 
-    Without what has gone meanwhile: other tests run Snakemake in the same folder.
+    Other tests run Snakemake in the same folder: what has gone meanwhile, and its copies of their
+    results, are not of this run.
     """
     files = [path for path in results.rglob("*") if path.is_file()]
-    for place, _, names in os.walk(REPOSITORY / ".snakemake"):
-        files += [path for name in names if _is_since(path := Path(place, name), began)]
+    beside = REPOSITORY / ".snakemake"
+    own_copies = beside / "backups" / results.relative_to("/")
+    for place, _, names in os.walk(beside):
+        folder = Path(place)
+        if folder.is_relative_to(beside / "backups") and not folder.is_relative_to(own_copies):
+            continue
+        files += [path for name in names if _is_since(path := folder / name, began)]
     return files
 
 
