@@ -11,8 +11,7 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 
 from analyse_fixture import analysed, made_up, row
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.answers.repeats import random_intercept
-from cohortvol.stages.analyse.fits.random_slopes import random_slopes
+from cohortvol.stages.analyse.fits.random_effects import random_intercept, random_slopes
 from golden_data import orthodont, sleepstudy
 from golden_values import assert_agrees, golden, script_of_r
 

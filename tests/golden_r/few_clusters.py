@@ -9,7 +9,8 @@ import pandas as pd
 
 
 def sample() -> pd.DataFrame:
-    """People of twelve villages of unlike size; who is treated differs in three of them alone."""
+    """Scans of people of twelve villages of unlike size, one to three of each, y with and again
+    without what they share; who is treated differs in three of the villages alone."""
     rng = np.random.default_rng(12)
     cluster = np.repeat(np.arange(12), [3, 4, 4, 6, 8, 9, 12, 15, 20, 31, 44, 60])
     n = len(cluster)
@@ -18,7 +19,13 @@ def sample() -> pd.DataFrame:
     treated = (cluster % 5 == 0) * (rng.random(n) < 0.8)
     y = 7.3 - 0.004 * age + 0.1 * male + 0.1 * rng.standard_normal(12)[cluster]
     y = y + 0.15 * rng.standard_normal(n)
-    return pd.DataFrame({"y": y, "age": age, "male": male, "treated": treated, "cluster": cluster})
+    weight = np.exp(rng.uniform(0, np.log(20), n))
+    person = np.cumsum((np.arange(n) % 3 != 2) | (np.diff(cluster, prepend=-1) > 0))
+    again = y + 0.2 * rng.standard_normal(person.max() + 1)[person]
+    return pd.DataFrame(
+        {"y": y, "age": age, "male": male, "treated": treated, "cluster": cluster}
+        | {"weight": weight, "person": person, "again": again}
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def asymmetry(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         slopes: dict[str, dict[str, Any]] = {sex: {"note": note} for sex, note in why.items()}
         for problem in found:
             try:
-                fitted = fit(problem.design, percent[problem.keep])
+                clusters = scans["cluster"].to_numpy()[problem.keep]
+                fitted = fit(problem.design, percent[problem.keep], clusters)
             except EstimateError as error:
                 slopes |= {sex: {"note": str(error)} for sex in problem.slopes}
                 continue

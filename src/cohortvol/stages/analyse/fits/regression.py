@@ -11,7 +11,7 @@ from scipy import integrate, stats
 from scipy.linalg import solve_triangular
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.few_clusters import FEW, FewClusters
+from cohortvol.stages.analyse.fits.few_clusters import FEW, FewClusters, of_rows
 
 RANK_TOLERANCE = 1e-10
 """Smallest over largest singular value of the scaled design below which it has no full rank."""
@@ -125,8 +125,9 @@ def fit(
     responses: np.ndarray,
     subjects: np.ndarray | None = None,
     names: Sequence[str] = (),
+    weights: np.ndarray | None = None,
 ) -> Fit:
-    """Ordinary least squares by QR, with HC3 or cluster-robust covariance.
+    """Least squares by QR, with HC3 or cluster-robust covariance.
 
     The normal equations are never formed from the raw design: they lose half the digits (NIST
     Wampler). For many structures on one design there is `batch.fit_many`.
@@ -144,6 +145,8 @@ def fit(
         n - terms.
     names : sequence of str, optional
         What the columns are called in errors.
+    weights : (n,) float array, optional
+        How many rows each stands for, above 0; errors are those of equally scattered rows.
 
     Raises
     ------
@@ -156,6 +159,8 @@ def fit(
     n, terms = design.shape
     if n <= terms:
         raise EstimateError("ANA_TOO_FEW", f"{n} rows for {terms} terms")
+    root = np.ones(n) if weights is None else np.sqrt(weights)
+    design, responses = design * root[:, None], responses * root[:, None]
     q, r, length = orthonormal(design, names)
     coefficients = np.zeros((terms, responses.shape[1]))
     residuals = responses
@@ -176,9 +181,11 @@ def fit(
             raise EstimateError("ANA_TOO_FEW", f"{clusters} subjects for {terms} terms")
         covariance = np.empty((responses.shape[1], terms, terms))
         if clusters < FEW:
-            few = FewClusters.of(q, members, inverse)
+            columns, left = q / root[:, None], residuals / root[:, None]
+            pull, few = of_rows(columns, inverse, members, enters=root**2)
             for k in range(responses.shape[1]):
-                covariance[k] = few.covariance(summed(q * residuals[:, k, None], members))
+                scores = summed(pull * left[:, k, None], members)
+                covariance[k] = scores.T @ scores
             return Fit(coefficients, covariance, n, clusters - 1, "CR2", few)
         correction = cluster_factor(clusters, n, terms)
         for k in range(responses.shape[1]):
@@ -217,7 +224,9 @@ def fitted_means(fitted: Fit, design: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Mean of the first response at each row of `design`, and half its 95 % interval."""
     se = np.sqrt(((design @ fitted.covariance[0]) * design).sum(axis=1))
     mean: np.ndarray = design @ fitted.coefficients[:, 0]
-    return mean, se * float(stats.t.ppf(0.975, fitted.degrees_of_freedom))
+    few = fitted.few
+    freedom = [few.degrees_of_freedom(x) if few else fitted.degrees_of_freedom for x in design]
+    return mean, se * stats.t.ppf(0.975, freedom)
 
 
 def two_sided_p(t: float, degrees_of_freedom: float) -> tuple[float, float]:
@@ -253,7 +262,8 @@ class WaldTest:
     """Quadratic form of the estimates in their robust covariance, chi-square in large samples."""
     df: int
     p_value: float
-    """From ``statistic / df`` as F on df and the degrees of freedom of the fit."""
+    """From ``statistic / df`` as F on df and the degrees of freedom of the fit; of few clusters as
+    Hotelling's T squared on those of `FewClusters.of_several`."""
     log10_p: float
 
 
@@ -263,7 +273,7 @@ def wald(fitted: Fit, weights: np.ndarray, response: int = 0) -> WaldTest:
     Raises
     ------
     EstimateError
-        ``ANA_COLLINEAR`` if the covariance of the combinations has not full rank.
+        ``ANA_COLLINEAR`` if their covariance has not full rank; ``ANA_TOO_FEW`` clusters for them.
     """
     weights = np.atleast_2d(np.asarray(weights, dtype=float))
     values = weights @ fitted.coefficients[:, response]
@@ -273,7 +283,12 @@ def wald(fitted: Fit, weights: np.ndarray, response: int = 0) -> WaldTest:
         raise EstimateError("ANA_COLLINEAR", "the tested terms cannot be told apart")
     statistic = float(values @ np.linalg.solve(covariance, values))
     df = len(weights)
-    p_value, log10_p = upper_f_p(statistic / df, df, fitted.degrees_of_freedom)
+    freedom, scale = float(fitted.degrees_of_freedom), 1.0
+    if fitted.few:
+        if not (freedom := fitted.few.of_several(weights) - df + 1) > 0:
+            raise EstimateError("ANA_TOO_FEW", f"too few clusters to test {df} terms at once")
+        scale = freedom / (freedom + df - 1)
+    p_value, log10_p = upper_f_p(scale * statistic / df, df, freedom)
     return WaldTest(statistic, df, p_value, log10_p)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.errors import EstimateError
+from cohortvol.stages.analyse.fits.few_clusters import FEW, of_rows
 from cohortvol.stages.analyse.fits.regression import (
     Estimated,
     cluster_factor,
     count_subjects,
+    orthonormal,
     summed,
 )
 
@@ -53,7 +55,8 @@ def huber(
     response : (n,) float array
     subjects : (n,) array of whole numbers, optional
         Who each row belongs to. If any repeats, the covariance is cluster-robust by subject, with
-        the factor and degrees of freedom of `regression.fit`; otherwise that of independent rows.
+        the factor and degrees of freedom of `regression.fit`, or where there are few as in
+        `few_clusters` at the solution; otherwise that of independent rows.
 
     Raises
     ------
@@ -79,11 +82,17 @@ def huber(
     if people <= terms:
         raise EstimateError("ANA_TOO_FEW", f"{people} subjects for {terms} terms")
     scaled = (response - design @ coefficients) / fitted.scale
-    curved = design.T @ (design * HuberT().psi_deriv(scaled)[:, None])
+    left, bends = fitted.scale * HuberT().psi(scaled), HuberT().psi_deriv(scaled)
     members = np.unique(subjects, return_inverse=True)[1]
-    scores = summed(design * (fitted.scale * HuberT().psi(scaled))[:, None], members)
-    pulled = np.linalg.solve(curved, scores.T)
-    return Estimated(coefficients, cluster_factor(people, n, terms) * pulled @ pulled.T, people - 1)
+    _, r, length = orthonormal(design * np.sqrt(bends)[:, None])
+    back = np.linalg.inv(r) / length[:, None]
+    columns = design @ back
+    if people < FEW:
+        pull, few = of_rows(columns, back, members, bends=bends)
+        sums = summed(pull * left[:, None], members)
+        return Estimated(coefficients, sums.T @ sums, people - 1, few)
+    sums = summed(columns * left[:, None], members) @ back.T
+    return Estimated(coefficients, cluster_factor(people, n, terms) * sums.T @ sums, people - 1)
 
 
 def comparable_sites(site: pd.Series, age_years: np.ndarray) -> tuple[np.ndarray, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from cohortvol.errors import EstimateError
-from cohortvol.stages.analyse.fits.regression import Estimated, orthonormal, summed
+from cohortvol.stages.analyse.fits.few_clusters import FEW
+from cohortvol.stages.analyse.fits.regression import Estimated, fit, orthonormal, summed
 
 
 def weighted_to_population(
@@ -16,6 +17,9 @@ def weighted_to_population(
     clusters: np.ndarray,
 ) -> Estimated:
     """Slopes of the population, with errors by Taylor linearisation (``svyglm``).
+
+    Families and villages of one stratum that are few have the errors of `few_clusters` instead,
+    which know of no strata.
 
     Parameters
     ----------
@@ -30,7 +34,8 @@ def weighted_to_population(
     Returns
     -------
     Estimated
-        On as many degrees of freedom as there are clusters, less strata and slopes.
+        On as many degrees of freedom as there are clusters, less strata and slopes, or those of
+        `few_clusters`.
 
     Raises
     ------
@@ -38,6 +43,9 @@ def weighted_to_population(
         ``ANA_COLLINEAR`` if the design has not full rank; ``ANA_TOO_FEW`` if a stratum has one
         cluster, or there are too few of them for the terms.
     """
+    different = len(np.unique(clusters))
+    if different < min(FEW, len(clusters)) and len(np.unique(strata)) == 1:
+        return fit(design, response, clusters, weights=weights).of(0)
     root = np.sqrt(weights)
     q, r, length = orthonormal(design * root[:, None])
     back = np.linalg.inv(r) / length[:, None]

@@ -18,6 +18,7 @@ from scipy import special
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.fits.few_clusters import FEW, of_information
 from cohortvol.stages.analyse.fits.regression import Estimated, summed
 
 LEAST_MISSING = 10
@@ -108,8 +109,8 @@ def censored_regression(
         Where `censored`, the true response is above this.
     censored : (n,) bool array
     subjects : (n,) int array, optional
-        If any value repeats, the covariance is cluster-robust by subject; otherwise it is the
-        inverse of the observed information.
+        If any value repeats, the covariance is cluster-robust by subject, with few of them as in
+        `few_clusters`; otherwise it is the inverse of the observed information.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def censored_regression(
     Raises
     ------
     EstimateError
-        ``ANA_COLLINEAR`` or ``ANA_NOT_CONVERGED``.
+        ``ANA_COLLINEAR``, ``ANA_NOT_CONVERGED``, or ``ANA_TOO_FEW`` subjects.
     """
     n, terms = design.shape
     signed = np.column_stack([design, -response])  # (x b - y) / sigma at once
@@ -155,10 +156,12 @@ def censored_regression(
     back[np.arange(terms), np.arange(terms)] = sigma / scale[:-1]
     back[:terms, -1] = -beta / at[-1]
     back[-1, -1] = -1 / at[-1]
-    covariance = np.linalg.inv(information)
+    coefficients = np.append(beta, np.log(sigma))
     if subjects is not None and len(np.unique(subjects)) < n:
-        covariance = covariance @ _meat(signed, at, censored, subjects) @ covariance
-    return Estimated(np.append(beta, np.log(sigma)), back @ covariance @ back.T), sigma, value
+        fitted = _clustered(coefficients, back, information, signed, at, censored, subjects)
+    else:
+        fitted = Estimated(coefficients, back @ np.linalg.inv(information) @ back.T)
+    return fitted, sigma, value
 
 
 def _likelihood(
@@ -172,10 +175,17 @@ def _likelihood(
     value += full.sum() * np.log(at[-1] / scale) - 0.5 * (above[full] ** 2).sum()
     value -= full.sum() * 0.5 * np.log(2 * np.pi)
     gradient = signed.T @ weight
-    information = signed.T @ (signed * bend[:, None])
     gradient[-1] += full.sum() / at[-1]
-    information[-1, -1] += full.sum() / at[-1] ** 2
-    return float(value), gradient, information
+    return float(value), gradient, _information(signed, bend, censored, at)
+
+
+def _information(
+    signed: np.ndarray, bend: np.ndarray, censored: np.ndarray, at: np.ndarray
+) -> np.ndarray:
+    """(terms + 1, terms + 1): minus the second derivatives, of some rows."""
+    information: np.ndarray = signed.T @ (signed * bend[:, None])
+    information[-1, -1] += (~censored).sum() / at[-1] ** 2
+    return information
 
 
 def _pull(above: np.ndarray, censored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,15 +198,33 @@ def _pull(above: np.ndarray, censored: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return weight, bend
 
 
-def _meat(
-    signed: np.ndarray, at: np.ndarray, censored: np.ndarray, subjects: np.ndarray
-) -> np.ndarray:
-    scores = signed * _pull(signed @ at, censored)[0][:, None]
+def _clustered(
+    coefficients: np.ndarray,
+    back: np.ndarray,
+    information: np.ndarray,
+    signed: np.ndarray,
+    at: np.ndarray,
+    censored: np.ndarray,
+    subjects: np.ndarray,
+) -> Estimated:
+    """With errors by cluster; `back` leads from steps of `at` to those of the coefficients."""
+    weight, bend = _pull(signed @ at, censored)
+    scores = signed * weight[:, None]
     scores[:, -1] += ~censored / at[-1]
     members = np.unique(subjects, return_inverse=True)[1]
     sums = summed(scores, members)
-    clusters = len(sums)
-    return np.asarray(clusters / (clusters - 1) * sums.T @ sums)
+    clusters, terms = sums.shape
+    if clusters <= terms:
+        raise EstimateError("ANA_TOO_FEW", f"{clusters} subjects for {terms} terms")
+    if clusters < FEW:
+        parts = [members == cluster for cluster in range(clusters)]
+        of_each = [_information(signed[rows], bend[rows], censored[rows], at) for rows in parts]
+        adjusted, few = of_information(np.stack(of_each))
+        pulled = np.einsum("gij,gj->gi", adjusted, sums) @ back.T
+        few = few.seen_through(back)
+        return Estimated(coefficients, pulled.T @ pulled, clusters - 1, few)
+    pulled = np.linalg.solve(information, sums.T).T @ back.T
+    return Estimated(coefficients, clusters / (clusters - 1) * pulled.T @ pulled)
 
 
 def missingness(cohort: Cohort, settings: Settings) -> pd.DataFrame:

@@ -224,9 +224,8 @@ def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) ->
 
 
 def _least_squares(problem: Problem, data: Data) -> Estimated:
-    root = np.sqrt(data.weights)
     subjects = data.scans["cluster"].to_numpy()
-    return fit(problem.design * root[:, None], data.log_volume * root, subjects).of(0)
+    return fit(problem.design, data.log_volume, subjects, weights=data.weights).of(0)
 
 
 def _of_population(problem: Problem, data: Data) -> Estimated:
@@ -244,7 +243,8 @@ def _tobit(problem: Problem, data: Data) -> Estimated:
     if np.linalg.matrix_rank(whole) < terms:
         raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
     fitted, _, _ = censored_regression(problem.design, data.log_volume, data.censored, subjects)
-    return Estimated(fitted.coefficients[:-1], fitted.covariance[:-1, :-1])
+    few = fitted.few and fitted.few.seen_through(np.eye(terms, terms + 1))  # without ln(sigma)
+    return Estimated(fitted.coefficients[:-1], fitted.covariance[:-1, :-1], few=few)
 
 
 def _huber(problem: Problem, data: Data) -> Estimated:
