@@ -10,6 +10,10 @@ irregular      1 to 5 scans a person, ageing at rates of their own (SD as named,
 weights        1 to 20 people for each drawn, of whom those drawn more often age faster
 bands          ages in bands of 5 years
 remnants       2 % of the organs are remnants
+sites          12 to 20 sites of unlike size, whose volumes rise with the mean age of their people
+               and fall with age within
+villages       12 to 20 villages of unlike size (cluster_id), each with a level and an age of its
+               own; a quarter of the volumes missing at random, or cut, or people scanned twice
 
 Prints the share of intervals that hold the planted slope, and their median width, per scenario.
 Of 500 right intervals 0.93 to 0.97 hold it, with 95 % probability.
@@ -24,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.stages.analyse.answers.repeats import within_between
+from cohortvol.stages.analyse.answers.sites import site_slopes
 from cohortvol.stages.analyse.answers.slopes import trends
 from cohortvol.stages.analyse.cohort import usable
 from cohortvol.stages.analyse.cohort.settings import Settings
@@ -39,8 +44,9 @@ def cohort(age: np.ndarray, log_ml: np.ndarray, **columns: object) -> Cohort:
     """One structure, F and M by turns unless told."""
     ids = [f"s{i:06d}" for i in range(len(age))]
     volumes = pd.DataFrame({"scan_id": ids, "structure": "liver", "volume_ml": np.exp(log_ml)})
+    volumes["status"] = columns.pop("status", "ok")
     scans = pd.DataFrame({"scan_id": ids, "age_years": age, "sex": "F"}).assign(**columns)
-    return usable.build(volumes.assign(status="ok"), scans)
+    return usable.build(volumes.dropna(), scans)
 
 
 def slope_of(table: pd.DataFrame, **key: str) -> tuple[float, float]:
@@ -129,6 +135,58 @@ def remnants(rng: np.random.Generator) -> Held:
     yield "huber", percent(-0.04), *slope_of(found, analysis="huber", sex="F")
 
 
+def sites(rng: np.random.Generator) -> Held:
+    count = int(rng.integers(12, 21))
+    site = np.repeat(np.arange(count), np.round(np.exp(rng.uniform(2.3, 4.6, count))).astype(int))
+    older = 8 * rng.standard_normal(count)
+    apart = rng.uniform(-15, 15, len(site))
+    apart -= (np.bincount(site, apart) / np.bincount(site))[site]
+    log_ml = 7.3 - 0.004 * apart + 0.006 * older[site]
+    log_ml += 0.08 * rng.standard_normal(count)[site] + 0.15 * rng.standard_normal(len(site))
+    made = cohort(55 + older[site] + apart, log_ml, site=[f"h{i}" for i in site])
+    row = site_slopes(made, SETTINGS).query("sex == 'F'").iloc[0]
+    for kind, slope in (("within", -0.04), ("terms", -0.04), ("between", 0.06)):
+        ends = (row[f"{kind}_pct_per_decade_ci_{end}"] for end in ("low", "high"))
+        yield kind, percent(slope), *ends
+
+
+def villages(rng: np.random.Generator) -> Held:
+    count = int(rng.integers(12, 21))
+    sizes = np.round(np.exp(rng.uniform(np.log(10), np.log(100), count))).astype(int)
+    village = np.repeat(np.arange(count), sizes)
+    n = len(village)
+    level, older = 0.1 * rng.standard_normal(count), 8 * rng.standard_normal(count)
+    age = 55 + older[village] + rng.uniform(-15, 15, n)
+    log_ml = 7.3 - 0.004 * (age - 55) + level[village] + 0.15 * rng.standard_normal(n)
+    columns = {
+        "cluster_id": [f"v{i}" for i in village],
+        "sampling_weight": np.exp(rng.uniform(0, np.log(20), n)),
+    }
+    missing = rng.random(n) < 0.25
+    made = cohort(age, np.where(missing, np.nan, log_ml), **columns)
+    slopes, _ = trends(made, SETTINGS)
+    yield "M1", percent(-0.04), *slope_of(slopes, model="M1", sex="F")
+    found = sensitivity(made, SETTINGS)
+    for analysis in ("ipw", "huber", "sampling_weights"):
+        yield analysis, percent(-0.04), *slope_of(found, analysis=analysis, sex="F")
+
+    limit = 7.5 + 0.2 * rng.standard_normal(n)
+    made = cohort(age, np.minimum(log_ml, limit), status=np.where(log_ml > limit, "cut", "ok"),
+                  **columns)  # fmt: skip
+    found = sensitivity(made, SETTINGS)
+    yield "tobit", percent(-0.04), *slope_of(found, analysis="tobit", sex="F")
+
+    twice, since = np.repeat(np.arange(n), 2), np.tile([0.0, 5.0], n)
+    again = log_ml[twice] + (-0.04 + 0.03 * rng.standard_normal(count))[village[twice]] * since / 10
+    again = again + 0.03 * rng.standard_normal(2 * n)
+    made = cohort(age[twice] + since, again, subject_id=[f"p{i}" for i in twice],
+                  cluster_id=[f"v{i}" for i in village[twice]])  # fmt: skip
+    row = within_between(made, SETTINGS).query("sex == 'F' and model == 'M1'").iloc[0]
+    for kind in ("within", "between"):
+        ends = (row[f"{kind}_pct_per_decade_ci_{end}"] for end in ("low", "high"))
+        yield kind, percent(-0.04), *ends
+
+
 SCENARIOS: dict[str, Callable[[np.random.Generator], Held]] = {
     "small sites": small_sites,
     "families": families,
@@ -136,6 +194,8 @@ SCENARIOS: dict[str, Callable[[np.random.Generator], Held]] = {
     "weights": weights,
     "bands": bands,
     "remnants": remnants,
+    "sites": sites,
+    "villages": villages,
 }
 
 

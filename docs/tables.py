@@ -75,6 +75,7 @@ INTRODUCTIONS = {
     "analyse/calibration": "How many subjects lie below each centile, by age band.",
     "analyse/worms": "Worm plots: how far the subjects' scores are from standard normal, by age.",
     "analyse/within_between": "Slopes within people and between them, where people were rescanned.",
+    "analyse/site_slopes": "Slopes within sites and between them; empty where there is one site.",
     "analyse/sensitivity": "The slopes, each time with one decision taken differently.",
     "analyse/missingness": "Who has no usable volume of a structure.",
     "analyse/literature": "The slopes beside published values, one row each.",

@@ -21,6 +21,7 @@ from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, kn
 from cohortvol.stages.analyse.answers.literature import literature
 from cohortvol.stages.analyse.answers.published_centiles import published_centiles
 from cohortvol.stages.analyse.answers.repeats import within_between
+from cohortvol.stages.analyse.answers.sites import site_sentences, site_slopes
 from cohortvol.stages.analyse.answers.slopes import trends
 from cohortvol.stages.analyse.answers.time_of_day import time_of_day
 from cohortvol.stages.analyse.answers.two_models import two_models
@@ -48,6 +49,7 @@ FAMILIES = {
     "slopes": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
     "interactions": "Benjamini-Hochberg over all structures of one model",
     "nonlinearity": "Benjamini-Hochberg over all structures and sexes (all, F, M)",
+    "sites": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
     "correlations": "Bonferroni over all structures of one stratum (all, F or M)",
     "asymmetry": "Benjamini-Hochberg over all pairs and sexes (all, F, M)",
 }
@@ -136,7 +138,10 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "findings": _findings(slopes, chosen),
         "rows": rows,
         "cannot_say": cannot_say(cohort, slopes, chosen),
-        "sentences": sentences(cohort, slopes, chosen),
+        "sentences": [
+            *sentences(cohort, slopes, chosen),
+            *site_sentences(tables["site_slopes"], chosen),
+        ],
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}
             for name, path in {"volumes": volumes, "scans": scans, **beside}.items()
@@ -160,6 +165,7 @@ def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[st
     return {
         **centiles(cohort, settings),
         "within_between": within_between(cohort, settings),
+        "site_slopes": site_slopes(cohort, settings),
         "sensitivity": sensitivity(cohort, settings),
         "missingness": missingness(cohort, settings),
         "literature": literature(cohort, settings),

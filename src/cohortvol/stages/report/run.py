@@ -33,7 +33,7 @@ TITLE = "Organ volumes and age"
 FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
 BESIDE = (
     *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
-    *("literature", "published_centiles", "tipping", "time_of_day", "two_models"),
+    *("site_slopes", "literature", "published_centiles", "tipping", "time_of_day", "two_models"),
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
@@ -121,7 +121,7 @@ def run(
     flow = count_flow(analysis.flow, rounded=public)
     texts = _texts(analysis, flow)
 
-    level = float(analysis.settings.get("fdr", 0.05))
+    level = _level(analysis)
     subject = gallery.Subject(analysis, measured, flow, truth, public=public, level=level)
     figures, written = _figures(subject, jinja, texts, out / "figures")
     tables = _tables(analysis)
@@ -257,6 +257,11 @@ def _sheets(
     return made | {"seed": settings.seed, "key": key}
 
 
+def _level(analysis: Analysis) -> float:
+    """False discovery rate below which something counts as found."""
+    return float(analysis.settings.get("fdr", 0.05))
+
+
 def _tables(analysis: Analysis) -> dict[str, pages.Table]:
     """Tables of the page; those that an analysis lacks, or that hold no result, are left out."""
     tables = {
@@ -276,6 +281,7 @@ def _tables(analysis: Analysis) -> dict[str, pages.Table]:
         "slopes_at_age": listing.bends_table(analysis),
         "literature": listing.published_table(analysis),
         "published_centiles": listing.published_centiles_table(analysis),
+        "site_slopes": listing.site_slopes_table(analysis, level=_level(analysis)),
         "tipping": listing.tipping_table(analysis),
         "time_of_day": listing.time_of_day_table(analysis),
         "two_models": listing.two_models_table(analysis),

@@ -205,6 +205,31 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "years_between_median": Column(real, "median of their first to last age, years"),
         "note": Column(text, "why there is no estimate; null if nothing"),
     },
+    "analyse/site_slopes": {
+        "structure": STRUCTURE,
+        "sex": SEX,
+        "model": Column(text, "M1: age and sex; M1 + size: with ln(height) and ln(BMI)"),
+        "by": Column(text, "site, or scanner where the site is not known or the same for all"),
+        **{
+            f"{name}_pct_per_decade{end}": Column(real, f"{what} {limit}, % per decade")
+            for name, what in (
+                ("between", "slope between sites of different mean ages"),
+                ("within", "slope within sites, of a random intercept per site"),
+                ("terms", "slope within sites, of a term per site"),
+            )
+            for end, limit in (
+                ("", "(null where not estimated)"),
+                ("_ci_low", "at its lower 95 % limit"),
+                ("_ci_high", "at its upper 95 % limit"),
+            )
+        },
+        "p_value": Column(real, f"two-sided p of within against between; {P}"),
+        "q_value": Column(real, "Benjamini-Hochberg over all rows of the model"),
+        "q_value_by": Column(real, "the same by Benjamini-Yekutieli, for any dependence"),
+        "n_used": USED,
+        "n_sites": Column(whole, "sites of these scans"),
+        "note": Column(text, "why there is no estimate; null if nothing"),
+    },
     "analyse/literature": {
         "structure": STRUCTURE,
         "sex": SEX,

@@ -112,14 +112,15 @@ def of_rows(
     n, terms = columns.shape
     entering = columns * np.broadcast_to(enters, n)[:, None]
     bending = columns * np.broadcast_to(bends, n)[:, None]
+    alike = np.array_equal(entering, bending)
     meat = entering.T @ entering
     adjusted = np.empty_like(columns)
     parts = []
     for cluster in range(int(members.max()) + 1):
         here = members == cluster
         e, b = entering[here], bending[here]
-        q, r = np.linalg.qr(np.column_stack([b, e]))
-        of_b, of_e = r[:, :terms], r[:, terms:]
+        q, r = np.linalg.qr(e if alike else np.column_stack([b, e]))
+        of_b, of_e = r[:, :terms], r[:, -terms:]
         crossed = of_b @ of_e.T
         left = np.eye(len(r)) + of_b @ meat @ of_b.T - crossed - crossed.T
         rows = e + q @ ((_inverse_root(left) - np.eye(len(r))) @ of_e)

@@ -181,13 +181,10 @@ def _robust(
     if groups <= terms:
         raise EstimateError("ANA_TOO_FEW", f"{groups} clusters for {terms} terms")
     if groups < FEW:
-        information = np.stack(
-            [
-                q[whose[members] == group].T @ q[whose[members] == group]
-                - (sums[whose == group].T * weight[whose == group]) @ sums[whose == group]
-                for group in range(groups)
-            ]
-        )
+        of_row, information = whose[members], np.empty((groups, terms, terms))
+        for group in range(groups):
+            rows, shared = q[of_row == group], sums[whose == group]
+            information[group] = rows.T @ rows - (shared.T * weight[whose == group]) @ shared
         adjusted, few = of_information(information)
         pulled = np.einsum("gij,gj->gi", adjusted, scores) @ start.back.T
         few = few.seen_through(start.back)
@@ -206,13 +203,11 @@ def _of_intercepts(
     sums = summed(joined, members)
     of_all = joined.T @ joined
     different, counts = np.unique(sizes, return_counts=True)
-    of_size = [sums[sizes == k].T @ sums[sizes == k] for k in different]
+    of_size = np.stack([sums[sizes == k].T @ sums[sizes == k] for k in different])
 
     def at(share: float) -> _Profiled:
         t = share / (1 - share)
-        products = of_all - sum(
-            t / (1 + k * t) * of for k, of in zip(different, of_size, strict=True)
-        )
+        products = of_all - np.tensordot(t / (1 + different * t), of_size, 1)
         return _Profiled.of(products, len(joined), float(counts @ np.log1p(different * t)))
 
     return at

@@ -229,6 +229,39 @@ def time_of_day_table(analysis: Analysis) -> Table:
     return Table("Time of day", header, rows, note, "time_of_day")
 
 
+def site_slopes_table(analysis: Analysis, *, level: float) -> Table:
+    """Slopes within sites beside those between them, where the two differ: q below `level`."""
+    rows = []
+    table = analysis.table("site_slopes")
+    for row in table[table["q_value"].astype(float) < level].to_dict("records"):
+        rows.append(
+            [
+                style.display_name(row["structure"]),
+                style.SEX_WORD.get(row["sex"], row["sex"]),
+                row["model"],
+                *(
+                    estimate_cells(row, f"{kind}_pct_per_decade", q=False)[0]
+                    for kind in ("within", "terms", "between")
+                ),
+                style.probability(row["q_value"]),
+                style.number(row["n_sites"], 0),
+                style.number(row["n_used"], 0),
+            ]
+        )
+    by = "scanner" if (table["by"] == "scanner").any() else "site"
+    ci = "% per decade (95\u00a0%\u00a0CI)"
+    header = ["Structure", "Sex", "Model", f"Within {by}s: {ci}", f"With a term per {by}: {ci}"]
+    header += [f"Between {by}s: {ci}", "q of the difference", f"{by.capitalize()}s", "n"]
+    note = (
+        "Only slopes that differ (false discovery rate). Between: how volumes go with the mean age "
+        f"of the people of a {by}. Within: by a random intercept per {by}, with age split into "
+        f"that mean and the distance from it; beside it by a term per {by}. Errors are "
+        f"cluster-robust by {by}. {by.capitalize()}s differ in more than age, so the slope between "
+        "them need not be one of ageing; M1 mixes both."
+    )
+    return Table(f"Slopes within and between {by}s", header, rows, note, "site_slopes")
+
+
 def two_models_table(analysis: Analysis) -> Table:
     """How another segmentation model differs, in all scans and by age, sex and height."""
     rows = []

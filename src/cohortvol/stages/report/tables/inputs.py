@@ -80,6 +80,11 @@ BESIDE_COLUMNS = {
         *[*_ends("within_pct_per_decade"), "within_sd_pct_per_decade", "difference_p_value"],
         *["n_used", "n_subjects", "n_rescanned", "years_between_median", "note"],
     ],
+    "site_slopes": [
+        *["structure", "sex", "model", "by", *_ends("between_pct_per_decade")],
+        *[*_ends("within_pct_per_decade"), *_ends("terms_pct_per_decade")],
+        *["p_value", "q_value", "n_used", "n_sites"],
+    ],
     "sensitivity": ["structure", "sex", "analysis", "model", *_PCT, "n_used", "n_censored", "note"],
     "missingness": ["structure", "variable", "level", "n_scans", "n_unusable", "unusable_pct"],
     "literature": [

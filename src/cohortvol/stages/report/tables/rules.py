@@ -257,6 +257,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "n_subjects": count, "n_rescanned": count, "years_between_median": whole_years,
         "note": note,
     },
+    "site_slopes": {
+        **_keys("structure", "sex", "model", "by"), **_ends("between_pct_per_decade"),
+        **_ends("within_pct_per_decade"), **_ends("terms_pct_per_decade"),
+        "p_value": probability, "q_value": probability, **_USED, "n_sites": count,
+    },
     "sensitivity": {
         **_keys("structure", "sex", "analysis", "model"), **_PCT, **_USED,
         "n_censored": count, "note": hidden,
