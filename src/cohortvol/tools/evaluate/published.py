@@ -71,7 +71,7 @@ def beside(summary: pd.DataFrame, models: dict[str, str | None]) -> pd.DataFrame
         ours = here[here["model"] == model].rename(
             columns={"mean": "dice", "ci_low": "dice_ci_low", "ci_high": "dice_ci_high"}
         )
-        both = ours.merge(theirs, on="structure", how="inner", validate="1:m")
+        both = ours.merge(theirs, on="structure", how="inner", validate="one_to_many")
         rows += both.to_dict("records")
     columns = list(PUBLISHED)
     return append_rows([{name: row[name] for name in columns} for row in rows], PUBLISHED)
