@@ -80,6 +80,7 @@ def test_nothing_is_said_where_sites_differ_in_age_alone(tmp_path):
     assert "in no structure did the two differ" in page
 
 
+@pytest.mark.filterwarnings("ignore:The MLE may be on the boundary")
 def test_both_fits_are_those_of_statsmodels():
     volumes, scans = tables(sites=80)
     one = row(site_slopes(usable.build(volumes, scans), Settings()), sex="all", model="M1")
