@@ -193,6 +193,27 @@ def test_of_each_family_the_first_shape_may_change_where_people_left_out_prefer_
     assert off[0] < off[1] / 2
 
 
+def test_a_quarter_by_age_that_does_not_fit_is_seen_and_others_are_then_looked_at(monkeypatch):
+    rng = np.random.default_rng(5)
+    ages = np.linspace(20, 80, 2000)
+    even = People(ages, 160 * np.exp(0.2 * rng.standard_normal(2000)))
+    wave = 0.08 * np.sign(np.sin(2 * np.pi * (ages - 20) / 30))  # no spline of five knots follows
+    uneven = People(ages, even.volume_ml * np.exp(wave))
+    model = uneven.fitted(("BCCG", False))
+    assert trouble(model, uneven, centile_choice.DOUBTFUL) == ""
+    assert is_uneven(model, uneven)
+    assert not is_uneven(even.fitted(("BCCG", False)), even)
+    looked_at = []
+    monkeypatch.setattr(
+        centile_choice, "left_out_loss", lambda _, kind: looked_at.append(kind) or 0
+    )
+    choose(even)
+    assert looked_at == []
+    choose(uneven)
+    assert ("BCCG", False) in looked_at
+    assert len(looked_at) > 1
+
+
 def test_where_no_shape_changes_none_is_let_change(monkeypatch):
     """By the loss over people left out: a line in age is not taken because it fits better."""
     rng = np.random.default_rng(3)

@@ -133,7 +133,22 @@ def test_charts_are_drawn_at_a_stated_value_of_people_who_have_one(tmp_path):
         assert near[f"p{centile}_ml"] == pytest.approx(expected, rel=0.03)
         assert near[f"quantile_p{centile}_ml"] == pytest.approx(expected, rel=0.05)
     assert found["calibration"]["difference_points"].abs().max() < 6
-    assert (found["worms"].query("band == 0")["deviation"].abs() < 0.4).all()
+    worms = found["worms"]
+    assert (worms.loc[worms["band"] == 0, "deviation"].abs() < 0.4).all()
+
+
+def test_of_several_scans_the_first_with_a_value_counts(tmp_path):
+    volumes, scans = people(600, 8)
+    scans["subject_id"] = scans["scan_id"]
+    later = scans.assign(scan_id=scans["scan_id"] + "b", age_years=scans["age_years"] + 1)
+    scans.loc[:49, "waist_cm"] = np.nan
+    paths = written(
+        tmp_path,
+        pd.concat([volumes, volumes.assign(scan_id=volumes["scan_id"] + "b")]),
+        pd.concat([scans, later]),
+    )
+    record = reference.fit(*paths, tmp_path / "out.json", covariates=OWN)
+    assert record["models"][0]["n"] == 600
 
 
 def test_a_name_that_is_no_covariate_is_refused_before_anything_runs(tmp_path):
