@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -40,51 +41,55 @@ def share_below(ratio: np.ndarray, share: float, sd: float, factors: np.ndarray)
     return np.asarray((1 - share) * stats.norm.cdf(ratio / sd) + share * of_ill)
 
 
+def one(seed: int) -> tuple[str, str, list[dict[str, object]]]:
+    """Family of a cohort or why it is refused, and its centiles."""
+    rng = np.random.default_rng(seed)
+    n, share, sd = int(rng.choice(SIZES)), rng.uniform(0, 0.05), rng.uniform(0.12, 0.3)
+    kinds = [["remnants"], ["enlarged"], ["remnants", "enlarged"]][rng.integers(3)]
+    age = rng.uniform(20, 85, n)
+    volume = middle_ml(age) * np.exp(sd * rng.standard_normal(n))
+    ill = rng.random(n) < share
+    ends = np.array([FACTORS[kind] for kind in kinds])[rng.integers(0, len(kinds), n)]
+    volume[ill] *= rng.uniform(ends[:, 0], ends[:, 1])[ill]
+    try:
+        model = choose(People(age, volume))
+    except EstimateError as error:
+        what = f"n {n}, {' and '.join(kinds)} {100 * share:.1f} %"
+        return "", f"seed {seed}, {what}: {error}", []
+    ages, rows = np.linspace(22, 83, 100), []
+    factors = np.concatenate([np.linspace(*FACTORS[kind], 100) for kind in kinds])
+    of_sample = share_below(np.log(volume / middle_ml(age)), share, sd, factors)
+    for percent in CENTILES:
+        ratio = np.log(model.centile_ml(ages, percent) / middle_ml(ages))
+        off = 100 * np.mean(share_below(ratio, share, sd, factors)) - percent
+        rows.append(
+            {
+                "seed": seed,
+                "family": model.family,
+                "n": n,
+                "centile": percent,
+                "off": off,
+                "off_sample": 100 * np.mean(volume < model.centile_ml(age, percent)) - percent,
+                "errors": off / np.sqrt(percent * (100 - percent) / n),
+                "sample": 100 * np.mean(of_sample < percent / 100) - percent,
+            }
+        )
+    return model.family, "", rows
+
+
 def main() -> None:
     """Draw, fit and compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cohorts", type=int, default=400)
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    families: Counter[str] = Counter()
-    refused, rows = [], []
-    for seed in range(options.cohorts):
-        rng = np.random.default_rng(seed)
-        n, share, sd = int(rng.choice(SIZES)), rng.uniform(0, 0.05), rng.uniform(0.12, 0.3)
-        kinds = [["remnants"], ["enlarged"], ["remnants", "enlarged"]][rng.integers(3)]
-        age = rng.uniform(20, 85, n)
-        volume = middle_ml(age) * np.exp(sd * rng.standard_normal(n))
-        ill = rng.random(n) < share
-        ends = np.array([FACTORS[kind] for kind in kinds])[rng.integers(0, len(kinds), n)]
-        volume[ill] *= rng.uniform(ends[:, 0], ends[:, 1])[ill]
-        try:
-            model = choose(People(age, volume))
-        except EstimateError as error:
-            refused.append(
-                f"seed {seed}, n {n}, {' and '.join(kinds)} {100 * share:.1f} %: {error}"
-            )
-            continue
-        families[model.family] += 1
-        ages = np.linspace(22, 83, 100)
-        factors = np.concatenate([np.linspace(*FACTORS[kind], 100) for kind in kinds])
-        of_sample = share_below(np.log(volume / middle_ml(age)), share, sd, factors)
-        for percent in CENTILES:
-            ratio = np.log(model.centile_ml(ages, percent) / middle_ml(ages))
-            covered = 100 * np.mean(share_below(ratio, share, sd, factors))
-            below = 100 * np.mean(volume < model.centile_ml(age, percent))
-            rows.append(
-                {
-                    "seed": seed,
-                    "family": model.family,
-                    "n": n,
-                    "centile": percent,
-                    "sample": 100 * np.mean(of_sample < percent / 100) - percent,
-                    "errors": (covered - percent) / np.sqrt(percent * (100 - percent) / n),
-                    "off": covered - percent,
-                    "off_sample": below - percent,
-                }
-            )
+    with ProcessPoolExecutor(options.processes) as pool:
+        found = list(pool.map(one, range(options.cohorts), chunksize=4))
+    families = Counter(family for family, _, _ in found if family)
+    refused = [why for _, why, _ in found if why]
+    rows = [row for _, _, some in found for row in some]
     print(f"{sum(families.values())} fitted: {dict(families)}; {len(refused)} refused")
     print(*refused, sep="\n")
     table = pd.DataFrame(rows)

@@ -205,7 +205,7 @@ def test_a_quarter_by_age_that_does_not_fit_is_seen_and_others_are_then_looked_a
     assert not is_uneven(even.fitted(("BCCG", False)), even)
     looked_at = []
     monkeypatch.setattr(
-        centile_choice, "left_out_loss", lambda _, kind: looked_at.append(kind) or 0
+        centile_choice, "left_out_loss", lambda _, kind, __: looked_at.append(kind) or 0
     )
     choose(even)
     assert looked_at == []
@@ -223,7 +223,7 @@ def test_where_no_shape_changes_none_is_let_change(monkeypatch):
     assert chosen.family == "BCT"
     assert chosen.shapes[0][1] == 0
     monkeypatch.setattr(centile_choice, "LIKELIER", -np.inf)
-    monkeypatch.setattr(centile_choice, "left_out_loss", lambda _, kind: -float(kind[1]))
+    monkeypatch.setattr(centile_choice, "left_out_loss", lambda _, kind, __: -float(kind[1]))
     assert choose(people).shapes[0][1] != 0
 
 

@@ -45,7 +45,7 @@ def test_who_lies_below_is_counted_among_people_of_the_printed_ages(tmp_path):
     found = compared(tmp_path, text, volumes, scans)
     here = scans["age_years"].between(40, 60, inclusive="left").to_numpy()
     of_them = volumes.loc[here, "volume_ml"]
-    five = row(found, centile=5.0)
+    five = row(found, reference_centile=5.0)
     assert five["n_used"] == here.sum()
     assert (five["age_from_years"], five["age_below_years"]) == (40, 60)
     assert five["below_pct"] == pytest.approx(100 * (of_them < 83.6).mean())
@@ -54,7 +54,7 @@ def test_who_lies_below_is_counted_among_people_of_the_printed_ages(tmp_path):
     )
     assert five["below_pct_ci_low"] == pytest.approx(100 * wilson.low, rel=1e-6)
     assert five["below_pct_ci_high"] == pytest.approx(100 * wilson.high, rel=1e-6)
-    middle = row(found, centile=50.0)
+    middle = row(found, reference_centile=50.0)
     assert middle["here_ml"] == pytest.approx(of_them.median(), rel=0.01)
     assert middle["ratio"] == pytest.approx(middle["here_ml"] / 95)
 

@@ -56,7 +56,7 @@ def _compared(
         published = float(reference[name])
         if np.isnan(published):
             continue
-        row = {**shared, "centile": percent, "published_ml": published}
+        row = {**shared, "reference_centile": percent, "reference_ml": published}
         if n < settings.min_n_fit:
             yield {**row, "note": f"ANA_TOO_FEW: fewer than {settings.min_n_fit} usable subjects"}
             continue
@@ -78,10 +78,10 @@ def _ages(reference: dict[str, Any]) -> tuple[float, float]:
     return (-np.inf, np.inf) if np.isnan(at) else (at - NEAR_YEARS, at + NEAR_YEARS)
 
 
-def _share_below(volume_ml: np.ndarray, published_ml: float) -> dict[str, float]:
+def _share_below(volume_ml: np.ndarray, reference_ml: float) -> dict[str, float]:
     """Percent of the people below a volume, with Wilson's interval."""
     n = len(volume_ml)
-    share = float(np.mean(volume_ml < published_ml))
+    share = float(np.mean(volume_ml < reference_ml))
     square = _Z95**2 / n
     middle = (share + square / 2) / (1 + square)
     half = _Z95 * np.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)

@@ -33,6 +33,7 @@ LIKELIER = 2.0
 
 Kind = tuple[str, bool]
 """A family, and whether its first shape changes with age."""
+Starts = Sequence[float | CentileModel]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class People:
     def __len__(self) -> int:
         return len(self.age_years)
 
-    def fitted(self, kind: Kind, starts: Sequence[float] = STARTS[:1]) -> CentileModel:
+    def fitted(self, kind: Kind, starts: Starts = STARTS[:1]) -> CentileModel:
         """`fit` of one kind to them."""
         return fit(self.age_years, self.volume_ml, *kind, starts, self.further)
 
@@ -90,9 +91,8 @@ def choose(people: People) -> CentileModel:
     families = [*CANDIDATES, *_with_far(people)]
     found = {}
     for family in families:
-        constant, changing = (
-            _or_error(people, (family, line), STARTS)[0] for line in (False, True)
-        )
+        constant, _ = _or_error(people, (family, False), STARTS)
+        changing, _ = _or_error(people, (family, True), [constant] if constant else STARTS)
         if constant is not None:
             found[family, False] = constant
         if changing is not None and not (
@@ -106,7 +106,7 @@ def choose(people: People) -> CentileModel:
     if not right:
         why = trouble(next(iter(found.values())), people)
         raise EstimateError("ANA_CENTILES", f"no centiles agree with the sample: {why}")
-    losses = {kind: left_out_loss(people, kind) for kind in right}
+    losses = {kind: left_out_loss(people, kind, model) for kind, model in right.items()}
     return right[min(losses, key=lambda kind: losses[kind])]
 
 
@@ -117,7 +117,7 @@ def _with_far(people: People) -> Iterator[str]:
 
 
 def _or_error(
-    people: People, kind: Kind, starts: Sequence[float] = STARTS[:1]
+    people: People, kind: Kind, starts: Starts = STARTS[:1]
 ) -> tuple[CentileModel | None, EstimateError | None]:
     try:
         return people.fitted(kind, starts), None
@@ -148,10 +148,11 @@ def has_heavy_tails(model: CentileModel, people: People) -> bool:
     return far > max(1.0, 10 * FAR_EXPECTED * len(people))
 
 
-def left_out_loss(people: People, kind: Kind) -> float:
+def left_out_loss(people: People, kind: Kind, model: CentileModel) -> float:
     """Mean quantile loss of ln(volume) at `SEEN`, over subjects that a fit has not seen.
 
-    Every fifth by age is left out at a time. A density would be decided by the one most extreme.
+    Every fifth by age is left out at a time; the fits start from that of all. A density would be
+    decided by the one most extreme.
     """
     fold = np.empty(len(people), dtype=int)
     fold[np.argsort(people.age_years, kind="stable")] = np.arange(len(people)) % FOLDS
@@ -159,10 +160,10 @@ def left_out_loss(people: People, kind: Kind) -> float:
     for k in range(FOLDS):
         others = people[fold == k]
         try:
-            model = people[fold != k].fitted(kind)
+            seen = people[fold != k].fitted(kind, [model])
         except EstimateError:
             return np.inf
         for percent in SEEN:
-            above = np.log(others.volume_ml / others.centile_ml(model, percent))
+            above = np.log(others.volume_ml / others.centile_ml(seen, percent))
             total += float(np.sum(np.where(above > 0, percent, percent - 100) * above))
     return total / (100 * len(SEEN) * len(people))

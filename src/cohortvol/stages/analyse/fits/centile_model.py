@@ -90,7 +90,7 @@ def fit(
     volume_ml: np.ndarray,
     family: str = "BCCG",
     changes: bool = False,
-    starts: Sequence[float] = STARTS[:1],
+    starts: Sequence[float | CentileModel] = STARTS[:1],
     further: np.ndarray | None = None,
 ) -> CentileModel:
     """Maximum likelihood of one family; `changes` lets its first shape change with age.
@@ -100,6 +100,9 @@ def fit(
     age_years : (n,) float array
     volume_ml : (n,) float array
         All above 0.
+    starts : sequence of float or CentileModel
+        Of L, for families that have it, with the robust median and spread; or a model of the same
+        family, of other people or with a constant shape.
     further : (n, terms) float array, optional
         Further columns of ln M, 0 at the values that M is given for.
 
@@ -124,11 +127,22 @@ def fit(
     beta, left, spread = _start(log_volume, x_m)
     gamma = x_s.T @ np.full(len(left), np.log(spread))
     best: tuple[float, list[np.ndarray]] | None = None
-    for power in starts if kind.shapes[0] == "L" else starts[:1]:
+    for start in starts if kind.shapes[0] == "L" else starts[:1]:
         shapes = [np.zeros(design.shape[1]) for design in designs[2:]]
-        for each, value in zip(shapes, (kind.start[0] + power, *kind.start[1:]), strict=True):
-            each[0] = value
-        found = _climbed(kind, log_volume, designs, [beta, gamma, *shapes])
+        if isinstance(start, CentileModel):
+            at = [
+                x_m.T @ np.log(start.median_ml(age_years, further)),
+                x_s.T @ np.log(start.spread(age_years)),
+                *(
+                    np.array(each[: len(zero)])
+                    for each, zero in zip(start.shapes, shapes, strict=True)
+                ),
+            ]
+        else:
+            for each, value in zip(shapes, (kind.start[0] + start, *kind.start[1:]), strict=True):
+                each[0] = value
+            at = [beta, gamma, *shapes]
+        found = _climbed(kind, log_volume, designs, at)
         if found is not None and (best is None or found[0] > best[0]):
             best = found
     if best is None:

@@ -96,9 +96,9 @@ BESIDE_COLUMNS = {
         *["modality", "evidence", "source", "plotted", "verdict", "note"],
     ],
     "published_centiles": [
-        *["structure", "sex", "centile", "published_ml", "age_from_years", "age_below_years"],
-        *["here_ml", "ratio", *_ends("below_pct"), "n_used", "modality", "evidence", "source"],
-        "note",
+        *["structure", "sex", "reference_centile", "reference_ml"],
+        *["age_from_years", "age_below_years", "here_ml", "ratio", *_ends("below_pct"), "n_used"],
+        *["modality", "evidence", "source", "note"],
     ],
     "tipping": [
         *["structure", "sex", "model", "slope_pct_per_decade", "bias_pct_per_decade"],

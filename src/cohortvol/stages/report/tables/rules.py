@@ -283,7 +283,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "published_centiles": {
         **_keys("structure", "sex", "modality", "evidence", "source"),
-        **dict.fromkeys(("centile", "published_ml", "age_from_years", "age_below_years"), constant),
+        **dict.fromkeys(("reference_centile", "reference_ml"), constant),
+        **dict.fromkeys(("age_from_years", "age_below_years"), constant),
         **_ends("below_pct"), "here_ml": hidden, "ratio": hidden, **_USED, "note": note,
     },
     "tipping": {
