@@ -27,6 +27,7 @@ from cohortvol.stages.segment import Segmenter, run_shard
 from cohortvol.store.schemas import INGEST, MANIFEST, RARE, SEGMENT, SERIES, SHARD
 from cohortvol.store.tables import read_table
 from cohortvol.tools.judge import calibrate
+from cohortvol.tools.simulate import run as simulate
 from cohortvol.workflow.flow import ingest_settings
 from dicom_fixture import write_series
 
@@ -255,6 +256,22 @@ def test_a_part_that_a_folder_of_dicom_lacks_has_a_reason(tmp_path):
     assert (row["state"], row["reason"]) == ("quarantined", "IMG_CHANNEL_MISSING")
     assert row["detail"] == "no series of fat"
     assert not list((tmp_path / "results/ingest").rglob("*.nii.gz"))
+
+
+@pytest.mark.slow
+def test_simulated_dixon_scans_are_what_their_columns_say(tmp_path):
+    simulate.run(tmp_path, n=1, seed=3, dixon=True)
+    rows = read_manifest(tmp_path / "manifest.csv")
+    paths = [rows.loc[0, "image"], *json.loads(rows.loc[0, "more_images"])]
+    water, fat, in_phase, opposed = (
+        np.asarray(nib.load(path).dataobj).astype(float) for path in paths
+    )
+    body = in_phase > in_phase.mean()
+    assert np.median(np.abs(water + fat - in_phase)[body] / in_phase[body]) < 0.1
+    assert (opposed[body] < 0.3 * in_phase[body]).mean() > 0.02, "they cancel at their borders"
+    results = cohort(tmp_path, [paths[2:], paths[:1:-1]])
+    rows = ingested(results, *PHASES)
+    assert rows["reason"].fillna("").tolist() == ["", "IMG_CHANNEL_SWAPPED"]
 
 
 # --- the network -------------------------------------------------------------------------------

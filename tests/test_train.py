@@ -80,6 +80,35 @@ def trained(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_recipe_of_two_channels_prepares_two_images_of_each_case(tmp_path):
+    from cohortvol.tools.train import run as train
+
+    write_pairs(tmp_path / "pairs")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "channels: [water, fat]\n")
+    places = recipe, tmp_path / "pairs", tmp_path / "work", tmp_path / "tiny"
+    with pytest.raises(ConfigError, match=r"missing images_2/case_0\.nii\.gz"):
+        train.run(*places, only="prepare")
+    second = tmp_path / "pairs/images_2"
+    second.mkdir()
+    for path in (tmp_path / "pairs/images").iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(500 - np.asarray(image.dataobj), image.affine), second / path.name)
+    train.run(*places, only="prepare")
+    raw = next(tmp_path.glob("work/main/raw/*"))
+    named = json.loads((raw / "dataset.json").read_text())["channel_names"]
+    assert named == {"0": "water", "1": "fat"}
+    first, other = (
+        np.asarray(nib.load(raw / f"imagesTr/case_3_{n:04}.nii.gz").dataobj) for n in (0, 1)
+    )
+    np.testing.assert_array_equal(first + other, 500)
+    plans = json.loads(next(tmp_path.glob("work/main/preprocessed/*/nnUNetPlans.json")).read_text())
+    schemes = plans["configurations"]["3d_fullres"]["normalization_schemes"]
+    assert schemes == ["ZScoreNormalization"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_training_goes_on_and_ends_in_a_model_folder_with_out_of_fold_accuracy(trained):
     from cohortvol.tools.train import run as train
     from cohortvol.tools.train.nnunet import load_checkpoint
@@ -303,6 +332,15 @@ def test_a_missing_label_map_is_named(tmp_path):
     (tmp_path / "labels" / "case_1.nii.gz").unlink()
     with pytest.raises(ConfigError, match=r"labels/case_1\.nii\.gz"):
         read_cases(tmp_path)
+
+
+def test_a_work_folder_of_before_channels_is_the_same_for_a_recipe_of_one(tmp_path):
+    from cohortvol.tools.train.prepare import _content
+
+    write_pairs(tmp_path / "pairs")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert "channels" not in _content(recipe, "main", cases_of(recipe, tmp_path / "pairs"))
 
 
 def test_recipe_has_defaults_for_all_but_its_name_and_labels(tmp_path):

@@ -20,6 +20,14 @@ def simulate(
     broken: Annotated[
         bool, typer.Option("--broken", help="Break some scans, each in another way.")
     ] = False,
+    dixon: Annotated[
+        bool,
+        typer.Option(
+            "--dixon",
+            help="Four images of each scan, for models of several channels: water in the column "
+            "image, then fat, in phase and opposed phase in image_2 to image_4.",
+        ),
+    ] = False,
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Draw the tables of a cohort, without images.")
     ] = False,
@@ -32,8 +40,10 @@ def simulate(
     cohortvol simulate --tables-only --n 8672 --results results/demo-population[/]
     """
     if tables_only:
-        if results is None or out is not None or broken:
-            raise ConfigError("--tables-only needs --results, and takes neither --out nor --broken")
+        if results is None or out is not None or broken or dixon:
+            raise ConfigError(
+                "--tables-only needs --results, and takes neither --out nor --broken nor --dixon"
+            )
         from cohortvol.tools.simulate import population
 
         population.run(results, n=n, seed=seed)
@@ -42,4 +52,4 @@ def simulate(
         raise ConfigError("images need --out; --results goes with --tables-only")
     from cohortvol.tools.simulate.run import run
 
-    run(out, n=n, seed=seed, broken=broken, processes=processes)
+    run(out, n=n, seed=seed, broken=broken, processes=processes, dixon=dixon)

@@ -39,9 +39,9 @@ def train(
     r"""Train a model on images with label maps, and measure it on subjects it has not seen.
 
     A dataset is a folder with images/CASE.nii.gz, labels/CASE.nii.gz and, where several images are
-    of one person, cases.csv with the columns case, subject and source (real, or simulated). The
-    recipe names datasets, their label indices, the parts the structures are split into, spacing,
-    folds and iterations; docs/training.md explains it.
+    of one person, cases.csv with the columns case, subject and source (real, or simulated); further
+    channels are in images_2/ and so on. The recipe names datasets, their label indices, the parts
+    the structures are split into, spacing, folds and iterations; docs/training.md explains it.
 
     With layout: totalsegmentator a dataset is a folder of subjects with one file per structure
     (s0001/mri.nii.gz or ct.nii.gz, s0001/segmentations/liver.nii.gz, meta.csv), as the public

@@ -85,7 +85,8 @@ def _estimate(need: Needs) -> Text:
         + ("" if need.kept_for is None else " for each shard at work; they are not kept"),
     ]
     if need.converted_gb:
-        lines.append(f"                     and {_size(need.converted_gb)} of images from DICOM")
+        made = _size(need.converted_gb)
+        lines.append(f"                     and {made} of images made of DICOM or channels")
     return Text("\n".join(lines))
 
 

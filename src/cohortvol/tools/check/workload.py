@@ -121,7 +121,7 @@ def needs(
     seconds_per_scan : float, optional
         Measured on the user's own machine; replaces the estimates of time.
     converted_bytes : int
-        Of images made from DICOM.
+        Of images made of DICOM or of several channels.
     kept_for : int, optional
         Scans of a shard, where label maps are removed once it is measured.
 
@@ -153,7 +153,7 @@ def needs(
         petaflop=float(flop.sum() / 1e15),
         gpu=gpu,
         two_cores=cpu,
-        memory_gb=memory_gb(largest, networks),
+        memory_gb=memory_gb(largest * max(1, len(card.channels)), networks),
         disk_gb=float(stored * LABEL_MAP_BYTES_PER_VOXEL * len(card.layers) / 1e9),
         kept_for=kept_for,
         converted_gb=converted_bytes / 1e9,
@@ -161,7 +161,7 @@ def needs(
 
 
 def memory_gb(voxels: float, networks: Sequence[Network]) -> float:
-    """Of a worker that has read a scan of so many voxels."""
+    """Of a worker that has read a scan of so many voxels, in all of its channels."""
     patch = max(
         math.prod(network.patch)
         * (network.n_labels * BYTES_PER_LOGIT + network.features * 4 * ACTIVATIONS)

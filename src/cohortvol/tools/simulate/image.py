@@ -95,10 +95,24 @@ def signal_of(
     return np.asarray(np.clip(signal, 0, None), dtype=np.float32)
 
 
+def shading_of(
+    shape: tuple[int, ...], affine: np.ndarray, acquisition: Acquisition, rng: np.random.Generator
+) -> np.ndarray:
+    """What the coils make of a signal of 1 on the grid of a signal map."""
+    wavelength = 220 / float(np.abs(affine[0, 0]))
+    return np.exp(acquisition.shading * smooth_noise(shape, wavelength, rng))
+
+
 def acquire(
-    signal: np.ndarray, affine: np.ndarray, acquisition: Acquisition, rng: np.random.Generator
+    signal: np.ndarray,
+    affine: np.ndarray,
+    acquisition: Acquisition,
+    rng: np.random.Generator,
+    shading: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image of a signal map: shading, partial volume, the acquisition's grid, Rician noise.
+
+    A signal may be negative, as where fat is opposed to water. `shading` is drawn if not given.
 
     Returns
     -------
@@ -106,8 +120,8 @@ def acquire(
     affine : (4, 4) float array
     """
     shape, grid = grid_of(acquisition)
-    wavelength = 220 / float(np.abs(affine[0, 0]))
-    shading = np.exp(acquisition.shading * smooth_noise(signal.shape, wavelength, rng))
+    if shading is None:
+        shading = shading_of(signal.shape, affine, acquisition, rng)
     image = _sample(signal * shading, affine, acquisition, shape, grid)
     real, imaginary = (
         acquisition.noise * rng.standard_normal(shape, dtype=np.float32) for _ in range(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from cohortvol.tools.simulate.image import (
     contrasts,
     label_map_of,
     organ_masks,
+    shading_of,
     signal_of,
     write_nifti,
 )
@@ -45,6 +47,9 @@ PROTOCOLS: dict[str, tuple[str, tuple[float, float, float]]] = {
 DIXON = "DIXON-water"
 """The sequence in which fat and water can be swapped."""
 
+CHANNELS = ("water", "fat", "in_phase", "opposed_phase")
+"""Images of a Dixon acquisition, on one grid."""
+
 N_FAULTS = len(FAULTS) + 4
 """Scans that `broken` needs: one per fault of `FAULTS`, one without age, two of one id, a swap."""
 
@@ -56,7 +61,9 @@ TRUTH = {
 }
 
 
-def run(out: Path, n: int, seed: int, broken: bool = False, processes: int = 1) -> None:
+def run(
+    out: Path, n: int, seed: int, broken: bool = False, processes: int = 1, dixon: bool = False
+) -> None:
     """Write a cohort with images: ``manifest.csv``, ``images/``, ``labels/`` and its truth.
 
     Beside them: ``truth.parquet`` (volume drawn per scan and structure), ``planted.csv`` (the
@@ -75,11 +82,15 @@ def run(out: Path, n: int, seed: int, broken: bool = False, processes: int = 1) 
         fat and water in a Dixon scan.
     processes : int
         Scans built at a time.
+    dixon : bool
+        Four images of every scan, `CHANNELS`, in ``images``, ``images_2`` and so on.
     """
+    if broken and dixon:
+        raise ConfigError("--dixon makes sound scans; leave --broken out")
     if n < 1 or (broken and n < N_FAULTS):
         raise ConfigError(f"--n {n}: at least {N_FAULTS if broken else 1} scans are needed")
     make_folder(out)
-    build = partial(one_scan, out, seed)
+    build = partial(dixon_scan if dixon else one_scan, out, seed)
     rows: list[dict[str, object]] = []
     truths: list[dict[str, object]] = []
     console = Console(stderr=True)
@@ -140,11 +151,59 @@ def one_scan(
         write_nifti(out / folder / f"{scan_id}.nii.gz", data, affine)
     row = {"scan_id": scan_id, "image": f"images/{scan_id}.nii.gz", "subject_id": scan_id}
     seen = _share_in_view(masks, built.affine, image.shape, affine)
-    truth = [
+    return row | _texts(subject), _truth(scan_id, volumes, seen)
+
+
+def dixon_scan(
+    out: Path, seed: int, index: int
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """`one_scan` of a Dixon acquisition, with all of its images.
+
+    Fat is added to water in phase and taken from it in opposed phase, in every voxel as it is
+    sampled, so that the two cancel at their borders.
+    """
+    rng = np.random.default_rng([seed, 6, index])
+    scan_id = f"sub-{index + 1:04d}"
+    subjects = cohort.draw_subjects(1, rng)
+    volumes = cohort.draw_volumes(subjects, rng).iloc[0].to_dict()
+    subject = subjects.iloc[0].copy()
+    subject["sequence"] = DIXON
+    bmi = subject["weight_kg"] / (subject["height_cm"] / 100) ** 2
+    built = anatomy.build(volumes, subject["height_cm"], bmi, rng)
+    masks = organ_masks(built)
+    acquisition = _acquisition(built, masks, subject, rng)
+    table = contrasts()
+    water, fat = (
+        signal_of(built.tissues, means, 0.05 * means, rng)
+        for means in (table[f"DIXON-{part}"].to_numpy() for part in ("water", "fat"))
+    )
+    signals = (water, fat, water + fat, water - fat)
+    shading = shading_of(built.tissues.shape, built.affine, acquisition, rng)
+    scale = rng.uniform(400, 1500)
+    folders = ["images", *(f"images_{n}" for n in range(2, len(CHANNELS) + 1))]
+    for folder, signal in zip(folders, signals, strict=True):
+        image, affine = acquire(signal, built.affine, acquisition, rng, shading)
+        scaled = np.rint(image * scale).astype(np.int16)
+        write_nifti(out / folder / f"{scan_id}.nii.gz", scaled, affine)
+    labels = label_map_of(masks, built.affine, acquisition)
+    write_nifti(out / "labels" / f"{scan_id}.nii.gz", labels, affine)
+    places = {folder.replace("images", "image"): f"{folder}/{scan_id}.nii.gz" for folder in folders}
+    seen = _share_in_view(masks, built.affine, labels.shape, affine)
+    row = {"scan_id": scan_id, **places, "subject_id": scan_id, **_texts(subject)}
+    return row, _truth(scan_id, volumes, seen)
+
+
+def _texts(subject: pd.Series) -> dict[str, object]:
+    return {str(key): value for key, value in subject.items()}
+
+
+def _truth(
+    scan_id: str, volumes: Mapping[str, float], in_view: Sequence[float]
+) -> list[dict[str, object]]:
+    return [
         {"scan_id": scan_id, "structure": name, "volume_ml": volumes[name], "in_view": share}
-        for name, share in zip(ORGANS, seen, strict=True)
+        for name, share in zip(ORGANS, in_view, strict=True)
     ]
-    return row | {str(key): value for key, value in subject.items()}, truth
 
 
 def _acquisition(

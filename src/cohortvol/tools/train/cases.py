@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +24,7 @@ from cohortvol.tools.train.subjects import (
 AFFINE_TOLERANCE_MM = 1e-3
 
 
-def read_cases(folder: Path) -> pd.DataFrame:
+def read_cases(folder: Path, image_folders: Sequence[str] = ("images",)) -> pd.DataFrame:
     """Cases of a training folder: ``case, subject, source``, from ``cases.csv``.
 
     A folder without ``cases.csv`` holds real scans only, one subject each.
@@ -54,7 +54,7 @@ def read_cases(folder: Path) -> pd.DataFrame:
     absent = [
         f"{kind}/{case}.nii.gz"
         for case in cases["case"]
-        for kind in ("images", "labels")
+        for kind in (*image_folders, "labels")
         if not (folder / kind / f"{case}.nii.gz").is_file()
     ]
     if absent:
@@ -99,9 +99,9 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
         assert folder is not None  # noqa: S101  (for the type checker: one of them is given)
         try:
             if dataset.layout == TOTALSEGMENTATOR:
-                cases = read_subjects(folder, name, dataset, files_of_structures(recipe, name))
+                cases = _subjects(recipe, name, folder)
             else:
-                cases = _with_files(read_cases(folder), folder)
+                cases = _with_files(read_cases(folder, recipe.image_folders), folder)
                 refuse_unknown(name, dataset.leave_out, cases["case"])
                 cases = cases[~cases["case"].isin(dataset.leave_out)]
         except (ConfigError, TableError) as error:
@@ -123,6 +123,16 @@ def cases_of(recipe: Recipe, pairs: Path | None = None) -> pd.DataFrame:
         raise ConfigError("\n".join(wrong))
     cases = pd.concat(tables, ignore_index=True)
     return cases[~cases["subject"].isin(subjects_for_test(recipe))].reset_index(drop=True)
+
+
+def _subjects(recipe: Recipe, name: str, folder: Path) -> pd.DataFrame:
+    """The cases of a dataset with a folder for each subject, and one image in it."""
+    if len(recipe.channels) > 1:
+        raise ConfigError(
+            f"dataset {name}: layout {TOTALSEGMENTATOR} has one image of a subject, and the recipe "
+            f"names {len(recipe.channels)} channels: {', '.join(recipe.channels)}"
+        )
+    return read_subjects(folder, name, recipe.datasets[name], files_of_structures(recipe, name))
 
 
 def _with_files(cases: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -127,7 +127,7 @@ def _content(recipe: Recipe, part: str, cases: pd.DataFrame) -> dict[str, str]:
         **{
             name: digest_of(value)
             for name, value in settings.items()
-            if name not in (*FREE, *OF_TRAINING, "n_folds")
+            if name not in (*FREE, *OF_TRAINING, "n_folds") and (value or name != "channels")
         },
     }
 
@@ -148,7 +148,14 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
         (raw / folder).mkdir(parents=True, exist_ok=True)
     index = {name: index_of_part(recipe, part, name) for name in recipe.datasets}
     jobs = [
-        (row.case, row.image, row.label_map, index[row.dataset], raw) for row in cases.itertuples()
+        (
+            row.case,
+            _images(row.image, recipe),
+            row.label_map,
+            index[row.dataset],
+            raw,
+        )
+        for row in cases.itertuples()
     ]
     if processes > 1:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -164,7 +171,7 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
         raw / "dataset.json",
         {
             # Grey values are normalised scan by scan, CT as MRI: TotalSegmentator MRI does so too.
-            "channel_names": {"0": "MRI"},
+            "channel_names": {str(n): name for n, name in enumerate(recipe.channels or ["MRI"])},
             "labels": {
                 "background": 0,
                 **{name: index for index, name in recipe.labels_of(part).items()},
@@ -174,6 +181,11 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
             "overwrite_image_reader_writer": "NibabelIO",
         },
     )
+
+
+def _images(image: Path, recipe: Recipe) -> list[Path]:
+    """The first image of a case and those of its further channels, which lie in folders beside."""
+    return [image, *(image.parents[1] / folder / image.name for folder in recipe.image_folders[1:])]
 
 
 def _tell(part: str, results: Sequence[_Written]) -> None:
@@ -200,15 +212,17 @@ class _Written:
 
 
 def _write_case(
-    case: str, image: Path, label_map: Path, index: Mapping[Label, int], raw: Path
+    case: str, images: Sequence[Path], label_map: Path, index: Mapping[Label, int], raw: Path
 ) -> _Written:
     try:
-        voxels, labels, affine, n_overlapping = read_pair(image, label_map, index)
+        channels = [read_pair(image, label_map, index) for image in images]
     except CohortvolError as error:
         return _Written(f"  {case}: {error}")
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
         return _Written(f"  {case}: cannot be read ({error})")
-    _write(raw / "imagesTr" / f"{case}_0000.nii.gz", voxels, affine)
+    _, labels, affine, n_overlapping = channels[0]
+    for n, (voxels, *_) in enumerate(channels):
+        _write(raw / "imagesTr" / f"{case}_{n:04}.nii.gz", voxels, affine)
     _write(raw / "labelsTr" / f"{case}.nii.gz", labels, affine)
     return _Written("", n_overlapping, not labels.any())
 

@@ -89,6 +89,9 @@ class Recipe:
     parts : dict
         Name of each sub-model to its structures, in the order of its label indices 1, 2, ...
         In the model the later part wins where two claim a voxel.
+    channels : list of str
+        Images of a case that the networks see together: those in ``images/``, ``images_2/``, ...
+        Empty where they see one. nnU-Net normalises by these names; most by mean and spread.
     spacing_mm : list of float
         Spacing of the networks along R, A, S.
     base_features, max_features : int
@@ -121,6 +124,7 @@ class Recipe:
     origin: str = ""
     citation: str = ""
     notes: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
     spacing_mm: list[float] = field(default_factory=lambda: [4.0, 4.0, 4.0])
     base_features: int = 16
     max_features: int = 80
@@ -134,6 +138,11 @@ class Recipe:
     final: Phase | None = None
     n_folds: int = 3
     seed: int = 0
+
+    @property
+    def image_folders(self) -> list[str]:
+        """Of a dataset, in the order of the channels."""
+        return ["images", *(f"images_{n}" for n in range(2, len(self.channels) + 1))]
 
     @property
     def steps(self) -> list[str]:
