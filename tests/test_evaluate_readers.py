@@ -132,6 +132,18 @@ def test_what_the_second_reader_lacks_is_a_row_with_a_reason(dataset):
     assert readers.loc[("liver", "dice"), "n_pairs"] == 3
 
 
+@pytest.mark.slow
+def test_indices_of_a_second_reader_are_not_taken_for_those_of_the_experts_files(dataset):
+    """The expert's masks have no indices that a label map could share."""
+    words = ["--split", "test", "--second-reader", str(dataset / "model")]
+    assert evaluate(dataset, *words) == 0
+    pairs = tables_of(dataset / "out")["reader_pairs"]
+    assert set(pairs["reason"]) == {"EVAL_NO_NAMES"}
+    assert evaluate(dataset, *words, "--second-reader-labels", str(dataset / "card.json")) == 0
+    of_models = tables_of(dataset / "out")["reader_pairs"].set_index("reference").loc[SECOND]
+    assert (of_models["dice"] == 1).all()  # the model's own label maps as those of a reader
+
+
 def test_a_split_goes_with_the_layout_that_has_one(dataset):
     ids = [case.scan_id for case in find_cases(dataset / "mri", "auto", None, "train")]
     assert ids == ["s0", "s1"]

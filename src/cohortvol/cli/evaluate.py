@@ -65,9 +65,12 @@ def evaluate(
         ),
     ] = None,
     second_reader_labels: Annotated[
-        str,
-        typer.Option(help="What the second reader's labels mean, as for --expert-labels."),
-    ] = "same",
+        str | None,
+        typer.Option(
+            help="What the second reader's labels mean, as for --model-labels. Without it, what "
+            "--expert-labels says, or the files do."
+        ),
+    ] = None,
     scans: Annotated[
         Path | None,
         typer.Option(
@@ -151,7 +154,7 @@ def evaluate(
         split=split,
         second_reader=None
         if second_reader is None
-        else Model(SECOND, second_reader, second_reader_labels),
+        else Model(SECOND, second_reader, second_reader_labels or expert_labels),
         scans=scans,
         settings=Settings(tolerance_mm, rule, bootstrap, seed, correction),
         age_range_years=age_range_years,

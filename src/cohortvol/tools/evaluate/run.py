@@ -142,7 +142,7 @@ def run(
         See `datasets.find_cases`.
     second_reader : Model, optional
         Label maps of a second reader: models are compared with both readers, and these with each
-        other. Labels are the expert's where it names none.
+        other.
     scans : Path, optional
         Table with scan_id, and subject_id, sequence, scanner, age_years where known.
     settings : Settings, optional
