@@ -80,6 +80,9 @@ INTRODUCTIONS = {
     "analyse/missingness": "Who has no usable volume of a structure.",
     "analyse/literature": "The slopes beside published values, one row each.",
     "analyse/published_centiles": "Published centiles beside the people here of the same ages.",
+    "analyse/suspected": "How many volumes are so far outside the rest that they may be remnants, "
+    "what surgery left, or organs of a disease. None is left out for it.",
+    "analyse/suspected_scans": "Which volumes these are. Holds scan ids.",
     "analyse/tipping": "Drift of the measurement with age that would cancel each slope.",
     "analyse/asymmetry": "Left against right of paired structures.",
     "analyse/time_of_day": "How volumes go with the time of day, where M2 adjusts for it; empty "

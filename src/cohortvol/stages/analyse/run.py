@@ -41,6 +41,7 @@ from cohortvol.stages.analyse.robustness.diagnostics import diagnostics
 from cohortvol.stages.analyse.robustness.measurement_error import tipping
 from cohortvol.stages.analyse.robustness.selection import missingness
 from cohortvol.stages.analyse.robustness.sensitivity import sensitivity
+from cohortvol.stages.analyse.robustness.suspected import suspected, suspicions, with_suspected
 from cohortvol.store.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     bent = bends.bent(nonlinearity, chosen)
     slopes = bends.label_average(slopes, bent)
     diagnosed, influence = diagnostics(cohort, chosen)
+    far_out, whose = suspected(cohort)
     tables = {
         "slopes": slopes,
         "interactions": interactions,
@@ -111,7 +113,9 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "summary": summary(cohort, chosen),
         "dropped": dropped(cohort),
         "table1": table1(cohort, chosen),
-        "flow": flow(cohort),
+        "flow": with_suspected(flow(cohort), whose),
+        "suspected": far_out,
+        "suspected_scans": whose,
         "nonlinearity": nonlinearity,
         "slopes_at_age": bends.slopes_at_age(splines, bent),
         "peaks": bends.peaks(splines, bent),
@@ -141,6 +145,7 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "sentences": [
             *sentences(cohort, slopes, chosen),
             *site_sentences(tables["site_slopes"], chosen),
+            *suspicions(far_out, knows_cut=cohort.knows_cut and chosen.exclude_cut),
         ],
         "inputs": {
             name: {"file": path.name, "sha256": sha256_of(path)}

@@ -33,7 +33,8 @@ TITLE = "Organ volumes and age"
 FROM_ANALYSIS = ("table1", "slopes", "interactions", "correlations", "summary", "dropped")
 BESIDE = (
     *("age_bands", "slopes_at_age", "peaks", "nonlinearity"),
-    *("site_slopes", "literature", "published_centiles", "tipping", "time_of_day", "two_models"),
+    *("site_slopes", "literature", "published_centiles", "tipping", "suspected"),
+    *("time_of_day", "two_models"),
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
@@ -283,6 +284,7 @@ def _tables(analysis: Analysis) -> dict[str, pages.Table]:
         "published_centiles": listing.published_centiles_table(analysis),
         "site_slopes": listing.site_slopes_table(analysis, level=_level(analysis)),
         "tipping": listing.tipping_table(analysis),
+        "suspected": listing.suspected_table(analysis),
         "time_of_day": listing.time_of_day_table(analysis),
         "two_models": listing.two_models_table(analysis),
     }

@@ -16,7 +16,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             text,
             "manifest, quarantined, skipped, failed, done, unusable, kept (among the usable), "
             "usable for trends, out of range (values that count as unknown), "
-            "with height and weight",
+            "with height and weight, suspected (among the usable: volumes far outside the rest)",
         ),
         "reason": Column(
             text,

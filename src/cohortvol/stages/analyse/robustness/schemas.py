@@ -74,6 +74,36 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "leverage": Column(real, "leverage, 0 to 1"),
         "residual_z": Column(real, "residual of ln(volume) over its standard deviation"),
     },
+    "analyse/suspected": {
+        "structure": STRUCTURE,
+        "kind": Column(
+            text,
+            "small, large, or not found (a side, where the other is above its 90th centile)",
+        ),
+        "n": Column(whole, "scans with such a volume"),
+        "n_used": Column(whole, "of which the volume is used; QC left out the others"),
+        "n_both_sides": Column(whole, "of which the other side is so too"),
+        "n_other_large": Column(whole, "of which the other side is above its 90th centile"),
+        "n_beside_other": Column(
+            whole, "of small ones, those that are far outside only beside their other side"
+        ),
+        "limit_pct": Column(
+            real, "beyond this share of what is usual at this age and sex it is far outside, %"
+        ),
+        "limit_ml": Column(real, "the same at the median of what is usual, mL"),
+    },
+    "analyse/suspected_scans": {
+        "structure": STRUCTURE,
+        "scan_id": Column(text, "scan; the same as the table of scans has it"),
+        "kind": Column(text, "small, large or not found"),
+        "pattern": Column(
+            text, "of a pair: one side; one side, the other large; both sides; null of others"
+        ),
+        "volume_ml": Column(real, "volume, mL; null where it was not found"),
+        "usual_ml": Column(real, "median at this age and sex, by a parabola of age, mL"),
+        "of_usual_pct": Column(real, "volume_ml over usual_ml, %"),
+        "used": Column(flag, "the volume is used in trends; QC left out the others"),
+    },
     "analyse/tipping": {
         "structure": STRUCTURE,
         "sex": SEX,

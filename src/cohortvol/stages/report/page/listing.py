@@ -203,6 +203,31 @@ def tipping_table(analysis: Analysis) -> Table:
     return Table("Bias needed to cancel a slope", header, rows, note, "tipping")
 
 
+def suspected_table(analysis: Analysis) -> Table:
+    """How many volumes are far outside the rest."""
+    table = analysis.table("suspected")
+    rows = [
+        [
+            style.display_name(row["structure"]),
+            row["kind"],
+            style.count(row["n"]),
+            style.count(row["n_used"]),
+            *(style.number(row[name], 0) for name in ("n_other_large", "n_both_sides")),
+            "–" if pd.isna(row["limit_pct"]) else f"{row['limit_pct']:.0f}",
+        ]
+        for row in table[table["n"].astype("Float64").fillna(1) > 0].to_dict("records")
+    ]
+    header = ["Structure", "Kind", "n", "Used", "Other side large", "Both sides"]
+    header += ["Limit, % of what is usual"]
+    note = (
+        "Volumes that may be remnants, what surgery left, organs of a disease, or failed: further "
+        "from the median at this age and sex than five times the 10th or 90th centile, or as far "
+        "smaller than the other side. None is left out for it. Other side large: above its 90th "
+        "centile."
+    )
+    return Table("Far outside the rest", header, rows, note, "suspected")
+
+
 def time_of_day_table(analysis: Analysis) -> Table:
     """How volumes go with the time of day."""
     table = analysis.table("time_of_day")

@@ -26,8 +26,9 @@ _HEADING = {
     "unusable": "Excluded from trends",
     "kept": "Among the scans used for trends",
     "out of range": "Values that cannot be true and count as unknown",
+    "suspected": "Far outside the rest, not left out: surgery or disease?",
 }
-_AFTER = ("unusable", "kept", "out of range")
+_AFTER = ("unusable", "kept", "out of range", "suspected")
 """Steps of measured scans that have a side box."""
 BY_REVIEW = "scan excluded by review"
 """The reason with which `analyse` counts scans that people excluded."""

@@ -109,6 +109,10 @@ BESIDE_COLUMNS = {
         *["pair", "sex", "asymmetry_mean_pct", *_ends("slope_points_per_decade")],
         *["p_value", "q_value", *_ends("bias_ml"), "limit_low_ml", "limit_high_ml", "n_used"],
     ],
+    "suspected": [
+        *["structure", "kind", "n", "n_used", "n_both_sides", "n_other_large", "n_beside_other"],
+        *["limit_pct", "limit_ml"],
+    ],
     "time_of_day": [
         *["structure", "from_h", "to_h", *_ends("difference_pct"), *_ends("difference_ml")],
         *["amplitude_pct", "peak_h", "q_value", "n_used", "note"],

@@ -293,6 +293,12 @@ RULES: dict[str, dict[str, Rule]] = {
         "bias_over_ages_pct": like(SLOPE, 5.0),
         "dice": constant, "ratio_low": constant, "ratio_high": constant, "note": note,
     },
+    "suspected": {
+        **_keys("structure", "kind"), "n": count, "n_used": count,
+        **dict.fromkeys(
+            ("n_both_sides", "n_other_large", "n_beside_other", "limit_pct", "limit_ml"), hidden
+        ),
+    },
     "time_of_day": {  # when somebody was where is nobody's
         "structure": words,
         **_ends("difference_pct", hidden), **_ends("difference_ml", hidden),
