@@ -25,7 +25,7 @@ from cohortvol.stages.analyse.answers.sites import site_sentences, site_slopes
 from cohortvol.stages.analyse.answers.slopes import trends
 from cohortvol.stages.analyse.answers.time_of_day import time_of_day
 from cohortvol.stages.analyse.answers.two_models import two_models
-from cohortvol.stages.analyse.cohort import hours
+from cohortvol.stages.analyse.cohort import ages, hours
 from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.bands import age_bands, quartiles
 from cohortvol.stages.analyse.cohort.describe import dropped, flow, summary, table1
@@ -258,6 +258,7 @@ def sentences(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list[
         said.append(f"No model adjusts for {', '.join(FACTORS[:-1])} or {FACTORS[-1]}.")
     if estimated:
         wish = settings.time_of_day
+        said += ages.said(cohort)
         said += hours.said(cohort, wish, adjusted=TIME_OF_DAY in adjusted)
     if not cohort.knows_sex:
         said.append("Sex is not known: women and men are analysed as one.")
