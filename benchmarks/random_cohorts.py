@@ -1,39 +1,44 @@
 """Random cohorts through analyse and report: no exception, no empty figure, no untrue sentence.
 
-    python benchmarks/random_cohorts.py --cohorts 200
+    python benchmarks/random_cohorts.py --cohorts 200 --quick
 
 Sizes, sexes, sites, people scanned again, columns that are lacking, ages in bands, volumes that do
-not differ, effects and bends are drawn. What the first screen says of every structure is compared
-with the tables; figures must hold ink and their data a row. Prints each cohort that was not right
-and ends with 1 if there is any.
+not differ, effects and bends are drawn, and settings with them. What the finished page says is
+worked out anew from the tables (`page_truth.py`); of each figure every panel must hold something
+and its data a row. Prints each cohort that was not right and ends with 1 if there is any.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import tempfile
 import traceback
-from html import unescape
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
 
-from cohortvol.drawing import style
+import page_truth
+from cohortvol.drawing import pages, style
 from cohortvol.errors import CohortvolError
 from cohortvol.stages import analyse, report
 
-ORGANS = ("liver", "spleen", "kidney_left", "kidney_right", "stomach")
-LEAST_BYTES = 3000
-"""Of a PNG with anything drawn in it."""
+ORGANS = ("liver", "spleen", "kidney_left", "kidney_right", "stomach", "gallbladder")
+STATES = ("quarantined", "skipped", "failed")
+PRINTED: list[tuple[str, Figure]] = []
+"""Figures of the page that is being made, by name."""
 
 
 def drawn(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, object]]:
     """Volumes and scans, and settings of analyse."""
-    n = int(rng.choice([1, 2, 5, 12, 40, 150, 450, 1500]))
+    n = int(rng.choice([1, 2, 3, 5, 9, 12, 20, 25, 40, 80, 150, 300, 450, 1500]))
     people = max(1, int(n * rng.choice([1.0, 1.0, 0.9, 0.5])))
     who = np.sort(rng.integers(0, people, n)) if people < n else np.arange(n)
     age = rng.uniform(*rng.choice([(20, 85), (40, 70), (50, 52)]), n)
@@ -51,8 +56,16 @@ def drawn(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
         height = 165 + 12 * male + rng.normal(0, 7, n)
         scans["height_cm"], scans["weight_kg"] = height, 25 * (height / 100) ** 2
         scans["weight_kg"] *= np.exp(rng.normal(0, 0.15, n))
+        lacking = rng.choice(["", "height_cm", "weight_kg"], p=[0.8, 0.1, 0.1])
+        scans = scans.drop(columns=lacking, errors="ignore")
+        if rng.random() < 0.3:
+            scans.loc[rng.random(n) < rng.choice([0.1, 0.9]), "height_cm"] = np.nan
     if rng.random() < 0.5:
         scans["site"] = [f"h{i}" for i in rng.integers(0, rng.choice([1, 3, 3, 30]), n)]
+    if rng.random() < 0.3:
+        scans["sequence"] = rng.choice(["T1w", "T2w"], n) if rng.random() < 0.6 else "T2w"
+    if rng.random() < 0.15:
+        scans["state"] = np.where(rng.random(n) < 0.8, "done", rng.choice(STATES, n))
     if rng.random() < 0.2:
         scans["sampling_weight"] = np.exp(rng.uniform(0, 3, n))
     if rng.random() < 0.2:
@@ -76,67 +89,86 @@ def drawn(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
     volumes = pd.concat(pieces, ignore_index=True)
     if "status" in volumes:
         volumes["status"] = volumes["status"].fillna("ok")
-    settings = {"bootstrap_draws": 100, "min_n_rescanned": int(rng.choice([20, 200]))}
+    if rng.random() < 0.1:
+        volumes.loc[rng.random(len(volumes)) < 0.02, "volume_ml"] *= -1
+    if rng.random() < 0.05 and len(volumes):
+        volumes = pd.concat([volumes, volumes.iloc[[0]]])  # refused
+    settings = {
+        "bootstrap_draws": 100,
+        "min_n_rescanned": int(rng.choice([20, 200])),
+        "min_n_centiles": int(rng.choice([50, 300])),
+        "min_n_per_sex": int(rng.choice([1, 20, 100])),
+        "suppress_below": int(rng.choice([0, 2, 5, 10])),
+        "exclude_cut": bool(rng.random() < 0.9),
+        "quantile_check": bool(rng.random() < 0.2),
+        "fdr": float(rng.choice([0.05, 0.05, 0.2])),
+    }
     return volumes, scans, settings
 
 
-def untrue(folder: Path, page: str) -> list[str]:
-    """What the first screen says that the tables do not."""
-    slopes = pd.read_csv(folder / "a" / "slopes.csv")
-    pooled = slopes[(slopes["sex"] == "all") & slopes["slope_pct_per_decade"].notna()]
-    if "What changes with age" not in page:  # all too small for an answer
-        return []
-    if pooled.empty:
-        return ["an answer without a slope"]
-    pooled = pooled[pooled["model"] == pooled["model"].max()].set_index("structure")
-    bends = pd.read_csv(folder / "a" / "nonlinearity.csv")
-    wrong, shown = [], set()
-    for kind in ("smaller", "larger", "bends", "unclear", "untested", "control"):
-        body = re.search(f'<tbody class="{kind}">(.*?)</tbody>', page, re.DOTALL)
-        names = re.findall(r'<th scope="row">([^<]*)</th>', body[1]) if body else []
-        for structure, row in pooled.iterrows():
-            if style.display_name(str(structure)) not in map(unescape, names):
-                continue
-            shown.add(structure)
-            clear, q_values = (
-                row["q_value"] < 0.05,
-                bends["q_value"][bends["structure"] == structure],
-            )
-            true = {
-                "smaller": clear and row["slope_pct_per_decade"] < 0,
-                "larger": clear and row["slope_pct_per_decade"] > 0,
-                "bends": not clear and (q_values < 0.05).any(),
-                "unclear": not clear and q_values.notna().any() and not (q_values < 0.05).any(),
-                "untested": not clear and q_values.isna().all(),
-                "control": True,
-            }[kind]
-            if not true:
-                wrong.append(f"{structure} stands under {kind}")
-    return wrong + [
-        f"{structure} is not shown" for structure in pooled.index if structure not in shown
-    ]
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Figures are drawn with their data and captions, and none is made a picture."""
+
+    def save(figure: Figure, stem: Path, data: pd.DataFrame, caption: str) -> list[Path]:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        PRINTED.append((stem.name, figure))
+        Image.new("RGB", (8, 8)).save(stem.with_suffix(".png"))
+        data.to_csv(stem.with_suffix(".csv"), index=False)
+        return [stem.with_suffix(".png"), stem.with_suffix(".csv")]
+
+    with (
+        mock.patch.object(style, "save_figure", save),
+        mock.patch.object(pages, "for_screen", lambda png: png),
+    ):
+        yield
 
 
-def tried(seed: int, folder: Path) -> list[str]:
+@contextmanager
+def watched() -> Iterator[None]:
+    """Figures are saved as ever, and kept to be looked at."""
+    real = style.save_figure
+
+    def save(figure: Figure, stem: Path, data: pd.DataFrame, caption: str) -> list[Path]:
+        PRINTED.append((stem.name, figure))
+        return real(figure, stem, data, caption)
+
+    with mock.patch.object(style, "save_figure", save):
+        yield
+
+
+def empty(folder: Path) -> list[str]:
+    """Figures without data, and panels in which nothing stands."""
+    wrong = []
+    for name, figure in PRINTED:
+        if pd.read_csv(folder / f"{name}.csv").empty:
+            wrong.append(f"{name} has no data")
+        for axes in figure.axes:
+            drawn = [*axes.lines, *axes.collections, *axes.patches, *axes.images, *axes.texts]
+            if axes.get_visible() and not drawn:
+                wrong.append(f"{name}: a panel is empty")
+    return wrong
+
+
+def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
     """What is wrong with the page of one cohort."""
     volumes, scans, settings = drawn(np.random.default_rng(seed))
     volumes.to_csv(folder / "v.csv", index=False)
     scans.to_csv(folder / "s.csv", index=False)
+    PRINTED.clear()
     try:
         analyse.run(folder / "v.csv", folder / "s.csv", folder / "a", **settings)
-        page = report.run(folder / "a", folder / "v.csv", folder / "s.csv", folder / "r")
+        with without_pictures() if quick else watched():
+            page = report.run(folder / "a", folder / "v.csv", folder / "s.csv", folder / "r")
+        figures = folder / "r" / "figures"
+        cohort = page_truth.Cohort.read(folder / "a", folder / "s.csv", folder / "v.csv", figures)
+        return page_truth.untrue(page.read_text(encoding="utf-8"), cohort) + empty(figures)
     except CohortvolError as error:
-        empty = volumes.empty and "no" in str(error)
-        return [] if empty else [f"refused: {error}"]
+        twice = volumes.duplicated(["scan_id", "structure"]).any()
+        right = volumes.empty or (twice and "stand twice" in str(error))
+        return [] if right else [f"refused: {error}"]
     except Exception:
-        return [traceback.format_exc(limit=-3)]
-    wrong = untrue(folder, page.read_text(encoding="utf-8"))
-    for picture in (folder / "r" / "figures").glob("*.png"):
-        if picture.stat().st_size < LEAST_BYTES:
-            wrong.append(f"{picture.name} is empty")
-        if pd.read_csv(picture.with_suffix(".csv")).empty:
-            wrong.append(f"{picture.name} has no data")
-    return wrong
+        return [traceback.format_exc(limit=-4)]
 
 
 def main() -> int:
@@ -146,12 +178,13 @@ def main() -> int:
     )
     parser.add_argument("--cohorts", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="seed of the first")
+    parser.add_argument("--quick", action="store_true", help="make no picture of any figure")
     options = parser.parse_args()
     logging.disable()
     bad = 0
     for seed in range(options.first, options.first + options.cohorts):
         with tempfile.TemporaryDirectory() as folder:
-            wrong = tried(seed, Path(folder))
+            wrong = tried(seed, Path(folder), quick=options.quick)
         bad += bool(wrong)
         for line in wrong:
             print(f"seed {seed}: {line}", flush=True)

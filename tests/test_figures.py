@@ -25,6 +25,7 @@ from cohortvol.stages.report.figures import (
     gallery as drawing,
 )
 from cohortvol.stages.report.page import answer, checklists
+from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables import disclosure, flow, inputs
 from cohortvol.stages.report.tables.inputs import BESIDE_COLUMNS
 from report_fixture import STRUCTURES, make_scans, make_volumes, write_cohort
@@ -230,7 +231,8 @@ def test_where_a_table_is_empty_the_figure_is_left_out_with_a_sentence(subject):
         names = {one.name for one in drawing.draw(dataclasses.replace(subject, analysis=bare))}
     gone = {"centiles", "worms", "quartiles", "sides", "missing", "sensitivity", "repeats"}
     assert set(drawing.TITLES) - names == gone | {"volumes"}  # drawn where there are no trends
-    assert all(drawing.ABSENT[name].endswith(".") for name in gone)
+    said = notices.absent(bare, public=False)
+    assert all(said[name].endswith(".") for name in gone)
 
 
 def test_a_cohort_whose_sexes_are_unknown_is_drawn_as_one(tmp_path):

@@ -20,6 +20,7 @@ from cohortvol.stages.report.figures.sheets import SheetSettings
 from cohortvol.stages.report.page import checklists, listing
 from cohortvol.stages.report.page import html as page
 from cohortvol.stages.report.page.answer import answer
+from cohortvol.stages.report.page.sentences import methods, notices
 from cohortvol.stages.report.tables import disclosure, inputs, published
 from cohortvol.stages.report.tables.flow import Flow, count_flow
 from cohortvol.stages.report.tables.inputs import Analysis
@@ -137,7 +138,8 @@ def run(
     for name, items in lists.items():
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
-    absent = gallery.absent(analysis, public=public)
+    absent = notices.absent(analysis, public=public)
+    models_of_scans = page.models_of(scan_table, public=public)
     html = pages.render(
         jinja,
         templates,
@@ -155,18 +157,15 @@ def run(
             },
             "answer": first,
             "checklists": [(checklists.CHECKLISTS[name], name, lists[name]) for name in lists],
-            "covariates": analysis.record.get("covariates", {}),
+            "methods": methods.said(analysis, flow, models_of_scans, public=public),
             "left_out": page.left_out_of(flow, reasons.load())
             if public
             else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),
             "sheets": shown,
             "provenance": page.provenance(scan_table, public=public),
-            "models_of_scans": page.models_of(scan_table, public=public),
             "settings": analysis.settings,
             "cannot_say": analysis.cannot_say,
             "sentences": analysis.sentences,
-            "families": analysis.record.get("families", {}),
-            "knots_years": analysis.record.get("spline", {}).get("knots_years", []),
             "hashes": {}  # whoever has a guess at the tables could check it with them
             if public
             else {path.name: digests[name] for name, path in tables_read.items()},
@@ -329,42 +328,26 @@ def _checklists(
 
 def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     """Sentences and settings that captions and page share."""
-    slopes, settings = analysis.slopes, analysis.settings
-    models = sorted(slopes["model"].dropna().unique())
-    kinds = sorted(slopes["se_kind"].dropna().unique())
-    words = {"cluster": "cluster-robust", "CR2": "bias-reduced cluster-robust (CR2)"}
-    small = slopes["note"].fillna("").str.contains("descriptive only|ANA_TOO_FEW")
-    by_sex = slopes["sex"].isin(["F", "M"])
-    all_small = analysis.has_trends and bool(small[by_sex].all())
-    notice = ""
-    if all_small:
-        notice = (
-            f"A cohort of {style.count(flow.usable)} usable scans is too small to show every trend."
-        )
-    elif analysis.has_trends and small.any():
-        notice = "Some slopes rest on too few scans to be more than descriptive."
-    adjusted = analysis.record.get("covariates", {}).get("adjusted_for", [])
+    settings, families = analysis.settings, analysis.record.get("families", {})
+    small = notices.small(analysis, flow)
     return {
         "flow": flow,
         "count": style.count,
-        "adjusted_for": " and ".join(
-            part for part in (", ".join(adjusted[:-1]), *adjusted[-1:]) if part
-        ),
-        "continuous": analysis.record.get("covariates", {}).get("continuous", []),
-        "models": models,
+        "adjusted_for": notices.adjusted_for(analysis),
+        "models": notices.models(analysis),
         "fdr": f"{settings.get('fdr', 0.05):g}",
-        "correlation_family": analysis.record.get("families", {}).get("correlations", "Bonferroni"),
+        "correlation_family": families.get("correlations", "Bonferroni"),
         "min_n_centiles": settings.get("min_n_centiles", 300),
-        "family": analysis.record.get("families", {}).get("slopes", "Benjamini-Hochberg"),
-        "se_kind": " and ".join(words.get(kind, kind) for kind in kinds) or "robust",
-        "all_small": all_small,
+        "family": families.get("slopes", "Benjamini-Hochberg"),
+        "se_kind": notices.errors(analysis),
+        "all_small": notices.all_small(analysis),
         "has_trends": analysis.has_trends,
-        "small_notice": notice,
-        "small_sentence": f"{notice} Descriptive only." if notice else "",
-        "size_sentence": ""
-        if "height" in adjusted
-        else "Height and weight are not known: nothing is adjusted for body size.",
-        "fixed_sentence": "Cross-sectional: people of different ages, not people growing older.",
+        "small_notice": small,
+        "small_read": notices.how_to_read_small(analysis),
+        "small_sentence": f"{small} Descriptive only." if small else "",
+        "m2_sentence": notices.m2(analysis),
+        "size_sentence": notices.size(analysis),
+        "fixed_sentence": notices.CROSS_SECTIONAL,
     }
 
 

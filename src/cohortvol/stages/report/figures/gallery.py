@@ -44,36 +44,6 @@ TITLES = {
     "planted": "Planted and recovered slopes, % per decade of age",
 }
 """Figures by name: the name is that of its files and of its caption."""
-ABSENT = {
-    "trends": "No figure of volume against age: nothing of two ages can be shown.",
-    "centiles": "No centile charts: too few people of a sex have a usable volume of any structure.",
-    "worms": "No worm plots: there are no centiles, or the analysis has no such table.",
-    "forest": "No forest plot: no slope was estimated.",
-    "quartiles": "No box plots: the analysis has no quartiles of age.",
-    "heatmap": "No heat map: there is nothing to show in it.",
-    "sides": "No comparison of left and right: no structure was measured on both sides, or the "
-    "analysis has no such table.",
-    "missing": "No figure of missingness: the analysis has no such table.",
-    "sensitivity": "No figure of sensitivity: the analysis has no such table.",
-    "repeats": "No slopes within people: too few people were scanned at several ages.",
-}
-"""What the page says where a figure has nothing to show."""
-NOT_IN_PUBLIC = {
-    "sides": "No comparison of left and right: it would draw single scans.",
-    "volumes": "No figure of volumes: quantiles of so few scans are not given.",
-    "worms": "No worm plots: the ends of a worm are single people.",
-}
-"""What a public page says in its place."""
-
-
-def absent(analysis: Analysis, *, public: bool) -> dict[str, str]:
-    """What the page says where it has no such figure, by its name."""
-    found = ABSENT | (NOT_IN_PUBLIC if public else {})
-    notes = analysis.table("centiles")["note"].dropna().astype(str)
-    others = notes[~notes.str.startswith("ANA_TOO_FEW")]
-    if len(others):
-        found["centiles"] = f"No centile charts: {others.iloc[0].partition(': ')[2]}."
-    return found
 
 
 @dataclass(frozen=True)
@@ -186,12 +156,14 @@ def _of_page(
         "n_pages": n_pages,
         "binned": page.binned,
         "public": subject.public,
+        "marks": "" if subject.analysis.sexes == ["all"] else " (circles women, triangles men)",
         "outside": "0.3\u00a0%",
         "n_range": _range_of_n(data),
         "suppress_below": subject.analysis.settings.get("suppress_below", 5),
     }
     if name == "trends":
         context["n_points"] = int(points["structure"].isin(page.structures).sum())
+        context["lines"] = bool(len(subject.analysis.curves))
         context["splines"] = bool((subject.analysis.curves["model"] == trends.SPLINE).any())
         context["published"] = "evidence" in data
     if name == "forest":

@@ -174,7 +174,8 @@ def _slopes_in_words(slopes: pd.DataFrame, sexes: list[str]) -> list[tuple[str, 
     for sex in sexes:
         row = slopes[slopes["sex"] == sex]
         if row.empty or pd.isna(row[SLOPE].iloc[0]):
-            text = f"{style.SEX_WORD[sex]}: too few to fit"
+            few = row.empty or "ANA_TOO_FEW" in str(row["note"].iloc[0])
+            text = f"{style.SEX_WORD[sex]}: {'too few to fit' if few else 'not estimated'}"
         else:
             first = row.iloc[0]
             slope = style.interval_of(first, SLOPE)
@@ -195,6 +196,7 @@ def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, people: li
             label=f"{style.SEX_WORD[sex]}: {'spline' if bent else 'fit'}, 95% CI",
         )
         for sex in analysis.sexes
+        if (analysis.curves["sex"] == sex).any()
     ]
     if bent:
         dots: dict[str, Any] = {"linestyle": (0, (0.8, 1.0)), "linewidth": 0.8}

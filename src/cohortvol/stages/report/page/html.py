@@ -10,6 +10,7 @@ import pandas as pd
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import Table
 from cohortvol.reasons import Reason
+from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables.flow import Flow
 from cohortvol.stages.report.tables.inputs import PROVENANCE_COLUMNS, SLOPE, Analysis
 from cohortvol.stages.report.tables.rounding import SMALL
@@ -40,7 +41,7 @@ _ML = "slope_ml_per_decade"
 
 def table1(analysis: Analysis) -> Table:
     """Table 1 with one column per sex; rows of missing values only where there are any."""
-    rows = []
+    hidden, rows = notices.not_printed(analysis), []
     for (variable, level), cells in analysis.table1.groupby(["variable", "level"], sort=False):
         values = dict(zip(cells["group"], cells["value"], strict=True))
         if level == "missing" and all(str(v).startswith("0 (") for v in values.values()):
@@ -52,8 +53,9 @@ def table1(analysis: Analysis) -> Table:
         "Table 1. The measured scans",
         ["", "", *[style.SEX_WORD[sex] for sex in SEXES]],
         rows,
-        "Median (interquartile range) or n (%). Small counts are not printed, to protect the "
-        "people behind them. Missing values are listed where there are any.",
+        "Median (interquartile range) or n (%). "
+        + ("Small counts are not printed, to protect the people behind them. " * bool(hidden))
+        + "Missing values are listed where there are any.",
         "table1",
     )
 
@@ -141,7 +143,7 @@ def quantile_cells(row: Mapping[Any, Any]) -> tuple[str, str]:
 def summary_table(analysis: Analysis) -> Table:
     """Quantiles of the volumes, of the groups that have any."""
     table = analysis.summary
-    least = analysis.settings.get("suppress_below", 5)
+    least = notices.least_shown(analysis)
     few = (table["n"].isna() | table["n"].between(1, least - 1)).any()
     rows = []
     for row in table[(table["sex"] == "all") | table["n"].ne(0)].to_dict("records"):

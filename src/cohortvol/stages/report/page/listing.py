@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import Table
 from cohortvol.stages.report.page.html import SEXES, estimate_cells, quantile_cells
+from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 
@@ -27,7 +31,9 @@ def age_bands_table(analysis: Analysis) -> Table:
             ]
         )
     header = ["Structure", "Sex", "Age, years", "n", "Median (IQR), mL", "5th to 95th centile, mL"]
-    note = "Cells of fewer than five scans are not given. Bands hold their lower age."
+    least = notices.least_shown(analysis)
+    note = f"Quantiles of fewer than {least} scans are not given. " if least > 1 else ""
+    note += "Bands hold their lower age."
     return Table("Table 2. Volumes by age and sex", header, rows, note, "age_bands")
 
 
@@ -57,7 +63,7 @@ def modes_table(analysis: Analysis) -> Table:
     note = (
         "Left, replication: correlations as in the seed study, without adjustment, p by "
         "Bonferroni. Right, inference: slopes with intervals, q by false discovery rate. Where "
-        "the two disagree in sign, body size or sex explains more than age."
+        "the two disagree in sign, sex or body size may explain it, or chance."
     )
     return Table("Replication beside inference", header, rows, note, "correlations")
 
@@ -73,7 +79,6 @@ def bends_table(analysis: Analysis) -> Table:
         (row["structure"], row["sex"]): row["q_value"]
         for row in analysis.table("nonlinearity").to_dict("records")
     }
-    peaks = peaks.dropna(subset=["peak_age_years"])
     peak = {(row["structure"], row["sex"]): row for row in peaks.to_dict("records")}
     rows = []
     for key, group in slopes.groupby(["structure", "sex"], sort=False):
@@ -81,14 +86,21 @@ def bends_table(analysis: Analysis) -> Table:
         row = [style.display_name(key[0]), style.SEX_WORD.get(key[1], key[1])]
         row.append(style.probability(tested.get(key)))
         row += [estimate_cells(at.get(age), SLOPE, q=False)[0] for age in ages]
-        top = peak.get(key)
-        row.append("at an end" if top is None else style.interval_of(top, "peak_age_years", 0))
+        row.append(_peak(peak.get(key)))
         rows.append(row)
     note = (
         "Only trends that bend (M3 against M2, false discovery rate); elsewhere one slope tells "
         "the trend. A peak at an end of the ages is none."
     )
     return Table("Trends that bend", header, rows, note, "slopes_at_age")
+
+
+def _peak(row: Mapping[str, Any] | None) -> str:
+    """Where the trend is highest, or why that is not told."""
+    if row is not None and pd.notna(row["peak_age_years"]):
+        return style.interval_of(row, "peak_age_years", 0)
+    note = row.get("note") if row is not None else None
+    return "at an end" if isinstance(note, str) and note.startswith("no peak") else "–"
 
 
 def published_table(analysis: Analysis) -> Table:

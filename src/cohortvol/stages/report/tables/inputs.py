@@ -57,7 +57,7 @@ ANALYSE_OPTIONAL = {"slopes": ["adjusted_for"], "interactions": ["note"]}
 BESIDE_COLUMNS = {
     "nonlinearity": ["structure", "sex", "p_value", "log10_p", "q_value", "n_used"],
     "slopes_at_age": ["structure", "sex", "age_years", *_PCT, "n_used"],
-    "peaks": ["structure", "sex", *_ends("peak_age_years"), "n_used"],
+    "peaks": ["structure", "sex", *_ends("peak_age_years"), "n_used", "note"],
     "quartiles": [
         *["structure", "sex", "quartile", "age_above_years", "age_to_years", "n", "median_ml"],
         *["q25_ml", "q75_ml", "whisker_low_ml", "whisker_high_ml", "n_implausible"],

@@ -235,7 +235,10 @@ RULES: dict[str, dict[str, Rule]] = {
     "dropped": {**_keys("structure", "reason"), "n": count},
     "nonlinearity": {**_keys("structure", "sex"), **_TESTED, **_USED, "log10_p": hidden},
     "slopes_at_age": {**_keys("structure", "sex"), "age_years": constant, **_PCT, **_USED},
-    "peaks": {**_keys("structure", "sex"), **_ends("peak_age_years", estimated_age), **_USED},
+    "peaks": {
+        **_keys("structure", "sex"), **_ends("peak_age_years", estimated_age), **_USED,
+        "note": note,
+    },
     "quartiles": {
         **_keys("structure", "sex"), "quartile": constant,
         "age_above_years": age, "age_to_years": age, "n": count,
