@@ -561,9 +561,10 @@ CLAIMS = (
     ),
     Claim(
         "between sites",
-        r"Slopes within and between sites \(.*?by site(?:; (in no structure) did the two differ)?\.",
+        r"Slopes within and between sites \(.*?by site(?:; (in no structure) did the two "
+        r"differ)?\.",
         _between_sites,
-        ("Slopes within and between sites (", "Slopes between sites ("),
+        ("Slopes within and between sites", "Slopes between sites"),
     ),
     Claim(
         "not within people",

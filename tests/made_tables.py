@@ -74,6 +74,7 @@ def made(seed: int) -> tuple[Analysis, dict[str, list[dict[str, str]]], list[dic
         "literature": _literature(rng, names),
         "centiles": _notes(rng, names, "p50_ml"),
         "within_between": _notes(rng, names, "within_pct_per_decade"),
+        "site_slopes": _tests(rng, names) if rng.random() < 0.5 else [],
         "quartiles": [{"structure": name, "median_ml": _maybe(rng)} for name in names],
         "tipping": [{"structure": name, "bias_pct_per_decade": _maybe(rng)} for name in names],
     }

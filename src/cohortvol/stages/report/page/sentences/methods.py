@@ -275,7 +275,8 @@ def site_slopes(analysis: Analysis) -> str:
     return (
         "Slopes within and between sites (scanners, where no sites are told apart) come from a "
         "random intercept per site, with age split into the mean age of its people and the "
-        "distance from it, and those within also from a term per site; errors are cluster-robust by site"
+        "distance from it, and those within also from a term per site; errors are cluster-robust "
+        "by site"
         f"{'' if differ else '; in no structure did the two differ'}."
     )
 
