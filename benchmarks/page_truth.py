@@ -318,6 +318,23 @@ def _errors(c: Cohort) -> list[Said]:
     return [(" and ".join(kinds[name] for name in names),)] if c.trends else []
 
 
+def _rows_of_all(c: Cohort) -> list[Said]:
+    known = [word for sex, word in (("F", "women"), ("M", "men")) if c.record["counts"][sex]]
+    if not c.trends:
+        return []
+    both = ("from a fit without a term of sex", *known)[-1]
+    return [("one slope for both sexes" if len(known) == 2 else both,)]
+
+
+def _no_trend(c: Cohort) -> list[Said] | None:
+    notes = [row["note"] for row in c.of("slopes", sex="all")]
+    few = all("ANA_TOO_FEW" in note for note in notes)
+    ages = {row["age_years"] for row in c.done if row.get("age_years")}
+    if c.trends or not notes or few or len(ages) < 2:
+        return [] if c.trends else None
+    return [("volumes that a trend can be",)]
+
+
 def _curves(c: Cohort) -> list[Said]:
     kinds = {(r["structure"], r["sex"], r["model"]) for r in c.of("curves")}
     bent = {key[:2] for key in kinds if key[2] == "spline"}
@@ -599,6 +616,18 @@ CLAIMS = (
         ("None: every scan of the manifest", "None: no scan of the manifest"),
     ),
     Claim(
+        "rows of all",
+        r" All: (one slope for both sexes|from a fit without a term of sex|women|men)[ ,]",
+        _rows_of_all,
+        (r"All: (one slope for both|from a fit without|women|men)", "All: men, not"),
+    ),
+    Claim(
+        "no trend",
+        r"No structure has (enough usable volumes for a trend|volumes that a trend can be)",
+        _no_trend,
+        ("enough usable volumes for|volumes that a trend can", "volumes in"),
+    ),
+    Claim(
         "below zero",
         r"(\d+) volumes? below 0 mL counts? as not measured",
         _below_zero,
@@ -668,7 +697,17 @@ def untrue(html: str, cohort: Cohort, claims: Iterable[Claim] = CLAIMS) -> list[
         said = found(claim, text)
         if expected is not None and said != set(expected):
             wrong.append(f"{claim.name}: said {sorted(said)}, true {sorted(expected)}")
-    return wrong + _rows_of_first_screen(html, cohort)
+    return wrong + _balance(cohort) + _rows_of_first_screen(html, cohort)
+
+
+def _balance(c: Cohort) -> list[str]:
+    """Whether those measured are those used and those not used, as the flow diagram shows them."""
+    n = {
+        step: sum(int(row["n"]) for row in c.of("flow", step=step))
+        for step in ("done", "unusable", "usable for trends")
+    }
+    right = n["done"] == n["unusable"] + n["usable for trends"]
+    return [] if right else [f"flow diagram: {n}"]
 
 
 def _rows_of_first_screen(html: str, cohort: Cohort) -> list[str]:

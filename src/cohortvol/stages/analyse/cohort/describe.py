@@ -124,6 +124,7 @@ def flow(cohort: Cohort) -> pd.DataFrame:
     bad_age = cohort.counted & cohort.outside["age_years"]
     no_age = cohort.counted & scans["age_years"].isna() & ~bad_age
     no_sex = cohort.counted & scans["age_years"].notna() & scans["sex"].isna()
+    no_sex &= cohort.knows_sex  # where none is known, all are analysed as one
     for reason, those in (
         (SCAN_QC, failed_qc),
         (SCAN_REVIEW, by_review),

@@ -26,7 +26,7 @@ def cannot_say(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list
     said = []
     estimated = slopes.get("slope_pct_per_decade", pd.Series(dtype=float))
     if not estimated.notna().any():
-        said.append(f"{_no_trends(cohort, settings)}: no trends with age and no centiles.")
+        said.append(f"{_no_trends(cohort, slopes, settings)}: no trends with age and no centiles.")
     sexes = cohort.scans.loc[cohort.counted, "sex"].dropna().unique()
     if len(sexes) == 0:
         said.append("No sex is known: women and men are not told apart.")
@@ -37,7 +37,7 @@ def cannot_say(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> list
     return said
 
 
-def _no_trends(cohort: Cohort, settings: Settings) -> str:
+def _no_trends(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> str:
     """Why no slope could be estimated at all."""
     known = cohort.counted & cohort.scans["age_years"].notna().to_numpy(dtype=bool)
     if not known.any():
@@ -53,4 +53,7 @@ def _no_trends(cohort: Cohort, settings: Settings) -> str:
         return f"{people} {whom}, and a trend needs {settings.min_n_fit}"
     if np.ptp(ages) == 0:
         return "All ages are equal"
-    return "No structure has enough usable volumes for a trend"
+    notes = slopes.loc[slopes["sex"] == "all", "note"].fillna("") if len(slopes) else []
+    if all("ANA_TOO_FEW" in note for note in notes):
+        return "No structure has enough usable volumes for a trend"
+    return "No structure has volumes that a trend can be fitted to"

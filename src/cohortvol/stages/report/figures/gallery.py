@@ -166,6 +166,9 @@ def _of_page(
         context["lines"] = bool(len(subject.analysis.curves))
         context["splines"] = bool((subject.analysis.curves["model"] == trends.SPLINE).any())
         context["published"] = "evidence" in data
+    if name == "sides":
+        changes = subject.analysis.table("asymmetry")["slope_points_per_decade"]
+        context["change"] = bool(changes.notna().any())
     if name == "forest":
         context["controls"] = bool(data["negative_control"].fillna(False).any())
         context["average"] = bool(data["average"].fillna(False).any())

@@ -164,7 +164,7 @@ def _volume_range(points: pd.DataFrame, fit: pd.DataFrame) -> tuple[float, float
     if not edges:
         return 0.0, 1.0
     low, high = min(edges), max(edges)
-    margin = 0.05 * max(high - low, 1e-6)
+    margin = 0.05 * max(high - low, 0.1 * high)
     return max(0.0, low - margin), high + margin
 
 

@@ -84,9 +84,8 @@ def slope_table(analysis: Analysis) -> Table:
         row.append("; ".join(dict.fromkeys(notes)))
         rows.append(row)
     note = (
-        "All: one slope for both sexes from a fit with a sex term. q: false discovery rate over "
-        "all slopes of a model. mL per decade, p, mean and counts belong to "
-        f"{models[0] if models else 'M1'}."
+        f"{notices.of_all(analysis)} q: false discovery rate over all slopes of a model. mL per "
+        f"decade, p, mean and counts belong to {models[0] if models else 'M1'}."
     )
     return Table("Slopes with age", header, rows, note, "slopes")
 

@@ -126,7 +126,7 @@ def published_table(analysis: Analysis) -> Table:
                 slope,
                 reference,
                 level,
-                style.interval_of(row, "ratio", 2),
+                "–" if pd.isna(row["ratio"]) else style.interval_of(row, "ratio", 2),
                 row["verdict"] if isinstance(row["verdict"], str) else "–",
                 row["modality"],
                 row["evidence"],

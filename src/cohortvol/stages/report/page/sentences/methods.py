@@ -77,17 +77,10 @@ def no_trend(analysis: Analysis) -> str:
     return said
 
 
-def _of_one_sex(analysis: Analysis) -> str:
-    """The only sex among the scans used; empty if there are both, or none is known."""
-    counts = analysis.record.get("counts", {})
-    here = [sex for sex in ("F", "M") if counts.get(sex, 1) != 0]
-    return style.SEX_WORD[here[0]].lower() if len(here) == 1 else ""
-
-
 def m1(analysis: Analysis) -> str:
     """The unadjusted model."""
     age = f"age (in decades, centred at {analysis.settings.get('age_center', 50.0):g} years)"
-    told_apart = analysis.sexes != ["all"] and not _of_one_sex(analysis)
+    told_apart = analysis.sexes != ["all"] and not notices.one_sex(analysis)
     terms = f"{age}, sex, and their product" if told_apart else age
     return f"Model M1 regresses the natural logarithm of the volume on {terms}."
 
@@ -125,7 +118,7 @@ def sexes(analysis: Analysis) -> str:
     """Where the slopes of women, men and all come from."""
     if analysis.sexes == ["all"]:
         return "Sex is not known: the slope of all comes from a fit without a term of sex."
-    if one := _of_one_sex(analysis):
+    if one := notices.one_sex(analysis):
         return f"All scans used are of {one}: the slope of all is that of {one}."
     return (
         "The slopes of women and men are contrasts of one fit; the slope of all comes from a fit "

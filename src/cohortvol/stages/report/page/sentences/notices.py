@@ -88,6 +88,22 @@ def size(analysis: Analysis) -> str:
     return "Height and weight are not known together: nothing is adjusted for body size."
 
 
+def one_sex(analysis: Analysis) -> str:
+    """The only sex among the scans used, in words; empty if there are both, or none is known."""
+    counts = analysis.record.get("counts", {})
+    here = [sex for sex in ("F", "M") if counts.get(sex, 1) != 0]
+    return style.SEX_WORD[here[0]].lower() if len(here) == 1 else ""
+
+
+def of_all(analysis: Analysis) -> str:
+    """What the rows of all sexes in the table of slopes are."""
+    if analysis.sexes == ["all"]:
+        return "All: from a fit without a term of sex, which is not known."
+    if one := one_sex(analysis):
+        return f"All: {one}, as there are no others."
+    return "All: one slope for both sexes from a fit with a sex term."
+
+
 def errors(analysis: Analysis) -> str:
     """Kinds of standard errors behind the slopes, in words."""
     kinds = sorted(analysis.slopes.dropna(subset=[SLOPE])["se_kind"].dropna().unique())
