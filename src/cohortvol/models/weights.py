@@ -110,7 +110,7 @@ def locate(model: KnownModel, given: Sequence[Path]) -> list[Path]:
         if place is None
     ]
     if missing:
-        looked = ", ".join(map(str, where)) or "no folder"
+        looked = ", ".join(map(str, where)) or "any place of its publisher's program"
         fetched = f", or `cohortvol models fetch {model.id}`" if model.fetchable else ""
         raise ModelError(
             f"model {model.id}: weights not found in {looked} (MOD_MISSING)\n"
