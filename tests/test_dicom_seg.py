@@ -53,7 +53,7 @@ class Results:
             zip(table["scan_id"], table["image"], strict=True)
         ):
             grid = nib.load(image)
-            self.put(scan_id, random_labels(grid.shape, number, n_layers), grid.affine)
+            self.put(scan_id, random_labels(grid.shape[:3], number, n_layers), grid.affine)
 
     def place(self, scan_id):
         return self.folder / f"segment/{MODEL}/0000/{scan_id}_dseg.nii.gz"
@@ -268,6 +268,18 @@ def test_one_echo_of_an_enhanced_file_is_found_again(tmp_path):
     assert dicom_seg.run(results.write(), tmp_path / "out").written == 1
     labels, affine = results.labels("e")
     np.testing.assert_array_equal(put_back(tmp_path / "out/e_seg1.dcm", labels, affine), labels)
+
+
+@needs_highdicom
+def test_of_several_channels_the_images_of_one_are_referred_to(tmp_path):
+    for seed, kind in enumerate(("IN_PHASE", "OPP_PHASE")):
+        image_type = ["ORIGINAL", "PRIMARY", "M", kind]
+        write_series(tmp_path / "in" / kind, seed=seed, ImageType=image_type)
+    both = ("in_phase", "opposed_phase")
+    results = Results(tmp_path / "results", {"a": tmp_path / "in"}, channels=both)
+    assert dicom_seg.run(results.write(), tmp_path / "out").written == 1
+    labels, affine = results.labels("a")
+    np.testing.assert_array_equal(put_back(tmp_path / "out/a_seg1.dcm", labels, affine), labels)
 
 
 @needs_highdicom

@@ -314,14 +314,13 @@ def _check_out(out: Path, model: str) -> None:
 
 
 def _chosen(results: Path) -> dict[str, Chosen]:
-    """The series that ingest took, of every scan that came as DICOM."""
-    found = {}
+    """The series that ingest took, of every scan that came as DICOM; of several the first."""
+    found: dict[str, Chosen] = {}
     for path in sorted((results / "ingest" / "series").glob("*.parquet")):
         table = read_table(path, SERIES)
         for row in _rows(table[table["chosen"].fillna(False).astype(bool)]):
-            found[row["scan_id"]] = Chosen(
-                row["series"], row["image_type"] or "", row["echo_time_ms"]
-            )
+            chosen = Chosen(row["series"], row["image_type"] or "", row["echo_time_ms"])
+            found.setdefault(row["scan_id"], chosen)
     return found
 
 
