@@ -38,7 +38,7 @@ def tell(when, **more):
         stream.write(json.dumps(told) + "\\n")
 
 def asked(wildcards):
-    tell("planned", rules=[rule.name for rule in engine.rules_of(workflow)])
+    tell("planned", rules={rule.name: [*rule.resources] for rule in engine.rules_of(workflow)})
     if config.get("force"):
         engine.force(workflow, ["b.txt"], instead_of=["a.txt"])
     return engine.ancient("given.txt")
@@ -49,6 +49,9 @@ onstart:
 
 onerror:
     tell("failed", failed_jobs=engine.failed_jobs(workflow))
+
+if config.get("without_gpu"):
+    engine.leave_the_gpu(workflow, "b")
 
 rule all:
     default_target: True
@@ -174,3 +177,12 @@ def test_the_scheduler_holds_the_executor_whose_jobs_slurm_knows_by_name(asked):
     assert told["slurm_run_name"] is None
     slurm = pytest.importorskip("snakemake_executor_plugin_slurm")
     assert "self.run_uuid" in inspect.getsource(slurm.Executor)
+
+
+def test_a_rule_can_be_spared_the_gpu_that_a_profile_gives_it(asked):
+    given = ("--set-resources", "b:gpu=1", "b:slurm_partition='gpu'", "b:runtime=5")
+    theirs = {"gpu", "slurm_partition", "runtime"}
+    assert theirs <= {*asked(*given)["planned"]["rules"]["b"]}
+    asked("--delete-all-output", "--forceall")
+    spared = asked(*given, "--config", "without_gpu=true")["planned"]["rules"]["b"]
+    assert theirs & {*spared} == {"runtime"}

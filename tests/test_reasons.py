@@ -10,7 +10,7 @@ from cohortvol import config
 from cohortvol.reasons import CLASSES, load
 
 AREAS = (
-    "SRC HDR IMG GEO VOX DCM ID TAB CLN PHI MOD CFG ENV IO RUN SEG QC ANA PROV SEC EVAL BUG W"
+    "SRC HDR IMG GEO VOX DCM ID TAB CLN PHI MOD CFG ENV IO RUN SEG DSEG QC ANA PROV SEC EVAL BUG W"
 ).split()
 PACKAGE = Path(cohortvol.__path__[0])
 CODE = re.compile(rf"\b(?:{'|'.join(AREAS)})_[A-Z0-9]+(?:_[A-Z0-9]+)*\b")

@@ -1,5 +1,9 @@
 # Scan to label map, one model in memory for the whole shard. Label maps and receipts are not
-# declared as outputs: Snakemake would delete them before it runs a shard again.
+# declared as outputs: Snakemake would delete them before it runs a shard again. Label maps made
+# elsewhere are read and checked instead: no network, no GPU, less of all else.
+ELSEWHERE = bool(MODEL.elsewhere)
+
+
 rule segment:
     input:
         ingest=by_record("segment", "<results>/ingest/{shard}.parquet"),
@@ -9,12 +13,12 @@ rule segment:
         "<logs>/segment/{shard}.log",
     retries: RUN.retries
     conda:
-        "../../envs/segment.yaml"
-    threads: config["segment"]["threads"] or 8
+        "../../envs/cohortvol.yaml" if ELSEWHERE else "../../envs/segment.yaml"
+    threads: config["segment"]["threads"] or (2 if ELSEWHERE else 8)
     resources:
         gpu=0,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=lambda wildcards, attempt: (4000 if ELSEWHERE else 16000) * attempt,
+        runtime=lambda wildcards, attempt: (60 if ELSEWHERE else 120) * attempt,
         attempts_left=lambda wildcards, attempt: max(0, ATTEMPTS - attempt),
     params:
         model=str(MODEL.folder),

@@ -38,7 +38,8 @@ def check(
 ) -> None:
     r"""Read every row and every image as a run will, and say what can be used and what cannot.
 
-    Nothing is segmented and no GPU is needed; DICOM is converted into a temporary folder. Then
+    Nothing is segmented and no GPU is needed; DICOM is converted into a temporary folder. Label
+    maps that were made elsewhere are read as well, where the model is a table of their labels. Then
     the time, memory and disk that segmenting takes are estimated from the grids of the scans and
     the plans of the model.
 
@@ -58,7 +59,7 @@ def check(
     card, no_card = _card(chosen, model)
     if card is not None:
         chosen["ingest"] = ingest_settings(chosen, card)
-    rows, unknown, converted_bytes = _rows(manifest, chosen, threads)
+    rows, unknown, converted_bytes = _rows(manifest, chosen, card, threads)
     if out is not None:
         codes = ["state", "reason", "detail", "warnings", "body_orientation"]
         listed = ["manifest_line", "scan_id", *codes]
@@ -69,6 +70,8 @@ def check(
         usable = rows[rows["state"] == "ready"]
         try:
             need, why = _needs(usable, chosen, card, seconds_per_scan, converted_bytes), no_card
+            if card is not None and card.elsewhere:
+                why = f"No network is run, and no GPU needed: {card.title}."
         except ModelError as error:
             if model is not None:
                 raise
@@ -78,14 +81,23 @@ def check(
     raise typer.Exit(found["exit_code"] or (FINISHED_WITH_PROBLEMS if unknown else 0))
 
 
-def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, bool, int]:
+def _rows(
+    manifest: Path, settings: dict[str, Any], card: Any, threads: int
+) -> tuple[Any, bool, int]:
     """Rows of the manifest with what ingest found; whether somebody in the list of withdrawals was
     never known; and bytes of the images made from DICOM.
     """
     import pandas as pd
 
     from cohortvol.stages import assemble, ingest
-    from cohortvol.stages.manifest import Choice, read_manifest, unknown_withdrawn, who_withdrew
+    from cohortvol.stages.manifest import (
+        Choice,
+        check_label_maps,
+        read_manifest,
+        unknown_withdrawn,
+        who_withdrew,
+    )
+    from cohortvol.stages.segment.elsewhere import tried
     from cohortvol.store.schemas import INGEST
     from cohortvol.store.tables import append_rows, to_arrow, to_pandas
     from cohortvol.store.withdrawals import refuse_if_all
@@ -105,12 +117,14 @@ def _rows(manifest: Path, settings: dict[str, Any], threads: int) -> tuple[Any, 
     refuse_if_all(unknown)
     if unknown is not None:
         typer.echo(unknown.text(), err=True)
-    scans = rows.loc[rows["state"].isna(), ["scan_id", "image", "more_images"]]
+    if card is not None:
+        check_label_maps(card, rows, str(manifest))
+    scans = rows.loc[rows["state"].isna(), ["scan_id", "image", "more_images", "dseg"]]
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
     with _silent("cohortvol.stages.ingest"), _progress(len(scans)) as read:
         for some in ingest.trial(scans, rules, threads):
-            found.append(some)
+            found.append(some if card is None else tried(some, card))
             read(len(some))
     ingested = to_pandas(to_arrow(pd.concat(found[1:] or found, ignore_index=True), INGEST))
     images = ingested[["scan_id", "image", "n_bytes"]].merge(scans, on="scan_id", validate="1:1")
@@ -148,11 +162,11 @@ def _needs(
     seconds_per_scan: float | None,
     converted_bytes: int,
 ) -> Any:
-    """The estimate, or None without a card."""
+    """The estimate, or None without a card or a network."""
     from cohortvol.models.card import choose_profile
     from cohortvol.tools import check as intake
 
-    if card is None:
+    if card is None or card.elsewhere:
         return None
     profile = choose_profile(card, settings["segment"]["profile"])
     kept_for = None if settings["keep_label_maps"] else settings["shard_size"]

@@ -74,7 +74,7 @@ def echo_model(card: Any) -> None:
         columns = ["image", *(f"image_{n}" for n in range(2, len(card.channels) + 1))]
         named = (f"{column} is {name}" for column, name in zip(columns, card.channels, strict=True))
         _echo_wrapped(f"It sees several images of a scan; in the manifest {', '.join(named)}.")
-    if card.orientation != AS_STORED:
+    if card.orientation != AS_STORED or card.elsewhere:
         return
     told = "It takes scans as they are stored, as it was trained. "
     if card.stored_axes is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import ConfigError, ModelError, did_you_mean
+from cohortvol.models.elsewhere import check_words, wrong_elsewhere
 from cohortvol.models.files import (
     inside,
     problems,
@@ -65,6 +66,7 @@ class Card:
     `volume_interval` is a `cohortvol.models.intervals.Calibration`, or empty. `training` says of a
     model that `cohortvol train` made what it was trained on; it is empty of others. `channels` are
     the images of a scan, in their order, where the networks see several; empty where they see one.
+    `elsewhere` has the names of label maps that others made, see `cohortvol.models.elsewhere`.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict)
     stored_axes: str | None = None
     channels: tuple[str, ...] = ()
+    elsewhere: Mapping[int, str] = field(default_factory=dict)
 
     def calibration(self, profile: str) -> Calibration | None:
         """What volume intervals are worth in a profile; None where nobody has measured it."""
@@ -184,6 +187,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         training=raw.get("training", {}),
         stored_axes=raw.get("stored_axes"),
         channels=tuple(raw.get("channels", ())),
+        elsewhere={int(label): name for label, name in raw.get("elsewhere", {}).items()},
     )
 
 
@@ -234,6 +238,7 @@ def _check(card: Card, path: Path) -> None:
     for name in card.labels.values():
         if layers_of[name] != 1:
             wrong.append(f"structure {name} is in {layers_of[name]} layers")
+    wrong += wrong_elsewhere(card.elsewhere, card.parts, card.profiles)
     if recipe_of(card.default_profile).removesuffix(BODY) not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:
@@ -242,7 +247,8 @@ def _check(card: Card, path: Path) -> None:
             wrong.append(f"part {part.name} has structures the model lacks: {', '.join(strangers)}")
         if len(set(part.folds)) != len(part.folds):
             wrong.append(f"part {part.name} has a fold twice")
-        expected = {*(weights_file(part, fold) for fold in part.folds), *plans_files(part)}
+        plans = plans_files(part) if part.folds else ()
+        expected = {*(weights_file(part, fold) for fold in part.folds), *plans}
         for name in sorted(expected - set(part.files)):
             wrong.append(f"part {part.name} names no sha256 for {name}")
         for name in sorted(set(part.files) - expected):
@@ -271,6 +277,7 @@ def choose_profile(card: Card, name: str | None = None) -> Profile:
     """
     full_name = name or card.default_profile
     chosen = recipe_of(full_name).removesuffix(BODY)
+    check_words(full_name)
     if chosen.partition("+")[0] in card.profiles and "+" in chosen:
         raise ModelError(
             f"profile {full_name!r}: after the name may stand {BODY}, {SOFTMAX} or {BODY}{SOFTMAX}"
@@ -361,6 +368,7 @@ def segmentation_key(
             "labels": sorted(card.labels.items()),
             "orientation": card.orientation,
             "spacing_mm": card.spacing_mm,
+            **({"elsewhere": sorted(card.elsewhere.items())} if card.elsewhere else {}),
             "profile": choose_profile(card, recipe).steps,
             "version": version,
         }

@@ -74,6 +74,8 @@ UNMIRRORED = "nnunet-nomirror"
 """As `nnunet` for a model that was trained for mirroring, in an eighth of the time."""
 MRSEG_FAST = "mrseg-fast"
 """What MRSegmentator's ``--fast`` makes of nnU-Net's own steps."""
+ELSEWHERE = "elsewhere"
+"""Of label maps that others made: no network is run."""
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -83,12 +85,14 @@ PROFILES = {
         Profile("paper", tile_step=0.5, zoom_order=3, truncate=True),
         Profile("ts218", tile_step=0.8, zoom_order=1, truncate=True),
         Profile(FAST, tile_step=0.8, zoom_order=1, clear_rim=True),
+        Profile(ELSEWHERE, tile_step=1.0),
     )
 }
 """Every recipe this version knows, by name: nnU-Net's own; TotalSegmentator's when its MRI paper
 was written, and that of its version 2.18 (reference: nnunet.py and resampling.py there);
 MRSegmentator's; ours, the child of `ts218` and, for a model without ``spacing_mm``, of
-`MRSEG_FAST` where the model offers that, else of `nnunet`."""
+`MRSEG_FAST` where the model offers that, else of `nnunet`; and none, of label maps that others
+made."""
 
 
 def recipe_of(profile: str) -> str:

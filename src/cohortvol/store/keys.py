@@ -27,6 +27,7 @@ PRIVATE = "private"
 SALT = "salt"
 IDS = "ids.csv"
 IMAGES = "images"
+LABEL_MAPS = "label_maps"
 PUBLISHED = "published.json"
 """What `report` keeps of the public pages it made, with hashed ids or without."""
 
@@ -80,10 +81,13 @@ class Keys:
         """The key of an id, which is not remembered; `kind` is s, p, v or c."""
         return key_of(self._salt, kind, text)
 
-    def link(self, scan_key: str, image: str) -> str:
-        """Path of a link below ``private`` that stands for the image; `save` makes it."""
+    def link(self, scan_key: str, image: str, folder: str = IMAGES) -> str:
+        """Path of a link below ``private`` that stands for the image; `save` makes it.
+
+        In the folder `LABEL_MAPS` it stands for the label map of the scan.
+        """
         ends = [end for end in (".nii", ".nii.gz") if image.lower().endswith(end)]
-        link = os.path.abspath(self._private / IMAGES / "".join([scan_key, *ends]))
+        link = os.path.abspath(self._private / folder / "".join([scan_key, *ends]))
         self._images[link] = image
         return link
 
@@ -109,6 +113,8 @@ class Keys:
         content = map_bytes(ids)
         commit(self._private / IDS, lambda stream: stream.write(content), mode=0o600)
         make_private(self._private / IMAGES)
+        for folder in {os.path.dirname(link) for link in self._images}:
+            make_private(Path(folder))
         for link, image in self._images.items():
             _point(link, image)
 

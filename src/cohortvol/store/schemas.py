@@ -52,6 +52,11 @@ _GRID = {
     "orientation": Column(text, "axis codes of the array axes, such as LAS"),
     "voxel_ml": Column(real, "volume of one voxel, |det(affine)|, mL"),
 }
+_DSEG = Column(
+    text,
+    "label map of the scan that was made elsewhere: absolute path of the file, of a folder with "
+    "one file per structure, of such files with * for the structure, or of the link that hides it",
+)
 _PROVENANCE = {
     "image_sha256": Column(text, "sha256 of the image file's bytes"),
     "label_map": Column(
@@ -76,6 +81,7 @@ MANIFEST = {
         text, "row key: as the manifest gives it, or with hash_ids a key in its place"
     ),
     "image": Column(text, "absolute path of the image, or of the link that hides it"),
+    "dseg": _DSEG,
     "state": Column(text, "null, or skipped or quarantined where the row itself is no scan"),
     "reason": Column(text, "reason code where state is given"),
     "detail": Column(text, "what the reason code refers to"),
@@ -98,6 +104,9 @@ SHARD = {
         whole, "bytes of the image, or of all files of the folder; null where missing"
     ),
     "mtime_ns": Column(whole, "modification time of the image, ns; the newest in a folder"),
+    "dseg": _DSEG,
+    "dseg_n_bytes": Column(whole, "size of the files of dseg, bytes; null where there are none"),
+    "dseg_mtime_ns": Column(whole, "latest modification time of these files, ns"),
     "sequence": COVARIATES["sequence"],
     "more_images": _MORE_IMAGES,
     "more_facts": Column(text, "size, bytes, and time, ns, of each of more_images: JSON"),
@@ -118,6 +127,12 @@ INGEST = {
     "n_bytes": Column(whole, "bytes of the image file that were read"),
     "image_sha256": _PROVENANCE["image_sha256"],
     "voxels_sha256": Column(text, "sha256 of the grey values, in whatever type they are stored"),
+    "dseg": _DSEG,
+    "dseg_sha256": Column(
+        text,
+        "sha256 of the bytes of dseg, of several files that of their names and digests; null where "
+        "there is none, or it could not be read",
+    ),
     **_GRID,
     "body_orientation": BODY_ORIENTATION,
     "intensity_min": Column(real, "smallest voxel value after scaling"),
@@ -197,7 +212,7 @@ VOLUMES = {
     "volume_expected_ml": Column(
         real,
         "volume_ml x expected_ratio, mL: voxels shared as the softmax shares them; null where "
-        "the profile kept no softmax",
+        "the profile kept no softmax, as of label maps made elsewhere",
     ),
     "volume_low_ml": Column(real, "lower end of the interval around volume_ml, mL, 0 at least"),
     "volume_high_ml": Column(real, "upper end of the interval around volume_ml, mL"),

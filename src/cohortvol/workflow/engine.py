@@ -95,3 +95,21 @@ def force(workflow: Any, files: Collection[str], instead_of: Collection[str]) ->
     """Have the jobs run that make these files, and no longer those that make others."""
     workflow.dag.forcefiles.difference_update(instead_of)
     workflow.dag.forcefiles.update(files)
+
+
+OF_THE_GPU = (
+    *("gpu", "gpu_model", "gpu_manufacturer", "gres", "cpus_per_gpu", "tasks_per_gpu"),
+    *("slurm_partition", "constraint"),
+)
+"""Resources that a profile gives a rule for its GPU, or to bring it where there is one."""
+
+
+def leave_the_gpu(workflow: Any, rule: str) -> None:
+    """Have no profile give a rule a GPU, nor a partition of its own: it runs where all others do.
+
+    To be called before the rule is read.
+    """
+    every = workflow.resource_settings._parsed_overwrite_resources
+    if rule in every:
+        kept = {name: own for name, own in every[rule].items() if name not in OF_THE_GPU}
+        every[rule] = type(every[rule])(kept)

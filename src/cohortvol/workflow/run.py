@@ -70,6 +70,8 @@ class Run:
             self.model: Card = restrict(load_card(found), self.config["roi"])
             self.flow = Flow(self.config, self.model)
             _ = self.flow.settings
+        if self.model.elsewhere:
+            engine.leave_the_gpu(workflow, "segment")
         self.next: NextRun | None = None
         self._held: IO[str] | None = None
         self._is_held = self._is_asked = False
@@ -239,12 +241,13 @@ class Run:
         So are ids of the list of withdrawals that were never known here, and decoders that are
         missing where something in the manifest may be DICOM.
         """
-        from cohortvol.stages.manifest import all_images, check, from_config
+        from cohortvol.stages.manifest import all_images, check, check_label_maps, from_config
 
         manifest = Path(self.config["manifest"])
         given = from_config(self.config)
         rows = check(manifest, self.results, **given, tell=self._unknown.append)
         self._tell_unknown()
+        check_label_maps(self.model, rows, self.config["manifest"])
         images = all_images(rows)
         if not all(image.lower().endswith((".nii", ".nii.gz")) for image in images):
             from cohortvol.stages.ingest import check_decoders

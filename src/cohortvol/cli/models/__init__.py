@@ -6,6 +6,7 @@ from cohortvol.cli.models.calibrate import calibrate_model
 from cohortvol.cli.models.consistency import consistency_of_model
 from cohortvol.cli.models.fetch import fetch_model
 from cohortvol.cli.models.import_model import import_model
+from cohortvol.cli.models.label_table import label_table
 from cohortvol.cli.models.list import list_models
 from cohortvol.cli.models.verify import verify_models
 
@@ -22,5 +23,6 @@ for _name, _command in (
     ("calibrate", calibrate_model),
     ("consistency", consistency_of_model),
     ("import", import_model),
+    ("label-table", label_table),
 ):
     app.command(_name)(_command)

@@ -32,7 +32,10 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
         complete = all(file.is_file() for file in files)
         n_bytes = sum(file.stat().st_size for file in files if file.is_file())
         typer.echo(f"{name}\n  {card.title}")
-        typer.echo(f"  {n_bytes / 1e6:.0f} MB, {'complete' if complete else 'files missing'}")
+        if card.elsewhere:
+            typer.echo("  no network: label maps that the column dseg of the manifest names")
+        else:
+            typer.echo(f"  {n_bytes / 1e6:.0f} MB, {'complete' if complete else 'files missing'}")
         typer.echo(f"  licence: {card.licence}\n  source: {card.source}")
         typer.echo(f"  profiles: {', '.join(card.profiles)}")
         typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")

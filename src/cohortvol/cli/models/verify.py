@@ -27,12 +27,14 @@ def verify_models(
     from cohortvol.models import card as cards
     from cohortvol.models import folders
 
-    with loading("torch and nnU-Net"):
-        from cohortvol.models.networks import check
-
     for name in names or folders.list_models(models_dir):
         card = cards.load_card(folders.find_model(name, models_dir))
         folders.verify(card)
+        if card.elsewhere:
+            typer.echo(f"{card.id}: a table of {len(card.elsewhere)} labels, no network")
+            continue
+        with loading("torch and nnU-Net"):
+            from cohortvol.models.networks import check
         with redirect_stdout(io.StringIO()):  # nnU-Net prints
             check(card)
         n_files = sum(len(part.files) for part in card.parts)

@@ -33,6 +33,7 @@ from cohortvol.stages.ingest.channels import (
 from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
 from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
+from cohortvol.stages.ingest.label_maps import digest_of_label_map
 from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.sidecar import step_is_thickness, time_of_day_h
 from cohortvol.stages.ingest.source import check_place, read_source
@@ -89,11 +90,13 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
-    def row(scan_id: str, image: str, more: object, sequence: object) -> dict[str, Any]:
+    def row(
+        scan_id: str, image: str, more: object, sequence: object, dseg: object
+    ) -> dict[str, Any]:
         start = time.perf_counter()
         found: list[dict[str, Any]] = []
-        sources = _images_of(image, more)
-        of_scan = _row(scan_id, sources, images / f"{scan_id}.nii.gz", limits, found)
+        sources, made = _images_of(image, more), dseg if isinstance(dseg, str) else None
+        of_scan = _row(scan_id, sources, made, images / f"{scan_id}.nii.gz", limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
         named = dixon_named(sequence) if isinstance(sequence, str) else None
         dixon = of_scan.get("dixon") or named
@@ -102,8 +105,8 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:
-        columns = (scans[name] for name in ("scan_id", "image", "more_images", "sequence"))
-        rows = list(pool.map(row, *columns))
+        columns = ("scan_id", "image", "more_images", "sequence", "dseg")
+        rows = list(pool.map(row, *(scans[name] for name in columns)))
     if stacks:
         stacks.sort(key=lambda stack: stack["scan_id"])
         make_folder(series.parent)
@@ -131,21 +134,20 @@ def trial(
     Parameters
     ----------
     scans : pandas.DataFrame
-        Columns ``scan_id`` and ``image``.
+        Columns ``scan_id``, ``image`` and ``dseg``.
     rules, threads
         As in `run`.
 
     Yields
     ------
     pandas.DataFrame
-        Rows of the table INGEST; the image of a DICOM scan is no longer there.
+        Rows of the table INGEST; the image of a DICOM scan is there until the next are asked for.
     """
     for start in range(0, len(scans), TRIAL_SCANS):
         with tempfile.TemporaryDirectory(prefix="cohortvol-") as folder:
             shard = Path(folder, "shard.parquet")
             write_table(shard, scans.iloc[start : start + TRIAL_SCANS], SHARD)
-            found = run(shard, Path(folder, "ingest.parquet"), rules, threads)
-        yield found
+            yield run(shard, Path(folder, "ingest.parquet"), rules, threads)
 
 
 def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
@@ -325,12 +327,15 @@ def _joined(*codes: str | list[str] | None) -> str | None:
 def _row(
     scan_id: str,
     images: list[Path | None],
+    dseg: str | None,
     converted: Path,
     rules: Rules,
     series: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"state": "ready", "image": str(images[0])}
+    found: dict[str, Any] = {"state": "ready", "image": str(images[0]), "dseg": dseg}
     try:
+        if dseg is not None:
+            found.update(dseg_sha256=digest_of_label_map(dseg, rules.allow_roots))
         if rules.channels:
             _several(found, images, converted, rules, series)
         else:

@@ -129,10 +129,14 @@ def check_place(path: Path, allow_roots: tuple[str, ...]) -> None:
         raise ScanError("SRC_MISSING", "no path that any file can have") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ScanError("SRC_NOT_REGULAR", f"file type {stat.filemode(mode)[0]}")
-    if allow_roots:
-        real = path.resolve()
-        if not any(real.is_relative_to(Path(root).resolve()) for root in allow_roots):
-            raise ScanError("SRC_OUTSIDE_ROOT")
+    if not is_inside(path, allow_roots):
+        raise ScanError("SRC_OUTSIDE_ROOT")
+
+
+def is_inside(path: Path, allow_roots: tuple[str, ...]) -> bool:
+    """Whether a file lies in one of these folders, links followed; True where there are none."""
+    real = path.resolve()
+    return not allow_roots or any(real.is_relative_to(Path(root).resolve()) for root in allow_roots)
 
 
 def _read_once(path: Path, content_size: Callable[[bytes], int]) -> Source:

@@ -11,6 +11,7 @@ from cohortvol.stages.manifest.folder import from_folder, write_from_folder
 from cohortvol.stages.manifest.foreseen import Foreseen, changed_images, foresee, sources
 from cohortvol.stages.manifest.reading import (
     check,
+    check_label_maps,
     from_config,
     unknown_withdrawn,
     who_withdrew,
@@ -26,6 +27,7 @@ __all__ = [
     "assign_shards",
     "changed_images",
     "check",
+    "check_label_maps",
     "file_facts",
     "foresee",
     "from_config",

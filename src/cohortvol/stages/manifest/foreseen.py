@@ -19,7 +19,8 @@ from cohortvol.stages.manifest.reading import Read, holds
 from cohortvol.stages.manifest.removal import (
     OF_ALL,
 )
-from cohortvol.stages.manifest.shards import changed
+from cohortvol.stages.manifest.shards import changed, facts_from_outside
+from cohortvol.store import label_maps
 from cohortvol.store.files import digest_of, sha256_of
 from cohortvol.store.records import read_index
 from cohortvol.store.schemas import MANIFEST, SHARD
@@ -101,7 +102,8 @@ def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: 
 
 
 def changed_images(results: Path, done: Collection[str], look_at_done: bool) -> int:
-    """Images that are there and have another size or time than when the manifest was read.
+    """Scans of which an image, or a label map made elsewhere, is there and has another size or
+    time than when the manifest was read.
 
     Those that cannot be seen now count as they were: what was made of them stands. A folder of
     DICOM whose scan is `done` is looked at from outside: a hundred files a scan would be minutes
@@ -109,15 +111,25 @@ def changed_images(results: Path, done: Collection[str], look_at_done: bool) -> 
     """
     unfinished: list[Sequence[Any]] = []
     finished: list[Sequence[Any]] = []
+    made: list[Sequence[Any]] = []
     for shard in read_index(results):
         try:
             table = read_arrow(results / f"manifest/shards/{shard}.parquet", SHARD)
         except TableError:
             continue
         for scan in table.to_pylist():
-            looked_at = finished if scan["scan_id"] in done else unfinished
-            looked_at.append((scan["image"], scan["n_bytes"], scan["mtime_ns"]))
+            scan_id, is_done = scan["scan_id"], scan["scan_id"] in done
+            if is_done and not look_at_done:
+                continue
+            of_images = [(scan["image"], scan["n_bytes"], scan["mtime_ns"])]
             facts = json.loads(scan["more_facts"] or "[]")
             channels = zip(from_json(scan["more_images"]), facts, strict=True)
-            looked_at += [(path, *of_file) for path, of_file in channels]
-    return changed(unfinished) + (changed(finished, within=False) if look_at_done else 0)
+            of_images += [(path, *of_file) for path, of_file in channels]
+            looked_at = finished if is_done else unfinished
+            looked_at += [(scan_id, *of_image) for of_image in of_images]
+            made.append((scan_id, scan["dseg"], scan["dseg_n_bytes"], scan["dseg_mtime_ns"]))
+    return len(
+        changed(unfinished)
+        | changed(finished, facts_from_outside)
+        | changed(made, label_maps.facts_of)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohortvol.errors import ConfigError, TableError
+from cohortvol.models.card import Card
 from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.stages.manifest.bids_images import Choice
 from cohortvol.stages.manifest.channels import from_json
@@ -22,6 +23,7 @@ from cohortvol.stages.manifest.rows import read_manifest
 from cohortvol.stages.manifest.shards import assign_shards, facts_of
 from cohortvol.stages.manifest.traces import theirs
 from cohortvol.stages.manifest.withdrawn import Leaving, Withdrawn
+from cohortvol.store import label_maps
 from cohortvol.store.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.store.removals import Removals
 from cohortvol.store.schemas import MANIFEST, SHARD, SHARDS
@@ -112,15 +114,16 @@ class Read:
         usable = self.scans[self.scans["state"].isna()].sort_values("scan_id")
         further = [from_json(more) for more in usable["more_images"]]
         images = [*usable["image"], *chain.from_iterable(further)]
-        found = iter(
-            facts_of([self.keys.target(image) if self.keys else image for image in images])
-        )
+        found = iter(facts_of(self._targets(images)))
         facts = [*islice(found, len(usable))]
         more = [[*islice(found, len(paths))] for paths in further]
+        of_dseg = facts_of(self._targets(usable["dseg"]), label_maps.facts_of)
         rows = usable.assign(
             n_bytes=pd.array([fact[0] for fact in facts], dtype="Int64"),
             mtime_ns=pd.array([fact[1] for fact in facts], dtype="Int64"),
             more_facts=[json.dumps(one) if one else None for one in more],
+            dseg_n_bytes=pd.array([fact[0] for fact in of_dseg], dtype="Int64"),
+            dseg_mtime_ns=pd.array([fact[1] for fact in of_dseg], dtype="Int64"),
         ).sort_values("shard", key=lambda shards: shards.astype(int), kind="stable")
         sizes = rows.groupby("shard", sort=False).size()
         whole = to_arrow(rows[list(SHARD)], SHARD)
@@ -128,6 +131,11 @@ class Read:
         return {
             str(shard): whole.slice(int(starts[shard]), int(size)) for shard, size in sizes.items()
         }
+
+    def _targets(self, paths: Iterable[Any]) -> list[str | None]:
+        """What paths of the manifest stand for, None where one is null."""
+        known = (None if pd.isna(path) else str(path) for path in paths)
+        return [self.keys.target(path) if self.keys and path else path for path in known]
 
 
 def check(
@@ -197,6 +205,28 @@ def check(
         if unknown is not None:
             tell(unknown)
     return rows
+
+
+def check_label_maps(card: Card, rows: pd.DataFrame, manifest: str) -> None:
+    """Raise ConfigError where a model is one of label maps made elsewhere, and no scan has any.
+
+    Parameters
+    ----------
+    card : Card
+        Of the model.
+    rows : pandas.DataFrame
+        The table MANIFEST.
+    manifest : str
+        Where they come from, for the message.
+    """
+    if card.elsewhere and rows["dseg"].isna().all():
+        raise ConfigError(
+            f"{manifest}: no row has a path in the column dseg, and the label maps of model "
+            f"{card.id} were made elsewhere\n"
+            "  Put the path of each label map there: one file, a folder with one file per "
+            "structure, or a path\n  with * for the structure. Of a BIDS dataset make a table "
+            "with scan_id, image and dseg."
+        )
 
 
 def unknown_withdrawn(withdrawn: Withdrawn, keys: Keys | None, results: Path) -> Unknown | None:

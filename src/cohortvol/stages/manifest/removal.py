@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cohortvol.errors import TableError
 from cohortvol.store.files import DIGESTS, commit_bytes, sha256_of
-from cohortvol.store.keys import IMAGES, PRIVATE, forget
+from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE, forget
 from cohortvol.store.records import rebase
 from cohortvol.store.schemas import (
     AGREEMENT,
@@ -110,7 +110,7 @@ def forget_keys(results: Path, keys: Iterable[str]) -> None:
 
 def _files_of(results: Path, shards: Iterable[str]) -> Iterable[Path]:
     """Images, label maps, receipts, marks and unfinished files of scans, not of a whole shard."""
-    folders = [results / PRIVATE / IMAGES]
+    folders = [results / PRIVATE / IMAGES, results / PRIVATE / LABEL_MAPS]
     for shard in shards:
         folders += [results / "ingest" / shard, *results.glob(f"segment/*/{shard}")]
     for folder in folders:

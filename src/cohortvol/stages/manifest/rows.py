@@ -32,9 +32,10 @@ from cohortvol.stages.manifest.values import (
     Rules,
     parse_covariate,
     parse_further,
+    parse_label_map,
 )
 from cohortvol.stages.manifest.withdrawn import Withdrawn
-from cohortvol.store.keys import LONGEST_ID_BYTES, Keys
+from cohortvol.store.keys import LABEL_MAPS, LONGEST_ID_BYTES, Keys
 from cohortvol.store.schemas import COVARIATES, MANIFEST
 from cohortvol.store.tables import append_rows, to_arrow, to_pandas
 from cohortvol.store.text_table import Problem, TextTable, read_text_table
@@ -47,7 +48,7 @@ MOST_LINES = 10
 """Lines with the same scan_id that the complaint about one of them names."""
 
 REQUIRED = ("scan_id", "image")
-KNOWN = (*REQUIRED, *COVARIATES)
+KNOWN = (*REQUIRED, "dseg", *COVARIATES)
 
 
 def read_manifest(
@@ -165,6 +166,8 @@ def _put_keys(
             for n, path in enumerate(from_json(row["more_images"]), start=2)
         ]
         row["more_images"] = as_json(links) if is_scan else None
+        dseg = row["dseg"] if is_scan else None
+        row["dseg"] = dseg and keys.link(row["scan_id"], dseg, LABEL_MAPS)
 
 
 def check_columns(
@@ -236,11 +239,16 @@ def _checked_row(
         "scan_id": scan_id,
         "more_images": as_json(further_channels(raw, folder)),
         "image": os.path.normpath(os.path.join(folder, image)) if image.strip() else None,
+        "dseg": None,
         "state": None,
         "reason": None,
         "detail": None,
         "shard": None,
     }
+    try:
+        row["dseg"] = parse_label_map(raw.get("dseg", ""), folder, rules)
+    except BadValueError as error:
+        problems.append(Problem("dseg", raw["dseg"], error.code, error.allowed))
     for column in COVARIATES:
         value = raw.get(column, "")
         try:

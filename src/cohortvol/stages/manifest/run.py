@@ -105,7 +105,7 @@ def run(
     lists = read.lists()
     replaced = _write_lists(folder / "shards", lists, leaving.scans)
     if leaving.names:
-        for image in all_images(scans):
+        for image in [*all_images(scans), *scans["dseg"].dropna()]:
             leaving.names.difference_update(names_of_image(image))
     inputs = {path.resolve() for path in (manifest, withdrawals) if path is not None}
     removed = remove_scans(

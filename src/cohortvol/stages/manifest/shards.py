@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -89,24 +89,33 @@ LOOKS_AT_ONCE = 16
 _BATCH = 256
 
 
-def facts_of(images: Iterable[str], within: bool = True) -> list[Facts]:
-    """`file_facts` of many images."""
+def facts_from_outside(image: str) -> Facts:
+    """`file_facts` without a look at what lies in a folder."""
+    return file_facts(image, within=False)
+
+
+def facts_of(
+    images: Iterable[str | None], look: Callable[[str], Facts] = file_facts
+) -> list[Facts]:
+    """What `look` finds of many images; two Nones where there is none to look at."""
     paths = list(images)
     batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
-        found = pool.map(lambda batch: [file_facts(path, within) for path in batch], batches)
+        found = pool.map(
+            lambda batch: [look(path) if path else (None, None) for path in batch], batches
+        )
         return [facts for batch in found for facts in batch]
 
 
-def changed(images: Sequence[Sequence[Any]], within: bool = True) -> int:
-    """How many images are there with other facts than these: path, size in bytes, time in ns.
+def changed(images: Sequence[Sequence[Any]], look: Callable[[str], Facts] = file_facts) -> set[str]:
+    """Scans of which an image is there with other facts than these: scan, path, size in bytes,
+    time in ns.
 
-    Not looked `within`, a folder has changed if its own time is later than all that were seen.
+    A folder of which `look` gives no size has changed if its own time is later than all seen.
     """
-    now = facts_of((image for image, *_ in images), within)
-    return sum(
-        _differs((size, at), facts) for (_, size, at), facts in zip(images, now, strict=True)
-    )
+    now = facts_of((image for _, image, *_ in images), look)
+    seen = zip(images, now, strict=True)
+    return {scan for (scan, _, size, at), facts in seen if _differs((size, at), facts)}
 
 
 def _differs(then: Facts, now: Facts) -> bool:

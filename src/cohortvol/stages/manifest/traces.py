@@ -20,7 +20,7 @@ from cohortvol.store.schemas import (
 from cohortvol.store.tables import read_arrow
 from cohortvol.store.withdrawals import normal
 
-_DIGESTS = ("image_sha256", "voxels_sha256")
+_DIGESTS = ("image_sha256", "voxels_sha256", "dseg_sha256")
 
 
 def theirs(
@@ -77,7 +77,7 @@ def theirs(
         scan = Names(normal(id_of.get(row["scan_id"], row["scan_id"])), row["scan_id"])
         subject = Names(normal(id_of.get(row["subject_id"], row["subject_id"])), row["subject_id"])
         is_all = known.matches({normal(subject.key)})
-        of_scan = [row["image"], *from_json(row.get("more_images"))]
+        of_scan = [row["image"], *from_json(row.get("more_images")), row["dseg"]]
         images = {place for image in of_scan for place in _places(image)}
         images.update(made.get(scan.key, ()))
         leaving.add(scan, subject if is_all else None, images, withdrawn.prefix)
@@ -98,7 +98,7 @@ def _places(image: Any) -> set[str]:
 def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
     """Images and digests that the tables of ingest have of some scans, where they can be read."""
     found: dict[str, set[str]] = defaultdict(set)
-    columns = {name: INGEST[name] for name in ("scan_id", "image", *_DIGESTS)}
+    columns = {name: INGEST[name] for name in ("scan_id", "image", "dseg", *_DIGESTS)}
     for shard in sorted(set(shard_of.values())):
         try:
             table = read_arrow(results / "ingest" / f"{shard}.parquet", columns)
@@ -106,5 +106,6 @@ def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
             continue
         for row in table.select(list(columns)).to_pylist():
             if row["scan_id"] in shard_of:
-                found[row["scan_id"]] |= {row[name] for name in ("image", *_DIGESTS) if row[name]}
+                known = {row[name] for name in columns if name != "scan_id"}
+                found[row["scan_id"]] |= known - {None, ""}
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from cohortvol.ranges import SIZES, Range, last_day
+from cohortvol.store.label_maps import STRUCTURE as STRUCTURE_NAME
 from cohortvol.store.schemas import CONTINUOUS
 
 SCAN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -83,6 +85,25 @@ def parse_covariate(column: str, text: str, rules: Rules) -> float | str | None:
     if column == "absent":
         return _known(text) and parse_structures(text)
     return text or None
+
+
+def parse_label_map(text: str, folder: str, rules: Rules) -> str | None:
+    """Absolute path of a label map that was made elsewhere, None where there is none.
+
+    Raises
+    ------
+    BadValueError
+        ``DSEG_PATTERN`` if it has several ``*``, or one where keys stand in place of paths.
+    """
+    if _known(text) is None:
+        return None
+    n_stars = text.count(STRUCTURE_NAME)
+    if n_stars and rules.ids_are_keys:
+        allowed = "a file or a folder of one scan: no link can hide a path with *"
+        raise BadValueError("DSEG_PATTERN", allowed)
+    if n_stars > 1:
+        raise BadValueError("DSEG_PATTERN", "one * at most, where the name of the structure stands")
+    return os.path.normpath(os.path.join(folder, text))
 
 
 def parse_further(text: str, kind: str) -> str | None:

@@ -67,8 +67,11 @@ class Withdrawn:
             names = {scan_id, normal(row.get("subject_id", "")) or scan_id}
             self.known |= names
             if self.matches(names):
-                image = row["image"] and os.path.normpath(os.path.join(folder, row["image"]))
-                images = (image, *filter(None, further_channels(row, folder)))
+                image, dseg = (
+                    path and os.path.normpath(os.path.join(folder, path))
+                    for path in (row["image"], row.get("dseg", ""))
+                )
+                images = (image, *filter(None, (*further_channels(row, folder), dseg)))
                 subject_id = row.get("subject_id", "") or row["scan_id"]
                 self.rows.append(Listed(row["scan_id"], subject_id, images))
             else:

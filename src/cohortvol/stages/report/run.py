@@ -157,7 +157,9 @@ def run(
             },
             "answer": first,
             "checklists": [(checklists.CHECKLISTS[name], name, lists[name]) for name in lists],
-            "methods": methods.said(analysis, flow, models_of_scans, public=public),
+            "methods": methods.said(
+                analysis, flow, models_of_scans, page.made_elsewhere(scan_table), public=public
+            ),
             "left_out": page.left_out_of(flow, reasons.load())
             if public
             else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),

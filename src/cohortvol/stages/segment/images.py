@@ -18,7 +18,7 @@ from cohortvol.store.files import inflate
 from cohortvol.store.storage import of_scan
 
 _GZIP = b"\x1f\x8b"
-_NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)
+NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,27 @@ def read_unchecked(path: Path, dtype: type[np.floating[Any]] = np.float32) -> Im
     """
     try:
         return _decoded(_read_bytes(path), dtype)
-    except _NO_IMAGE as error:
+    except NO_IMAGE as error:
         raise ScanError("SRC_NOT_NIFTI", str(error)) from error
 
 
-def _decoded(content: bytes, dtype: type[np.floating[Any]]) -> Image:
+def image_of(content: bytes) -> Any:
+    """The bytes of a NIfTI file, packed or not, as an image of nibabel.
+
+    Raises
+    ------
+    ImageFileError, HeaderDataError, WrapStructError, ValueError, inflate.error
+        If they are none.
+    """
     if content.startswith(_GZIP):
         content = _gunzip(content)
     second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
     kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
-    image = kind.from_bytes(content)
+    return kind.from_bytes(content)
+
+
+def _decoded(content: bytes, dtype: type[np.floating[Any]]) -> Image:
+    image = image_of(content)
     data = image.get_fdata(dtype=dtype, caching="unchanged")
     if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
         data = data.reshape(data.shape[:3])

@@ -20,6 +20,7 @@ import torch
 from cohortvol.anatomy.geometry import from_axes, orientation, spacing_mm, to_axes
 from cohortvol.errors import ScanError, TemporaryError
 from cohortvol.models.card import AS_STORED, Card, choose_profile, load_card, restrict
+from cohortvol.models.elsewhere import refuse_elsewhere
 from cohortvol.models.inference import Profile
 from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
 from cohortvol.models.networks.softness import Ratios, ratios
@@ -137,6 +138,7 @@ class Segmenter:
             If the networks do not say here what they said when they were imported.
         """
         card = restrict(load_card(Path(folder)), roi)
+        refuse_elsewhere(card.id, card.elsewhere, "to load")
         recipe = choose_profile(card, profile)
         if threads > 0:
             torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ from cohortvol.errors import (
     log_unforeseen,
 )
 from cohortvol.reasons import state_of
+from cohortvol.stages.segment.elsewhere import LabelMaps, Processor
 from cohortvol.stages.segment.images import read_image
 from cohortvol.stages.segment.progress import ShardProgress
 from cohortvol.stages.segment.receipts import (
@@ -36,7 +37,9 @@ from cohortvol.store.files import commit_bytes
 if TYPE_CHECKING:
     import torch
 
-    from cohortvol.stages.segment.infer import Predicted, Prepared, Segmenter
+    from cohortvol.stages.segment.infer import Segmenter
+
+    Maker = Segmenter | LabelMaps
 
 LOG = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class Pipeline:
     def __init__(
         self,
         shard: ShardFolder,
-        load_segmenter: Callable[[], Segmenter],
+        load_segmenter: Callable[[], Maker],
         progress: ShardProgress,
         stop: Stop,
         attempts_left: int,
@@ -63,7 +66,7 @@ class Pipeline:
         self._progress = progress
         self._stop = stop
         self._todo: deque[Work] = deque()
-        self._ahead: deque[tuple[Future[Claim], Future[tuple[Prepared, float]]]] = deque()
+        self._ahead: deque[tuple[Future[Claim], Future[tuple[Any, float]]]] = deque()
         self._alone = False
         self._behind: deque[Future[None]] = deque()
         self._attempts_left = attempts_left
@@ -75,7 +78,7 @@ class Pipeline:
         self._watchdog = Watchdog(self._note_hang, self._least_seconds)
 
     @cached_property
-    def _segmenter(self) -> Segmenter:
+    def _segmenter(self) -> Maker:
         """Loaded when the first scan needs it."""
         return self._load_segmenter()
 
@@ -158,7 +161,7 @@ class Pipeline:
         self._watchdog.moved()
         return claim
 
-    def _one_scan(self, claimed: Future[Claim], read: Future[tuple[Prepared, float]]) -> None:
+    def _one_scan(self, claimed: Future[Claim], read: Future[tuple[Any, float]]) -> None:
         """Segment one scan and hand it to the writer."""
         claim = claimed.result()
         start = time.perf_counter()
@@ -191,7 +194,7 @@ class Pipeline:
         else:
             self._end(claim, outcome)
 
-    def _finish(self, claim: Claim, predicted: Predicted, seconds: float) -> None:
+    def _finish(self, claim: Claim, predicted: Any, seconds: float) -> None:
         """Label map and receipt of one scan."""
         start = time.perf_counter()
         try:
@@ -276,7 +279,7 @@ class Pipeline:
             self._shard.note_hang(claim)
 
 
-def workers_for(device: torch.device) -> int:
+def workers_for(device: torch.device | Processor) -> int:
     """One where the network takes the cores itself; enough to keep a GPU from waiting otherwise."""
     return 1 if device.type == "cpu" else 4
 
@@ -294,12 +297,15 @@ class _Inline(Executor):
         return done
 
 
-def _read_and_prepare(claimed: Future[Claim], segmenter: Segmenter) -> tuple[Prepared, float]:
+def _read_and_prepare(claimed: Future[Claim], segmenter: Maker) -> tuple[Any, float]:
     """The scan, ready for the network, and the seconds it took."""
     work = claimed.result().work
     start = time.perf_counter()
-    image = read_image(work.image, work.image_sha256, segmenter.dtype)
-    prepared = segmenter.prepare(image.data, image.affine)
+    if isinstance(segmenter, LabelMaps):
+        prepared: Any = segmenter.read(work)
+    else:
+        image = read_image(work.image, work.image_sha256, segmenter.dtype)
+        prepared = segmenter.prepare(image.data, image.affine)
     return prepared, time.perf_counter() - start
 
 

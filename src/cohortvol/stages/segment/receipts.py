@@ -7,6 +7,7 @@ there is ``<scan_id>.started.json``, which counts starts that came to no end.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,9 @@ class Work:
     """What a receipt must match to stand: the scan, its bytes, and the key of the model.
 
     With `keeps_softmax` the receipt must hold the sums of the softmax as well; without, it may.
-    `measured_sha256` is of the label map that was measured and need not be there any more.
+    `measured_sha256` is of the label map that was measured and need not be there any more. `dseg`
+    and `dseg_sha256` are those of ingest where label maps were made elsewhere, `dseg` empty where
+    there is none of this scan; None where networks make them.
     """
 
     scan_id: str
@@ -43,6 +46,8 @@ class Work:
     segmentation_key: str
     keeps_softmax: bool = False
     measured_sha256: str | None = None
+    dseg: str | None = None
+    dseg_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ class ShardFolder:
                 self._mark(work.scan_id),
                 {
                     "attempts": attempts,
+                    **_of_dseg(work),
                     "image_sha256": work.image_sha256,
                     "segmentation_key": work.segmentation_key,
                     "started_utc": claim.started_utc,
@@ -219,7 +225,8 @@ class ShardFolder:
             "segmentation_key": work.segmentation_key,
             "started_utc": claim.started_utc,
             "state": outcome.state,
-            "versions": versions(),
+            "versions": versions() if work.dseg is None else versions(MADE_ELSEWHERE),
+            **_of_dseg(work),
             **(outcome.softmax or {}),
         }
         # Of all else in it, so that `cohortvol verify` finds a receipt that was changed.
@@ -236,10 +243,14 @@ class ShardFolder:
                 path.unlink(missing_ok=True)
 
 
+NETWORKS = ("nnunetv2", "torch", "numpy", "nibabel")
+MADE_ELSEWHERE = ("numpy", "nibabel")
+"""Packages that decide about labels: of our own label maps, and of those that others made."""
+
+
 @cache
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = NETWORKS) -> dict[str, str]:
     """Versions of the packages that decide about labels."""
-    packages = ("nnunetv2", "torch", "numpy", "nibabel")
     return {
         "cohortvol": __version__,
         "python": platform.python_version(),
@@ -248,10 +259,13 @@ def versions() -> dict[str, str]:
 
 
 def _matches(record: dict[str, Any], work: Work) -> bool:
-    return (record.get("image_sha256"), record.get("segmentation_key")) == (
-        work.image_sha256,
-        work.segmentation_key,
-    )
+    names = ("image_sha256", "segmentation_key", "dseg_sha256")
+    return all(record.get(name) == getattr(work, name) for name in names)
+
+
+def _of_dseg(work: Work) -> dict[str, str | None]:
+    """What a receipt says of a label map that was made elsewhere; nothing of our own."""
+    return {} if work.dseg is None else {"dseg_sha256": work.dseg_sha256}
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -18,6 +18,7 @@ from cohortvol.compute.resources import Job
 from cohortvol.errors import InUseError, TemporaryError
 from cohortvol.models.card import Card, choose_profile, load_card, restrict, segmentation_key
 from cohortvol.models.folders import verify
+from cohortvol.stages.segment.elsewhere import LabelMaps, dseg_of
 from cohortvol.stages.segment.pipeline import Pipeline
 from cohortvol.stages.segment.progress import ShardProgress
 from cohortvol.stages.segment.receipts import ShardFolder, Work
@@ -56,7 +57,8 @@ def run_shard(
     """Segment the ready scans of one shard, and write the table of them.
 
     Scans whose receipt stands are not touched. The model is loaded once, and only if a scan
-    needs it. SIGTERM, SIGUSR1 and SIGINT end the run after the scan in hand.
+    needs it; where label maps were made elsewhere, these are read. SIGTERM, SIGUSR1 and SIGINT
+    end the run after the scan in hand.
 
     Parameters
     ----------
@@ -110,7 +112,9 @@ def run_shard(
     shard = ShardFolder(make_folder(folder))
     _write_label_names(folder / LABEL_NAMES, card)
 
-    def load_segmenter() -> Segmenter:
+    def load_segmenter() -> Segmenter | LabelMaps:
+        if card.elsewhere:
+            return LabelMaps(card, job)
         gc.disable()  # none of the many objects that torch brings is garbage: 0.4 s
         try:
             with loading("torch and nnU-Net"):
@@ -184,6 +188,7 @@ def _works(ingest: Path, card: Card, profile: str | None, kept: Kept | None) -> 
             segmentation_key=key,
             keeps_softmax=chosen.keeps_softmax,
             measured_sha256=kept.label_map_sha256(row) if kept is not None else None,
+            **(dseg_of(row) if card.elsewhere else {}),
         )
         for row in ready.to_dict("records")
     ]

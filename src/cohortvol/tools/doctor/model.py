@@ -8,7 +8,7 @@ from typing import Any
 from cohortvol.errors import InstallationError
 from cohortvol.models.card import Card
 from cohortvol.models.folders import verify
-from cohortvol.tools.doctor.findings import Finding, passed, warned
+from cohortvol.tools.doctor.findings import Finding, passed, skipped, warned
 
 
 def files(card: Card) -> Finding:
@@ -23,6 +23,8 @@ def canary(card: Card, load: Callable[[], Any]) -> Finding:
 
     `load` brings the model into memory, which compares the two, and returns what has a `device`.
     """
+    if card.elsewhere:
+        return skipped(f"{card.id} has no network: its label maps were made elsewhere", "Nothing.")
     device = load().device
     without = [part.name for part in card.parts if set(part.folds) - set(part.canary)]
     if without:

@@ -67,7 +67,7 @@ def remake_of(path: str) -> list[str]:
     """
     parts = PurePosixPath(path).parts
     match parts:
-        case ("manifest", *_) | ("private", "ids.csv") | ("private", "images", _):
+        case ("manifest", *_) | ("private", "ids.csv") | ("private", "images" | "label_maps", _):
             return _once(path, INDEX)
         case ("private", "withdrawn.json"):
             return [path]
@@ -94,7 +94,7 @@ def remake_of(path: str) -> list[str]:
 def effect_of(path: str) -> str:
     """What the next run does when these files have gone."""
     match PurePosixPath(path).parts:
-        case ("manifest", *_) | ("private", "ids.csv") | ("private", "images", _):
+        case ("manifest", *_) | ("private", "ids.csv") | ("private", "images" | "label_maps", _):
             return "made again from the manifest; no scan changes its shard"
         case ("private", "withdrawn.json"):
             return "begun anew by the next removal; who was removed before is known no more"

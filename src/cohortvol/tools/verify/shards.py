@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol.store.keys import IMAGES, PRIVATE
+from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE
 from cohortvol.store.records import path_of_record
 from cohortvol.store.schemas import (
     AGREEMENT,
@@ -65,13 +65,18 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
 
 
 def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
-    """With hashed ids, the links to images that ingest could read."""
+    """With hashed ids, the links to images that ingest could read, and to their label maps."""
     for row in scans.to_pylist():
         if row["scan_id"] not in ready:
             continue
-        for link in map(Path, [row["image"], *json.loads(row["more_images"] or "[]")]):
-            path = f"{PRIVATE}/{IMAGES}/{link.name}"
-            is_ours = link.parts[-3:-1] == (PRIVATE, IMAGES)
+        images = [row["image"], *json.loads(row["more_images"] or "[]")]
+        links = [(IMAGES, name) for name in images]
+        if row["dseg_n_bytes"] is not None:  # none is made to what is missing
+            links.append((LABEL_MAPS, row["dseg"]))
+        for place, name in links:
+            link = Path(name)
+            path = f"{PRIVATE}/{place}/{link.name}"
+            is_ours = link.parts[-3:-1] == (PRIVATE, place)
             if is_ours and not os.path.lexists(folder.results / path):
                 folder.report(path, "missing", "is not there")
 

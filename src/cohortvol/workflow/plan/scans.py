@@ -19,7 +19,8 @@ MEANINGS = {
     "finished": "are finished and kept",
     "refused": "cannot be used, or failed; they stay so until their image or the model changes",
     "new": "are new: read, and segmented if they can be used",
-    "changed": "have another image, size or time: read, and segmented if the bytes changed",
+    "changed": "have another image or label map, size or time: read, and segmented if the bytes "
+    "changed",
     "outdated": "were segmented with other weights, profile or rules: segmented again",
     "waiting": "are known and were not segmented yet",
 }
@@ -84,15 +85,19 @@ def plan(run: NextRun, results: Path, model: str, segmentation_key: str) -> dict
     }
 
 
-_FACTS = ("scan_id", "image", "n_bytes", "mtime_ns", "more_images", "more_facts")
 Facts = tuple[Any, ...]
-"""Path, size in bytes and time in ns of an image, and of its further channels."""
+"""Path, size in bytes and time in ns of an image, of its further channels, and of a label map that
+was made elsewhere."""
+FACTS = (
+    *("image", "n_bytes", "mtime_ns", "more_images", "more_facts"),
+    *("dseg", "dseg_n_bytes", "dseg_mtime_ns"),
+)
 
 
 def _rows(table: Any) -> dict[str, Facts]:
     """The facts of each scan of a list."""
     frame = table if isinstance(table, pd.DataFrame) else to_pandas(table)
-    rows = frame[list(_FACTS)].itertuples(index=False, name=None)
+    rows = frame[["scan_id", *FACTS]].itertuples(index=False, name=None)
     return {
         scan_id: tuple(None if pd.isna(fact) else fact for fact in facts)
         for scan_id, *facts in rows
@@ -118,7 +123,8 @@ class _Shard:
     """What stands of one shard."""
 
     def __init__(self, tables: _Tables, shard: str, model: str, segmentation_key: str) -> None:
-        self.listed = _rows(tables.read(f"manifest/shards/{shard}.parquet", SHARD, *_FACTS))
+        lists = f"manifest/shards/{shard}.parquet"
+        self.listed = _rows(tables.read(lists, SHARD, "scan_id", *FACTS))
         ingested = tables.read(f"ingest/{shard}.parquet", INGEST, "scan_id", "state")
         self._ingested = dict(zip(ingested["scan_id"], ingested["state"], strict=True))
         ends = ("scan_id", "state", "segmentation_key")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import Table
+from cohortvol.models.inference import ELSEWHERE
 from cohortvol.reasons import Reason
 from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables.flow import Flow
@@ -232,6 +233,11 @@ def models_of(scans: pd.DataFrame, *, public: bool = False) -> str:
     if "model" not in scans:
         return ""
     return " and ".join(map(str, _counted(scans["model"], public=public).index))
+
+
+def made_elsewhere(scans: pd.DataFrame) -> bool:
+    """Whether the label maps were made elsewhere, and no network was run here."""
+    return "profile" in scans and bool(scans["profile"].eq(ELSEWHERE).any())
 
 
 def _counted(values: pd.Series, *, public: bool) -> pd.Series:

@@ -13,11 +13,18 @@ SPLINE = "spline"
 TIME_OF_DAY = "time of day"
 
 
-def said(analysis: Analysis, flow: Flow, models_of_scans: str, *, public: bool) -> dict[str, str]:
+def said(
+    analysis: Analysis,
+    flow: Flow,
+    models_of_scans: str,
+    made_elsewhere: bool = False,
+    *,
+    public: bool,
+) -> dict[str, str]:
     """Every sentence of Methods that the template places, by name; empty where there is none."""
     return {
         "manifest": manifest(flow),
-        "segmented": segmented(models_of_scans),
+        "segmented": segmented(models_of_scans, made_elsewhere),
         "cut": cut(analysis),
         "no_trend": no_trend(analysis),
         "m1": m1(analysis),
@@ -48,8 +55,14 @@ def manifest(flow: Flow) -> str:
     return f"The manifest named {style.count(flow.manifest)} {scans}."
 
 
-def segmented(models_of_scans: str) -> str:
-    """With which model."""
+def segmented(models_of_scans: str, made_elsewhere: bool = False) -> str:
+    """With which model, or by whom."""
+    if made_elsewhere and models_of_scans:
+        return (
+            f"Structures were taken from label maps made elsewhere, {models_of_scans}, each of "
+            "which was checked to lie on the native grid of its image and to hold known labels "
+            "alone."
+        )
     if models_of_scans:
         return (
             f"Structures were segmented with the model {models_of_scans}, on the native grid of "
