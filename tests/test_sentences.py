@@ -18,7 +18,7 @@ from cohortvol.stages.report.page.sentences import methods, notices
 from cohortvol.stages.report.tables.flow import count_flow
 from made_tables import made
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import page_truth
 import random_cohorts
 
