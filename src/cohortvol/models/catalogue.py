@@ -150,12 +150,12 @@ def vocabularies() -> list[str]:
     return list(dict.fromkeys(row["weights"] for row in _label_rows()))
 
 
-def label_map(weights: str) -> dict[int, tuple[str, str]]:
-    """Label index to (publisher's name, structure) of some weights, without what is no result."""
+def label_map(weights: str, *, results_only: bool = True) -> dict[int, tuple[str, str]]:
+    """Label index to (publisher's name, structure) of some weights; "" for what is no result."""
     return {
         int(row["label"]): (row["name_upstream"], row["structure"])
         for row in _label_rows()
-        if row["weights"] == weights and row["structure"]
+        if row["weights"] == weights and (row["structure"] or not results_only)
     }
 
 

@@ -70,7 +70,7 @@ def read_labels(source: str) -> list[Label]:
         If the table cannot be read with certainty.
     """
     if not Path(source).is_file():
-        found = catalogue.label_map(ALIASES.get(source, source))
+        found = catalogue.label_map(ALIASES.get(source, source), results_only=False)
         if not found:
             raise ConfigError(
                 f"{source}: no such table of labels, nor a vocabulary"

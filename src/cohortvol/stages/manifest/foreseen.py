@@ -101,7 +101,7 @@ def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: 
     )
 
 
-def changed_images(results: Path, done: Collection[str], look_at_done: bool) -> int:
+def changed_images(results: Path, done: Collection[str] = (), look_at_done: bool = True) -> int:
     """Scans of which an image, or a label map made elsewhere, is there and has another size or
     time than when the manifest was read.
 
