@@ -90,6 +90,10 @@ def model_cases() -> Iterator[Case]:
         yield Case(f"card/tile_step {step!r}", card_with(step, "parts", 0, "tile_step"))
     for edges in ([0, 1, 1], [1, 1], [1, 1, 1e9], [-1, 1, 1], ["1", 1, 1]):
         yield Case(f"card/spacing_mm {edges}", card_with(edges, "spacing_mm"))
+    for channels in ("x", ["a"], ["a", "a"], ["a", "b"], ["../a", "b"], ["a;b", "c"], [1, 2]):
+        yield Case(f"card/channels {channels!r}", card_with(channels, "channels"))
+    for regions in ("x", [[]], [[0]], [[1], [2], [3], [4]], [[1, 2]], [[10**9]]):
+        yield Case(f"card/regions {regions!r}", card_with(regions, "parts", 0, "regions"))
     yield Case("card/label index 70000", card_with("x", "labels", "70000"))
     yield Case("card/label index 01", card_with("x", "labels", "01"))
     yield Case("card/an unknown field of a part", card_with(1, "parts", 0, "postprocess"))
@@ -295,11 +299,27 @@ def _dataset_cases() -> Iterator[Case]:
     ]  # fmt: skip
     for value in labels:
         yield Case(f"dataset/labels {value!r:.40}", _json_with(value, ("labels",), "dataset.json"))
-    for channels in ({}, {"0": "a", "1": "b"}, [], {"0": 5}, None):
+    for order in ([1], [1, 2], [0, 1], ["1"], [1.5, 2], [10**9, 1], {}, "12"):
+        yield Case(f"dataset/regions {order!r}", _regions(order))
+    for channels in ({}, {"0": "a", "1": "b"}, [], {"0": 5}, {"a": "b"}, None):
         yield Case(
             f"dataset/channels {channels!r}",
             _json_with(channels, ("channel_names",), "dataset.json"),
         )
+
+
+def _regions(order: Any) -> Change:
+    """Regions that the network was not trained for, or that make no label map."""
+
+    def change(dataset: Any) -> None:
+        dataset["labels"] = {"background": 0, "liver": [1, 2], "cyst": 2}
+        dataset["regions_class_order"] = order
+
+    def act(folder: Path) -> None:
+        edit(folder, change, f"{PARTS}/dataset.json")
+        rehash(folder)
+
+    return act
 
 
 def _weights_cases() -> Iterator[Case]:

@@ -33,7 +33,7 @@ def channels_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     found = dataset.get("channel_names", dataset.get("modality", {}))
     if sorted(found) != sorted(map(str, range(len(found)))) or not found:
         raise ModelError(
-            f"dataset.json numbers its channels {shown(', '.join(sorted(found)))}; "
+            f"dataset.json numbers its channels {shown(', '.join(sorted(found))) or 'not at all'}; "
             "they must be 0, 1, ..."
         )
     if len(found) == 1:

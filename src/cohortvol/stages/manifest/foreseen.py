@@ -101,6 +101,12 @@ def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: 
     )
 
 
+_LOOKED_AT = (
+    *("scan_id", "image", "n_bytes", "mtime_ns", "more_images", "more_facts"),
+    *("dseg", "dseg_n_bytes", "dseg_mtime_ns"),
+)
+
+
 def changed_images(results: Path, done: Collection[str] = (), look_at_done: bool = True) -> int:
     """Scans of which an image, or a label map made elsewhere, is there and has another size or
     time than when the manifest was read.
@@ -117,17 +123,16 @@ def changed_images(results: Path, done: Collection[str] = (), look_at_done: bool
             table = read_arrow(results / f"manifest/shards/{shard}.parquet", SHARD)
         except TableError:
             continue
-        for scan in table.to_pylist():
-            scan_id, is_done = scan["scan_id"], scan["scan_id"] in done
-            if is_done and not look_at_done:
+        listed = zip(*(table[name].to_pylist() for name in _LOOKED_AT), strict=True)
+        for scan_id, image, n_bytes, mtime_ns, more_images, more_facts, *of_dseg in listed:
+            if scan_id in done and not look_at_done:
                 continue
-            of_images = [(scan["image"], scan["n_bytes"], scan["mtime_ns"])]
-            facts = json.loads(scan["more_facts"] or "[]")
-            channels = zip(from_json(scan["more_images"]), facts, strict=True)
-            of_images += [(path, *of_file) for path, of_file in channels]
-            looked_at = finished if is_done else unfinished
-            looked_at += [(scan_id, *of_image) for of_image in of_images]
-            made.append((scan_id, scan["dseg"], scan["dseg_n_bytes"], scan["dseg_mtime_ns"]))
+            looked_at = finished if scan_id in done else unfinished
+            looked_at.append((scan_id, image, n_bytes, mtime_ns))
+            facts = json.loads(more_facts or "[]")
+            channels = zip(from_json(more_images), facts, strict=True)
+            looked_at += [(scan_id, path, *of_file) for path, of_file in channels]
+            made.append((scan_id, *of_dseg))
     return len(
         changed(unfinished)
         | changed(finished, facts_from_outside)
