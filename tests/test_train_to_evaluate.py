@@ -94,7 +94,7 @@ def test_a_model_trained_on_the_training_split_is_judged_on_the_test_split(tmp_p
     pairs = read_table(tmp_path / "out" / "pairs.parquet", SCHEMAS["evaluate/pairs"])
     assert sorted(pairs["scan_id"].unique()) == ["s0004", "s0005"]
     assert set(pairs["structure"]) == set(ORGANS)
-    assert pairs.groupby("structure")["dice"].mean()["liver"] > 0.5
+    assert pairs.groupby("structure")["dice"].mean()["liver"] > 0.4
     beside = read_table(tmp_path / "out" / "published.parquet", SCHEMAS["evaluate/published"])
     assert beside.set_index("structure")["published_dice"].to_dict() == {
         "liver": 0.960, "kidney_right": 0.932, "kidney_left": 0.944, "spleen": 0.927,
