@@ -2,8 +2,8 @@
 
     python benchmarks/random_cohorts.py --cohorts 200 --quick
 
-Sizes, sexes, sites, people scanned again, columns that are lacking, ages in bands, volumes that do
-not differ, effects and bends are drawn, and settings with them. What the finished page says is
+Sizes, sexes, sites, people scanned again, columns that are lacking, ages in bands, times of day,
+volumes that do not differ, effects and bends are drawn, and settings with them. What the finished page says is
 worked out anew from the tables (`page_truth.py`); of each figure every panel must hold something
 and its data a row. Prints each cohort that was not right and ends with 1 if there is any.
 """
@@ -93,6 +93,10 @@ def drawn(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame, dict[st
         volumes.loc[rng.random(len(volumes)) < 0.02, "volume_ml"] *= -1
     if rng.random() < 0.05 and len(volumes):
         volumes = pd.concat([volumes, volumes.iloc[[0]]])  # refused
+    if rng.random() < 0.4:  # of day, also of one minute, of two, at other hours by site, or absent
+        start, span = rng.uniform(0, 12), rng.choice([0.0, 0.01, 1, 4, 11])
+        hour = start + span * (np.arange(n) % 2 if rng.random() < 0.2 else rng.random(n))
+        scans["time_of_day_h"] = np.where(rng.random(n) < rng.choice([1, 0.97, 0.5]), hour, np.nan)
     settings = {
         "bootstrap_draws": 100,
         "min_n_rescanned": int(rng.choice([20, 200])),

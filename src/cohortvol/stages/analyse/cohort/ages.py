@@ -42,10 +42,10 @@ def said(cohort: Cohort) -> list[str]:
         )
     if top_coded(ages, step):
         found.append(
-            "Many more scans have the highest age than any just below: higher ages were cut down "
-            "to it (top-coded). Below it everything can be estimated. Slopes of all are too steep "
-            "where the trend goes on above; age_range_years with an end below that age leaves "
-            "these scans out of the trends."
+            "Many more scans have the highest age than any just below: higher ages seem to be cut "
+            "down to it (top-coded). Below it everything can be estimated. Slopes of all are too "
+            "steep where the trend goes on above; age_range_years with an end below that age "
+            "leaves these scans out of the trends."
         )
     return found
 
