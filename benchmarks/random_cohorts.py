@@ -3,9 +3,9 @@
     python benchmarks/random_cohorts.py --cohorts 200 --quick
 
 Sizes, sexes, sites, people scanned again, columns that are lacking, ages in bands, times of day,
-volumes that do not differ, effects and bends are drawn, and settings with them. What the finished page says is
-worked out anew from the tables (`page_truth.py`); of each figure every panel must hold something
-and its data a row. Prints each cohort that was not right and ends with 1 if there is any.
+volumes that do not differ, effects and bends are drawn, and settings with them. What the finished
+page says is worked out anew from the tables (`page_truth.py`); of each figure every panel must hold
+something and its data a row. Prints each cohort that was not right and ends with 1 if there is any.
 """
 
 from __future__ import annotations
