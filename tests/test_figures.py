@@ -390,7 +390,7 @@ def test_the_colours_of_the_sexes_stand_out_from_white():
 def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
     def slopes(structure, value, q):
         return [{"structure": structure, "sex": "all", "model": model, "q_value": q,
-                 **estimates(SLOPE, value)} for model in ("M1", "M2")]  # fmt: skip
+                 "note": None, **estimates(SLOPE, value)} for model in ("M1", "M2")]  # fmt: skip
 
     made = pd.DataFrame(
         [*slopes("liver", -3.0, 1e-9), *slopes("spleen", -5.0, 1e-9), *slopes("aorta", 9.0, 1e-9),
@@ -415,7 +415,7 @@ def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
         "1 changes without one direction."
     )
     assert "spleen −5.0 (−6.0 to −4.0) % and aorta 9.0 (8.0 to 10.0) %" in found.sentences[1]
-    assert "(stomach) have no clear slope" in found.sentences[2]
+    assert "(stomach) has no clear slope" in found.sentences[2]
     assert [row.name for row in found.rows] == ["Spleen", "Liver", "Pancreas", "Aorta", "Stomach"]
     liver = found.rows[1]
     assert liver.sure == "q < 0.001; 1 of 3 other analyses agree"

@@ -65,6 +65,7 @@ def public(analysis: Analysis) -> Analysis:
     record = analysis.record | {
         "counts": {name: n for name, n in counts.items() if n is not None},
         "spline": spline,
+        "least_shown": max(analysis.settings.get("suppress_below", SMALL), SMALL),
         "sentences": [_without_small_counts(text) for text in analysis.sentences],
         "cannot_say": [_TOO_FEW] * too_few
         + [_without_small_counts(text) for text in analysis.cannot_say],

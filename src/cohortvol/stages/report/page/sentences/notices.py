@@ -162,7 +162,8 @@ def absent(analysis: Analysis, *, public: bool) -> dict[str, str]:
 
 def least_shown(analysis: Analysis) -> int:
     """Counts from 1 to one less than this are not shown."""
-    return int(analysis.settings.get("suppress_below", 5))
+    of_analysis = analysis.settings.get("suppress_below", 5)
+    return int(analysis.record.get("least_shown", of_analysis))
 
 
 def not_printed(analysis: Analysis) -> str:
