@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cohortvol.stages.segment import infer, nnunet, parts, pipeline, run_shard, tiles
+from cohortvol.stages.segment import infer, nnunet, pipeline, run_shard, tiles
 from side_by_side import SETTINGS, checked_shard, common_scans, random_model
 
 STAGES: dict[str, tuple[Any, str]] = {
     "read and prepare": (pipeline, "_read_and_prepare"),
     "blend": (tiles._Blender, "add"),
     "sums to logits": (tiles._Blender, "advance"),
-    "label of the greatest": (parts, "label_of_greatest"),
+    "label of the greatest": (nnunet, "label_of_greatest"),
     "labels to the scan": (infer.Segmenter, "finish"),
     "encode": (pipeline, "nifti_gz"),
     "write": (pipeline, "commit_bytes"),

@@ -597,14 +597,19 @@ def test_with_hashed_ids_no_path_is_shown_and_a_pattern_is_refused(small):
 
 def test_who_withdrew_leaves_no_path_of_a_label_map(small):
     scans, model, results = small
+    (scans.parent / "dseg" / "s001").rename(scans.parent / "dseg" / "of-her")
+    scans.write_text(scans.read_text().replace("dseg/s001", "dseg/of-her"))
     through(scans, results, model)
     (results / "logs").mkdir()
-    (results / "logs" / "segment.log").write_text("one line\nread dseg/s001 of it\n")
+    log = results / "logs" / "other.log"
+    log.write_text("one line\nread dseg/of-her, it was slow\n")
     withdrawn = scans.parent / "withdrawn.txt"
     withdrawn.write_text("s001\n")
     manifest.run(scans, results, shard_size=64, withdrawals=withdrawn)
     files = [path for path in results.rglob("*") if path.is_file()]
-    assert not any("s001" in path.name or b"s001" in path.read_bytes() for path in files)
+    for word in ("s001", "of-her"):
+        assert not any(word in path.name or word.encode() in path.read_bytes() for path in files)
+    assert log.read_text() == "one line\n"
 
 
 def test_label_maps_lie_only_where_images_may(small):

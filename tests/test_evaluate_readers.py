@@ -188,7 +188,7 @@ def test_each_published_test_set_stands_beside_with_its_source():
     assert set(rows["test_set"]) == {"AMOS MRI", "NAKO GRE", "NAKO T2", "TotalSegmentator MRI"}
     shown = published_table(rows)
     assert shown.rows[0][0] == "Mean of structures"
-    assert "MRSegmentator 1.2" in shown.note
+    assert "MRSegmentator 2.0 base" in shown.note
     assert published_table(rows.iloc[:0]) is None
 
 

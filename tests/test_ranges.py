@@ -151,7 +151,7 @@ def test_a_scan_of_an_age_that_cannot_be_has_no_score():
     knots = {"knots_years": [20.0, 50.0, 90.0], "coefficients": [7.0, 0.0, 0.0]}
     model = {"structure": "liver", "age_low_years": 0.0, "age_high_years": 2000.0}
     model |= {"family": "BCCG", "shapes": {"L": {"at_50_years": 0.0, "per_decade": 0.0}}}
-    model |= {"ratio_low": 0.1, "ratio_high": 10.0, "M": knots, "S": knots}
+    model |= {"ratio_low": 0.1, "ratio_high": 10.0, "M": knots, "S": knots, "terms": []}
     models = [{**model, "sex": sex} for sex in ("F", "M")]
     table = scores(cohort_of.build(volumes, scans), {"models": models, "refused": []})
     first = table[table["scan_id"] == scans["scan_id"][0]].iloc[0]
