@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.image import imread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.fileset import FileSet
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 import dicom_fixture
-from cohortvol.errors import InstallationError, ScanError
-from cohortvol.stages import ingest
-from cohortvol.stages.ingest import Rules
-from cohortvol.stages.ingest.dicom import conversion, to_nifti
+from cohortvol.errors import InstallationError
+from cohortvol.stages.ingest.dicom import conversion
 from cohortvol.stages.ingest.dicom import folder as dicom_folder
-from cohortvol.stages.measure import structure_volumes
-from cohortvol.store.schemas import INGEST, SERIES, SHARD
-from cohortvol.store.tables import append_rows, read_table, write_table
+from dicom_converted import N, converted, expected_volume, ingested, refused
 from dicom_fixture import FAULTS, STEP_MM, pixels, write_enhanced, write_series
 
 pytestmark = pytest.mark.slow
-
-N = 12
-
-
-def converted(source, tmp_path, **rules):
-    """Image, covariates, flags and rows of the table SERIES."""
-    series = []
-    out = tmp_path / "converted" / "scan.nii.gz"
-    covariates, codes = to_nifti(source, out, Rules(**rules), series)
-    return nib.load(out), covariates, codes, series
-
-
-def refused(source, tmp_path, **rules):
-    with pytest.raises(ScanError) as error:
-        converted(source, tmp_path, **rules)
-    return error.value
-
-
-def expected_volume(seed=0, n=N):
-    return np.stack([pixels(k, seed).T for k in range(n)], axis=-1)
 
 
 def test_slices_are_sorted_by_position_and_their_distance_is_not_their_thickness(tmp_path):
@@ -244,9 +216,6 @@ def test_an_end_slice_without_an_image_is_marked(tmp_path):
     assert converted(write_series(tmp_path / "a", change=lose), tmp_path)[2] == ["DCM_EMPTY_SLICE"]
 
 
-# --- faults
-
-
 @pytest.mark.parametrize(
     ("reason", "make"),
     [(reason, make) for reason, _, make in FAULTS],
@@ -270,249 +239,3 @@ def test_without_the_converters_image_the_slices_are_put_together(tmp_path, monk
     image, _, codes, _ = converted(write_series(tmp_path / "a"), tmp_path)
     np.testing.assert_array_equal(image.get_fdata(), expected_volume())
     assert codes == ["W_CONVERTER_DIFFERS"]
-
-
-# --- the choice among series
-
-
-@pytest.fixture
-def session(tmp_path):
-    """A Dixon acquisition of four parts, a coronal series, a localizer and a contrast series."""
-    folder = tmp_path / "session"
-    for seed, part in enumerate(("IN_PHASE", "OPP_PHASE", "W", "F")):
-        derived = "DERIVED" if part in ("W", "F") else "ORIGINAL"
-        write_series(
-            folder / part, seed=seed,
-            ImageType=[derived, "PRIMARY", "M", part], SeriesDescription="t1_vibe_dixon",
-        )  # fmt: skip
-
-    def coronal(image, k):
-        image.ImagePositionPatient = [-20.0, 100.0 + STEP_MM * k, 30.0]
-        image.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
-
-    write_series(folder / "haste", change=coronal, seed=4, SeriesDescription="t2_haste_cor")
-    write_series(folder / "loc", n_slices=3, seed=5, SeriesDescription="localizer")
-    write_series(
-        folder / "late", seed=6, SeriesDescription="t1_vibe_late", ContrastBolusAgent="agent"
-    )
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("rules", "seed"),
-    [
-        ({"dixon": ("in_phase",)}, 0),
-        ({"dixon": ("opposed_phase",)}, 1),
-        ({"dixon": ("water", "in_phase")}, 2),
-        ({"dixon": ("fat",)}, 3),
-        ({"plane": ("coronal", "axial")}, 4),
-        ({"sequence": "haste|trufi"}, 4),
-        ({"contrast": "with"}, 6),
-        ({"contrast": "without", "plane": ("axial",), "dixon": ("in_phase", "water")}, 0),
-    ],
-)
-def test_the_rule_singles_out_one_series_and_every_other_has_its_reason(
-    session, tmp_path, rules, seed
-):
-    image, _, _, series = converted(session, tmp_path, **rules)
-    stored = {values.tobytes() for values in np.asarray(image.dataobj).T.swapaxes(1, 2)}
-    assert {pixels(k, seed).T.tobytes() for k in range(N)} == stored
-    assert len(series) == 7
-    assert [row["chosen"] for row in series].count(True) == 1
-    assert all((row["reason"] is None) == row["chosen"] for row in series)
-
-
-def test_several_that_fit_are_no_choice(session, tmp_path):
-    error = refused(session, tmp_path)
-    assert error.reason == "DCM_AMBIGUOUS_SERIES"
-    assert error.detail == "6 series fit the rules; 1 others left out"
-
-
-def test_none_that_fits_is_named_after_the_largest(session, tmp_path):
-    assert refused(session, tmp_path, plane=("sagittal",)).reason == "DCM_NOT_WANTED"
-
-
-def test_a_derived_series_can_be_allowed(tmp_path):
-    folder = write_series(tmp_path / "a", ImageType=["DERIVED", "PRIMARY", "MPR"])
-    assert converted(folder, tmp_path, derived="allow")[0].shape[2] == N
-
-
-# --- through ingest
-
-
-def ingested(tmp_path, images, **rules):
-    shard, out = tmp_path / "shards" / "0000.parquet", tmp_path / "ingest" / "0000.parquet"
-    rows = [{"scan_id": name, "image": str(image)} for name, image in images.items()]
-    write_table(shard, append_rows(rows, SHARD), SHARD)
-    ingest.run(shard, out, Rules(min_entropy_bits=0.1, fov_range_mm=(30, 2500), **rules))
-    return read_table(out, INGEST).set_index("scan_id"), out
-
-
-def test_a_folder_becomes_an_image_that_went_through_every_check(tmp_path):
-    good = write_series(tmp_path / "good")
-    bad = write_series(tmp_path / "bad", leave_out=[3])
-    scout = write_series(tmp_path / "scout", SeriesDescription="localizer")
-    table, out = ingested(tmp_path, {"good": good, "bad": bad, "scout": scout})
-    assert table["state"].to_dict() == {"good": "ready", "bad": "quarantined", "scout": "skipped"}
-    assert table["reason"].dropna().to_dict() == {
-        "bad": "DCM_MISSING_SLICE", "scout": "DCM_LOCALIZER"
-    }  # fmt: skip
-    image = Path(table.loc["good", "image"])
-    assert image == out.parent / "0000" / "good.nii.gz"
-    assert table.loc["good", ["n_i", "n_j", "n_k"]].tolist() == [36, 40, N]
-    headers = [name for name in INGEST if name.startswith("header_")]
-    assert table.loc["good", headers].tolist() == [
-        57.0, "F", "2018-04-03", "SIEMENS Aera", 1.5, "GR"
-    ]  # fmt: skip
-    series = read_table(out.parent / "series" / "0000.parquet", SERIES).set_index("scan_id")
-    assert series["chosen"].to_dict() == {"good": True, "bad": True, "scout": False}
-
-
-def test_the_part_of_a_dixon_acquisition_is_kept_where_the_header_declares_it(tmp_path):
-    images = {}
-    for name, image_type, description in (
-        ("typed", "F", "t1_vibe"),
-        ("described", "M", "dixon_W"),
-        ("untold", "M", "water excitation"),
-    ):
-        kind = ["ORIGINAL", "PRIMARY", "M", image_type]
-        images[name] = write_series(tmp_path / name, ImageType=kind, SeriesDescription=description)
-    table, _ = ingested(tmp_path, images)
-    assert table["dixon"].dropna().to_dict() == {"typed": "fat", "described": "water"}
-
-
-def test_the_same_folder_gives_the_same_bytes(tmp_path):
-    folder = write_series(tmp_path / "a")
-    first, _ = ingested(tmp_path / "one", {"a": folder})
-    second, _ = ingested(tmp_path / "two", {"a": folder})
-    assert first.loc["a", "image_sha256"] == second.loc["a", "image_sha256"]
-
-
-@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # said of our writing it
-def test_nothing_of_a_person_is_in_what_is_written(tmp_path, caplog, capfd, recwarn):
-    folder = write_series(
-        tmp_path / "a", SeriesDescription="CANARY description t1", PatientAge="CANARY AGE",
-        StudyTime="CANARY TIME",
-    )  # fmt: skip
-    recwarn.clear()
-    caplog.clear()
-    broken = write_series(tmp_path / "b", SeriesDescription="CANARY localizer", leave_out=[3])
-    with caplog.at_level("DEBUG"):
-        _, out = ingested(tmp_path, {"a": folder, "b": broken})
-    written = [path for path in out.parent.rglob("*") if path.is_file()]
-    assert len(written) == 3
-    for path in written:
-        content = path.read_bytes()
-        if path.name.endswith(".gz"):
-            content = nib.load(path).to_bytes()
-        if path.suffix == ".parquet":
-            content = pd.read_parquet(path).to_csv().encode()
-        assert b"CANARY" not in content.upper(), path.name
-        assert b"19610203" not in content
-    said = capfd.readouterr()
-    warned = "".join(str(warning.message) for warning in recwarn)
-    assert "CANARY" not in (caplog.text + said.out + said.err + warned).upper()
-
-
-def test_the_place_of_a_folder_is_checked_too(tmp_path):
-    folder = write_series(tmp_path / "a")
-    table, _ = ingested(tmp_path, {"a": folder}, allow_roots=(str(tmp_path / "elsewhere"),))
-    assert table.loc["a", "reason"] == "SRC_OUTSIDE_ROOT"
-    table, _ = ingested(tmp_path, {"a": folder}, allow_roots=(str(tmp_path),))
-    assert table.loc["a", "state"] == "ready"
-
-
-# --- real series
-
-
-def cases(shared_data):
-    return shared_data / "dicom2nifti_cases" / "tests" / "data"
-
-
-GOOD = [
-    "ge/anatomical/001", "ge/anatomical/001_implicit",
-    "generic/anatomical/001", "generic/anatomical/001_implicit",
-    "generic/anatomical/002_non_isotropic", "generic/compressed/001",
-    "generic/compressed_j2k/001", "generic/compressed_jpeg/001",
-    "generic/compressed_jpegls/001", "generic/compressed_rle/001",
-    "hitachi/anatomical/001", "hitachi/anatomical/001_implicit",
-    "philips/anatomical/001", "philips/anatomical/001_implicit",
-    "philips_enhanced/anatomical/001", "philips_enhanced/anatomical/001_implicit",
-    "siemens/anatomical/001", "siemens/anatomical/001_implicit",
-]  # fmt: skip
-REFUSED = {
-    "failing/gantrytilting/001": "DCM_TILT",
-    "failing/notavolume/001": "DCM_DUPLICATE_POSITION",
-    "failing/slicecount/001": "IMG_TOO_FEW_SLICES",
-    "failing/sliceincrement/001": "DCM_MISSING_SLICE",
-    "failing/sliceincrement/002": "DCM_TILT",
-    "failing/sliceorientation/001": "DCM_LOCALIZER",
-    "ge/anatomical/001_single_slice": "IMG_TOO_FEW_SLICES",
-    "generic/rgb/001": "PHI_BURNED_IN",
-}
-MAGNITUDE_AND_PHASE = "philips/anatomical/002"
-
-
-@pytest.mark.parametrize("case", GOOD)
-def test_a_real_series_is_the_expected_image(shared_data, tmp_path, case):
-    source = cases(shared_data) / case
-    image, *_ = converted(source, tmp_path, min_slices=2)
-    expected = nib.load(source.with_name(f"{source.name}_ground_truth.nii.gz"))
-    expected = nib.as_closest_canonical(nib.squeeze_image(expected))
-    found = nib.as_closest_canonical(image)
-    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-3)
-    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_real_series_that_is_no_volume_has_its_own_reason(shared_data, tmp_path, case):
-    error = refused(cases(shared_data) / case, tmp_path, modality=("MR", "CT"), min_slices=3)
-    assert error.reason == REFUSED[case]
-
-
-def test_of_magnitude_and_phase_in_one_folder_the_magnitude_is_taken(shared_data, tmp_path):
-    source = cases(shared_data) / MAGNITUDE_AND_PHASE
-    image, _, codes, series = converted(source, tmp_path, min_slices=2)
-    assert (image.shape, codes) == ((768, 768, 4), [])
-    assert {row["reason"] for row in series} == {None, "DCM_NOT_MAGNITUDE"}
-
-
-def test_every_real_series_there_is_has_its_test(shared_data):
-    folders = {path.parent for path in cases(shared_data).rglob("*.dcm")}
-    names = {path.relative_to(cases(shared_data)).as_posix() for path in folders}
-    assert names - {*GOOD, *REFUSED, MAGNITUDE_AND_PHASE} == set()
-
-
-def test_104_frames_are_13_positions_of_two_echoes_and_four_kinds(shared_data, tmp_path):
-    source = shared_data / "dbdicom_renal_dicom" / "MULTIFRAME" / "IM_0014"
-    assert refused(source, tmp_path).reason == "DCM_AMBIGUOUS_SERIES"
-    image, _, _, series = converted(source, tmp_path, echo=1)
-    assert image.shape == (128, 128, 13)
-    assert [row["n_positions"] for row in series] == [13] * 8
-    np.testing.assert_allclose(image.header.get_zooms(), [3.0, 3.0, 5.5], atol=0.01)
-
-
-@pytest.mark.parametrize(
-    ("folder", "step_mm", "n"),
-    [
-        ("totalsegmentator_refs/example_ct_dicom", 2.0, 20),
-        ("chaos_ct_eval/Data_3D/DICOM_anon", 2.0, 78),
-    ],
-)
-def test_slices_are_as_far_apart_as_they_say_and_not_as_thick(
-    shared_data, tmp_path, folder, step_mm, n
-):
-    image, *_ = converted(shared_data / folder, tmp_path, modality=("CT",))
-    assert image.header.get_zooms()[2] == pytest.approx(step_mm, abs=1e-4)
-    assert image.shape[2] == n
-
-
-def test_an_expert_liver_has_the_volume_of_the_true_step_and_not_of_the_thickness(
-    shared_data, tmp_path
-):
-    folder = shared_data / "chaos_ct_eval" / "Data_3D"
-    image, *_ = converted(folder / "DICOM_anon", tmp_path, modality=("CT",))
-    outlines = [imread(path) for path in sorted((folder / "Ground").glob("*.png"))]
-    liver = np.stack([(outline > 0).T for outline in outlines], axis=-1).astype(np.uint8)
-    volume_ml = structure_volumes(liver, image.affine, {1: "liver"})["volume_ml"].item()
-    assert round(volume_ml) == 1417  # 2268 mL at the thickness of 3.2 mm
