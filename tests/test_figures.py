@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from cohortvol.drawing import pages, style
 from cohortvol.stages import analyse, report
-from cohortvol.stages.report.figures import (
-    forest,
-    heatmap,
-    rows,
-    systems,
-    trends,
-)
-from cohortvol.stages.report.figures import (
-    gallery as drawing,
-)
-from cohortvol.stages.report.page import answer, checklists
+from cohortvol.stages.report.figures import forest, heatmap, trends
+from cohortvol.stages.report.figures import gallery as drawing
 from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables import disclosure, flow, inputs
 from cohortvol.stages.report.tables.inputs import BESIDE_COLUMNS
@@ -327,128 +316,6 @@ def test_eighty_structures_fill_several_pages_that_fit_a_journal(subject):
     assert len(shown) > 7
     for name, structures in shown.items():
         assert sorted(set(structures)) == sorted(names), name
-
-
-def test_groups_are_not_parted_from_their_heading():
-    groups = [("Digestive", ["a", "b", "c"]), ("Muscles", ["d", "e"])]
-    pages = list(rows.pages_of_groups(groups, 5))
-    assert [part.names for part in pages] == [["Digestive", "a", "b", "c"], ["Muscles", "d", "e"]]
-    pages = list(rows.pages_of_groups(groups, 3))
-    assert [part.names for part in pages][1] == ["Digestive", "c"]  # the heading is said again
-
-
-@pytest.mark.parametrize(
-    ("structure", "system"),
-    [
-        ("iliopsoas_left", "Muscles"),
-        ("kidneys", "Urinary and genital"),
-        ("hip_left", "Bones and discs"),
-        ("aorta", "Heart and vessels"),
-        ("a_new_thing", "Other"),
-    ],
-)
-def test_structures_are_grouped_by_their_organ_system(structure, system):
-    assert systems.system_of(structure) == system
-
-
-MACHADO = {  # severity 1, linear RGB (Machado, Oliveira and Fernandes 2009)
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-               [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-               [-0.011820, 0.042940, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-               [0.004733, 0.691367, 0.303900]],
-}  # fmt: skip
-
-
-def linear(colour):
-    parts = np.array(to_rgb(colour))
-    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-
-
-def lab(rgb_linear):
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = np.array(to_xyz) @ np.clip(rgb_linear, 0, 1) / [0.9505, 1.0, 1.089]
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-@pytest.mark.parametrize("kind", [None, *MACHADO])
-def test_the_colours_of_the_sexes_are_told_apart_by_everyone(kind):
-    matrix = np.eye(3) if kind is None else np.array(MACHADO[kind])
-    women, men = (lab(matrix @ linear(style.SEX_COLOUR[sex])) for sex in ("F", "M"))
-    assert np.linalg.norm(women - men) >= 40
-    assert style.SEX_LINE["F"] != style.SEX_LINE["M"]
-
-
-def test_the_colours_of_the_sexes_stand_out_from_white():
-    for sex in ("F", "M"):
-        luminance = linear(style.SEX_COLOUR[sex]) @ [0.2126, 0.7152, 0.0722]
-        assert 1.05 / (luminance + 0.05) >= 3
-
-
-def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
-    def slopes(structure, value, q):
-        return [{"structure": structure, "sex": "all", "model": model, "q_value": q,
-                 "note": None, **estimates(SLOPE, value)} for model in ("M1", "M2")]  # fmt: skip
-
-    made = pd.DataFrame(
-        [*slopes("liver", -3.0, 1e-9), *slopes("spleen", -5.0, 1e-9), *slopes("aorta", 9.0, 1e-9),
-         *slopes("pancreas", -0.1, 0.6), *slopes("stomach", 0.2, 0.5)]
-    )  # fmt: skip
-    others = pd.DataFrame(
-        [{"structure": "liver", "sex": "all", "analysis": way, "model": "M2",
-          **estimates(SLOPE, value)}
-         for way, value in (("complete", -3.0), ("ipw", -2.5), ("huber", -0.5), ("tobit", -8.0))]
-    ).reindex(columns=BESIDE_COLUMNS["sensitivity"])  # fmt: skip
-    tests = pd.DataFrame(
-        [("liver", 0.4), ("spleen", 0.4), ("aorta", None), ("pancreas", 1e-6), ("stomach", 0.3)],
-        columns=["structure", "q_value"],
-    )
-    none = pd.DataFrame()
-    beside = {"sensitivity": others, "nonlinearity": tests}
-    analysis = inputs.Analysis(made, none, none, none, none, none, none, none, {}, beside)
-    found = answer.answer(analysis, level=0.05)
-    assert found is not None
-    assert found.sentences[0] == (
-        "Of 4 structures, 2 are smaller and 1 is larger at higher age; "
-        "1 changes without one direction."
-    )
-    assert "spleen −5.0 (−6.0 to −4.0) % and aorta 9.0 (8.0 to 10.0) %" in found.sentences[1]
-    assert "(stomach) has no clear slope" in found.sentences[2]
-    assert [row.name for row in found.rows] == ["Spleen", "Liver", "Pancreas", "Aorta", "Stomach"]
-    liver = found.rows[1]
-    assert liver.sure == "q < 0.001; 1 of 3 other analyses agree"
-    assert found.rows[2].sure == "q = 0.60; bends"
-    assert found.rows[3].sure == "q < 0.001; bend not tested"
-    assert 0 <= liver.low < liver.at < liver.high < found.zero < found.rows[3].at <= 100
-
-
-def test_every_place_that_a_checklist_names_can_be_there():
-    template = (pages.templates_folder() / "page.html").read_text(encoding="utf-8")
-    tables = {"table1", "slopes", "interactions", "correlations", "summary", "dropped",
-              "age_bands", "slopes_at_age", "literature", "tipping"}  # fmt: skip
-    numbers = {}
-    for name in checklists.CHECKLISTS:
-        with (pages.templates_folder() / "checklists" / f"{name}.tsv").open() as stream:
-            items = list(csv.DictReader(stream, delimiter="\t"))
-        numbers[name] = [item["item"] for item in items]
-        for place in [p for item in items for p in item["where"].split("; ") if p]:
-            kind, one = place.split(" ", 1)
-            known = {"section": f'<section id="{one}"' in template,
-                     "figure": one in drawing.TITLES, "table": one in tables}  # fmt: skip
-            assert known[kind], place
-    assert numbers["claim"] == [str(n) for n in range(1, 43)]
-    assert [int(n.rstrip("abcde")) for n in numbers["strobe"]] == sorted(
-        [*range(1, 23), 12, 12, 12, 12]
-    )
-
-
-def test_an_item_of_which_the_tables_know_nothing_is_for_the_authors():
-    items = checklists.read(pages.templates_folder(), "strobe", {"figure flow"})
-    table = checklists.as_table(items).set_index("item")["where"]
-    assert table["13"] == "index.html#flow (figures/flow.pdf)"
-    assert table["22"] == table["12e"] == "for the authors"
 
 
 def test_a_picture_on_the_page_is_smaller_than_the_file_beside_it(figures):
