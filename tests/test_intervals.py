@@ -1,14 +1,12 @@
-"""How sure a volume is: sums over the softmax on phantoms, intervals, and what they are worth."""
+"""How sure a volume is: ratios of a scan, intervals by a calibration, and what they are worth."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-from math import pi
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,171 +28,13 @@ from cohortvol.models.intervals import (
     calibrate,
     interval,
     softmax_by_label,
-    weaker,
 )
 from cohortvol.models.networks import Source, import_nnunet
-from cohortvol.models.networks.regions import Regions
-from cohortvol.models.networks.softness import Softness, ratios
-from cohortvol.stages.measure import judge, measure_scan, pair_sums, read_scan
 from cohortvol.stages.measure import run_shard as measure_shard
-from cohortvol.stages.measure.interval import with_intervals
 from cohortvol.stages.segment import Segmenter, run_shard
-from cohortvol.stages.segment.tiles import label_of_greatest
 from cohortvol.store import schemas, tables
 from cohortvol.tools.judge import calibrate as calibration_of_models
-from phantoms import ANISOTROPIC, STRUCTURES, VOXEL_ML, abdomen, ramp
 from segment_cohort import AFFINE, Shard, scan, write_scan
-
-# --- partial volume --------------------------------------------------------------------------
-
-
-def box_fractions(edges_voxels, shape=(24, 24, 24)):
-    """Share of each voxel inside a box from voxel edge 3 on, `edges_voxels` long."""
-    axes = []
-    for edge, n in zip(edges_voxels, shape, strict=True):
-        inside = np.clip(3 + edge - np.arange(n), 0, 1)
-        inside[:3] = 0
-        axes.append(inside)
-    return np.einsum("i,j,k->ijk", *axes)
-
-
-def sphere_fractions(radius_mm, voxel_mm, parts=6):
-    """Share of each voxel inside a sphere off the middle of the grid, by `parts`^3 points each."""
-    n = int(np.ceil(2 * radius_mm / voxel_mm)) + 4
-    points = (np.arange(n * parts) + 0.5) / parts * voxel_mm - n * voxel_mm / 2
-    x, y, z = (points + shift for shift in (0.13, -0.21, 0.34))
-    inside = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2 < radius_mm**2
-    return inside.reshape(n, parts, n, parts, n, parts).mean((1, 3, 5))
-
-
-def logits_of(*fractions, floor=1e-12):
-    """Logits of a network that is right about every fraction; the rest is background."""
-    shares = np.stack([1 - sum(fractions), *fractions])
-    return torch.from_numpy(np.log(np.clip(shares, floor, None)).astype(np.float32))
-
-
-def sums_of(logits):
-    softness = Softness(len(logits))
-    softness.add(logits)
-    return softness
-
-
-@pytest.mark.parametrize("edges", [(8.4, 9.3, 7.45), (8.6, 9.7, 7.55), (1.4, 5.3, 3.2)])
-def test_the_expected_volume_is_the_true_one_where_the_count_is_biased(edges):
-    fractions = box_fractions(edges)
-    sums = sums_of(logits_of(fractions))
-    true = np.prod(edges)
-    assert fractions.sum() == pytest.approx(true)
-    assert float(sums.expected[1]) == pytest.approx(true, rel=1e-5)
-    assert abs(int(sums.counted[1]) - true) > 0.03 * true
-
-
-def test_a_sphere_has_its_volume_on_voxels_of_any_size():
-    for voxel_mm in (2.0, 5.0, 9.0):
-        fractions = sphere_fractions(30.0, voxel_mm)
-        sums = sums_of(logits_of(fractions))
-        assert float(sums.expected[1]) == pytest.approx(fractions.sum(), rel=1e-5)
-        assert float(sums.expected[1]) * voxel_mm**3 == pytest.approx(4 / 3 * pi * 30**3, rel=0.01)
-
-
-def test_the_spread_grows_with_surface_and_with_voxel_size():
-    """Share of a sphere's volume in doubt: surface / volume x voxel edge x mean p (1 - p)."""
-
-    def spread_ratio(radius_mm, voxel_mm):
-        sums = sums_of(logits_of(sphere_fractions(radius_mm, voxel_mm)))
-        return float(sums.spread[1] / sums.counted[1])
-
-    fine = spread_ratio(30.0, 2.0)
-    assert spread_ratio(30.0, 4.0) == pytest.approx(2 * fine, rel=0.1)
-    assert spread_ratio(15.0, 2.0) == pytest.approx(2 * fine, rel=0.1)
-    # Across a border the fraction runs evenly from 0 to 1 over about a voxel: the integral of
-    # p (1 - p) is 1/6 of it, and the sphere's 3 / r is its surface over its volume.
-    assert fine == pytest.approx(3 / 30 * 2 / 6, rel=0.3)
-
-
-def test_a_sharp_border_leaves_no_spread_and_expects_what_is_counted():
-    fractions = box_fractions((8.0, 9.0, 7.0))
-    sums = sums_of(logits_of(fractions, floor=1e-30))
-    assert int(sums.counted[1]) == 8 * 9 * 7
-    assert float(sums.expected[1]) == pytest.approx(8 * 9 * 7, abs=1e-9)
-    assert float(sums.spread[1]) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_two_structures_share_their_border_and_add_up():
-    """A wall inside a box: what one side loses there the other has, and no doubt is lost."""
-    fractions = box_fractions((9.0, 8.0, 6.0))
-    wall = np.clip(7.3 - np.arange(24), 0, 1)[:, None, None]
-    sums = sums_of(logits_of(fractions * wall, fractions * (1 - wall)))
-    assert sums.expected[1:].tolist() == pytest.approx([4.3 * 8 * 6, 4.7 * 8 * 6], rel=1e-5)
-    assert sums.counted[1:].tolist() == [4 * 8 * 6, 5 * 8 * 6]
-    assert sums.spread[1:].tolist() == pytest.approx([0.3 * 0.7 * 48] * 2, rel=1e-4)
-
-
-# --- sums ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def logits():
-    """(51, 9, 40, 40) float16 logits of a scan that is mostly surely background."""
-    generator = torch.Generator().manual_seed(3)
-    values = torch.randn((51, 9, 40, 40), generator=generator) * 4
-    values[0] += 12 * (torch.randn((9, 40, 40), generator=generator) + 0.5)
-    return values.half()
-
-
-def test_sums_are_those_of_the_whole_softmax(logits):
-    sums = sums_of(logits)
-    share = softmax_in_double(logits.double().numpy().reshape(51, -1), axis=0)
-    counts = np.bincount(label_of_greatest(logits).ravel(), minlength=51)
-    assert sums.counted[1:].tolist() == counts[1:].tolist()
-    np.testing.assert_allclose(sums.expected[1:], share.sum(1)[1:], rtol=1e-3)
-    np.testing.assert_allclose(sums.spread[1:], (share * (1 - share)).sum(1)[1:], rtol=1e-3)
-
-
-def test_sums_do_not_depend_on_how_the_scan_is_cut(logits, monkeypatch):
-    whole = sums_of(logits)
-    slabs = Softness(51)
-    for slab in logits.split(2, dim=1):
-        slabs.add(slab)
-    monkeypatch.setattr("cohortvol.models.networks.softness._PIECE_ON_CPU", 51 * 100)
-    small = sums_of(logits)
-    for other in (slabs, small):
-        assert other.counted.tolist() == whole.counted.tolist()
-        np.testing.assert_allclose(other.expected, whole.expected, rtol=1e-6)
-        np.testing.assert_allclose(other.spread, whole.spread, rtol=1e-6)
-
-
-def test_sums_of_regions_are_of_the_sigmoid_over_the_voxels_of_nnunets_map():
-    """A voxel of the cyst alone is written as cyst, and so is one of the liver."""
-    regions = Regions(labels=((1, 2), (2,)), written=(1, 2))
-    sure, unsure = 9.0, -0.5
-    logits = torch.tensor([[sure, sure, unsure, -30.0], [-sure, sure, sure, -30.0]])
-    softness = Softness(2, regions)
-    softness.add(logits)
-    assert regions.label_map(logits).tolist() == [1, 2, 2, 0]
-    assert softness.counted.tolist() == [3, 2]
-    share = torch.sigmoid(logits.double())
-    np.testing.assert_allclose(softness.expected, share.sum(1), rtol=1e-6)
-    np.testing.assert_allclose(softness.spread, (share * (1 - share)).sum(1), rtol=1e-4)
-    assert ratios([(softness, np.array([5, 7]))])["softmax_labels"] == [5, 7]
-
-
-def test_a_scan_of_nothing_but_background_has_no_ratio():
-    empty = torch.zeros((4, 6, 6, 6))
-    empty[0] = 20
-    found = ratios([(sums_of(empty), np.array([0, 1, 2, 3]))])
-    assert found == {"softmax_labels": [], "expected_ratio": [], "spread_ratio": []}
-
-
-def test_networks_that_share_a_structure_add_up_and_what_the_model_leaves_out_is_gone():
-    first = sums_of(logits_of(box_fractions((4.0, 4.0, 4.0)), 0 * box_fractions((1, 1, 1))))
-    second = sums_of(logits_of(box_fractions((4.0, 4.0, 2.4)), 0.4 * box_fractions((1, 1, 1))))
-    second.counted[2], second.expected[2] = 5, 6.0
-    found = ratios([(first, np.array([0, 7, 3])), (second, np.array([0, 7, 0]))])
-    assert found["softmax_labels"] == [7]
-    expected = (64 + float(second.expected[1])) / (64 + int(second.counted[1]))
-    assert found["expected_ratio"] == pytest.approx([expected], abs=1e-4)
-
 
 # --- in a scan -------------------------------------------------------------------------------
 
@@ -329,77 +169,6 @@ def test_volumes_of_a_shard_get_intervals_from_receipt_to_table(shard, model, tm
             assert tables_of[name].loc[(scan_id, "liver"), "interval"] == UNCALIBRATED
     found = tables_of["own"]["volume_ml"].notna()
     assert tables_of["own"]["interval"].notna().tolist() == found.tolist()
-
-
-# --- in a table ------------------------------------------------------------------------------
-
-SOFTMAX = {1: (1.1, 0.05), 2: (0.9, 0.1), 3: (1.0, 0.2), 4: (1.0, 0.3)}
-
-
-def phantom_volumes(tmp_path, softmax=SOFTMAX, calibration=None):
-    for name, data in (("image", ramp()), ("labels", abdomen())):
-        nib.save(nib.Nifti1Image(data, ANISOTROPIC), tmp_path / f"{name}.nii.gz")
-    volumes = measure_scan(
-        read_scan(tmp_path / "labels.nii.gz", tmp_path / "image.nii.gz", n_layers=1),
-        [STRUCTURES],
-        softmax=softmax,
-        calibration=calibration,
-        plausible_ml={},
-    )
-    return volumes.set_index("structure")
-
-
-def test_without_a_calibration_an_interval_is_one_spread_to_either_side(tmp_path):
-    volumes = phantom_volumes(tmp_path)
-    liver = volumes.loc["liver"]
-    assert liver["interval"] == UNCALIBRATED
-    assert liver["status"] == "cut"  # and the interval is that of the part inside
-    ends = liver[["volume_expected_ml", "volume_low_ml", "volume_high_ml"]].tolist()
-    assert ends == pytest.approx([110 * VOXEL_ML, 95 * VOXEL_ML, 105 * VOXEL_ML])
-
-
-def test_what_is_absent_or_has_no_softmax_has_no_interval(tmp_path):
-    volumes = phantom_volumes(tmp_path, {**SOFTMAX, 7: (1.0, 0.1)})
-    columns = ["volume_expected_ml", "volume_low_ml", "volume_high_ml", "interval"]
-    assert volumes.loc["pancreas", columns].isna().all()
-    assert volumes.drop("pancreas")[columns].notna().all(axis=None)
-    assert phantom_volumes(tmp_path, {})[columns].isna().all(axis=None)
-
-
-def test_the_interval_of_a_sum_adds_both_ends_and_claims_no_more_than_either(tmp_path):
-    factors = {"kidney_left": Factor(2.0, 40, 0.95), "kidney_right": Factor(1.0, 16, 0.9412)}
-    calibration = Calibration(SIMULATED, "nnunet", factors)
-    both = phantom_volumes(tmp_path, calibration=calibration).loc["kidneys"]
-    assert both["interval"] == "calibrated 94 % on simulated scans"
-    reach = 12 * 0.2 * 2.0 + 14 * 0.3 * 1.0
-    assert both["volume_low_ml"] == pytest.approx((26 - reach) * VOXEL_ML)
-    assert both["volume_high_ml"] == pytest.approx((26 + reach) * VOXEL_ML)
-    del factors["kidney_right"]
-    assert phantom_volumes(tmp_path, calibration=calibration).loc["kidneys", "interval"] == (
-        UNCALIBRATED
-    )
-
-
-def test_a_sum_with_one_side_in_doubt_of_nothing_has_no_interval():
-    sides = pd.DataFrame({"structure": ["kidney_left", "kidney_right"], "label": [3, 4]})
-    sides = sides.assign(volume_ml=[150.0, 160.0], n_voxels=[15, 16], cut_by_fov=False)
-    sides = sides.assign(cut_faces="", cut_area_mm2=0.0, n_components=1)
-    sides = sides.assign(largest_component_fraction=1.0, mean_intensity=1.0, sd_intensity=1.0)
-    sides = sides.assign(centroid_ras_mm=[[-50.0, 0, 0], [50.0, 0, 0]])
-    judged = judge(with_intervals(sides, {3: (1.0, 0.1)}, None))
-    assert pair_sums(judged)["volume_ml"].tolist() == [310.0]
-    assert pair_sums(judged)[["volume_low_ml", "interval"]].isna().all(axis=None)
-
-
-def test_an_interval_ends_at_nothing():
-    one = interval(10.0, 1.0, 0.5, Factor(3.0, 20, 0.95), EXPERT)
-    assert (one.low_ml, one.high_ml) == (0.0, 25.0)
-
-
-def test_the_weaker_claim_is_the_one_of_the_sum():
-    low, high = (f"calibrated {level} % on {EXPERT}" for level in (80, 95))
-    assert weaker([high, low]) == low
-    assert weaker([high, UNCALIBRATED]) == UNCALIBRATED
 
 
 # --- calibration -----------------------------------------------------------------------------
