@@ -1,42 +1,23 @@
-"""Lists of people who withdrew, as they come; and everything of them gone from a folder."""
+"""Lists of people who withdrew, as they come; and their rows gone from every table."""
 
 from __future__ import annotations
 
-import base64
-import bz2
-import gzip
-import io
-import json
-import lzma
-import os
-import tarfile
-import zipfile
-import zlib
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import withdrawal_lists
 from cohortvol import cli
-from cohortvol.errors import ConfigError, TableError, WithdrawalError
+from cohortvol.errors import TableError, WithdrawalError
 from cohortvol.stages import manifest
-from cohortvol.stages.manifest.removal import remove_scans
 from cohortvol.store import schemas, tables
-from cohortvol.store.records import Job, Outdated, noted
 from cohortvol.store.withdrawals import read_withdrawals, unknown_of
 from cohortvol.tools.verify.search import search
-from results_folder import MODEL, ResultsFolder, ingest_row
+from results_folder import MODEL
+from withdrawn_cohort import INGESTED, LISTED, ROWS, cohort, ingest, list_of, names, table, why
 
 pytestmark = pytest.mark.slow
-
-
-def list_of(tmp_path, text, name="withdrawn.csv"):
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize(
@@ -67,23 +48,6 @@ def test_a_table_whose_ids_cannot_be_told_is_refused(tmp_path):
         read_withdrawals(path)
     with pytest.raises(TableError, match=r"none\.csv: no such file"):
         read_withdrawals(tmp_path / "none.csv")
-
-
-def cohort(tmp_path, rows):
-    """A manifest of these (scan_id, subject_id), all with an image."""
-    for scan_id, _ in rows:
-        image = tmp_path / f"{scan_id}.nii"
-        if not image.exists():
-            image.write_bytes(b"x" * 10)
-    lines = [f"{scan_id},{scan_id}.nii,{subject}\n" for scan_id, subject in rows]
-    return list_of(tmp_path, "scan_id,image,subject_id\n" + "".join(lines), "scans.csv")
-
-
-ROWS = [("a-1", "anna"), ("b-1", "bert"), ("a-2", "anna"), ("c-1", "cleo")]
-
-
-def table(results, name, columns):
-    return tables.read_table(results / "manifest" / name, columns)
 
 
 def test_rows_of_a_withdrawn_subject_leave_every_table_of_the_manifest(tmp_path, capsys):
@@ -127,22 +91,6 @@ def test_a_corrected_subject_is_withdrawn_under_its_new_name(tmp_path):
     renamed = cohort(tmp_path, [("a-1", "anna"), ("b-1", "bert")])
     manifest.run(renamed, results, withdrawals=list_of(tmp_path, "anna\n"))
     assert not receipt.exists()
-
-
-LISTED, INGESTED = "manifest/shards/0000.parquet", "ingest/0000.parquet"
-INGEST = Job("ingest", "0000", (INGESTED,), {"list_of_scans": LISTED})
-
-
-def ingest(results, rows):
-    """The table of ingest, with the record of what it was made of."""
-    table = tables.append_rows([ingest_row(scan_id) for scan_id, _ in sorted(rows)], schemas.INGEST)
-    with noted(INGEST.text(results)):
-        tables.write_table(results / INGESTED, table, schemas.INGEST)
-
-
-def why(results):
-    """Why the next run makes this table again, if it does."""
-    return Outdated(results).why(INGEST, ["0000"])
 
 
 def test_tables_of_those_who_stay_are_not_made_again(tmp_path):
@@ -201,82 +149,6 @@ def test_a_bad_row_of_a_withdrawn_subject_is_no_complaint(tmp_path):
     )
     scans = manifest.check(path, tmp_path / "r", withdrawals=list_of(tmp_path, "anna\n"))
     assert scans["scan_id"].tolist() == ["b-1"]
-
-
-def test_files_of_a_scan_go_and_those_with_a_longer_name_stay(tmp_path):
-    folder = ResultsFolder(tmp_path)
-    folder.write()
-    shard = tmp_path / "segment" / MODEL / "0000"
-    gone, kept = [], []
-    for scan_id, files in (("sub-01", gone), ("sub-010", kept), ("sub-01_dseg", kept)):
-        for end in (".json", "_dseg.nii.gz", ".started.json"):
-            files.append(shard / f"{scan_id}{end}")
-        files.append(shard / f".{scan_id}.json.12-ab.tmp")
-    for path in (*gone, *kept):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
-    log = tmp_path / "logs" / "ingest" / "0000.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("sub-01: quarantined\nsub-010: quarantined\n0000: 2 ready\n")
-    remove_scans(tmp_path, {"sub-01": "0000"}, {"sub-01"})
-    assert not [path for path in gone if path.exists()]
-    assert not [path for path in kept if not path.exists()]
-    assert log.read_text() == "sub-010: quarantined\n0000: 2 ready\n"
-    for place in ("ingest", f"segment/{MODEL}", f"measure/{MODEL}"):
-        left = pd.read_parquet(tmp_path / place / "0000.parquet")["scan_id"]
-        assert "sub-01" not in set(left), place
-        assert len(left), place
-
-
-def test_what_a_killed_writer_left_of_any_table_goes(tmp_path):
-    ResultsFolder(tmp_path).write()
-    left = [tmp_path / name for name in ("measure/toy/.0000.parquet.1-a.tmp", ".scans.1-a.tmp")]
-    for path in left:
-        path.write_text("sub-01")
-    remove_scans(tmp_path, {"sub-01": "0000"}, {"sub-01"})
-    assert not [path for path in left if path.exists()]
-
-
-def test_a_damaged_table_of_the_shard_goes_as_it_may_hold_the_scan(tmp_path):
-    ResultsFolder(tmp_path).write()
-    path = tmp_path / "ingest" / "0000.parquet"
-    path.write_bytes(path.read_bytes()[:100])
-    remove_scans(tmp_path, {"sub-01": "0000"}, {"sub-01"})
-    assert not path.exists()
-
-
-def test_the_search_finds_ids_in_names_bytes_columns_and_links(tmp_path):
-    results = tmp_path / "results"
-    ResultsFolder(results).write()
-    (results / "logs").mkdir()
-    (results / "logs" / "a.log").write_text("wrote sub-03_T1w\n")
-    (results / "sub-03.txt").write_text("")
-    (results / "packed.nii.gz").write_bytes(gzip.compress(b"0" * 1000) + gzip.compress(b" sub-03 "))
-    (results / "other.txt").write_text("sub-030 xsub-03 sub-031")
-    (results / "escaped.json").write_text('{"name": "M\\u00fcller"}')
-    os.symlink("/data/sub-03.nii", results / "link")
-    found = search(results, list_of(tmp_path, "sub-03\nM\u00fcller\n"))
-    text = {"logs/a.log", "sub-03.txt", "packed.nii.gz", "escaped.json", "link"}
-    parquet = {
-        "manifest/scans.parquet", "ingest/0000.parquet", f"segment/{MODEL}/0000.parquet",
-        f"measure/{MODEL}/0000.parquet",
-    }  # fmt: skip
-    assert set(found["hits"]) == text | parquet
-    assert found["exit_code"] == 3
-    assert found["files"] == sum(len(names) for _, _, names in os.walk(results))
-
-
-def test_a_short_id_is_looked_for_where_ids_stand_alone(tmp_path):
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "numbers.csv").write_text("n,volume_ml\n12,34\n")
-    (results / "scans.csv").write_text("scan_id,n\n12,1\n")
-    found = search(results, list_of(tmp_path, "12\n"))
-    assert set(found["hits"]) == {"scans.csv"}
-    assert found["short"] == 1
-
-
-# --- lists of which nobody, or not everybody, is known ---------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -365,186 +237,6 @@ def test_a_list_that_was_applied_is_known_when_nothing_here_names_them_any_more(
     assert not [path for path in results.rglob("*") if path.is_file() and names(path, b"anna")]
 
 
-def names(path, text):
-    return text in path.read_bytes() or text in path.name.encode()
-
-
-def test_a_damaged_record_of_removals_is_found_and_begun_anew(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    record = results / "private" / "withdrawn.json"
-    assert record.stat().st_mode & 0o077 == 0
-    record.write_bytes(record.read_bytes().replace(b"a", b"b"))
-    with pytest.raises(TableError, match=r"withdrawn\.json: damaged"):
-        search(results, withdrawn)
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    assert search(results, withdrawn)["exit_code"] == 0
-
-
-def test_a_single_scan_may_be_withdrawn_and_its_subject_stays(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "scan_id\na-1\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    scans = manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    assert scans["scan_id"].tolist() == ["b-1", "a-2", "c-1"]
-    assert search(results, withdrawn)["exit_code"] == 0
-
-
-# --- where a name may be ---------------------------------------------------------------------
-
-
-def png_with(text):
-    data = b"Author\0\0" + zlib.compress(text)
-    size = len(data).to_bytes(4, "big")
-    return (
-        b"\x89PNG\r\n\x1a\n" + size + b"zTXt" + data + zlib.crc32(b"zTXt" + data).to_bytes(4, "big")
-    )
-
-
-def zip_with(text, name="inner.txt"):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, text)
-    return stream.getvalue()
-
-
-def tar_with(text):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        member = tarfile.TarInfo("inner.txt")
-        member.size = len(text)
-        archive.addfile(member, io.BytesIO(text))
-    return stream.getvalue()
-
-
-def parquet_with(text, way):
-    words = pa.array([text.decode(), "other"])
-    table = pa.table({"note": words})
-    if way == "dictionary":
-        table = pa.table({"note": words.dictionary_encode()}).slice(1)
-    elif way == "metadata":
-        table = pa.table({"note": ["other"]}).replace_schema_metadata({"who": text})
-    stream = io.BytesIO()
-    pq.write_table(table, stream)
-    return stream.getvalue()
-
-
-PLACES = {
-    "plain.txt": lambda text: b"of " + text,
-    "windows.txt": lambda text: text.decode().encode("utf-16"),
-    "data.zip": zip_with,
-    "zip.zip": lambda text: zip_with(zip_with(text)),
-    "name.zip": lambda text: zip_with(b"x", text.decode()),
-    "data.tar.gz": tar_with,
-    "data.gz": gzip.compress,
-    "data.bz2": bz2.compress,
-    "data.xz": lzma.compress,
-    "data.zst": lambda text: pa.compress(text, "zstd", asbytes=True),
-    "picture.png": png_with,
-    "picture.svg": lambda text: b"<svg><desc>" + text + b"</desc></svg>",
-    "page.html": lambda text: b"<img src='data:;base64," + base64.b64encode(png_with(text)),
-    "page.pdf": lambda text: b"%PDF-1.4\nstream\n" + zlib.compress(text) + b"\nendstream",
-    "kerned.pdf": lambda text: b"%PDF-1.4\n[(" + text[:4] + b") -30 (" + text[4:] + b")] TJ",
-    "titled.pdf": lambda text: (
-        b"%PDF-1.4\n/Title <FEFF" + text.decode().encode("utf-16-be").hex().encode() + b">"
-    ),
-    "values.parquet": lambda text: parquet_with(text, "values"),
-    "dictionary.parquet": lambda text: parquet_with(text, "dictionary"),
-    "metadata.parquet": lambda text: parquet_with(text, "metadata"),
-    "escaped.json": lambda text: json.dumps({"note": text.decode()}).encode(),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PLACES)
-def test_scans_and_images_of_who_is_gone_are_found_wherever_they_lie(tmp_path, name):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    rows = [("CANARY-m\u00fc", "anna"), ("b-1", "bert")] if name == "escaped.json" else [
-        ("CANARY-1", "anna"), ("b-1", "bert")
-    ]  # fmt: skip
-    hashed = name == "escaped.json"
-    manifest.run(cohort(tmp_path, rows), results, hash_ids=hashed)
-    manifest.run(cohort(tmp_path, rows), results, hash_ids=hashed, withdrawals=withdrawn)
-    for wanted in (rows[0][0], str(tmp_path / f"{rows[0][0]}.nii"), f"{rows[0][0]}.nii"):
-        (results / name).write_bytes(PLACES[name](wanted.encode()))
-        found = search(results, withdrawn)
-        assert set(found["hits"]) == {name}, wanted
-        assert found["exit_code"] == 3
-    (results / name).write_bytes(PLACES[name](b"CANARY-12"))
-    assert search(results, withdrawn)["exit_code"] == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.7z", b"7z\xbc\xaf\x27\x1c"),
-        ("a.gz", gzip.compress(b"text", mtime=0)[:-9]),
-        ("a.zip", b"PK\x03\x04"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_cannot_be_looked_into_is_no_proof(tmp_path, name, content):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    (results / name).write_bytes(content)
-    found = search(results, withdrawn)
-    assert set(found["unread"]) == {name}
-    assert found["exit_code"] == 3
-
-
-def test_folders_of_snakemake_and_empty_ones_are_searched_too(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    beside = tmp_path / ".snakemake"
-    record = base64.urlsafe_b64encode(b"results/segment/m/0000/a-2_dseg.nii.gz").decode()
-    for path, text in {f"metadata/{record}": "{}", "log/run.log": "no file a-1.nii"}.items():
-        (beside / path).parent.mkdir(parents=True)
-        (beside / path).write_text(text)
-    (results / "a-1").mkdir()
-    os.symlink("/data/anna", results / "link", target_is_directory=True)
-    found = search(results, withdrawn, beside=[beside, tmp_path / "none"])
-    logs = {str(beside / "metadata" / record), str(beside / "log" / "run.log")}
-    assert set(found["hits"]) == {"a-1", "link", *logs}
-
-
-def test_with_hashed_ids_nothing_is_proven_without_their_salt(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results, hash_ids=True)
-    salt = (results / "private" / "salt").rename(tmp_path / "salt")
-    with pytest.raises(ConfigError, match="--salt-file"):
-        search(results, withdrawn)
-    other = tmp_path / "other"
-    other.write_bytes(bytes(32))
-    with pytest.raises(ConfigError, match="not the salt"):
-        search(results, withdrawn, other)
-    assert "manifest/scans.parquet" in search(results, withdrawn, salt)["hits"]
-
-
-def test_an_image_that_somebody_else_has_too_is_not_looked_for(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    path = cohort(tmp_path, ROWS)
-    path.write_text(path.read_text().replace("a-1.nii", "b-1.nii"))
-    manifest.run(path, results)
-    manifest.run(path, results, withdrawals=withdrawn)
-    assert search(results, withdrawn)["exit_code"] == 0
-
-
-def test_tables_of_decisions_in_the_folder_lose_their_rows_and_inputs_do_not(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    head = "scan_id,structure,decision,reviewer,date,note,why\n"
-    todo = results / "review" / "todo.csv"
-    todo.parent.mkdir()
-    kept = head + 'b-1,liver,exclude,kk,2026-11-01,"two\nlines",flag\n'
-    todo.write_text(kept + 'a-1,*,,,,"three\n\nlines",flag\n' + "c-1,*,,,,,\n")
-    other = results / "mine.csv"
-    other.write_text("scan_id,note\na-1,x\n")
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    assert todo.read_text() == kept + "c-1,*,,,,,\n"
-    assert set(search(results, withdrawn)["hits"]) == {"mine.csv"}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return withdrawal_lists.Cohort(tmp_path_factory.mktemp("lists"))
@@ -560,19 +252,3 @@ def test_a_list_in_any_dialect_removes_and_proves_or_is_refused(
 
 def test_there_are_lists_of_every_outcome_and_200_at_least():
     assert len({(one.file, one.content) for one in withdrawal_lists.LISTS}) >= 200
-
-
-def test_the_receipt_of_a_scan_that_left_the_manifest_may_name_the_same_image(tmp_path):
-    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
-    manifest.run(cohort(tmp_path, ROWS), results)
-    rows = [ingest_row(scan_id, image_sha256="same-bytes") for scan_id, _ in ROWS]
-    ingested = tables.append_rows(rows, schemas.INGEST)
-    tables.write_table(results / "ingest" / "0000.parquet", ingested, schemas.INGEST)
-    manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
-    left = pd.read_parquet(results / "ingest" / "0000.parquet")
-    assert search(results, withdrawn)["hits"] == {}
-    tables.write_table(results / "ingest" / "0000.parquet", left[:0], schemas.INGEST)
-    receipt = ResultsFolder(results).receipt("0000", "b-1", image_sha256="same-bytes")
-    assert search(results, withdrawn)["hits"] == {}
-    receipt.rename(results / "mine.json").write_text('{"sha256": "same-bytes"}')
-    assert set(search(results, withdrawn)["hits"]) == {"mine.json"}
