@@ -20,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from withdrawal_lists import LISTS, OUTCOMES, Cohort
+from withdrawal_lists import LISTS
+from withdrawal_trial import OUTCOMES, Cohort
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import withdrawal_lists
+import withdrawal_trial
 from cohortvol import cli
 from cohortvol.errors import TableError, WithdrawalError
 from cohortvol.stages import manifest
@@ -239,7 +240,7 @@ def test_a_list_that_was_applied_is_known_when_nothing_here_names_them_any_more(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return withdrawal_lists.Cohort(tmp_path_factory.mktemp("lists"))
+    return withdrawal_trial.Cohort(tmp_path_factory.mktemp("lists"))
 
 
 @pytest.mark.parametrize("one", withdrawal_lists.LISTS[::20], ids=lambda one: one.name)
@@ -247,7 +248,7 @@ def test_a_list_in_any_dialect_removes_and_proves_or_is_refused(
     finished, one, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert finished.judge(one) in withdrawal_lists.OUTCOMES
+    assert finished.judge(one) in withdrawal_trial.OUTCOMES
 
 
 def test_there_are_lists_of_every_outcome_and_200_at_least():
