@@ -35,9 +35,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+import hostile_changes  # noqa: E402
+import hostile_imports  # noqa: E402
 import hostile_models  # noqa: E402
+import hostile_trial  # noqa: E402
 import nnunet_fixture  # noqa: E402
-from hostile_models import Case, Outcome  # noqa: E402
+from hostile_changes import Case  # noqa: E402
+from hostile_trial import Outcome  # noqa: E402
 
 SECONDS = 120.0
 
@@ -84,19 +88,19 @@ def _options() -> argparse.Namespace:
 
 def _outcomes(options: argparse.Namespace, trained: Path, folder: Path) -> Iterator[Outcome]:
     models = [case for case in hostile_models.model_cases() if options.only in case.name]
-    imports = [case for case in hostile_models.import_cases() if options.only in case.name]
+    imports = [case for case in hostile_imports.import_cases() if options.only in case.name]
     for case in models:
         with _place(folder) as place:
-            yield hostile_models.verify(case, place)
+            yield hostile_trial.verify(case, place)
         with _place(folder) as place:
             yield _loaded(case, place)
     for case in imports:
         with _place(folder) as place:
-            yield hostile_models.imported(case, place, trained)
-    for model_id in hostile_models.IDS:
+            yield hostile_trial.imported(case, place, trained)
+    for model_id in hostile_changes.IDS:
         if isinstance(model_id, str) and "\0" not in model_id and options.only in "option/--id":
             with _place(folder) as place:
-                yield hostile_models.imported_as(model_id, place, trained)
+                yield hostile_trial.imported_as(model_id, place, trained)
     if options.snakemake:
         scan = options.scan or _simulated(folder)
         every = max(1, len(models) // options.snakemake)
@@ -111,10 +115,10 @@ def _place(folder: Path) -> Iterator[Path]:
     place.mkdir(parents=True)
     try:
         yield place
-        above = hostile_models.contents(folder / "a") - hostile_models.contents(
+        above = hostile_trial.contents(folder / "a") - hostile_trial.contents(
             folder / "a" / "b" / "place"
         )
-        strange = [name for name in above if hostile_models.ESCAPED in Path(name).parts[:2]]
+        strange = [name for name in above if hostile_changes.ESCAPED in Path(name).parts[:2]]
         if strange:
             print(f"written elsewhere: {strange}", flush=True)
     finally:
@@ -126,9 +130,9 @@ def _loaded(case: Case, place: Path) -> Outcome:
     from cohortvol.errors import CohortvolError
     from cohortvol.stages.segment import Segmenter
 
-    folder = shutil.copytree(hostile_models.EMBEDDED, place / "models" / "mine")
+    folder = shutil.copytree(hostile_changes.EMBEDDED, place / "models" / "mine")
     case.change(folder)
-    before = hostile_models.contents(place)
+    before = hostile_trial.contents(place)
     code, said = 0, ""
     with contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -137,8 +141,8 @@ def _loaded(case: Case, place: Path) -> Outcome:
             code, said = error.exit_code, str(error)
         except BaseException as error:  # whatever it lets through is what is looked for
             code, said = 70, f"Exception: {type(error).__name__}: {error}"
-    left = sorted(hostile_models.contents(place) - before)
-    wrong = hostile_models.judged(case.sound, code, said, left)
+    left = sorted(hostile_trial.contents(place) - before)
+    wrong = hostile_trial.judged(case.sound, code, said, left)
     return Outcome(case.name, "Segmenter.load", code, said, wrong)
 
 
@@ -151,11 +155,11 @@ def _simulated(folder: Path) -> Path:
 
 def _workflow(case: Case, place: Path, scan: Path) -> Outcome:
     """`snakemake` with the model, on one scan."""
-    folder = shutil.copytree(hostile_models.EMBEDDED, place / "models" / "mine")
+    folder = shutil.copytree(hostile_changes.EMBEDDED, place / "models" / "mine")
     case.change(folder)
     manifest = f"scan_id,image,age_years,sex\none,{scan},40,F\n"
     (place / "scans.csv").write_text(manifest, encoding="utf-8")
-    before, results = hostile_models.contents(place), place / "x" / "y" / "results"
+    before, results = hostile_trial.contents(place), place / "x" / "y" / "results"
     settings = {"manifest": place / "scans.csv", "results": results, "model": folder}
     words = [f"{name}={value}" for name, value in settings.items()]
     ended = subprocess.run(
@@ -167,12 +171,12 @@ def _workflow(case: Case, place: Path, scan: Path) -> Outcome:
     )
     left = [
         name
-        for name in sorted(hostile_models.contents(place) - before)
+        for name in sorted(hostile_trial.contents(place) - before)
         if not name.startswith("x/y/results") and name not in ("x", "x/y")
     ]
     said = ended.stderr[max(ended.stderr.find("cohortvol: "), 0) :]
     said = said if ended.returncode else ""
-    wrong = hostile_models.judged(case.sound, ended.returncode, said, left)
+    wrong = hostile_trial.judged(case.sound, ended.returncode, said, left)
     return Outcome(case.name, "snakemake", ended.returncode, said, wrong)
 
 

@@ -1,4 +1,4 @@
-"""Model folders, zips and ids that are broken or mean harm, made from a sound model by one change.
+"""Model folders that are broken or mean harm, made from a sound one by one change.
 
 Harmless in themselves: nothing here runs, and what would be written elsewhere is an empty name in
 the folder of the trial. `tests/test_hostile_models.py` tries a sample of them,
@@ -7,64 +7,33 @@ the folder of the trial. `tests/test_hostile_models.py` tries a sample of them,
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-import shutil
-import stat
 import struct
-import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cohortvol.cli import run
-from cohortvol.store.files import sha256_of
-
-EMBEDDED = Path(__file__).resolve().parents[1] / "models" / "embedded-v2"
-DEEP = "[" * 200_000 + "]" * 200_000
-PARTS = "parts/main"
-ESCAPED = "ESCAPED"
-"""What would be written elsewhere bears this name."""
-
-Change = Callable[[Path], None]
-
-IDS: list[Any] = [
-    f"../../../{ESCAPED}", "..", ".", "", "/", f"/{ESCAPED}", "a/b", "a/../../b", "a\\b", "~",
-    "~root", "a b;touch X", "$(touch X)", "`touch X`", "a|b", "a&b", "a>b", "a'b", 'a"b', "a b",
-    "-x", "--help", "<b>x</b>", "<results>", "a{b}c", "{shard}", "{{}}", "%s", "a\nb", "a\n",
-    "a\tb", "a\x00b", "\x1b[31m", "\u202egnp", "m\u00f6del", "\u0661", "_a", ".hidden", "a" * 65,
-    "a" * 5000, "con*", "a?", "[a]", None, 5, 1.5, True, [], ["a"], {}, {"a": 1},
-]  # fmt: skip
-NAMES: list[Any] = [
-    "", "a\tb", "a\nb", "liver\n", "<script>", "a,b;c", "=1+1", "../liver", "a/b", "{x}", "$(x)",
-    "a\x00", "\x1b[2J", "-liver", "none", "background", "ignore", "l\u00edver", "a" * 101, None, 3,
-    [], {}, "spleen",
-]  # fmt: skip
-PATHS = [
-    f"/{ESCAPED}", f"../{ESCAPED}", f"parts/../../{ESCAPED}", "parts\\main\\x",
-    "parts/main/plans.json/x", "parts/other/plans.json", "parts/main/fold_9.safetensors",
-    "card.json", "", "parts/main/", "a\nb", "parts/main/notes.txt",
-]  # fmt: skip
-WRONG_KINDS: list[Any] = [None, True, -1, 10**30, "\x1b[2J\n" * 9, [], {}, ["x", ["y"]], {"x": {}}]
-TEXTS = ("title", "licence", "source", "citation", "orientation", "default_profile")
-SIZES: list[Any] = [0, -1, 10**6, 10**12, 1.5, "64", None, [], {}]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A folder or zip, how it is made of a sound one, and whether it may be taken."""
-
-    name: str
-    change: Change
-    sound: bool = False
-
-
-# --- model folders
+from hostile_changes import (
+    CONFIGURATION,
+    DEEP,
+    ESCAPED,
+    IDS,
+    NAMES,
+    NETWORK,
+    PARTS,
+    PATHS,
+    SIZES,
+    TEXTS,
+    WRONG_KINDS,
+    Case,
+    Change,
+    a_pipe,
+    edit,
+    linked_out,
+    put,
+    rehash,
+    removed,
+)
 
 
 def model_cases() -> Iterator[Case]:
@@ -110,28 +79,13 @@ def model_cases() -> Iterator[Case]:
     yield from _texts("plans", f"{PARTS}/plans.json")
     yield from _texts("dataset", f"{PARTS}/dataset.json")
     for name in ("card.json", f"{PARTS}/plans.json", f"{PARTS}/fold_all.safetensors", PARTS):
-        yield Case(f"files/{name} links out", _linked_out(name))
-        yield Case(f"files/{name} is missing", _removed(name))
-        yield Case(f"files/{name} is a pipe", _a_pipe(name))
+        yield Case(f"files/{name} links out", linked_out(name))
+        yield Case(f"files/{name} is missing", removed(name))
+        yield Case(f"files/{name} is a pipe", a_pipe(name))
     yield Case("files/plans.json links to itself", _a_loop)
     yield from _plans_cases()
     yield from _dataset_cases()
     yield from _weights_cases()
-
-
-def edit(folder: Path, change: Callable[[Any], Any], name: str = "card.json") -> None:
-    """Change the value of a JSON file in place, or put what `change` returns in its place."""
-    path = folder / name
-    value = json.loads(path.read_text(encoding="utf-8"))
-    changed = change(value)
-    path.write_text(json.dumps(value if changed is None else changed), encoding="utf-8")
-
-
-def put(value: Any, place: tuple[Any, ...], new: Any) -> None:
-    """Set an item deep in lists and objects."""
-    for key in place[:-1]:
-        value = value[key]
-    value[place[-1]] = new
 
 
 def card_with(new: Any, *place: Any) -> Change:
@@ -148,19 +102,6 @@ def _both_labels(name: Any) -> Change:
         card["labels"]["1"] = card["parts"][0]["labels"]["1"] = name
 
     return lambda folder: edit(folder, change)
-
-
-def rehash(folder: Path) -> None:
-    """Let the card name the sha256 that its files have now."""
-
-    def change(card: Any) -> None:
-        for part in card["parts"]:
-            part["files"] = {
-                name: sha256_of(folder / name) if (folder / name).is_file() else digest
-                for name, digest in part["files"].items()
-            }
-
-    edit(folder, change)
 
 
 def _texts(kind: str, name: str) -> Iterator[Case]:
@@ -186,40 +127,10 @@ def _texts(kind: str, name: str) -> Iterator[Case]:
         yield Case(f"{kind}/{what}", write(content))
 
 
-def _linked_out(name: str) -> Change:
-    def change(folder: Path) -> None:
-        outside = folder.parent / "outside"
-        outside.mkdir(exist_ok=True)
-        shutil.move(folder / name, outside / "moved")
-        (folder / name).symlink_to(outside / "moved")
-
-    return change
-
-
-def _removed(name: str) -> Change:
-    def change(folder: Path) -> None:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return change
-
-
-def _a_pipe(name: str) -> Change:
-    def change(folder: Path) -> None:
-        _removed(name)(folder)
-        os.mkfifo(folder / name)
-
-    return change
-
-
 def _a_loop(folder: Path) -> None:
     path = folder / PARTS / "plans.json"
     path.unlink()
     path.symlink_to(path.name)
-
-
-CONFIGURATION = ("configurations", "3d_fullres")
-NETWORK = (*CONFIGURATION, "architecture", "arch_kwargs")
 
 
 ODD_RESAMPLING = ({"order": 999}, {"device": "cuda:99"}, {"is_seg": "x"}, {"order": 3}, [], None)
@@ -383,270 +294,3 @@ def _bytes_of(change: Callable[[bytes], bytes]) -> Change:
         rehash(folder)
 
     return act
-
-
-# --- what is imported
-
-
-def import_cases() -> Iterator[Case]:
-    """Changes of a results folder of nnU-Net, and of a zip of it, made beside it."""
-    yield Case("zip/as it is", zipped(lambda archive, folder: None), sound=True)
-    slips = (
-        f"../{ESCAPED}/plans.json",
-        f"/{ESCAPED}/plans.json",
-        f"a/../../{ESCAPED}/dataset.json",
-        "a\\b/plans.json",
-        f"..\\{ESCAPED}/plans.json",
-    )
-    for name in slips:
-        yield Case(f"zip/member {name!r}", zipped(_member(name)))
-    for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"):
-        yield Case(f"zip/{name} twice", zipped(_twice(name)))
-        link = _member(f"T/{name}", mode=stat.S_IFLNK | 0o777)
-        yield Case(f"zip/{name} is a link", zipped(link, leave_out=name))
-        yield Case(f"zip/{name} is missing", zipped(lambda archive, folder: None, leave_out=name))
-    yield Case("zip/two trainings", zipped(_second_training))
-    yield Case(
-        "zip/plans.json 200,000 deep",
-        zipped(_member("T/plans.json", DEEP.encode()), leave_out="plans.json"),
-    )
-    yield Case(
-        "zip/plans.json of 100 MB of zeros",
-        zipped(_member("T/plans.json", bytes(10**8)), leave_out="plans.json"),
-    )
-    for name in ("n" * 300 + "/plans.json", "d/" * 500 + "plans.json", "T/plans.json/plans.json"):
-        yield Case(f"zip/beside it {name[:20]}", zipped(_member(name)), sound=True)
-    yield Case("zip/more than it says", zipped(lambda archive, folder: None, lie=True))
-    yield Case("zip/a password", zipped(lambda archive, folder: None, password=True))
-    yield Case("zip/empty", lambda folder: _empty_zip(folder))
-    yield Case("zip/cut", _cut_zip)
-    for name, value in (
-        ("plans.json", DEEP),
-        ("plans.json", '{"a": NaN}'),
-        ("plans.json", "[]"),
-        ("dataset.json", DEEP),
-        ("dataset.json", '{"labels": {"a\\tb": 1, "background": 0}}'),
-        (
-            "dataset.json",
-            '{"labels": {"../liver": 1, "background": 0}, "channel_names": {"0": "MR"}}',
-        ),
-        ("fold_0/checkpoint_final.pth", "not a checkpoint"),
-    ):
-        yield Case(f"folder/{name} {value[:30]!r}", _text_of(name, value))
-    for place, value in (
-        ((*CONFIGURATION, "patch_size"), [10**6] * 3),
-        ((*NETWORK, "features_per_stage"), [10**9] * 3),
-        ((*NETWORK, "n_stages"), 10**9),
-        ((*NETWORK, "conv_op"), "os.system"),
-        ((*CONFIGURATION, "patch_size"), [17, 24, 24]),
-    ):
-        yield Case(
-            f"folder/plans {'.'.join(map(str, place[-1:]))} {value!r:.30}", _plans_of(place, value)
-        )
-    for what in (
-        "no weights",
-        "weights of another kind",
-        "a list",
-        "a training of an odd name",
-        "half precision",
-    ):
-        yield Case(f"folder/checkpoint: {what}", _checkpoint(what))
-    for name in ("plans.json", "fold_0/checkpoint_final.pth"):
-        yield Case(f"folder/{name} links out", _linked_out(name))
-        yield Case(f"folder/{name} is a pipe", _a_pipe(name))
-
-
-ZIP = "weights.zip"
-
-
-def zipped(
-    more: Callable[[zipfile.ZipFile, Path], None],
-    leave_out: str = "",
-    lie: bool = False,
-    password: bool = False,
-) -> Change:
-    """The folder as a zip with something more in it; the import is given the zip."""
-
-    def change(folder: Path) -> None:
-        archive = folder.with_name(ZIP)
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for path in sorted(folder.rglob("*.*")):
-                name = path.relative_to(folder).as_posix()
-                if name != leave_out and path.is_file():
-                    file.write(path, f"T/{name}")
-            more(file, folder)
-        content = bytearray(archive.read_bytes())
-        begins = content.index(b"PK\x01\x02")  # the list of members
-        if lie:
-            content[begins + 24 : begins + 28] = struct.pack("<I", 10)
-        if password:
-            content[begins + 8] |= 1
-            content[6] |= 1
-        archive.write_bytes(content)
-
-    return change
-
-
-def _member(name: str, content: bytes = b"/etc/hostname", mode: int = 0o644) -> Callable[..., None]:
-    def more(archive: zipfile.ZipFile, folder: Path) -> None:
-        info = zipfile.ZipInfo("x")
-        info.filename = name  # as it is: the constructor would put a backslash right
-        info.external_attr = mode << 16
-        info.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(info, content)
-
-    return more
-
-
-def _twice(name: str) -> Callable[..., None]:
-    def more(archive: zipfile.ZipFile, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "Duplicate name"
-            archive.write(folder / name, f"T/{name}")
-
-    return more
-
-
-def _second_training(archive: zipfile.ZipFile, folder: Path) -> None:
-    for path in sorted(folder.rglob("*.*")):
-        archive.write(path, f"U/{path.relative_to(folder).as_posix()}")
-
-
-def _empty_zip(folder: Path) -> None:
-    with zipfile.ZipFile(folder.with_name(ZIP), "w"):
-        pass
-
-
-def _cut_zip(folder: Path) -> None:
-    zipped(lambda archive, folder: None)(folder)
-    archive = folder.with_name(ZIP)
-    archive.write_bytes(archive.read_bytes()[:2000])
-
-
-def _text_of(name: str, text: str) -> Change:
-    return lambda folder: (folder / name).write_text(text, encoding="utf-8") and None
-
-
-def _plans_of(place: tuple[Any, ...], new: Any) -> Change:
-    return lambda folder: edit(folder, lambda plans: put(plans, place, new), "plans.json")
-
-
-def _checkpoint(what: str) -> Change:
-    def change(folder: Path) -> None:
-        import torch
-
-        import nnunet_fixture
-
-        content: Any = nnunet_fixture.checkpoint(nnunet_fixture.network())
-        if what == "no weights":
-            content["network_weights"] = None
-        elif what == "weights of another kind":
-            content["network_weights"] = {3: "x"}
-        elif what == "a training of an odd name":
-            content["trainer_name"] = f"../{ESCAPED}"
-        elif what == "half precision":
-            content["network_weights"] = {
-                k: v.half() for k, v in content["network_weights"].items()
-            }
-        content = [1] if what == "a list" else content
-        torch.save(content, folder / "fold_0" / "checkpoint_final.pth")
-
-    return change
-
-
-# --- a trial
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial came to; `wrong` is empty where all is as it should be."""
-
-    case: str
-    way: str
-    code: int
-    said: str
-    wrong: str
-
-
-def verify(case: Case, place: Path) -> Outcome:
-    """``cohortvol models verify`` of a changed copy of the embedded model, in an empty folder."""
-    folder = shutil.copytree(EMBEDDED, place / "models" / "mine")
-    case.change(folder)
-    return _tried(case, place, ["models", "verify", str(folder)], "verify")
-
-
-def imported(case: Case, place: Path, trained: Path) -> Outcome:
-    """``cohortvol models import`` of a changed copy of a trained folder, or of the zip of it."""
-    source = shutil.copytree(trained, place / "trained")
-    case.change(source)
-    given = place / ZIP if (place / ZIP).exists() else source
-    words = ["models", "import", str(given), "--id", "mine", "--licence", "CC0-1.0"]
-    return _tried(case, place, [*words, "--models-dir", str(place / "models")], "import")
-
-
-def imported_as(model_id: str, place: Path, trained: Path) -> Outcome:
-    """The same of a sound folder under an odd id."""
-    source = shutil.copytree(trained, place / "trained")
-    words = ["models", "import", str(source), f"--id={model_id}", "--licence", "CC0-1.0"]
-    case = Case(f"option/--id {model_id!r:.40}", lambda folder: None)
-    return _tried(case, place, [*words, "--models-dir", str(place / "models")], "import")
-
-
-def _tried(case: Case, place: Path, words: list[str], way: str) -> Outcome:
-    before = contents(place)
-    spare = place / "spare"
-    spare.mkdir()
-    said = io.StringIO()
-    with (
-        _temporary_folder(spare),
-        contextlib.redirect_stderr(said),
-        contextlib.redirect_stdout(said),
-    ):
-        try:
-            code = run(words)
-        except BaseException as error:  # what the command line lets through
-            code, _ = 70, said.write(f"{type(error).__name__}: {error}")
-    left = sorted(contents(place) - before - {"spare", *(_made(place) if case.sound else ())})
-    return Outcome(
-        case.name, way, code, said.getvalue(), judged(case.sound, code, said.getvalue(), left)
-    )
-
-
-def _made(place: Path) -> set[str]:
-    return {name for name in contents(place) if name.startswith("models")}
-
-
-@contextlib.contextmanager
-def _temporary_folder(folder: Path) -> Iterator[None]:
-    before = tempfile.tempdir
-    tempfile.tempdir = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-def contents(place: Path) -> set[str]:
-    """Every name below a folder."""
-    return {path.relative_to(place).as_posix() for path in place.rglob("*")}
-
-
-MOST_LINES, LONGEST_LINE = 12, 500
-
-
-def judged(sound: bool, code: int, said: str, left: list[str]) -> str:
-    """What is wrong with how a command ended, or nothing."""
-    lines = said.strip().splitlines()
-    if left:
-        return f"left behind: {', '.join(left[:5])}"
-    if "Traceback" in said or "this is a bug" in said or "Exception" in said:
-        return f"an exception: {lines[-1][:200] if lines else ''}"
-    if sound != (code == 0):
-        return f"ended with {code}"
-    if code not in (0, 64):
-        return f"ended with {code}"
-    if not sound and (not lines or len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE):
-        return f"{len(lines)} lines, the longest of {max(map(len, lines), default=0)} characters"
-    if any(not (one.isprintable() or one == "\n") for one in said):
-        return "control characters in the message"
-    return ""

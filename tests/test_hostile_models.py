@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import hostile_changes
+import hostile_imports
 import hostile_models
+import hostile_trial
 import nnunet_fixture
 from cohortvol import config
 from cohortvol.errors import ConfigError, ModelError
@@ -16,7 +19,7 @@ from cohortvol.models.folders import check_labels
 pytestmark = pytest.mark.slow
 
 MODELS = list(hostile_models.model_cases())
-IMPORTS = list(hostile_models.import_cases())
+IMPORTS = list(hostile_imports.import_cases())
 BY_ARRAYS = ("files/parts/main/fold_all.safetensors", "weights/")
 
 
@@ -41,17 +44,17 @@ def some(cases, every):
 
 @pytest.mark.parametrize(("name", "case"), some(MODELS, 9), ids=lambda value: "")
 def test_a_model_that_is_broken_or_means_harm_is_refused_in_a_line(name, case, tmp_path):
-    outcome = hostile_models.verify(case, tmp_path)
+    outcome = hostile_trial.verify(case, tmp_path)
     assert outcome.wrong == "", f"{name}: {outcome}"
 
 
 @pytest.mark.parametrize(("name", "case"), some(IMPORTS, 2), ids=lambda value: "")
 def test_an_import_of_what_is_broken_or_means_harm_leaves_nothing(name, case, tmp_path, trained):
-    outcome = hostile_models.imported(case, tmp_path, trained)
+    outcome = hostile_trial.imported(case, tmp_path, trained)
     assert outcome.wrong == "", f"{name}: {outcome}"
 
 
-@pytest.mark.parametrize("model_id", [one for one in hostile_models.IDS if isinstance(one, str)])
+@pytest.mark.parametrize("model_id", [one for one in hostile_changes.IDS if isinstance(one, str)])
 def test_an_odd_id_never_becomes_a_path(model_id, tmp_path, trained):
     with pytest.raises(ModelError, match="model id"):
         check_id(model_id)
@@ -60,7 +63,7 @@ def test_an_odd_id_never_becomes_a_path(model_id, tmp_path, trained):
 
 
 def test_import_asks_for_the_id_before_it_makes_anything(tmp_path, trained):
-    outcome = hostile_models.imported_as(f"../{hostile_models.ESCAPED}", tmp_path, trained)
+    outcome = hostile_trial.imported_as(f"../{hostile_changes.ESCAPED}", tmp_path, trained)
     assert outcome.wrong == "", outcome
     assert "model id '../ESCAPED': use letters" in outcome.said
 
