@@ -2,7 +2,7 @@
 
 The state machine of ``tests/test_state_machine.py``, run for longer: scans come, go, change and
 break, settings change; damaged files, full disks, kills at any call that changes a file, a
-second driver, a clock that jumps, withdrawals. ``tests/cohort_machine.py`` lists what must hold.
+second driver, a clock that jumps, withdrawals. ``tests/cohort_invariants.py`` lists what must hold.
 
     python benchmarks/state_machine.py --examples 1000
 
