@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from cohortvol.models.inference import (
     recipe_of,
 )
 from cohortvol.models.intervals import Calibration
-from cohortvol.models.part import Part
+from cohortvol.models.part import CROP, Part, wrong_crops, xyz_mm
 from cohortvol.store.files import digest_of
 
 CARD = "card.json"
@@ -180,7 +180,7 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         profiles=tuple(raw["profiles"]),
         parts=tuple(Part.from_card(part) for part in raw["parts"]),
         labels={int(index): str(name) for index, name in raw["labels"].items()},
-        spacing_mm=_spacing(raw.get("spacing_mm")),
+        spacing_mm=xyz_mm(raw.get("spacing_mm")),
         accuracy=raw.get("accuracy", {}),
         notes=tuple(raw.get("notes", ())),
         volume_interval=_calibrated(raw.get("volume_interval") or {}),
@@ -189,13 +189,6 @@ def _card_from(folder: Path, raw: Mapping[str, Any]) -> Card:
         channels=tuple(raw.get("channels", ())),
         elsewhere={int(label): name for label, name in raw.get("elsewhere", {}).items()},
     )
-
-
-def _spacing(raw: list[float] | None) -> tuple[float, float, float] | None:
-    if raw is None:
-        return None
-    x, y, z = (float(edge) for edge in raw)
-    return x, y, z
 
 
 def _calibrated(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -239,6 +232,7 @@ def _check(card: Card, path: Path) -> None:
         if layers_of[name] != 1:
             wrong.append(f"structure {name} is in {layers_of[name]} layers")
     wrong += wrong_elsewhere(card.elsewhere, card.parts, card.profiles)
+    wrong += wrong_crops(card.parts, card.spacing_mm, card.channels)
     if recipe_of(card.default_profile).removesuffix(BODY) not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:
@@ -311,7 +305,8 @@ def shows_abdomen(card: Card) -> bool:
 def restrict(card: Card, roi: Sequence[str]) -> Card:
     """The model as if it knew only the structures of `roi`, with the parts these need.
 
-    An empty `roi` leaves the model as it is. Label indices stay what they are.
+    An empty `roi` leaves the model as it is. Label indices stay what they are. Structures around
+    which a part sees a box are found with it, and come out with it, though `roi` leaves them out.
 
     Raises
     ------
@@ -326,19 +321,21 @@ def restrict(card: Card, roi: Sequence[str]) -> Card:
             raise ConfigError(
                 f"roi: model {card.id} has no structure {name!r}{did_you_mean(name, structures)}"
             )
-    parts = [replace(part, labels=_only(part.labels, roi)) for part in card.parts]
+    around = [part.crop for part in card.parts if not set(roi).isdisjoint(part.labels.values())]
+    wanted = {*roi, *(name for crop in around for name in crop)}
+    parts = [replace(part, labels=_only(part.labels, wanted)) for part in card.parts]
     return replace(
         card,
-        labels=_only(card.labels, roi),
+        labels=_only(card.labels, wanted),
         parts=tuple(part for part in parts if part.labels),
     )
 
 
-def _only(labels: Mapping[int, str], roi: Sequence[str]) -> dict[int, str]:
+def _only(labels: Mapping[int, str], roi: Collection[str]) -> dict[int, str]:
     return {index: name for index, name in labels.items() if name in roi}
 
 
-OPTIONAL = ("tile_step", "layer", "mirror_axes")
+OPTIONAL = ("tile_step", "layer", "mirror_axes", *CROP)
 """What of a part enters the key only where a model uses it."""
 
 
@@ -379,4 +376,8 @@ def card_json(card: Card) -> dict[str, Any]:
     """The card as it is written to ``card.json``."""
     value = asdict(card)
     del value["folder"]
+    for part in value["parts"]:
+        if not part["crop"]:
+            for name in CROP:
+                del part[name]
     return value

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cohortvol.errors import ModelError, did_you_mean
 from cohortvol.models.inference import FAST
+from cohortvol.models.part import xyz_mm
 
 KNOWN_MODELS = Path(__file__).with_name("known_models.toml")
 LABEL_MAPS = Path(__file__).with_name("label_maps.tsv")
@@ -51,6 +52,8 @@ class KnownWeights:
         What ``version.json`` beside the weights must say, where there is one.
     mirrors : bool
         Whether the publisher's program averages mirrored passes where the training allows them.
+    crop, margin_mm, spacing_mm
+        See `cohortvol.models.part.Part`.
     """
 
     name: str
@@ -64,6 +67,9 @@ class KnownWeights:
     labels_by_index: bool
     weights_version: float | None
     mirrors: bool
+    crop: tuple[str, ...]
+    margin_mm: float | None
+    spacing_mm: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,10 @@ def _weights(
     labels_by_index: bool = False,
     weights_version: float | None = None,
     mirrors: bool = False,
+    results: tuple[str, ...] = (),
+    crop: tuple[str, ...] = (),
+    margin_mm: float | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
 ) -> KnownWeights:
     rows = [row for row in _label_rows() if row["weights"] == (label_map or name)]
     labels = {int(row["label"]): row["name_upstream"] for row in rows}
@@ -182,11 +192,18 @@ def _weights(
         sha256=sha256,
         folds=tuple(folds),
         labels=labels,
-        structures={row["name_upstream"]: row["structure"] for row in rows if row["structure"]},
+        structures={
+            row["name_upstream"]: row["structure"]
+            for row in rows
+            if row["structure"] and (not results or row["structure"] in results)
+        },
         tile_step=tile_step,
         labels_by_index=labels_by_index,
         weights_version=weights_version,
         mirrors=mirrors,
+        crop=tuple(crop),
+        margin_mm=margin_mm,
+        spacing_mm=xyz_mm(spacing_mm),
     )
 
 

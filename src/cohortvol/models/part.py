@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+CROP = ("crop", "margin_mm", "spacing_mm")
+"""Fields of a part that stand on the card only where it sees a box."""
+
 Canary = Sequence[Sequence[float]]
 """Mean and standard deviation of every label's logits over one fixed patch."""
 
@@ -24,6 +27,8 @@ class Part:
     `nnUNetv2_predict` does; empty where the training did not allow it, or does not say.
     `regions` are, where the network was trained by regions, the labels of nnU-Net's map of which
     each of them is made; the keys of `labels` then count the regions from 1.
+    `crop` names structures of earlier parts: this part sees the box around them, `margin_mm` wider
+    on every side, brought to `spacing_mm` where that is not the model's. Empty where it sees all.
     """
 
     name: str
@@ -37,6 +42,9 @@ class Part:
     layer: int = 0
     mirror_axes: tuple[int, ...] = ()
     regions: tuple[tuple[int, ...], ...] = ()
+    crop: tuple[str, ...] = ()
+    margin_mm: float | None = None
+    spacing_mm: tuple[float, float, float] | None = None
 
     @classmethod
     def from_card(cls, raw: Mapping[str, Any]) -> Part:
@@ -53,6 +61,9 @@ class Part:
             layer=int(raw.get("layer", 0)),
             mirror_axes=tuple(raw.get("mirror_axes", ())),
             regions=tuple(tuple(region) for region in raw.get("regions", ())),
+            crop=tuple(raw.get("crop", ())),
+            margin_mm=raw.get("margin_mm"),
+            spacing_mm=xyz_mm(raw.get("spacing_mm")),
         )
 
     def in_map(self, label: int) -> tuple[int, ...]:
@@ -72,3 +83,47 @@ class Part:
             held[free] |= own
             found[label] = self.layer + free
         return {label: found[label] for label in self.labels}
+
+
+def xyz_mm(raw: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """A spacing as a card has it."""
+    if raw is None:
+        return None
+    x, y, z = (float(edge) for edge in raw)
+    return x, y, z
+
+
+def wrong_crops(parts: Sequence[Part], spacing_mm: object, channels: Sequence[str]) -> list[str]:
+    """What is wrong with the boxes that parts of a card want to see.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Of the card, in their order.
+    spacing_mm
+        Of the card; None where nnU-Net resamples by itself.
+    channels : sequence of str
+        Of the card.
+    """
+    wrong = []
+    found: set[str] = set()  # by the parts before that see all of a scan
+    for part in parts:
+        if not part.crop:
+            found |= set(part.labels.values())
+            if part.margin_mm is not None or part.spacing_mm is not None:
+                wrong.append(f"part {part.name} has margin_mm or spacing_mm, and no crop")
+            continue
+        if unknown := [name for name in part.crop if name not in found]:
+            wrong.append(
+                f"part {part.name} sees a box around {', '.join(unknown)}, which no part before "
+                "it finds in the whole scan"
+            )
+        if part.margin_mm is None:
+            wrong.append(f"part {part.name} has a crop and no margin_mm")
+        if not part.folds:
+            wrong.append(f"part {part.name} has a crop and no network")
+        if part.spacing_mm is not None and (spacing_mm is None or channels):
+            wrong.append(
+                f"part {part.name} has spacing_mm, to which no scan of this model is brought"
+            )
+    return wrong

@@ -100,7 +100,7 @@ class Source:
         Names of ``dataset.json`` to structure names of this project.
     drop : collection of str
         Names of ``dataset.json`` that are no result: background in the label map.
-    tile_step, layer
+    tile_step, layer, crop, margin_mm, spacing_mm
         See `cohortvol.models.part.Part`.
     mirrors : bool
         Whether whoever published it mirrors patches where the training allows it, as
@@ -120,6 +120,9 @@ class Source:
     layer: int = 0
     mirrors: bool = True
     training: str | None = None
+    crop: tuple[str, ...] = ()
+    margin_mm: float | None = None
+    spacing_mm: tuple[float, float, float] | None = None
 
 
 def import_nnunet(
@@ -251,6 +254,9 @@ def import_known(model: KnownModel, places: Sequence[Path], out: Path) -> Card:
             tile_step=weights.tile_step,
             layer=layer,
             mirrors=weights.mirrors,
+            crop=weights.crop,
+            margin_mm=weights.margin_mm,
+            spacing_mm=weights.spacing_mm,
         )
         for place, (layer, weights) in zip(places, _layered(model), strict=True)
     ]
@@ -317,6 +323,9 @@ def _write_part(
         tile_step=source.tile_step,
         layer=source.layer,
         regions=tuple(regions_of(dataset).values()),
+        crop=source.crop,
+        margin_mm=source.margin_mm,
+        spacing_mm=source.spacing_mm,
     )
     network = build(plans, configuration, dataset)
     n_axes = len(network.configuration_manager.patch_size)

@@ -25,12 +25,13 @@ from cohortvol.models.inference import Profile
 from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
 from cohortvol.models.networks.softness import Ratios, ratios
 from cohortvol.stages.segment.body import Box, body_box
+from cohortvol.stages.segment.crops import Crop, box_around, kept_for_boxes
 from cohortvol.stages.segment.fast import FastPart
 from cohortvol.stages.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.stages.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.stages.segment.parts import PartRunner, Said, zoom_spacing
-from cohortvol.stages.segment.zoom import nearest, zoom, zoom_fast
+from cohortvol.stages.segment.parts import PartRunner, Said, on_grid, zoom_spacing
+from cohortvol.stages.segment.zoom import nearest
 
 CANARY_TOLERANCE = 0.05
 SCANS_BETWEEN_TRIMS = 10
@@ -46,20 +47,26 @@ class Prepared:
         Of the scan as stored.
     shape, axes_shape : tuple of three int
         Of the scan as stored, and in the model's axis order.
+    edges_mm : (3,) array
+        Of a voxel, in the model's axis order.
     body : tuple of three slices or None
         What of it, in the model's axis order, the parts were given; None if all.
     grid : tuple of three int
         Of what the parts were given, z y x.
     inputs : list of Preprocessed
-        One per part of the model; parts that see the same data share it.
+        One per part that sees the whole scan; parts that see the same data share it.
+    scan : array or None
+        Grey values in the model's axis order, where a part is to see a box of them.
     """
 
     affine: np.ndarray
     shape: tuple[int, ...]
     axes_shape: tuple[int, ...]
+    edges_mm: np.ndarray
     body: Box | None
     grid: tuple[int, ...]
     inputs: list[Preprocessed]
+    scan: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,24 @@ class Predicted:
     Attributes
     ----------
     outputs : list of array or tensor
-        For every part its labels, or its logits where these are still to be resampled; see
-        `PartNetwork.labels`.
+        For every part that sees the whole scan its labels, or its logits where these are still to
+        be resampled; see `PartNetwork.labels`.
     seconds_network : float
         Wall time of `Segmenter.predict`, s.
     softmax : Ratios or None
         How sure they were, where the profile keeps it.
+    layers : dict of int to array, or None
+        What `outputs` give, where boxes were to be found in it; see `Segmenter._layers`.
+    crops : list of Crop
+        Of every part that sees a box, where there is one.
     """
 
     prepared: Prepared
     outputs: list[Output]
     seconds_network: float
     softmax: Ratios | None = None
+    layers: dict[int, np.ndarray] | None = None
+    crops: Sequence[Crop] = ()
 
 
 class Segmenter:
@@ -98,7 +111,9 @@ class Segmenter:
         self._zoom_mm = zoom_spacing(card, profile)
         self.device = device
         kind = FastPart if profile.on_device else PartNetwork
-        self._parts = [PartRunner(card, part, kind(part, device)) for part in parts]
+        runners = [PartRunner(card, part, kind(part, device)) for part in parts]
+        self._parts = [runner for runner in runners if not runner.around]
+        self._on_boxes = [runner for runner in runners if runner.around]
         self._memory = Memory.of(device)
         self._side_stream = SideStream(device)
         self._n_predicted = 0
@@ -216,7 +231,8 @@ class Segmenter:
             body = None
             if self.profile.crops_to_body:
                 body = body_box(moved if moved.ndim == 3 else moved[..., 0], edges_mm)
-            image, spacing = self._zoomed(moved if body is None else moved[body], edges_mm)
+            seen = moved if body is None else moved[body]
+            image, spacing = on_grid(seen, edges_mm, self._zoom_mm, self.profile, self.device)
             spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
             shared: dict[Any, Preprocessed] = {}
             for part in self._parts:
@@ -226,7 +242,10 @@ class Segmenter:
                     )
             inputs = [shared[part.network.preprocessing] for part in self._parts]
             grid = tuple(image.shape[-3:])
-            return Prepared(affine, data.shape[:3], moved.shape[:3], body, grid, inputs)
+            whole = kept_for_boxes(moved, self.profile) if self._on_boxes else None
+            return Prepared(
+                affine, data.shape[:3], moved.shape[:3], edges_mm, body, grid, inputs, whole
+            )
 
     def _check_channels(self, data: np.ndarray) -> None:
         """Raise ScanError unless a scan has as many channels as the networks see."""
@@ -241,33 +260,6 @@ class Segmenter:
         wanted = self.card.orientation
         return orientation(affine) if wanted == AS_STORED else wanted
 
-    def _zoomed(
-        self, data: np.ndarray, spacing: np.ndarray
-    ) -> tuple[np.ndarray | torch.Tensor, np.ndarray]:
-        """The scan on the grid that the parts are given, and its x y z spacing.
-
-        (z, y, x), or (channels, z, y, x) where there are several.
-        """
-        if self._zoom_mm is None:
-            image = data.T
-            if self.profile.on_device:
-                return torch.from_numpy(image.astype(np.float32)).to(self.device), spacing
-            return image, spacing
-        order = int(self.profile.zoom_order or 0)
-        if self.profile.on_device:
-            fast, spacing = zoom_fast(
-                data, spacing, self._zoom_mm, order, self.profile.clear_rim, self.device
-            )
-            return fast.permute(2, 1, 0), spacing
-        zoomed = zoom(
-            np.asarray(data, dtype=self.dtype),
-            spacing,
-            self._zoom_mm,
-            order=order,
-            truncate=self.profile.truncate,
-        )
-        return zoomed.data.transpose(2, 1, 0), zoomed.spacing_mm
-
     def predict(self, prepared: Prepared) -> Predicted:
         """The networks' part of `segment`; one call at a time.
 
@@ -280,15 +272,20 @@ class Segmenter:
                 for part, source in zip(self._parts, prepared.inputs, strict=True)
             ]
             outputs = [one.on_host() for one in said]
+            layers = self._layers(prepared, outputs) if self._on_boxes else None
+            crops = self._crops(prepared, layers) if layers else []
         self._n_predicted += 1
         if self._n_predicted % SCANS_BETWEEN_TRIMS == 0:
             return_free_pages()
         softmax = None
         if self.profile.keeps_softmax:
-            softmax = ratios(
-                (one.softness, part.to_global) for part, one in zip(self._parts, said, strict=True)
-            )
-        return Predicted(prepared, outputs, time.perf_counter() - start, softmax)
+            runs = [
+                *zip(self._parts, said, strict=True),
+                *((crop.part, crop.said) for crop in crops),
+            ]
+            softmax = ratios((one.softness, part.to_global) for part, one in runs)
+        seconds = time.perf_counter() - start
+        return Predicted(prepared, outputs, seconds, softmax, layers, crops)
 
     def _predict(self, part: PartRunner, source: Preprocessed) -> Said:
         """One part; tried again with less memory for as long as less can be used."""
@@ -300,29 +297,57 @@ class Segmenter:
                     raise
             torch.cuda.empty_cache()
 
+    def _crops(self, prepared: Prepared, layers: dict[int, np.ndarray]) -> list[Crop]:
+        """What the parts that see a box say of it; none of those whose structures are absent."""
+        crops = []
+        for part in self._on_boxes:
+            box = box_around(part, layers, prepared.edges_mm[::-1])
+            if box is None or prepared.scan is None:
+                continue
+            target_mm = self._zoom_mm if part.spacing_mm is None else part.spacing_mm
+            image, spacing = on_grid(
+                prepared.scan[box[::-1]],
+                prepared.edges_mm,
+                None if self._zoom_mm is None else target_mm,
+                self.profile,
+                self.device,
+            )
+            source = part.network.preprocess(image, [float(edge) for edge in spacing[::-1]])
+            said = self._predict(part, source)
+            crops.append(Crop(part, box, source, said, said.on_host()))
+        return crops
+
     def finish(self, predicted: Predicted) -> np.ndarray:
         """Everything after the network, on the CPU: the label map of `segment`."""
         prepared = predicted.prepared
-        layers = {layer: np.zeros(prepared.grid, self._dtype) for layer in self.card.layers}
         with machine_errors():
-            for part, source, output in zip(
-                self._parts, prepared.inputs, predicted.outputs, strict=True
-            ):
-                found = part.network.labels(output, source)
-                for layer, table in part.to_layers.items():
-                    labels = table[found]
-                    np.copyto(layers[layer], labels, where=labels != 0, casting="same_kind")
-            native = [self._on_the_scan(merged, prepared) for merged in layers.values()]
+            layers = dict(predicted.layers or self._layers(prepared, predicted.outputs))
+            for crop in predicted.crops:
+                crop.put_into(layers)
+            native = [self._as_stored(layers.pop(layer), prepared) for layer in self.card.layers]
         return native[0] if len(native) == 1 else np.stack(native, axis=-1)
 
+    def _layers(self, prepared: Prepared, outputs: Sequence[Output]) -> dict[int, np.ndarray]:
+        """What the parts that see the whole scan say, z y x on its grid in the model's axes."""
+        layers = {layer: np.zeros(prepared.grid, self._dtype) for layer in self.card.layers}
+        for part, source, output in zip(self._parts, prepared.inputs, outputs, strict=True):
+            found = part.network.labels(output, source)
+            for layer, table in part.to_layers.items():
+                labels = table[found]
+                np.copyto(layers[layer], labels, where=labels != 0, casting="same_kind")
+        return {layer: self._on_the_scan(merged, prepared) for layer, merged in layers.items()}
+
     def _on_the_scan(self, merged: np.ndarray, prepared: Prepared) -> np.ndarray:
-        """Labels from the grid of the parts, z y x, to the scan as stored."""
-        shape_zyx = prepared.axes_shape[::-1]
+        """Labels from the grid of the parts to that of the scan, both z y x in the model's axes."""
         inside = prepared.body[::-1] if prepared.body else (slice(None),) * 3
-        whole = np.zeros(shape_zyx, merged.dtype)
+        whole = np.zeros(prepared.axes_shape[::-1], merged.dtype)
         if self._zoom_mm is not None:
             merged = nearest(merged, whole[inside].shape)
         whole[inside] = merged
+        return whole
+
+    def _as_stored(self, whole: np.ndarray, prepared: Prepared) -> np.ndarray:
+        """Labels from the model's axes to those of the scan as stored."""
         # x first in memory, as NIfTI files have it
         native = np.asfortranarray(
             from_axes(whole.transpose(2, 1, 0), prepared.affine, self._axes(prepared.affine))

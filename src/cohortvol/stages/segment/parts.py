@@ -15,6 +15,7 @@ from cohortvol.models.networks.softness import Softness
 from cohortvol.stages.segment.machine import Memory
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
 from cohortvol.stages.segment.tiles import Mirrored, blend, n_not_finite
+from cohortvol.stages.segment.zoom import zoom, zoom_fast
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class PartRunner:
                 part.layer_of[local], np.zeros(labels_in_map, dtype=np.uint16)
             )
             table[[one for one in part.in_map(local) if one < labels_in_map]] = label
+        self.around: dict[int, list[int]] = {}
+        """For each layer the model's labels around which this part sees a box; empty for all."""
+        for layer, structures in zip(card.layers, card.labels_by_layer, strict=True):
+            labels = [label for label, name in structures.items() if name in part.crop]
+            if labels:
+                self.around[layer] = labels
+        self.margin_mm = part.margin_mm or 0.0
+        self.spacing_mm = None if part.spacing_mm is None else np.asarray(part.spacing_mm)
 
     def predict(self, source: Preprocessed, profile: Profile, memory: Memory) -> Said:
         """Labels of a preprocessed image, or its logits where they are still to be resampled."""
@@ -96,6 +105,48 @@ class PartRunner:
         output = torch.cat(outputs, dim=1 if resampled else 0)
         n_logits = self.network.n_labels * source.data[0].numel()
         return Said(output, torch.stack(not_finite).sum(), n_logits, softness)
+
+
+def on_grid(
+    data: np.ndarray,
+    spacing_mm: np.ndarray,
+    target_mm: np.ndarray | None,
+    profile: Profile,
+    device: torch.device,
+) -> tuple[np.ndarray | torch.Tensor, np.ndarray]:
+    """A scan, or a box of it, on the grid that parts are given, and its x y z spacing.
+
+    Parameters
+    ----------
+    data : (x, y, z) or (x, y, z, channels) array
+        In the model's axis order.
+    spacing_mm : (3,) array
+        Voxel edges of `data`.
+    target_mm : (3,) array or None
+        Those of the grid; None where nnU-Net resamples by itself.
+    profile : Profile
+    device : torch.device
+        Where the network is.
+
+    Returns
+    -------
+    image : (z, y, x) or (channels, z, y, x) array or tensor
+    spacing_mm : (3,) array
+    """
+    if target_mm is None:
+        image = data.T
+        if profile.on_device:
+            return torch.from_numpy(image.astype(np.float32)).to(device), spacing_mm
+        return image, spacing_mm
+    order = int(profile.zoom_order or 0)
+    if profile.on_device:
+        fast, spacing_mm = zoom_fast(data, spacing_mm, target_mm, order, profile.clear_rim, device)
+        return fast.permute(2, 1, 0), spacing_mm
+    exact = np.float64 if profile.truncate else np.float32
+    zoomed = zoom(
+        np.asarray(data, dtype=exact), spacing_mm, target_mm, order=order, truncate=profile.truncate
+    )
+    return zoomed.data.transpose(2, 1, 0), zoomed.spacing_mm
 
 
 def zoom_spacing(card: Card, profile: Profile) -> np.ndarray | None:
