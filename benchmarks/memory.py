@@ -6,7 +6,8 @@
 Networks are the small random ones of side_by_side.py at the published patch size and number of
 labels. `shard` compares the memory (PSS) while scans 1 to 20 are at work with that of the last
 20; `large` gives the greatest memory on a scan of 512 x 512 x 900 voxels, for the two-part model at
-1.5 mm and for the five folds of mrsegmentator, whose logits go back to the scan's own grid.
+1.5 mm, for the liver and its segments in a box around it, and for the five folds of mrsegmentator,
+whose logits go back to the scan's own grid.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("shard", "large"))
     parser.add_argument("--scans", type=int, default=200)
+    networks = ("tiny-1.5mm", "liver_segments_mr", "mrsegmentator")
+    parser.add_argument("--networks", nargs="*", default=networks, help="of `large`")
     parser.add_argument("--out", type=Path, default=Path("results/memory"))
     options = parser.parse_args()
     work = options.out.resolve()
     if options.what == "shard":
         shard(work, options.scans)
         return
-    for network in ("tiny-1.5mm", "mrsegmentator"):
+    for network in options.networks:
         large(work, network)
 
 

@@ -70,6 +70,12 @@ def echo_model(card: Any) -> None:
             "It was trained for mirroring: profile nnunet averages the mirror images of every "
             "patch, as nnUNetv2_predict does; nnunet-nomirror takes an eighth of the time."
         )
+    for part in card.parts:
+        if part.crop:
+            _echo_wrapped(
+                f"Part {part.name} sees a box around {', '.join(part.crop)}, {part.margin_mm:g} mm "
+                "wider; where none of it is found, neither are the part's structures."
+            )
     if card.channels:
         columns = ["image", *(f"image_{n}" for n in range(2, len(card.channels) + 1))]
         named = (f"{column} is {name}" for column, name in zip(columns, card.channels, strict=True))
