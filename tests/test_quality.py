@@ -116,6 +116,37 @@ def test_a_label_of_both_sides_is_never_said_to_be_one_piece():
     assert all(s.one_piece for s in known if s.laterality in ("left", "right"))
 
 
+# --- sums ------------------------------------------------------------------------------------
+
+SEGMENTS_ML = {f"liver_segment_{number}": 100.0 for number in range(1, 9)}
+
+
+@pytest.mark.parametrize(
+    ("liver_ml", "segments_ml", "holds"),
+    [
+        (800.0, {}, True),
+        (784.5, {}, True),
+        (784.0, {}, False),  # 2 % of 784 are 15.7
+        (816.4, {}, False),
+        (700.0, {"liver_segment_1": None}, True),
+        (800.0, {"liver_segment_1": None}, False),
+        (800.0, dict.fromkeys(SEGMENTS_ML), False),
+        (None, {}, True),
+    ],
+)
+def test_segments_of_a_liver_must_be_as_much_as_the_liver(liver_ml, segments_ml, holds):
+    rows = judged({"liver": liver_ml, "stomach": 200.0} | SEGMENTS_ML | segments_ml)
+    there = set(rows.index[rows["volume_ml"].notna()]) - {"stomach"}
+    doubted = set() if holds else there
+    assert {name for name, codes in flags(rows).items() if "QC_SUM" in codes} == doubted
+    assert set(rows.loc[sorted(there), "qc"]) == {"pass" if holds else "flag"}
+
+
+def test_a_model_that_knows_a_few_segments_has_no_sum():
+    few = {"liver": 800.0, "liver_segment_1": 20.0, "liver_segment_4": 100.0}
+    assert not set(judged(few)["qc_flags"]) - {""}
+
+
 # --- plausible volumes of the user's own -----------------------------------------------------
 
 

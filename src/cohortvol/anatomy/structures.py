@@ -20,6 +20,9 @@ PLAUSIBLE = Path(__file__).with_name("plausible_ml.tsv")
 EXPECTED = ("liver", "spleen", "kidney_left", "kidney_right")
 """Structures that every scan of an abdomen shows, unless a setting names others."""
 
+WHOLES = {"liver": tuple(f"liver_segment_{number}" for number in range(1, 9))}
+"""Structures that others make up: the liver and the eight segments of Couinaud."""
+
 
 @dataclass(frozen=True)
 class Structure:

@@ -27,7 +27,7 @@ RULES = (
     "report",
 )
 
-MEASURING_VERSION = "1"
+MEASURING_VERSION = "2"
 """Raised when a label map would give other rows of volumes; part of every key."""
 
 TEMPLATES = "reports"

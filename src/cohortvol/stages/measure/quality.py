@@ -15,6 +15,9 @@ from cohortvol.stages.measure.volumes import FACE_ORDER, typed
 MIN_LARGEST_FRACTION = 0.9
 """A structure with less than this in its largest component is flagged QC_FRAGMENTED."""
 
+SUM_TOLERANCE = 0.02
+"""Share of a volume by which those that make it up may differ from it; beyond, QC_SUM."""
+
 MIN_EXPECTED = 2
 """Expected structures that a model must know before it can tell that a scan is no abdomen."""
 
@@ -40,7 +43,8 @@ def judge(
 
     Codes: QC_ABSENT, with QC_MISSING_ORGAN where the structure is expected; QC_TRUNCATED_FOV;
     QC_FRAGMENTED, of structures that are one piece in every body; QC_OUTLIER (outside the
-    plausible range; a cut structure, being a lower bound, only above it); QC_SIDE. Those in
+    plausible range; a cut structure, being a lower bound, only above it); QC_SUM, of a liver and
+    its segments whose volumes differ by more than `SUM_TOLERANCE`; QC_SIDE. Those in
     `EXCLUDING` give ``exclude``, the others ``flag``. Left behind right makes both of a pair
     QC_SIDE. A liver on the left of the spleen makes every structure QC_SIDE: the image is
     mirrored (or the body is), and nothing in it can be called left or right. Where fewer than
@@ -62,6 +66,7 @@ def judge(
     """
     ranges = anatomy.plausible_ml() if plausible_ml is None else plausible_ml
     wrong_side = _on_the_wrong_side(volumes)
+    in_sums = _in_sums_that_do_not_hold(volumes)
     elsewhere = _shows_something_else(volumes, ranges, expected)
     of_scan = [*(["QC_WRONG_BODY_PART"] if elsewhere else []), *scan_codes]
     verdicts: list[tuple[str, str | None, str, str]] = []
@@ -79,6 +84,7 @@ def judge(
             "QC_FRAGMENTED": in_pieces and _is_one_piece(row["structure"]),
             "QC_SIDE": row["structure"] in wrong_side,
             "QC_OUTLIER": too_small or row["volume_ml"] > high,
+            "QC_SUM": row["structure"] in in_sums,
         }
         flags = [*(code for code, present in found.items() if present), *of_scan]
         status, reason = ("cut", "QC_TRUNCATED_FOV") if row["cut_by_fov"] else ("ok", None)
@@ -99,6 +105,22 @@ def _is_one_piece(structure: str) -> bool:
     """False also of a structure that the table does not name: nobody said that it is."""
     known = anatomy.load().get(structure)
     return known is not None and known.one_piece
+
+
+def _in_sums_that_do_not_hold(volumes: pd.DataFrame) -> set[str]:
+    """Structures, and those that make them up, where a model that knows all says two volumes.
+
+    A part that was not found is no part of the sum: it may be gone, and the whole with it.
+    """
+    volume_ml = dict(zip(volumes["structure"], volumes["volume_ml"].astype(float), strict=True))
+    wrong: set[str] = set()
+    for whole, parts in anatomy.WHOLES.items():
+        if not {whole, *parts} <= set(volume_ml) or np.isnan(volume_ml[whole]):
+            continue
+        together = np.nansum([volume_ml[part] for part in parts])
+        if abs(together - volume_ml[whole]) > SUM_TOLERANCE * volume_ml[whole]:
+            wrong |= {whole, *parts}
+    return wrong
 
 
 def _shows_something_else(
