@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import io
 import json
 import os
 import random
@@ -29,15 +28,11 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
-import traceback
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -50,12 +45,11 @@ from cohortvol.errors import CohortvolError
 from cohortvol.models.networks import Source, import_nnunet
 from cohortvol.stages import assemble, ingest, manifest, measure
 from cohortvol.stages.segment import pipeline, run_shard
-from cohortvol.stages.segment.receipts import ShardFolder
-from cohortvol.store import files
 from cohortvol.store.files import make_folder, sha256_of
 from cohortvol.store.schemas import COHORT_VOLUMES, INGEST, SCANS, SEGMENT, VOLUMES
 from cohortvol.store.tables import read_as_written, read_table
 from cohortvol.tools.verify.reading import receipt_is_whole
+from killed_child import count_calls, die_inside, in_child, run_child
 from segment_cohort import AFFINE, scan, write_scan
 
 MODEL = "tiny"
@@ -123,10 +117,10 @@ class Loop:
         self.start = place / "start"
         self.calm = place / "calm"
         self.log = place / "log"
-        _in_child(self._prepare, self.log)
+        in_child(self._prepare, self.log)
         shutil.copytree(self.start, self.calm)
         began = time.monotonic()
-        counted = _in_child(partial(_count_calls, self._work, self.calm), self.log)
+        counted = in_child(partial(count_calls, self._work, self.calm), self.log)
         self.pace_s = time.monotonic() - began
         self.found.seconds_calm = round(self.pace_s, 2)
         self.found.writing_calls_calm = int(counted.split()[-1])
@@ -141,7 +135,7 @@ class Loop:
             while self.found.kills < kills and not self._killed_once(results, known):
                 pass
             if not self._is_done(results):
-                _in_child(partial(self._work, results), self.log)
+                in_child(partial(self._work, results), self.log)
             self._check(results, known)
             self._compare(results)
             self.found.temporary_files_left += len([*results.rglob(".*.tmp")])
@@ -157,11 +151,11 @@ class Loop:
         aimed, began = self.random.random() < 0.5, time.monotonic()
         if aimed:
             calls = max(2, round(left * self.found.writing_calls_calm))
-            action = partial(_die_inside, self.random.randrange(calls), self._work, results)
-            ended, said = _run(action, self.log)
+            action = partial(die_inside, self.random.randrange(calls), self._work, results)
+            ended, said = run_child(action, self.log)
         else:
             seconds = self.random.uniform(0, left * self.pace_s)
-            ended, said = _run(partial(self._work, results), self.log, kill_after_s=seconds)
+            ended, said = run_child(partial(self._work, results), self.log, kill_after_s=seconds)
         if ended != -signal.SIGKILL:
             # A machine with other work is faster at one time than at another.
             self.pace_s += ((time.monotonic() - began) / left - self.pace_s) / 2
@@ -298,125 +292,6 @@ def why_torn(path: Path, results: Path) -> str | None:
     except (OSError, EOFError, ValueError, KeyError, zlib.error, CohortvolError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-# --- children
-
-
-def _in_child(action: Callable[[], Any], log: Path) -> str:
-    ended, said = _run(action, log)
-    if ended != 0:
-        raise RuntimeError(f"ended with {ended}: {log.read_text()[-4000:]}")
-    return said
-
-
-def _run(
-    action: Callable[[], Any], log: Path, kill_after_s: float | None = None
-) -> tuple[int, str]:
-    """Do something in a fork of this process, which has all modules loaded and no threads.
-
-    Returns
-    -------
-    int
-        Exit code, or minus the signal that ended it.
-    str
-        What it said through the pipe: ``<scan_id> <sha256 of its receipt>`` for every scan.
-    """
-    ours, theirs = os.pipe()
-    if (child := os.fork()) == 0:
-        os.close(ours)
-        _be_a_child(action, theirs, log)
-    os.close(theirs)
-    killer = None
-    if kill_after_s is not None:
-        killer = threading.Timer(kill_after_s, os.kill, (child, signal.SIGKILL))
-        killer.start()
-    with open(ours, "rb") as stream:
-        said = stream.read().decode()  # until it has ended, and with it all who hold the pipe
-    if killer is not None:
-        killer.cancel()
-        killer.join()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
-
-
-def _be_a_child(action: Callable[[], Any], pipe: int, log: Path) -> None:
-    code = 1
-    try:
-        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        finish = ShardFolder.finish
-
-        def acknowledged(shard: ShardFolder, claim: Any, outcome: Any) -> None:
-            finish(shard, claim, outcome)
-            scan_id = claim.work.scan_id
-            digest = sha256_of(shard.folder / f"{scan_id}.json")
-            os.write(pipe, f"{scan_id} {digest}\n".encode())
-
-        ShardFolder.finish = acknowledged  # type: ignore[method-assign]
-        if (counted := action()) is not None:
-            os.write(pipe, f"{counted}\n".encode())
-        code = 0
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
-
-
-class Calls:
-    """Counts the calls that write, and ends the process inside one of them."""
-
-    def __init__(self, last: int | None = None) -> None:
-        self.count, self.last = 0, last
-        self._lock = threading.Lock()
-        for name in ("fsync", "replace", "unlink"):
-            setattr(os, name, self._counted(getattr(os, name)))
-        files.open = self._open  # type: ignore[attr-defined]
-
-    def one(self) -> None:
-        with self._lock:
-            if self.count == self.last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.count += 1
-
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            self.one()
-            return call(*arguments, **options)
-
-        return counted
-
-    def _open(self, path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        if mode != "xb":
-            return open(path, mode, *rest, **options)
-        return _Halved(self, path, "x", opener=options["opener"])
-
-
-class _Halved(io.FileIO):
-    """A file of which a write may be cut in its middle."""
-
-    def __init__(self, calls: Calls, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._calls = calls
-
-    def write(self, content: Any) -> int:
-        content = bytes(content)
-        half = len(content) // 2
-        super().write(content[:half])
-        self._calls.one()
-        super().write(content[half:])
-        return len(content)
-
-
-def _count_calls(work: Callable[[Path], None], results: Path) -> int:
-    calls = Calls()
-    work(results)
-    return calls.count
-
-
-def _die_inside(number: int, work: Callable[[Path], None], results: Path) -> None:
-    Calls(number)
-    work(results)
 
 
 if __name__ == "__main__":
