@@ -20,7 +20,7 @@ import numpy as np
 from cohortvol.stages import ingest
 from cohortvol.store.schemas import SHARD
 from cohortvol.store.tables import append_rows, write_table
-from side_by_side import grey, write_scan
+from side_by_side_scans import grey, write_scan
 
 N_DIFFERENT = 20
 

@@ -21,13 +21,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from side_by_side import (
-    SETTINGS,
-    cohortvol_command,
-    grey,
-    random_model,
-    write_scan,
-)
+from side_by_side import cohortvol_command
+from side_by_side_models import SETTINGS, random_model
+from side_by_side_scans import grey, write_scan
 
 LARGE = (512, 512, 900)
 

@@ -25,7 +25,7 @@ import torch
 from cohortvol.models.card import load_card
 from cohortvol.models.networks import load_part
 from cohortvol.stages.segment.heap import keep_large_blocks
-from side_by_side import SETTINGS, random_model
+from side_by_side_models import SETTINGS, random_model
 
 CHOICES = {
     "cpu": ("as torch comes", "heap kept", "heap kept, channels last", "heap kept, bfloat16",

@@ -25,17 +25,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -46,105 +38,26 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from cohortvol.anatomy.geometry import from_axes, to_axes
 from cohortvol.anatomy.overlap import overlap_by_structure
 from cohortvol.models.card import Card, load_card
 from cohortvol.models.catalogue import load
 from cohortvol.stages.segment.zoom import nearest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from published_fixture import TRAINER, weights_folder
+from process_meter import measured
+from side_by_side_models import SETTINGS, Setting, import_known, published_weights
+from side_by_side_scans import (
+    SUFFIX,
+    checked_shard,
+    first_scans,
+    geometry_scans,
+    program,
+    speed_scans,
+    zoomed_scans,
+)
 
 HERE = Path(__file__).resolve().parent
-SUFFIX = ".nii.gz"
-LITTLE_LOGIT = 0.0025
-TINY = {
-    "patch_size": [96, 112, 112],
-    "UNet_base_num_features": 4,
-    "unet_max_num_features": 4,
-    "n_conv_per_stage_encoder": [2] * 5,
-    "n_conv_per_stage_decoder": [2] * 4,
-    "num_pool_per_axis": [4, 4, 4],
-    "pool_op_kernel_sizes": [[1, 1, 1], *[[2, 2, 2]] * 4],
-    "conv_kernel_sizes": [[3, 3, 3]] * 5,
-}
-SMALL = {**TINY, "patch_size": [48, 64, 64]}
-FULL_3MM = {**TINY, "UNet_base_num_features": 32, "unet_max_num_features": 320}
-FULL_15MM = {
-    **FULL_3MM,
-    "patch_size": [112, 160, 128],
-    "n_conv_per_stage_encoder": [2] * 6,
-    "n_conv_per_stage_decoder": [2] * 5,
-    "num_pool_per_axis": [4, 5, 5],
-    "pool_op_kernel_sizes": [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]],
-    "conv_kernel_sizes": [[3, 3, 3]] * 6,
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A known model, what its network looks like, and the peers that can run it."""
-
-    model: str
-    settings: Mapping[str, Any]
-    spacing_mm: float
-    peers: tuple[str, ...]
-    profiles: tuple[str, ...] = ("ts218", "fast")
-    words: tuple[str, ...] = ()  # of the command of MRSegmentator
-    trainer: str = TRAINER  # in the name of the folder, of the last part
-    mirror_axes: tuple[int, ...] | None = None
-
-
-TOTALSEGMENTATOR = (
-    "totalsegmentator_cli",
-    "totalsegmentator_cli_tuned",
-    "totalsegmentator_api",
-    "totalsegmentator_api_tuned",
-    "nnunetv2_predict",
-    "nnunetv2_predict_tuned",
-    "nnunet_sequential",
-)
-SETTINGS = {
-    "tiny": Setting("total_mr_3mm", TINY, 3.0, TOTALSEGMENTATOR),
-    "tiny-1.5mm": Setting("total_mr", {**TINY, "patch_size": [64, 80, 80]}, 1.5, TOTALSEGMENTATOR),
-    "full-3mm": Setting("total_mr_3mm", FULL_3MM, 3.0, TOTALSEGMENTATOR),
-    "full-1.5mm": Setting("total_mr", FULL_15MM, 1.5, TOTALSEGMENTATOR),
-    "body_mr": Setting(
-        "body_mr", TINY, 1.5, TOTALSEGMENTATOR[:4],
-        trainer="nnUNetTrainer_DASegOrd0", mirror_axes=(0, 1, 2),
-    ),
-    "vertebrae_mr": Setting(
-        "vertebrae_mr", TINY, 1.5, TOTALSEGMENTATOR[:4],
-        trainer="nnUNetTrainer_DASegOrd0_NoMirroring",
-    ),
-    "liver_segments_mr": Setting(
-        "liver_segments_mr", SMALL, 3.0, TOTALSEGMENTATOR[:4],
-        trainer="nnUNetTrainer_DASegOrd0_NoMirroring",
-    ),
-    "liver_lesions_mr": Setting(
-        "liver_lesions_mr", SMALL, 3.0, TOTALSEGMENTATOR[:4],
-        trainer="nnUNetTrainer_DASegOrd0", mirror_axes=(0, 1, 2),
-    ),
-    "mrsegmentator": Setting(
-        "mrsegmentator", TINY, 1.5, ("mrsegmentator",), profiles=("nnunet", "fast")
-    ),
-    "mrsegmentator-3mm": Setting(
-        "mrsegmentator", SMALL, 3.0, ("mrsegmentator",), profiles=("nnunet", "fast")
-    ),
-    "mrsegmentator-fast": Setting(
-        "mrsegmentator_fast", SMALL, 3.0, ("mrsegmentator",), profiles=("mrseg-fast", "fast"),
-        words=("--fast",),
-    ),
-    "mrsegmentator-body-comp": Setting(
-        "mrsegmentator_body_comp", SMALL, 3.0, ("mrsegmentator",), profiles=("nnunet", "fast"),
-        words=("--body_comp",), mirror_axes=(0, 1, 2),
-    ),
-}  # fmt: skip
 
 
 def main() -> None:
@@ -166,7 +79,7 @@ def main() -> None:
     )
     zoomed = work / f"{of_peers.name}-{setting.spacing_mm:g}mm"
     if any(way.startswith("nnunet") for way in ways_of_peers):
-        zoomed_scans(of_peers, zoomed, setting)
+        zoomed_scans(of_peers, zoomed, setting.spacing_mm)
     environment = {
         **os.environ,
         "nnUNet_raw": str(work),
@@ -240,120 +153,6 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def speed_scans(folder: Path, n: int) -> None:
-    """Scans of one common geometry, 320 x 260 x 72 voxels of 1.25 x 1.25 x 3 mm."""
-    with ProcessPoolExecutor() as pool:
-        list(pool.map(_speed_scan, repeat(folder), range(n)))
-
-
-def _speed_scan(folder: Path, seed: int) -> None:
-    write_scan(folder / f"scan{seed:02d}", grey((320, 260, 72), seed), np.diag([1.25, 1.25, 3, 1]))
-
-
-def first_scans(scans: Path, n: int | None) -> Path:
-    """A folder of links to the first `n` scans; the folder itself where all are meant."""
-    if n is None:
-        return scans
-    folder = scans.with_name(f"{scans.name}-first-{n}")
-    folder.mkdir(exist_ok=True)
-    for path in sorted(scans.glob(f"*{SUFFIX}"))[:n]:
-        if not (folder / path.name).exists():
-            (folder / path.name).symlink_to(path)
-    return folder
-
-
-def geometry_scans(folder: Path, shrink: int = 1) -> None:
-    """Ten scans whose geometry or grey values are easily got wrong, their edges divided."""
-    tilt = Rotation.from_euler("zx", [20, -14], degrees=True).as_matrix()
-    cases = {
-        "anisotropic": ((150, 130, 40), np.diag([1.6, 1.6, 5.0]), 1500.0),
-        "oblique": ((120, 110, 60), tilt @ np.diag([2.0, 2.0, 3.3]), 900.0),
-        "pil": ((60, 130, 130), _axes("PIL") @ np.diag([2.2, 1.7, 5.5]), 700.0),
-        "asl": ((130, 120, 44), _axes("ASL") @ np.diag([1.9, 1.9, 6.0]), 1100.0),
-        "lps": ((140, 120, 50), _axes("LPS") @ np.diag([1.7, 1.7, 4.4]), 4000.0),
-        "unit_floats": ((140, 120, 50), np.diag([1.7, 1.7, 4.0]), 1.0),
-        "hundred_floats": ((140, 120, 50), np.diag([1.8, 1.8, 4.0]), 99.7),
-        "thick_slices": ((200, 170, 26), np.diag([1.4, 1.4, 8.0]), 2500.0),
-        "isotropic": ((90, 90, 90), np.diag([3.0, 3.0, 3.0]), 800.0),
-        "large_thin": ((300, 240, 20), np.diag([1.2, 1.2, 6.6]), 30000.0),
-    }
-    for seed, (name, (shape, axes, top)) in enumerate(cases.items()):
-        affine = np.eye(4)
-        affine[:3, :3] = axes
-        affine[:3, 3] = [-90.0, -70.0, 15.0]
-        image = grey(tuple(n // shrink for n in shape), 100 + seed) * (top / 1500)
-        dtype = np.float32 if "floats" in name else np.int16
-        write_scan(folder / name, image.astype(dtype), affine)
-
-
-def _axes(code: str) -> np.ndarray:
-    orientation = nib.orientations.axcodes2ornt(code)
-    return np.asarray(nib.orientations.inv_ornt_aff(orientation, (1, 1, 1)))[:3, :3].T
-
-
-def grey(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Blobs of several sizes within an ellipse of air, 0 to 1500, int16 values."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros(shape)
-    for cells in (4, 9, 20):
-        coarse = rng.normal(size=[min(cells, n) for n in shape])
-        factors = [n / m for n, m in zip(shape, coarse.shape, strict=True)]
-        total += ndimage.zoom(coarse, factors, order=1, mode="nearest", grid_mode=True) / cells**0.3
-    axes = np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape[:2]), indexing="ij")
-    body = (axes[0] ** 2 + axes[1] ** 2 < 1)[..., None]
-    total = (total - total.min()) / np.ptp(total) * 1400 + rng.normal(0, 20, shape)
-    return np.asarray(np.clip(np.where(body, total, rng.rayleigh(8, shape)), 0, 1500), np.int16)
-
-
-def write_scan(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, affine), f"{path}{SUFFIX}")
-
-
-def published_weights(folder: Path, setting: Setting) -> list[Path]:
-    """Trained-model folders of a known model, with random weights; made once."""
-    made = []
-    parts = load()[setting.model].parts
-    for part in parts:
-        name = part.folders[0]
-        labels = part.labels
-        trainer = setting.trainer if part is parts[-1] else TRAINER
-        of_the_box = {"spacing": part.spacing_mm[::-1]} if part.spacing_mm else {}
-        if not (folder / name).is_dir():
-            weights_folder(
-                folder, name, labels, setting.spacing_mm, max(len(part.folds), 1),
-                {**setting.settings, **of_the_box},
-                trainer="nnUNetTrainer", of_folder=trainer, mirror_axes=setting.mirror_axes,
-            )  # fmt: skip
-            for label in [n for n, label in labels.items() if label in parts[-1].crop]:
-                favour(folder / name, label)
-        made += list((folder / name).iterdir())
-    return made
-
-
-def favour(weights: Path, label: int) -> None:
-    """Let a random network find a few voxels of a label, in some scans of a corner alone."""
-    for path in weights.glob("*/fold_*/checkpoint_final.pth"):
-        content = torch.load(path, weights_only=False)
-        values = content["network_weights"]
-        values[max(name for name in values if name.endswith(".bias") and "seg_" in name)][
-            label
-        ] += LITTLE_LOGIT
-        torch.save(content, path)
-
-
-def zoomed_scans(scans: Path, folder: Path, setting: Setting) -> None:
-    """Scans as TotalSegmentator hands them to nnU-Net: canonical, zoomed, cut to integers."""
-    for path in sorted(scans.glob(f"*{SUFFIX}")):
-        image = nib.as_closest_canonical(nib.load(path))
-        zooms = np.asarray(image.header.get_zooms())
-        factors = zooms / setting.spacing_mm
-        data = ndimage.zoom(image.get_fdata(), factors, order=1, mode="nearest").astype(np.int32)
-        affine = image.affine.copy()
-        affine[:3, :3] /= factors
-        write_scan(folder / f"{path.name.removesuffix(SUFFIX)}_0000", data, affine)
-
-
 def _mrsegmentator_root(root: Path, setting: Setting, trained: Path) -> Path:
     """The weights as MRSegmentator 2.0 keeps them, so that it fetches none."""
     place = root / trained.parent.name
@@ -374,52 +173,6 @@ def _home(work: Path) -> Path:
     return home
 
 
-def import_known(setting: Setting, weights: list[Path], folder: Path) -> Path:
-    model = folder / setting.model
-    if not model.is_dir():
-        command = [_bin("cohortvol"), "models", "import", "--known", setting.model]
-        command += ["--models-dir", str(folder), *(str(path.parent) for path in weights)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return model
-
-
-def _bin(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
-
-
-def random_model(work: Path, network: str) -> Path:
-    """The model of a network with random weights, made and imported below `work` once."""
-    setting = SETTINGS[network]
-    weights = published_weights(work / "weights" / network, setting)
-    return import_known(setting, weights, work / "models" / network)
-
-
-def common_scans(work: Path, n: int) -> Path:
-    """A folder of `speed_scans` below `work`, made once."""
-    folder = work / f"scans-{n}"
-    if not folder.is_dir():
-        speed_scans(folder, n)
-    return folder
-
-
-def checked_shard(scans: Path) -> Path:
-    """The table of ingest that one worker takes, of a folder of scans; made once."""
-    folder = scans.with_name(f"{scans.name}-cohort")
-    ingest = folder / "ingest.parquet"
-    if not ingest.is_file():
-        manifest = folder / "manifest.csv"
-        steps = (
-            ("manifest-from-folder", str(scans), "--out", str(manifest)),
-            ("manifest", "--manifest", str(manifest), "--results", str(folder),
-             "--shard-size", "1000"),
-            ("ingest", "--shard", str(folder / "manifest/shards/0000.parquet"),
-             "--out", str(ingest)),
-        )  # fmt: skip
-        for step in steps:
-            subprocess.run([_bin("cohortvol"), *step], check=True, stdout=subprocess.DEVNULL)
-    return ingest
-
-
 def cohortvol_command(
     scans: Path, model: Path, profile: str, device: str
 ) -> Callable[[Path], list[str]]:
@@ -429,7 +182,7 @@ def cohortvol_command(
     def command(out: Path) -> list[str]:
         words = ["segment", "--ingest", ingest, "--model", model, "--folder", out / "shard"]
         words += ["--out", out / "segment.parquet", "--profile", profile, "--device", device]
-        return [_bin("cohortvol"), *map(str, words)]
+        return [program("cohortvol"), *map(str, words)]
 
     return command
 
@@ -441,87 +194,6 @@ def _peer(python: Path, way: str, job: Mapping[str, Any]) -> Callable[[Path], li
         return [str(python), str(HERE / "peer_ways.py"), way, str(path)]
 
     return command
-
-
-def measured(command: list[str], environment: Mapping[str, str], log: Path) -> dict[str, float]:
-    """Wall and processor seconds, peak memory, and the share of time the GPU was busy."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    with open(log, "w") as stream:
-        process = subprocess.Popen(command, env=dict(environment), stdout=stream, stderr=stream)
-    memory, gpu = _Memory(process.pid), _Gpu()
-    code = process.wait()
-    seconds = time.perf_counter() - start
-    memory.end()
-    busy = gpu.end()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if code:
-        raise SystemExit(f"{' '.join(command)}: exit {code}, see {log}")
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "wall_s": round(seconds, 1),
-        "cpu_s": round(used, 1),
-        "peak_mb": round(memory.peak_bytes / 2**20),
-        **busy,
-    }
-
-
-class _Memory(threading.Thread):
-    """Looks every two seconds at the memory of a process tree.
-
-    Not more often: the kernel walks through all of its pages, and they wait meanwhile.
-    """
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._process = psutil.Process(pid)
-        self._ended = threading.Event()
-        self.peak_bytes = 0
-        self.start()
-
-    def run(self) -> None:
-        while not self._ended.wait(2.0):
-            try:
-                tree = [self._process, *self._process.children(recursive=True)]
-                total = sum(process.memory_full_info().pss for process in tree)
-            except psutil.Error:  # one ended while we looked
-                continue
-            self.peak_bytes = max(self.peak_bytes, total)
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
-class _Gpu:
-    """Asks nvidia-smi ten times a second for how much of the time the GPU is busy."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        if smi := shutil.which("nvidia-smi"):
-            query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-            self._printed = tempfile.TemporaryFile()
-            self._process = subprocess.Popen(
-                [smi, *query, "--id=0", "--loop-ms=100"], stdout=self._printed
-            )
-
-    def end(self) -> dict[str, float]:
-        """Share of the whole run, and of the time from its first use to its last."""
-        if self._process is None:
-            return {}
-        self._process.terminate()
-        self._process.wait()
-        self._printed.seek(0)
-        percent = np.array([float(line) for line in self._printed])
-        (used,) = np.nonzero(percent)
-        if not len(used):
-            return {"gpu_busy": 0.0}
-        at_work = percent[used[0] : used[-1] + 1]
-        return {
-            "gpu_busy": round(percent.mean() / 100, 2),
-            "gpu_busy_at_work": round(at_work.mean() / 100, 2),
-            "gpu_at_work_s": round(len(at_work) / 10, 1),
-        }
 
 
 def of_the_worker(out: Path) -> dict[str, float]:

@@ -21,7 +21,8 @@ import numpy as np
 
 from cohortvol.stages.segment import run_shard
 from cohortvol.stages.segment.infer import Predicted, Prepared, Segmenter
-from side_by_side import checked_shard, common_scans, random_model
+from side_by_side_models import random_model
+from side_by_side_scans import checked_shard, common_scans
 
 WARM_AFTER = 2
 """Scans before the first that counts."""

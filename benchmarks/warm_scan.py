@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.stages.segment import infer, nnunet, pipeline, run_shard, tiles
-from side_by_side import SETTINGS, checked_shard, common_scans, random_model
+from side_by_side_models import SETTINGS, random_model
+from side_by_side_scans import checked_shard, common_scans
 
 STAGES: dict[str, tuple[Any, str]] = {
     "read and prepare": (pipeline, "_read_and_prepare"),

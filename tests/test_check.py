@@ -265,7 +265,7 @@ def plain_unet(features: list[int], n_heads: int) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(
     ("patch", "features", "strides", "n_heads", "gigaflop"),
-    [  # operations counted inside torch for the networks of benchmarks/side_by_side.py
+    [  # operations counted inside torch for networks of benchmarks/side_by_side_models.py
         ((96, 112, 112), [32, 64, 128, 256, 320], [[1, 1, 1], *[[2, 2, 2]] * 4], 51, 547),
         (
             (112, 160, 128),
