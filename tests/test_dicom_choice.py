@@ -93,7 +93,7 @@ def test_a_folder_becomes_an_image_that_went_through_every_check(tmp_path):
     assert table.loc["good", ["n_i", "n_j", "n_k"]].tolist() == [36, 40, N]
     headers = [name for name in INGEST if name.startswith("header_")]
     assert table.loc["good", headers].tolist() == [
-        57.0, "F", "2018-04-03", "SIEMENS Aera", 1.5, "GR"
+        57.0, "F", "2018-04-03", 10.25, "SIEMENS Aera", 1.5, "GR"
     ]  # fmt: skip
     series = read_table(out.parent / "series" / "0000.parquet", SERIES).set_index("scan_id")
     assert series["chosen"].to_dict() == {"good": True, "bad": True, "scout": False}
