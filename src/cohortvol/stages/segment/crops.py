@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortvol.models.inference import Profile
+from cohortvol.models.networks.softness import Softness
 from cohortvol.stages.segment.nnunet import Box, Output, Preprocessed
-from cohortvol.stages.segment.parts import PartRunner, Said
+from cohortvol.stages.segment.parts import PartRunner
 from cohortvol.stages.segment.zoom import nearest
 
 
@@ -28,16 +29,16 @@ class Crop:
     box : tuple of three slices
         Where it lies in the scan, z y x in the model's axis order.
     source : Preprocessed
-    said : Said
     output : array or tensor
         See `Said.on_host`.
+    softness : Softness
     """
 
     part: PartRunner
     box: Box
     source: Preprocessed
-    said: Said
     output: Output
+    softness: Softness
 
     def put_into(self, layers: Mapping[int, np.ndarray]) -> None:
         """Write the part's labels over those of the layers, (z, y, x) each on the scan's grid."""

@@ -10,7 +10,7 @@ import io
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,13 +279,13 @@ class Segmenter:
             return_free_pages()
         softmax = None
         if self.profile.keeps_softmax:
-            runs = [
-                *zip(self._parts, said, strict=True),
-                *((crop.part, crop.said) for crop in crops),
+            sums = [
+                (one.softness, part.to_global) for part, one in zip(self._parts, said, strict=True)
             ]
-            softmax = ratios((one.softness, part.to_global) for part, one in runs)
+            softmax = ratios([*sums, *((crop.softness, crop.part.to_global) for crop in crops)])
         seconds = time.perf_counter() - start
-        return Predicted(prepared, outputs, seconds, softmax, layers, crops)
+        # The scan is not kept until the labels are written.
+        return Predicted(replace(prepared, scan=None), outputs, seconds, softmax, layers, crops)
 
     def _predict(self, part: PartRunner, source: Preprocessed) -> Said:
         """One part; tried again with less memory for as long as less can be used."""
@@ -314,7 +314,7 @@ class Segmenter:
             )
             source = part.network.preprocess(image, [float(edge) for edge in spacing[::-1]])
             said = self._predict(part, source)
-            crops.append(Crop(part, box, source, said, said.on_host()))
+            crops.append(Crop(part, box, source, said.on_host(), said.softness))
         return crops
 
     def finish(self, predicted: Predicted) -> np.ndarray:
