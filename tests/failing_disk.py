@@ -24,8 +24,8 @@ SOUND = [10, 13, 6]
 def trial(stage: str, what: str, fault: Fault, at: int) -> bool:
     """Whether the disk failed; False where the run makes fewer calls.
 
-    Asserts what `cohort_invariants` says must hold: nothing torn, no finished scan lost, none blamed,
-    an error that tells what to do, and after another run the tables of one in peace.
+    Asserts what `cohort_invariants` says must hold: nothing torn, no finished scan lost, none
+    blamed, an error that tells what to do, and after another run the tables of one in peace.
     """
     machine = CohortMachine()
     disk = Disk(at, stage, fault=fault)
