@@ -11,6 +11,9 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from cohortvol.models.card import Card
+from cohortvol.models.networks import Source, import_nnunet
+
 LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney_left": 3}
 TRAINER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 
@@ -145,3 +148,9 @@ def results_folder(parent: Path, folds: int = 1, plans: dict[str, Any] = PLANS) 
     folder = parent / "Dataset001_Tiny" / TRAINER
     write_results(folder, plans, DATASET, folds)
     return folder
+
+
+def imported(trained: Path, out: Path, **options: Any) -> Card:
+    """A model folder of what `results_folder` makes; options as of `Source`."""
+    source = Source(trained, **options)
+    return import_nnunet([source], out, model_id=out.name, licence="CC-BY-SA-4.0")

@@ -10,40 +10,13 @@ import sys
 import pytest
 import torch
 
-import nnunet_fixture
 from cohortvol.errors import InstallationError, ModelError, ScanError, TemporaryError
-from cohortvol.stages.segment import Segmenter, pipeline, run_shard
+from cohortvol.stages.segment import pipeline, run_shard
 from cohortvol.stages.segment.receipts import ShardFolder
-from segment_cohort import AFFINE, Shard, scan
-from segment_fixture import N_SCANS, Killed, images_in, tiny_model, with_faults
+from segment_cohort import AFFINE, scan
+from segment_fixture import N_SCANS, Killed, with_faults
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    torch.set_num_threads(1)
-    return nnunet_fixture.results_folder(tmp_path_factory.mktemp("nnUNet_results"))
-
-
-@pytest.fixture(scope="module")
-def model(trained, tmp_path_factory):
-    return tiny_model(trained, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def segmenter(model):
-    return Segmenter.load(model, device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return images_in(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def shard(model, images, tmp_path):
-    return Shard(tmp_path / "results", model, images)
 
 
 def test_a_crash_in_one_scan_is_that_scans_row(shard, segmenter, monkeypatch):

@@ -10,28 +10,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 import nnunet_fixture
 from cohortvol import cli
 from cohortvol.errors import ModelError
 from cohortvol.models.card import load_card
 from cohortvol.models.networks import Source, import_nnunet, unpacking
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def trained(tmp_path):
-    return nnunet_fixture.results_folder(tmp_path / "nnUNet_results", folds=2)
-
-
-def imported(trained: Path, out: Path, **options):
-    source = Source(trained, **options)
-    return import_nnunet([source], out, model_id=out.name, licence="CC-BY-SA-4.0")
+from nnunet_fixture import imported
 
 
 def member(name: str, mode: int = 0o644) -> zipfile.ZipInfo:

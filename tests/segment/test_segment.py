@@ -17,36 +17,14 @@ import pandas as pd
 import pytest
 import torch
 
-import nnunet_fixture
 from cohortvol.errors import TemporaryError
 from cohortvol.stages.segment import Segmenter, run_shard
 from cohortvol.stages.segment.receipts import ShardFolder
 from cohortvol.store.files import sha256_of
 from segment_cohort import AFFINE, Shard, scan, write_ingest, write_scan
-from segment_fixture import N_SCANS, Killed, images_in, tiny_model, with_faults
+from segment_fixture import N_SCANS, Killed, with_faults
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    torch.set_num_threads(1)
-    return nnunet_fixture.results_folder(tmp_path_factory.mktemp("nnUNet_results"))
-
-
-@pytest.fixture(scope="module")
-def model(trained, tmp_path_factory):
-    return tiny_model(trained, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def segmenter(model):
-    return Segmenter.load(model, device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return images_in(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +32,6 @@ def undisturbed(model, images, tmp_path_factory):
     shard = Shard(tmp_path_factory.mktemp("undisturbed"), model, images)
     run_shard(**shard.arguments(), device="cpu")
     return shard
-
-
-@pytest.fixture
-def shard(model, images, tmp_path):
-    return Shard(tmp_path / "results", model, images)
 
 
 def copy_of(finished: Shard, results: Path) -> Shard:

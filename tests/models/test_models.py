@@ -7,35 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-import nnunet_fixture
 from cohortvol.errors import ModelError
 from cohortvol.models.card import card_json, choose_profile, load_card, segmentation_key
 from cohortvol.models.folders import find_model, list_models, verify
 from cohortvol.models.inference import PROFILES
-from cohortvol.models.networks import Source, import_nnunet, load_part
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def trained(tmp_path):
-    return nnunet_fixture.results_folder(tmp_path / "nnUNet_results", folds=2)
-
-
-def imported(trained: Path, out: Path, **options):
-    source = Source(trained, **options)
-    return import_nnunet([source], out, model_id=out.name, licence="CC-BY-SA-4.0")
-
-
-@pytest.fixture
-def card(trained, tmp_path):
-    return imported(trained, tmp_path / "models" / "tiny")
+from cohortvol.models.networks import load_part
+from nnunet_fixture import imported
 
 
 def test_an_existing_model_is_never_overwritten(trained, card):
@@ -138,7 +117,7 @@ def test_the_key_changes_with_what_decides_about_labels_and_with_nothing_else(ca
 
 def test_the_embedded_model_keeps_its_key():
     """With a new key every scan is segmented again: only new weights are worth one."""
-    card = load_card(Path(__file__).parents[1] / "models" / "embedded-v2")
+    card = load_card(Path(__file__).parents[2] / "models" / "embedded-v2")
     assert segmentation_key(card, "nnunet") == "07db8b08b64f7349"
     assert card.labels_by_layer == [dict(card.labels)]
 

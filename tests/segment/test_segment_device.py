@@ -10,41 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import nnunet_fixture
 from cohortvol.errors import ConfigError, ScanError, TemporaryError
 from cohortvol.models.networks import devices
 from cohortvol.stages.segment import Segmenter, run_shard
 from cohortvol.stages.segment.machine import Memory
-from segment_cohort import AFFINE, Shard, scan
-from segment_fixture import images_in, tiny_model, with_card
+from segment_cohort import AFFINE, scan
+from segment_fixture import with_card
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    torch.set_num_threads(1)
-    return nnunet_fixture.results_folder(tmp_path_factory.mktemp("nnUNet_results"))
-
-
-@pytest.fixture(scope="module")
-def model(trained, tmp_path_factory):
-    return tiny_model(trained, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def segmenter(model):
-    return Segmenter.load(model, device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return images_in(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def shard(model, images, tmp_path):
-    return Shard(tmp_path / "results", model, images)
 
 
 def test_out_of_gpu_memory_it_uses_less_and_gives_the_same_labels(model, segmenter, caplog):

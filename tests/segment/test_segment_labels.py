@@ -14,7 +14,6 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy import ndimage
 
-import nnunet_fixture
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import ConfigError, ModelError
 from cohortvol.stages import measure
@@ -23,30 +22,9 @@ from cohortvol.stages.segment.body import body_box
 from cohortvol.stages.segment.images import read_image
 from cohortvol.store.files import sha256_of
 from segment_cohort import AFFINE, Shard, scan
-from segment_fixture import images_in, tiny_model, with_card
+from segment_fixture import with_card
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    torch.set_num_threads(1)
-    return nnunet_fixture.results_folder(tmp_path_factory.mktemp("nnUNet_results"))
-
-
-@pytest.fixture(scope="module")
-def model(trained, tmp_path_factory):
-    return tiny_model(trained, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def segmenter(model):
-    return Segmenter.load(model, device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return images_in(tmp_path_factory.mktemp("images"))
 
 
 # --- labels

@@ -22,28 +22,9 @@ from cohortvol.models.folders import list_models, verify
 from cohortvol.models.networks import Source, build, import_nnunet, load_part
 from cohortvol.models.part import Part
 from cohortvol.store.files import sha256_of
+from nnunet_fixture import imported
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def trained(tmp_path):
-    return nnunet_fixture.results_folder(tmp_path / "nnUNet_results", folds=2)
-
-
-def imported(trained: Path, out: Path, **options):
-    source = Source(trained, **options)
-    return import_nnunet([source], out, model_id=out.name, licence="CC-BY-SA-4.0")
-
-
-@pytest.fixture
-def card(trained, tmp_path):
-    return imported(trained, tmp_path / "models" / "tiny")
 
 
 def test_an_imported_model_gives_the_logits_of_the_checkpoint(card):
