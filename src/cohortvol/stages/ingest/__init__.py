@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -38,6 +37,7 @@ from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.sidecar import step_is_thickness, time_of_day_h
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
+from cohortvol.store.channels import from_json
 from cohortvol.store.files import commit_bytes, make_folder
 from cohortvol.store.schemas import INGEST, SERIES, SHARD
 from cohortvol.store.tables import append_rows, read_table, write_table
@@ -238,8 +238,7 @@ def _written(out: Path, content: bytes) -> dict[str, Any]:
 
 def _images_of(image: str, more: object) -> list[Path | None]:
     """Images of a scan in the order of its channels; None where one is missing."""
-    further = json.loads(more) if isinstance(more, str) else []
-    return [Path(image), *(Path(path) if path else None for path in further)]
+    return [Path(image), *(Path(path) if path else None for path in from_json(more))]
 
 
 def _one(

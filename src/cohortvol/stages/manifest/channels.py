@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+
+from cohortvol.store.channels import from_json
 
 _COLUMN = re.compile(r"image_([2-9]|[1-5][0-9]|6[0-4])")
 
@@ -23,17 +24,6 @@ def further_channels(raw: Mapping[str, str], folder: str) -> list[str]:
     last = int(columns[-1][6:]) if columns else 1
     cells = [raw.get(f"image_{n}", "") for n in range(2, last + 1)]
     return [os.path.normpath(os.path.join(folder, cell)) if cell.strip() else "" for cell in cells]
-
-
-def as_json(paths: Sequence[str]) -> str | None:
-    """For the column ``more_images``; None where there are none."""
-    return json.dumps(list(paths), ensure_ascii=False) if paths else None
-
-
-def from_json(more: object) -> list[str]:
-    """Paths in a cell of the column ``more_images``; "" where a channel is missing."""
-    paths: list[str] = json.loads(more) if isinstance(more, str) else []
-    return paths
 
 
 def all_images(rows: pd.DataFrame) -> list[str]:

@@ -14,13 +14,13 @@ import pyarrow as pa
 from cohortvol.errors import TableError
 from cohortvol.stages.manifest.bids import read_bids
 from cohortvol.stages.manifest.bids_images import Choice
-from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.reading import Read, holds
 from cohortvol.stages.manifest.removal import (
     OF_ALL,
 )
 from cohortvol.stages.manifest.shards import changed, facts_from_outside
 from cohortvol.store import label_maps
+from cohortvol.store.channels import from_json
 from cohortvol.store.files import digest_of, sha256_of
 from cohortvol.store.records import read_index
 from cohortvol.store.schemas import MANIFEST, SHARD

@@ -18,12 +18,12 @@ from cohortvol.errors import ConfigError, TableError
 from cohortvol.models.card import Card
 from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.stages.manifest.bids_images import Choice
-from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.rows import read_manifest
 from cohortvol.stages.manifest.shards import assign_shards, facts_of
 from cohortvol.stages.manifest.traces import theirs
 from cohortvol.stages.manifest.withdrawn import Leaving, Withdrawn
 from cohortvol.store import label_maps
+from cohortvol.store.channels import from_json
 from cohortvol.store.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.store.removals import Removals
 from cohortvol.store.schemas import MANIFEST, SHARD, SHARDS

@@ -19,12 +19,7 @@ from cohortvol.errors import ManifestError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
-from cohortvol.stages.manifest.channels import (
-    as_json,
-    channel_columns,
-    from_json,
-    further_channels,
-)
+from cohortvol.stages.manifest.channels import channel_columns, further_channels
 from cohortvol.stages.manifest.values import (
     SCAN_ID,
     SCAN_ID_ALLOWED,
@@ -35,6 +30,7 @@ from cohortvol.stages.manifest.values import (
     parse_label_map,
 )
 from cohortvol.stages.manifest.withdrawn import Withdrawn
+from cohortvol.store.channels import as_json, from_json
 from cohortvol.store.keys import LABEL_MAPS, LONGEST_ID_BYTES, Keys
 from cohortvol.store.schemas import COVARIATES, MANIFEST
 from cohortvol.store.tables import append_rows, to_arrow, to_pandas

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import TableError
-from cohortvol.stages.manifest.channels import from_json
 from cohortvol.stages.manifest.withdrawn import Leaving, Names, Withdrawn, both
+from cohortvol.store.channels import from_json
 from cohortvol.store.keys import Keys, read_map
 from cohortvol.store.schemas import (
     INGEST,

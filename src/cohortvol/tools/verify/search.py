@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
+from cohortvol.store.channels import from_json
 from cohortvol.store.files import read_object
 from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
 from cohortvol.store.removals import Removals, names_of_image
@@ -148,7 +149,7 @@ class _Tables:
             of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             digests = {row[name] for name in _DIGESTS if row.get(name)}
-            named = [row.get("image") or "", *json.loads(row.get("more_images") or "[]")]
+            named = [row.get("image") or "", *from_json(row.get("more_images"))]
             images = digests.union(*map(names_of_image, named))
             self._rows.append((row["scan_id"], row.get("subject_id") or row["scan_id"], images))
 

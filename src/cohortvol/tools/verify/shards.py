@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortvol.store.channels import from_json
 from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE
 from cohortvol.store.records import path_of_record
 from cohortvol.store.schemas import (
@@ -69,7 +69,7 @@ def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
     for row in scans.to_pylist():
         if row["scan_id"] not in ready:
             continue
-        images = [row["image"], *json.loads(row["more_images"] or "[]")]
+        images = [row["image"], *from_json(row["more_images"])]
         links = [(IMAGES, name) for name in images]
         if row["dseg_n_bytes"] is not None:  # none is made to what is missing
             links.append((LABEL_MAPS, row["dseg"]))
