@@ -31,7 +31,8 @@ from cohortvol.store.files import (
     make_folder,
     sha256_of,
 )
-from cohortvol.store.schemas import MANIFEST, SCANS, VOLUMES
+from cohortvol.store.finished import has_its_label_map, with_label_maps
+from cohortvol.store.schemas import MANIFEST, VOLUMES
 from cohortvol.store.storage import temporary_beside
 from cohortvol.store.tables import read_table
 from cohortvol.tools.derivatives.names import names_of
@@ -86,16 +87,7 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
     TableError
         If the results are not assembled.
     """
-    scans = read_table(results / "scans.parquet", SCANS)
-    done = scans[(scans["state"] == "done") & scans["label_map"].notna()]
-    if done.empty:
-        raise ConfigError(f"{results}: no scan is done, so there are no label maps to write")
-    model = str(done["model"].iloc[0])
-    if (results / "measure" / model / "kept").is_dir():
-        raise ConfigError(
-            f"{results}: made with `keep_label_maps: false`, so there are no label maps to write\n"
-            "  Run with `keep_label_maps: true` first; it segments the scans again."
-        )
+    done, model = with_label_maps(results)
     segmentation = re.sub(r"[^0-9A-Za-z]", "", model)
     names = names_of(done, segmentation)
     _check_out(out, model)
@@ -114,11 +106,7 @@ def run(results: Path, out: Path, *, copy: bool = False, source: str | None = No
         name = names[scan["scan_id"]]
         folder = make_folder(out / name.folder)
         label_map = results / scan["label_map"]
-        try:
-            is_sound = sha256_of(label_map) == scan["label_map_sha256"]
-        except OSError:
-            is_sound = False
-        if not is_sound:
+        if not has_its_label_map(results, scan):
             log.warning("%s: its label map is not there or changed; not written", scan["scan_id"])
             n_bad += 1
             continue

@@ -29,8 +29,9 @@ from cohortvol.store.files import (
     sha256_of,
     sweep,
 )
+from cohortvol.store.finished import has_its_label_map, with_label_maps
 from cohortvol.store.keys import IDS, PRIVATE
-from cohortvol.store.schemas import MANIFEST, SCANS, SERIES, VOLUMES
+from cohortvol.store.schemas import MANIFEST, SERIES, VOLUMES
 from cohortvol.store.tables import read_table
 from cohortvol.tools.dicom_seg.source import Chosen, Slices, find_slices
 
@@ -97,12 +98,8 @@ def run(results: Path, out: Path, *, identified: bool = False) -> Counts:
         If the results are not assembled.
     """
     _check_installed()
-    scans = read_table(results / "scans.parquet", SCANS)
-    done = scans[(scans["state"] == "done") & scans["label_map"].notna()]
-    if done.empty:
-        raise ConfigError(f"{results}: no scan is done, so there are no label maps to write")
-    model = str(done["model"].iloc[0])
-    _check_results(results, model, identified)
+    done, model = with_label_maps(results)
+    _check_identified(results, identified)
     _check_out(out, model)
     manifest = read_table(results / "manifest" / "scans.parquet", MANIFEST)
     images = dict(zip(manifest["scan_id"], manifest["image"], strict=True))
@@ -178,11 +175,7 @@ class _Scan:
 def _write(results: Path, out: Path, scan: _Scan, image: Path, counts: Counts) -> list[str]:
     """Names of the files of a scan, written or there already; none where that cannot be."""
     label_map = results / scan.row["label_map"]
-    try:
-        is_sound = sha256_of(label_map) == scan.row["label_map_sha256"]
-    except OSError:
-        is_sound = False
-    if not is_sound:
+    if not has_its_label_map(results, scan.row):
         log.warning("%s: its label map is not there or changed; not written", scan.id)
         counts.without_label_map += 1
         return []
@@ -283,12 +276,7 @@ def _check_installed() -> None:
         ) from error
 
 
-def _check_results(results: Path, model: str, identified: bool) -> None:
-    if (results / "measure" / model / "kept").is_dir():
-        raise ConfigError(
-            f"{results}: made with `keep_label_maps: false`, so there are no label maps to write\n"
-            "  Run with `keep_label_maps: true` first; it segments the scans again."
-        )
+def _check_identified(results: Path, identified: bool) -> None:
     if (results / PRIVATE / IDS).exists() and not identified:
         raise ConfigError(
             f"{results}: its ids are hashed, and DICOM objects bear the names and ids of people, "
