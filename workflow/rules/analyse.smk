@@ -12,7 +12,7 @@ rule analyse:
         "<logs>/analyse/analyse.log",
     conda:
         "../../envs/cohortvol.yaml"
-    threads: 1
+    threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
@@ -35,6 +35,7 @@ rule analyse:
             {params.settings:q} \
             --age-range-years {params.ages:q} \
             --covariates {params.covariates:q} \
+            --threads {threads} \
             --record {params.record:q} \
             2>{log:q}
         """

@@ -79,6 +79,9 @@ def analyse(
         list[str] | None,
         typer.Option(help="One of the covariates that centiles depend on; repeat for several."),
     ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Processes that work at structures side by side.")
+    ] = 1,
     record: AsNoted = None,
 ) -> None:
     r"""Volumes against age: slopes with intervals, bends, correlations, and who is in each.
@@ -101,6 +104,7 @@ def analyse(
             volumes,
             scans,
             out,
+            threads=threads,
             exclude_cut=exclude_cut,
             min_n_per_sex=min_n_per_sex,
             age_center=age_center,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ def _encode(table: pa.Table, stream: Any) -> None:
 
 
 def read_table(
-    path: Path, columns: dict[str, Column], *, of_any_type: bool = False
+    path: Path,
+    columns: dict[str, Column],
+    *,
+    of_any_type: bool = False,
+    as_categories: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a Parquet table, checking page checksums and schema.
 
@@ -120,6 +125,8 @@ def read_table(
         Columns to read, with their types.
     of_any_type : bool
         Take them whatever their types are, as in a table that another program wrote.
+    as_categories : sequence of str
+        Columns of texts that come as categories, which take little memory where texts repeat.
 
     Raises
     ------
@@ -128,14 +135,22 @@ def read_table(
     TemporaryError
         If the storage fails.
     """
-    return to_pandas(read_arrow(path, columns, of_any_type=of_any_type))
+    found = read_arrow(path, columns, of_any_type=of_any_type, as_categories=as_categories)
+    return to_pandas(found)
 
 
-def read_arrow(path: Path, columns: dict[str, Column], *, of_any_type: bool = False) -> pa.Table:
+def read_arrow(
+    path: Path,
+    columns: dict[str, Column],
+    *,
+    of_any_type: bool = False,
+    as_categories: Sequence[str] = (),
+) -> pa.Table:
     """`read_table`, left in Arrow."""
 
     def read() -> pa.Table:
-        with pq.ParquetFile(path, page_checksum_verification=True) as stored:
+        coded = {"read_dictionary": list(as_categories)}
+        with pq.ParquetFile(path, page_checksum_verification=True, **coded) as stored:
             found = stored.read(columns=list(columns))
             _check_counts(stored.metadata)
         return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from cohortvol import __version__, ranges
 from cohortvol.stages.analyse.answers import nonlinearity as bends
@@ -34,6 +35,7 @@ from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.limits import cannot_say
 from cohortvol.stages.analyse.cohort.settings import Settings, checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.each import Each, each
 from cohortvol.stages.analyse.fits.designs import FACTORS, TIME_OF_DAY, continuous_of, factors_of
 from cohortvol.stages.analyse.outputs import write
 from cohortvol.stages.analyse.robustness.body_size import body_size
@@ -46,6 +48,8 @@ from cohortvol.store.files import commit_digests, commit_json, sha256_of
 
 log = logging.getLogger(__name__)
 
+LEAST_SIDE_BY_SIDE = 300_000
+"""Volumes from which on it pays to start processes."""
 FAMILIES = {
     "slopes": "Benjamini-Hochberg over all structures and sexes (all, F, M) of one model",
     "interactions": "Benjamini-Hochberg over all structures of one model",
@@ -56,7 +60,9 @@ FAMILIES = {
 }
 
 
-def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any]:
+def run(
+    volumes: Path, scans: Path, out: Path, *, threads: int = 1, **settings: Any
+) -> dict[str, Any]:
     """Analyse a cohort and write every table of `outputs.SCHEMAS`, and ``analyse.json``.
 
     Equal inputs and settings give equal files. ``files.sha256``, written last, has their digests.
@@ -71,6 +77,8 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         ``subject_id``, ``height_cm``, ``weight_kg``, ``site`` and the like where there.
     out : Path
         Folder to write to.
+    threads : int
+        Processes that work at structures side by side; the tables are the same for any number.
     **settings
         Fields of `Settings`.
 
@@ -86,7 +94,13 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     ConfigError
         If a setting is unknown, or several segmentation models await a choice.
     """
-    chosen = checked(settings)
+    with threadpool_limits(1):  # with more, sums are added up in another order
+        return _analysed(volumes, scans, out, checked(settings), threads)
+
+
+def _analysed(
+    volumes: Path, scans: Path, out: Path, chosen: Settings, threads: int
+) -> dict[str, Any]:
     given = {"literature": chosen.literature, "agreement": chosen.agreement}
     beside = {name: Path(path) for name, path in given.items() if path}
     cohort = cohort_of.build(
@@ -98,18 +112,19 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         covariates=chosen.covariates,
     )
     cohort = hours.decided(cohort, chosen.time_of_day)
+    for_each = each(threads if cohort.volume_ml.size > LEAST_SIDE_BY_SIDE else 1)
     slopes, interactions = trends(cohort, chosen)
     splines = bends.Splines(cohort, chosen)
     nonlinearity = bends.nonlinearity(splines)
     bent = bends.bent(nonlinearity, chosen)
     slopes = bends.label_average(slopes, bent)
-    diagnosed, influence = diagnostics(cohort, chosen)
+    diagnosed, influence = diagnostics(cohort, chosen, for_each)
     far_out, whose = suspected(cohort)
     tables = {
         "slopes": slopes,
         "interactions": interactions,
-        "correlations": correlations(cohort, chosen),
-        "curves": curves(cohort, chosen),
+        "correlations": correlations(cohort, chosen, for_each),
+        "curves": curves(cohort, chosen, for_each),
         "summary": summary(cohort, chosen),
         "dropped": dropped(cohort),
         "table1": table1(cohort, chosen),
@@ -118,13 +133,13 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
         "suspected_scans": whose,
         "nonlinearity": nonlinearity,
         "slopes_at_age": bends.slopes_at_age(splines, bent),
-        "peaks": bends.peaks(splines, bent),
+        "peaks": bends.peaks(splines, bent, for_each),
         "body_size": body_size(cohort, chosen),
         "diagnostics": diagnosed,
         "influence": influence,
         "quartiles": quartiles(cohort, chosen),
         "age_bands": age_bands(cohort, chosen),
-        **_beside(cohort, slopes, chosen),
+        **_beside(cohort, slopes, chosen, for_each),
     }
     rows = {name: write(out, name, frame) for name, frame in tables.items()}
     counts = _counts(cohort)
@@ -165,15 +180,17 @@ def run(volumes: Path, scans: Path, out: Path, **settings: Any) -> dict[str, Any
     return record
 
 
-def _beside(cohort: Cohort, slopes: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]:
+def _beside(
+    cohort: Cohort, slopes: pd.DataFrame, settings: Settings, each: Each
+) -> dict[str, pd.DataFrame]:
     """Centiles, and what tells how far the slopes can be trusted."""
     return {
-        **centiles(cohort, settings),
-        "within_between": within_between(cohort, settings),
-        "site_slopes": site_slopes(cohort, settings),
-        "sensitivity": sensitivity(cohort, settings),
+        **centiles(cohort, settings, each),
+        "within_between": within_between(cohort, settings, each),
+        "site_slopes": site_slopes(cohort, settings, each),
+        "sensitivity": sensitivity(cohort, settings, each),
         "missingness": missingness(cohort, settings),
-        "literature": literature(cohort, settings),
+        "literature": literature(cohort, settings, each),
         "published_centiles": published_centiles(cohort, settings),
         "tipping": tipping(cohort, slopes),
         "asymmetry": asymmetry(cohort, settings),

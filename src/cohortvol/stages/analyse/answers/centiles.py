@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.answers.worms import quarters, worms
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort, one_scan_each
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.centile_choice import People, choose
 from cohortvol.stages.analyse.fits.centile_model import CentileModel
 from cohortvol.stages.analyse.fits.chart_terms import Term, columns_of, terms_of
@@ -55,39 +56,43 @@ class Sample:
         return fenced(self.age_years)
 
 
-def samples(cohort: Cohort, settings: Settings) -> Iterator[Sample]:
-    """Centiles of every structure and sex: none with fewer than `min_n_centiles` subjects.
+def samples(cohort: Cohort, settings: Settings, index: int) -> list[Sample]:
+    """Centiles of one structure by sex: none with fewer than `min_n_centiles` subjects.
 
     People without a value of `centile_covariates` are left out.
     """
     kinds = {name: cohort.covariates[name] for name in settings.centile_covariates}
-    known = cohort.scans[list(kinds)].notna().all(axis=1).to_numpy(dtype=bool)
+    known = cohort.knows(list(kinds))
     subjects = cohort.scans["subject"].to_numpy()
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
-    for index, structure in enumerate(cohort.structures):
-        for sex in SEXES:
-            mask = cohort.usable(index) & cohort.of_sex(sex) & known
-            rows = one_scan_each(mask, subjects, ages)
-            terms = terms_of(cohort.scans.iloc[rows], kinds)
-            further = columns_of(terms, cohort.scans.iloc[rows])
-            if further is not None:
-                told = ~np.isnan(further).any(axis=1)
-                rows, further = rows[told], further[told]
-            people = People(ages[rows], cohort.volume_ml[rows, index], further)
-            model, note = None, None
-            try:
-                least = settings.min_n_centiles
-                if len(rows) < least:
-                    raise EstimateError(
-                        "ANA_TOO_FEW", f"{len(rows)} usable subjects, {least} needed for centiles"
-                    )
-                model = choose(people)
-            except EstimateError as error:
-                note = str(error)
-            yield Sample(structure, sex, people, terms, model, note)
+    found = []
+    for sex in SEXES:
+        mask = cohort.usable(index) & cohort.of_sex(sex) & known
+        rows = one_scan_each(mask, subjects, ages)
+        values = cohort.scans[list(kinds)].iloc[rows]
+        terms = terms_of(values, kinds)
+        further = columns_of(terms, values)
+        if further is not None:
+            told = ~np.isnan(further).any(axis=1)
+            rows, further = rows[told], further[told]
+        people = People(ages[rows], cohort.volume_ml[rows, index], further)
+        model, note = None, None
+        try:
+            least = settings.min_n_centiles
+            if len(rows) < least:
+                raise EstimateError(
+                    "ANA_TOO_FEW", f"{len(rows)} usable subjects, {least} needed for centiles"
+                )
+            model = choose(people)
+        except EstimateError as error:
+            note = str(error)
+        found.append(Sample(cohort.structures[index], sex, people, terms, model, note))
+    return found
 
 
-def centiles(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
+def centiles(
+    cohort: Cohort, settings: Settings, each: Each = one_by_one
+) -> dict[str, pd.DataFrame]:
     """Curves, and how well they are calibrated in four age bands.
 
     Returns
@@ -96,34 +101,44 @@ def centiles(cohort: Cohort, settings: Settings) -> dict[str, pd.DataFrame]:
         ``centiles``, ``calibration`` and ``worms`` as `outputs.SCHEMAS` has them. A structure and
         sex without centiles has one row of the first, with the reason.
     """
-    curves: list[pd.DataFrame] = []
-    bands: list[dict[str, Any]] = []
-    scores: list[pd.DataFrame] = []
-    for sample in samples(cohort, settings):
-        key = {"structure": sample.structure, "sex": sample.sex, "n_used": len(sample.age_years)}
-        if sample.model is None:
-            curves.append(pd.DataFrame([{**key, "note": sample.note}]))
-            continue
-        ages = ages_of_curve(*sample.age_range_years)
-        curve = {f"p{c}_ml": sample.model.centile_ml(ages, c) for c in CENTILES}
-        at_scans = {"model": {c: sample.people.centile_ml(sample.model, c) for c in CENTILES}}
-        if settings.quantile_check:
-            on_curve, on_scans = quantile_curves(sample.people, ages, CENTILES)
-            curve |= {f"quantile_p{c}_ml": values for c, values in on_curve.items()}
-            at_scans["quantile"] = on_scans
-        near = subjects_near(sample.age_years, ages)
-        curve = {"age_years": ages, **curve, "sparse": near < SPARSE_SUBJECTS}
-        drawn_at = ", ".join(term.said() for term in sample.terms) or None
-        family = sample.model.family
-        curves.append(pd.DataFrame(curve).assign(family=family, drawn_at=drawn_at, **key))
-        for method, values in at_scans.items():
-            bands += [{**key, "method": method, **row} for row in calibration(sample, values)]
-        z = sample.people.z(sample.model)
-        scores.append(worms(z, sample.age_years).assign(**key))
+
+    def of_structure(index: int) -> list[dict[str, pd.DataFrame]]:
+        return [_tables(sample, settings) for sample in samples(cohort, settings, index)]
+
+    tables = each(of_structure, cohort.structures)
+    found = {}
+    for name in ("centiles", "calibration", "worms"):
+        frames = [of_sample[name] for of_sample in tables if name in of_sample]
+        found[name] = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return found
+
+
+def _tables(sample: Sample, settings: Settings) -> dict[str, pd.DataFrame]:
+    """What one sample has in each table."""
+    key = {"structure": sample.structure, "sex": sample.sex, "n_used": len(sample.age_years)}
+    if sample.model is None:
+        return {"centiles": pd.DataFrame([{**key, "note": sample.note}])}
+    ages = ages_of_curve(*sample.age_range_years)
+    on_ages = sample.model.centiles_ml(ages, CENTILES)
+    curve = {f"p{c}_ml": values for c, values in on_ages.items()}
+    at_scans = {"model": sample.people.centiles_ml(sample.model, CENTILES)}
+    if settings.quantile_check:
+        on_curve, at_scans["quantile"] = quantile_curves(sample.people, ages, CENTILES)
+        curve |= {f"quantile_p{c}_ml": values for c, values in on_curve.items()}
+    near = subjects_near(sample.age_years, ages)
+    curve = {"age_years": ages, **curve, "sparse": near < SPARSE_SUBJECTS}
+    drawn_at = ", ".join(term.said() for term in sample.terms) or None
+    family = sample.model.family
+    bands = [
+        {**key, "method": method, **row}
+        for method, values in at_scans.items()
+        for row in calibration(sample, values)
+    ]
+    z = sample.people.z(sample.model)
     return {
-        "centiles": pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        "centiles": pd.DataFrame(curve).assign(family=family, drawn_at=drawn_at, **key),
         "calibration": pd.DataFrame(bands),
-        "worms": pd.concat(scores, ignore_index=True) if scores else pd.DataFrame(),
+        "worms": worms(z, sample.age_years).assign(**key),
     }
 
 
@@ -135,7 +150,7 @@ def subjects_near(age_years: np.ndarray, at_years: np.ndarray) -> np.ndarray:
     return np.searchsorted(ordered, at_years + half, side="right") - below
 
 
-def calibration(sample: Sample, centile_ml: dict[int, np.ndarray]) -> Iterator[dict[str, Any]]:
+def calibration(sample: Sample, centile_ml: Mapping[float, np.ndarray]) -> Iterator[dict[str, Any]]:
     """Share of the sample below each centile against what the centile claims, by age band.
 
     The bands are quarters of the sample by age. A sampling error of sqrt(p (1 - p) / n), at most

@@ -11,7 +11,8 @@ from scipy import stats
 from cohortvol.stages.analyse.cohort.bands import implausibly_small
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
-from cohortvol.stages.analyse.fits.regression import bonferroni, two_sided_p
+from cohortvol.stages.analyse.each import Each, one_by_one
+from cohortvol.stages.analyse.fits.regression import bonferroni, count_subjects, two_sided_p
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -29,7 +30,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return r, two_sided_p(r * np.sqrt(degrees_of_freedom / rest), degrees_of_freedom)[0]
 
 
-def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def correlations(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """Spearman's rho and Pearson's r of volume with age per structure, pooled and by sex.
 
     Implausibly small volumes are left out, as published studies do, and counted.
@@ -44,21 +45,25 @@ def correlations(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     ages = cohort.scans["age_years"].to_numpy(dtype=float)
     strata = {name: cohort.of_sex(name) for name in GROUPS}
     small = implausibly_small(cohort)
-    rows: list[dict[str, Any]] = []
-    for index, structure in enumerate(cohort.structures):
+    subjects = cohort.scans["subject"].to_numpy()
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
         usable = cohort.usable(index)
         for name, stratum in strata.items():
             mask = usable & stratum & ~small[:, index]
             n = int(mask.sum())
-            key = {"structure": structure, "sex": name}
+            key = {"structure": cohort.structures[index], "sex": name}
             counts = {"n_used": n, "n_dropped": int(stratum.sum()) - n}
             counts["n_implausible"] = int((usable & stratum & small[:, index]).sum())
             found = _of_one(ages[mask], cohort.volume_ml[mask, index], settings.min_n_fit)
-            n_people = cohort.scans.loc[mask, "subject"].nunique()
+            n_people = count_subjects(subjects[mask])
             if n_people < n and "note" not in found:
                 found["note"] = f"ANA_REPEATED_MEASURES: {n} scans of {n_people} people"
             rows.append({**key, **found, **counts})
-    frame = pd.DataFrame(rows)
+        return rows
+
+    frame = pd.DataFrame(each(of_structure, cohort.structures))
     if len(frame):
         p_values = frame.groupby("sex")["p_value"]
         frame["p_bonferroni"] = p_values.transform(lambda p: bonferroni(p.to_numpy()))

@@ -9,6 +9,7 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.parts import part
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.designs import ages_of_curve, fenced
 from cohortvol.stages.analyse.fits.regression import (
     fit,
@@ -31,7 +32,7 @@ def knots_years(cohort: Cohort) -> np.ndarray:
     return knots if len(knots) >= LEAST_KNOTS else np.empty(0)
 
 
-def curves(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def curves(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """Fitted volume by age for the figures: M1, and the natural spline by sex.
 
     A curve is exp(mean of ln(volume)), so about the median volume, with the 95 % interval
@@ -39,8 +40,9 @@ def curves(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     The spline is fitted where a sex has `Settings.min_n_per_sex` subjects.
     """
     knots = knots_years(cohort)
-    pieces = []
-    for index, structure in enumerate(cohort.structures):
+
+    def of_structure(index: int) -> list[pd.DataFrame]:
+        pieces = []
         for model, least in (("M1", settings.min_n_fit), ("spline", settings.min_n_per_sex)):
             for sex in SEXES:
                 mask = cohort.usable(index) & cohort.of_sex(sex)
@@ -50,7 +52,11 @@ def curves(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                     curve = _curve(cohort, index, mask, knots if model == "spline" else None)
                 except EstimateError:
                     continue  # the slopes table says why
-                pieces.append(curve.assign(structure=structure, sex=sex, model=model))
+                key = {"structure": cohort.structures[index], "sex": sex, "model": model}
+                pieces.append(curve.assign(**key))
+        return pieces
+
+    pieces = each(of_structure, cohort.structures)
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
 
 

@@ -14,6 +14,7 @@ from cohortvol.stages.analyse.answers.slopes import joined_notes
 from cohortvol.stages.analyse.cohort.groups import LOG, ML
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.joint import problems
 from cohortvol.stages.analyse.fits.regression import contrast, fit
 from cohortvol.store.text_table import read_text_table
@@ -121,20 +122,21 @@ def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None)
     return out
 
 
-def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def literature(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """One row for every published value of a structure here: ``analyse/literature``.
 
     The slope beside it is M1, as published slopes are mostly of age alone, over the ages of the
     reference where it names them. UNVERIFIED values are listed and not meant to be plotted.
     """
     known = references(Path(settings.literature) if settings.literature else None)
-    rows: list[dict[str, Any]] = []
     slopes = _Slopes(cohort, settings)
-    for index, structure in enumerate(cohort.structures):
-        of_structure = known[known["structure"] == structure]
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        published = known[known["structure"] == cohort.structures[index]]
         for sex in GROUPS:
-            key = {"structure": structure, "sex": sex, "model": "M1"}
-            of_sex = of_structure[of_structure["sex"].map(SEX_HERE) == sex]
+            key = {"structure": cohort.structures[index], "sex": sex, "model": "M1"}
+            of_sex = published[published["sex"].map(SEX_HERE) == sex]
             if of_sex.empty:
                 rows.append({**key, **slopes.of(index, sex, np.nan, np.nan), "verdict": NONE})
             for reference in of_sex.to_dict("records"):
@@ -153,7 +155,9 @@ def literature(cohort: Cohort, settings: Settings) -> pd.DataFrame:
                         "note": joined_notes(ours["note"] or "", note),
                     }
                 )
-    return pd.DataFrame(rows)
+        return rows
+
+    return pd.DataFrame(each(of_structure, cohort.structures))
 
 
 class _Slopes:
@@ -174,7 +178,7 @@ class _Slopes:
     def _fitted(self, index: int, low: float, high: float) -> dict[str, dict[str, Any]]:
         ages = self.cohort.scans["age_years"].to_numpy(dtype=float)
         mask = self.cohort.usable(index) & (ages >= low) & (ages <= high)
-        scans = self.cohort.scans[mask]
+        scans = self.cohort.scans.loc[mask, ["age_years", "sex", "subject", "cluster"]]
         volume_ml = self.cohort.volume_ml[mask, index]
         found, why = problems(
             scans,

@@ -22,6 +22,7 @@ from cohortvol.stages.analyse.cohort.groups import (
 from cohortvol.stages.analyse.cohort.parts import part
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import SEXES, Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.batch import fit_weighted
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE, Design, age_names, fenced
 from cohortvol.stages.analyse.fits.regression import (
@@ -163,10 +164,12 @@ def label_average(slopes: pd.DataFrame, bends: set[tuple[str, str]]) -> pd.DataF
     return slopes.assign(note=pd.Series(notes, index=slopes.index, dtype=object))
 
 
-def _bent_curves(
-    splines: Splines, bends: set[tuple[str, str]]
-) -> list[tuple[int, str, str, Fitted, Fit]]:
-    """Place, structure, sex and fit of each curve that bends; of all, where sex is unknown."""
+_Bent = tuple[int, str, str, Fitted, Fit]
+"""Place, structure, sex and fit of a curve that bends."""
+
+
+def _bent_curves(splines: Splines, bends: set[tuple[str, str]]) -> list[_Bent]:
+    """Every one; of all, where sex is unknown."""
     found = []
     for s, structure in enumerate(splines.cohort.structures):
         for sex in SEXES if splines.cohort.knows_sex else (ALL,):
@@ -194,45 +197,49 @@ def slopes_at_age(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def peaks(splines: Splines, bends: set[tuple[str, str]]) -> pd.DataFrame:
+def peaks(splines: Splines, bends: set[tuple[str, str]], each: Each = one_by_one) -> pd.DataFrame:
     """Age at which a bent trend is highest, with a bootstrap interval: ``analyse/peaks``.
 
     Subjects are drawn with replacement, all their scans with them. Where the curve is highest
     at the youngest or oldest ages there is no peak; the note says at which.
     """
-    rows: list[dict[str, Any]] = []
-    settings, drawn = splines.settings, {}
-    for s, structure, sex, fitted, fit in _bent_curves(splines, bends):
-        if s not in drawn:
-            drawn[s] = _draws(splines, s, fitted)
-        low, high = splines.ages_years(s, sex)
-        steps = max(int(np.ceil((high - low) / PEAK_STEP_YEARS)), 1)
-        years = np.linspace(low, high, steps + 1)
-        curve = splines.terms(
-            fitted.design, sex, natural_spline(splines.decades(years), splines.knots)
-        )
-        at = int(np.argmax(curve @ fit.coefficients[:, LOG]))
-        usable = drawn[s][np.isfinite(drawn[s]).all(axis=1)]
-        found = years[np.argmax(curve @ usable.T, axis=0)]
-        row: dict[str, Any] = {
-            "structure": structure,
-            "sex": sex,
-            "draws": len(usable),
-            "n_used": splines.count(s, sex),
-        }
-        if at in (0, steps):
-            where = "youngest" if at == 0 else "oldest"
-            row["note"] = f"no peak: highest at the {where} ages, {years[at]:.0f} years"
-        elif len(usable) < settings.bootstrap_draws / 2:
-            row["note"] = "ANA_TOO_FEW: the spline cannot be fitted to half of the draws"
-        else:
-            lower, upper = np.percentile(found, [2.5, 97.5])
-            row |= {"peak_age_years": years[at]}
-            row |= {"peak_age_years_ci_low": lower, "peak_age_years_ci_high": upper}
-            if lower == years[0] or upper == years[-1]:
-                row["note"] = "the interval reaches the end of the ages of the scans"
-        rows.append(row)
-    return pd.DataFrame(rows)
+    bent_curves = _bent_curves(splines, bends)
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        curves = [curve for curve in bent_curves if curve[0] == index]
+        draws = _draws(splines, index, splines.fits[index]) if curves else np.empty(0)
+        return [_peak(splines, curve, draws) for curve in curves]
+
+    return pd.DataFrame(each(of_structure, splines.cohort.structures))
+
+
+def _peak(splines: Splines, bent_curve: _Bent, draws: np.ndarray) -> dict[str, Any]:
+    """Row of one curve; `draws` are the coefficients of each draw."""
+    s, structure, sex, fitted, fit = bent_curve
+    low, high = splines.ages_years(s, sex)
+    steps = max(int(np.ceil((high - low) / PEAK_STEP_YEARS)), 1)
+    years = np.linspace(low, high, steps + 1)
+    curve = splines.terms(fitted.design, sex, natural_spline(splines.decades(years), splines.knots))
+    at = int(np.argmax(curve @ fit.coefficients[:, LOG]))
+    usable = draws[np.isfinite(draws).all(axis=1)]
+    found = years[np.argmax(curve @ usable.T, axis=0)]
+    row: dict[str, Any] = {
+        "structure": structure,
+        "sex": sex,
+        "draws": len(usable),
+        "n_used": splines.count(s, sex),
+    }
+    if at in (0, steps):
+        where = "youngest" if at == 0 else "oldest"
+        return row | {"note": f"no peak: highest at the {where} ages, {years[at]:.0f} years"}
+    if len(usable) < splines.settings.bootstrap_draws / 2:
+        return row | {"note": "ANA_TOO_FEW: the spline cannot be fitted to half of the draws"}
+    lower, upper = np.percentile(found, [2.5, 97.5])
+    row |= {"peak_age_years": years[at]}
+    row |= {"peak_age_years_ci_low": lower, "peak_age_years_ci_high": upper}
+    if lower == years[0] or upper == years[-1]:
+        row["note"] = "the interval reaches the end of the ages of the scans"
+    return row
 
 
 def _draws(splines: Splines, s: int, fitted: Fitted) -> np.ndarray:

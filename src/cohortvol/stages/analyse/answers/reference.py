@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cohortvol.stages.analyse.cohort import usable as cohort_of
 from cohortvol.stages.analyse.cohort.inputs import read_scans, read_volumes
 from cohortvol.stages.analyse.cohort.settings import checked
 from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.each import one_by_one
 from cohortvol.stages.analyse.fits.centile_model import CentileModel
 from cohortvol.stages.analyse.fits.chart_terms import Term, columns_of
 from cohortvol.stages.analyse.fits.families import FAMILIES
@@ -113,7 +115,7 @@ def fit(
     read = read_scans(scans, kinds)
     cohort = _cohort(volumes, read, segmentation_model, age_range_years, kinds)
     models, refused = [], []
-    for sample in samples(cohort, settings):
+    for sample in one_by_one(partial(samples, cohort, settings), cohort.structures):
         key = {"structure": sample.structure, "sex": sample.sex}
         n = len(sample.age_years)
         if sample.model is None:

@@ -10,6 +10,7 @@ import pandas as pd
 from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE
 from cohortvol.stages.analyse.fits.random_effects import (
     LEAST_ROWS,
@@ -20,7 +21,7 @@ from cohortvol.stages.analyse.fits.random_effects import (
 WITH_SIZE = "M1 + size"
 
 
-def within_between(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def within_between(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """Slopes of ln(volume) with age within people and between them, where people were rescanned.
 
     Age is split into a person's mean and the distance from it, each with a slope of its own, in
@@ -35,16 +36,20 @@ def within_between(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         ``analyse/within_between`` as `outputs.SCHEMAS` has it.
     """
     models = ("M1", WITH_SIZE) if cohort.has_size.any() else ("M1",)
-    rows: list[dict[str, Any]] = []
-    for index, structure in enumerate(cohort.structures):
+    scans = cohort.scans[["age_years", "sex", "subject", "cluster", "height_cm", "bmi"]]
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
         for model in models:
             usable = cohort.usable(index) & (cohort.has_size if model == WITH_SIZE else True)
             for sex in GROUPS:
-                key = {"structure": structure, "sex": sex, "model": model}
+                key = {"structure": cohort.structures[index], "sex": sex, "model": model}
                 mask = usable & cohort.of_sex(sex)
-                data = cohort.scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
+                data = scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
                 rows.append({**key, **_of_one(data, model == WITH_SIZE, settings)})
-    return pd.DataFrame(rows)
+        return rows
+
+    return pd.DataFrame(each(of_structure, cohort.structures))
 
 
 def _of_one(data: pd.DataFrame, with_size: bool, settings: Settings) -> dict[str, Any]:

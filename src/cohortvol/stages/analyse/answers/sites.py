@@ -11,6 +11,7 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.answers.slopes import with_q
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.designs import YEARS_PER_DECADE, trouble
 from cohortvol.stages.analyse.fits.random_effects import random_intercept
 from cohortvol.stages.analyse.fits.regression import fit
@@ -22,7 +23,7 @@ LEAST_SITES = 6
 WITH_SIZE = "M1 + size"
 
 
-def site_slopes(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def site_slopes(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """Slopes of ln(volume) with age within sites and between them, and whether these differ.
 
     Age is split into the mean of a site and the distance from it, each with a slope of its own, in
@@ -40,23 +41,27 @@ def site_slopes(cohort: Cohort, settings: Settings) -> pd.DataFrame:
         return pd.DataFrame()
     place = cohort.scans[named[0]]
     models = ("M1", WITH_SIZE) if cohort.has_size.any() else ("M1",)
-    rows: list[dict[str, Any]] = []
-    for index, structure in enumerate(cohort.structures):
+    scans = cohort.scans[["age_years", "sex", "subject", "height_cm", "bmi"]]
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
         for model in models:
             usable = cohort.usable(index) & place.notna().to_numpy(dtype=bool)
             usable &= cohort.has_size if model == WITH_SIZE else True
             for sex in GROUPS:
                 mask = usable & cohort.of_sex(sex)
-                data = cohort.scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
+                data = scans[mask].assign(log_ml=np.log(cohort.volume_ml[mask, index]))
                 data["site"] = pd.factorize(place[mask])[0]
                 found: dict[str, Any] = {"n_used": len(data), "n_sites": data["site"].nunique()}
                 try:
                     found |= _of_one(data, model == WITH_SIZE, settings)
                 except EstimateError as error:
                     found |= {"p_value": float("nan"), "note": str(error)}
-                key = {"structure": structure, "sex": sex, "model": model, "by": named[0]}
-                rows.append(key | found)
-    return with_q(pd.DataFrame(rows), by="model")
+                key = {"structure": cohort.structures[index], "sex": sex}
+                rows.append(key | {"model": model, "by": named[0]} | found)
+        return rows
+
+    return with_q(pd.DataFrame(each(of_structure, cohort.structures)), by="model")
 
 
 def _of_one(data: pd.DataFrame, with_size: bool, settings: Settings) -> dict[str, Any]:

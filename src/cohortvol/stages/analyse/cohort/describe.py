@@ -184,18 +184,19 @@ def table1(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     for variable in LEVELS:
         if variable not in cohort.scans or cohort.scans[variable].isna().all():
             continue
-        named = groups["all"][variable].dropna().map(_level)
-        counts = named.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        codes, values = pd.factorize(cohort.scans[variable])
+        named = np.array([*map(_level, values), None], dtype=object)[codes]
+        levels = {group: pd.Series(named[mask]).dropna() for group, mask in masks.items()}
+        counts = levels["all"].value_counts().sort_index()
+        counts = counts.sort_values(ascending=False, kind="stable")
         top = [str(level) for level in counts.index[: settings.top_levels]]
         rest = len(counts) - len(top)
         for level in top:
             for group, scans in groups.items():
-                n = int((scans[variable].dropna().map(_level) == level).sum())
-                count(variable, level, group, n, len(scans))
+                count(variable, level, group, int((levels[group] == level).sum()), len(scans))
         for group, scans in groups.items():
-            given = scans[variable].dropna().map(_level)
             if rest:
-                n = int((~given.isin(top)).sum())
+                n = int((~levels[group].isin(top)).sum())
                 count(variable, f"other ({rest})", group, n, len(scans))
         for group, scans in groups.items():
             count(variable, "missing", group, int(scans[variable].isna().sum()), len(scans))

@@ -59,13 +59,15 @@ _NOTHING = {"", "na", "n/a", "nan", "null", "none"}
 def read_volumes(path: Path) -> pd.DataFrame:
     """The volumes table: `VOLUME_COLUMNS`, and those of `VOLUME_EXTRAS` that the file has.
 
+    Texts are categories, as there are as many rows as scans times structures.
+
     Raises
     ------
     TableError
         If the file is missing or damaged, lacks a needed column, or holds a value that is
         not what the column promises.
     """
-    frame = _read(path, COHORT_VOLUMES, VOLUME_COLUMNS, VOLUME_EXTRAS)
+    frame = _read(path, COHORT_VOLUMES, VOLUME_COLUMNS, VOLUME_EXTRAS, as_categories=True)
     _check_given(path, frame, ("scan_id", "structure"))
     _check_values(path, frame, "status", STATUSES)
     for name in ("qc", "qc_auto"):
@@ -150,6 +152,8 @@ def _read(
     needed: tuple[str, ...],
     extras: tuple[str, ...],
     further: Mapping[str, Column] | None = None,
+    *,
+    as_categories: bool = False,
 ) -> pd.DataFrame:
     header = _header(path)
     missing = [name for name in needed if name not in header]
@@ -162,11 +166,14 @@ def _read(
     columns = known | dict(further or {})
     named = (*needed, *extras, *(further or {}))
     wanted = {name: columns[name] for name in named if name in header}
+    texts = [
+        name for name, column in wanted.items() if as_categories and column.type == pa.string()
+    ]
     if _is_parquet(path):
-        frame = read_table(path, wanted, of_any_type=True)
+        frame = read_table(path, wanted, of_any_type=True, as_categories=texts)
     else:
         frame = read_frame(path, usecols=list(wanted), dtype=str, keep_default_na=False)
-        frame = frame[list(wanted)]
+        frame = frame[list(wanted)].astype(dict.fromkeys(texts, "category"))
     return _of_types(path, frame, wanted)
 
 
@@ -198,6 +205,10 @@ def _header(path: Path) -> list[str]:
 
 def _texts(values: pd.Series) -> pd.Series:
     """Text as str without blanks around it, or None where nothing is given."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        of_level, levels = pd.factorize(_texts(values.cat.categories.to_series()))
+        codes = np.append(of_level, -1)[values.cat.codes]
+        return pd.Series(pd.Categorical.from_codes(codes, levels), index=values.index)
     given = values.astype(object).where(values.notna(), "").astype(str).str.strip()
     nothing = given.str.lower().isin(_NOTHING)
     return given.astype(object).where(~nothing, None)
@@ -206,7 +217,7 @@ def _texts(values: pd.Series) -> pd.Series:
 def _numbers(path: Path, values: pd.Series) -> pd.Series:
     """Numbers as float64, NaN where nothing is given; infinite and unreadable ones raise."""
     if pd.api.types.is_numeric_dtype(values.dtype):
-        numbers = values.astype("Float64").astype(float)
+        numbers = pd.Series(values.to_numpy(dtype=float, na_value=np.nan), index=values.index)
         wrong = np.isinf(numbers)
     else:
         texts = _texts(values)
@@ -222,6 +233,8 @@ def _numbers(path: Path, values: pd.Series) -> pd.Series:
 
 def _flags(path: Path, values: pd.Series) -> pd.Series:
     """True or False; nothing given is False."""
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return values.fillna(False).astype(bool)
     texts = _texts(values)
     words = {"true": True, "1": True, "false": False, "0": False}
     lowered = texts.dropna().astype(str).str.lower()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from cohortvol import ranges
 from cohortvol.errors import ConfigError, TableError, did_you_mean
-from cohortvol.stages.analyse.cohort import remarks, surgery
+from cohortvol.stages.analyse.cohort import people, remarks, surgery
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,13 @@ class Cohort:
 
     def usable(self, structure: int) -> np.ndarray:
         """(scans,) of bool: the volume of this structure enters correlations, M1 and summary."""
-        mask: np.ndarray = self.reason[:, structure] == USABLE
+        mask: np.ndarray = self._usable[structure]
         return mask
+
+    @cached_property
+    def _usable(self) -> np.ndarray:
+        """(structures, scans) of bool."""
+        return _kept((self.reason == USABLE).T)
 
     def lower_bound(self, structure: int) -> np.ndarray:
         """(scans,) of bool: left out as the field of view cuts it, and for nothing else."""
@@ -109,14 +115,15 @@ class Cohort:
 
     def knows(self, columns: Sequence[str]) -> np.ndarray:
         """(scans,) of bool: all of some columns are known."""
-        mask: np.ndarray = self.scans[list(columns)].notna().all(axis=1).to_numpy(dtype=bool)
+        mask = np.ones(len(self.scans), dtype=bool)
+        for name in columns:
+            mask &= self.scans[name].notna().to_numpy(dtype=bool)
         return mask
 
-    @property
+    @cached_property
     def has_size(self) -> np.ndarray:
         """(scans,) of bool: height and weight are known."""
-        mask: np.ndarray = self.scans["bmi"].notna().to_numpy(dtype=bool)
-        return mask
+        return _kept(self.scans["bmi"].notna())
 
     @property
     def size_outside(self) -> np.ndarray:
@@ -131,26 +138,34 @@ class Cohort:
         """Whether anyone's sex is given; without, all are analysed together."""
         return bool(self.scans["sex"].notna().any())
 
-    @property
+    @cached_property
     def counted(self) -> np.ndarray:
         """(scans,) of bool: done, and not excluded by the QC of the whole scan."""
-        return _counted(self.scans)
+        return _kept(_counted(self.scans))
 
-    @property
+    @cached_property
     def in_trends(self) -> np.ndarray:
         """(scans,) of bool: counted, with known age, and known sex where any is known."""
         known = self.scans["age_years"].notna()
         if self.knows_sex:
             known &= self.scans["sex"].notna()
-        mask: np.ndarray = self.counted & known.to_numpy(dtype=bool)
-        return mask
+        return _kept(self.counted & known.to_numpy(dtype=bool))
 
     def of_sex(self, sex: str) -> np.ndarray:
         """(scans,) of bool: F, M, or ``all`` with those whose sex is not known."""
-        if sex == "all":
-            return np.ones(len(self.scans), dtype=bool)
-        mask: np.ndarray = (self.scans["sex"] == sex).to_numpy(dtype=bool)
-        return mask
+        return self._of_sex[sex]
+
+    @cached_property
+    def _of_sex(self) -> dict[str, np.ndarray]:
+        everyone = np.ones(len(self.scans), dtype=bool)
+        return {"all": _kept(everyone)} | {sex: _kept(self.scans["sex"] == sex) for sex in SEXES}
+
+
+def _kept(mask: np.ndarray | pd.Series) -> np.ndarray:
+    """A mask that is asked for again and again: nobody may write to it."""
+    kept = np.ascontiguousarray(mask, dtype=bool)
+    kept.setflags(write=False)
+    return kept
 
 
 def build(
@@ -199,9 +214,9 @@ def build(
         )
     if both.any():
         scans = scans.assign(sex=scans["sex"].mask(both, None))
-    scans, outside = _with_defaults(scans, age_range_years)
+    scans, outside = people.with_defaults(scans, age_range_years)
     done = scans.index[scans["state"] == "done"]
-    place = pd.Index(scans.loc[done, "scan_id"]).get_indexer(pd.Index(volumes["scan_id"]))
+    place = _places(volumes["scan_id"], scans.loc[done, "scan_id"])
     known_anyhow = volumes["scan_id"].isin(scans["scan_id"]).to_numpy(dtype=bool)
     if len(volumes) and not known_anyhow.any():
         raise TableError(
@@ -212,7 +227,7 @@ def build(
         )
 
     structures = _in_order(volumes)
-    column = pd.Index(structures).get_indexer(pd.Index(volumes["structure"]))
+    column = _places(volumes["structure"], structures)
     found = place >= 0
     cell = np.where(found, place, 0) * len(structures) + column
     _check_once(volumes[found], cell[found])
@@ -315,59 +330,24 @@ def _counted(scans: pd.DataFrame) -> np.ndarray:
     return mask
 
 
-def _with_defaults(
-    scans: pd.DataFrame, age_range_years: Sequence[float]
-) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
-    """Columns that may be lacking, BMI, and a number per person; and which values were taken out.
-
-    An age that `assemble` took out counts as taken out.
-    """
-    scans = scans.reset_index(drop=True).copy()
-    if "state" not in scans:
-        scans["state"] = "done"
-    for name in ("sex", "reason", "qc", "qc_auto", "subject_id", "cluster_id", "stratum", "absent"):
-        if name not in scans:
-            scans[name] = None
-    for name in ("height_cm", "weight_kg", "sampling_weight", "time_of_day_h"):
-        if name not in scans:
-            scans[name] = np.nan
-    outside = ranges.outside(scans, age_range_years)
-    scans = ranges.without(scans, outside)
-    scans["bmi"] = scans["weight_kg"] / (scans["height_cm"] / 100) ** 2
-    outside |= ranges.outside(scans[["bmi"]])
-    scans = ranges.without(scans, {"bmi": outside["bmi"]})
-    for said in ranges.said(outside, age_range_years):
-        log.warning("the scans table has %s: unknown", said)
-    if "qc_flags" in scans:
-        marked = scans["qc_flags"].fillna("").str.contains("CLN_HEADER_AGE")
-        outside["age_years"] |= marked & scans["age_years"].isna()
-    person = [
-        ("subject", subject) if isinstance(subject, str) else ("row", row)
-        for row, subject in enumerate(scans["subject_id"])
-    ]
-    scans["subject"] = pd.factorize(pd.Series(person, dtype=object))[0]
-    scans["cluster"] = scans["subject"]
-    if scans["cluster_id"].isna().all():
-        return scans, outside
-    of_person = scans.groupby("subject")["cluster_id"].transform("first")  # None is passed over
-    group = [
-        ("cluster", cluster) if isinstance(cluster, str) else ("subject", subject)
-        for cluster, subject in zip(of_person, scans["subject"], strict=True)
-    ]
-    scans["cluster"] = pd.factorize(pd.Series(group, dtype=object))[0]
-    return scans, outside
-
-
 def _in_order(volumes: pd.DataFrame) -> tuple[str, ...]:
     """Structures by label where labels are given, sums of pairs and unlabelled ones by name."""
     label = volumes["label"] if "label" in volumes else pd.Series(np.nan, index=volumes.index)
-    first = label.fillna(np.inf).groupby(volumes["structure"]).min()
+    first = label.fillna(np.inf).groupby(volumes["structure"], observed=True).min()
     return tuple(sorted(first.index, key=lambda structure: (first[structure], structure)))
 
 
+def _places(values: pd.Series, among: Sequence[str] | pd.Series) -> np.ndarray:
+    """(n,): where each value stands among others that are all different; -1 of what does not."""
+    levels = values.astype("category").cat
+    of_level = pd.Index(among).get_indexer(pd.Index(levels.categories, dtype=object))
+    places: np.ndarray = np.append(of_level, -1)[levels.codes]
+    return places
+
+
 def _check_once(volumes: pd.DataFrame, cell: np.ndarray) -> None:
-    twice = pd.Series(cell).duplicated().to_numpy()
-    if twice.any():
+    if len(cell) and np.bincount(cell).max() > 1:
+        twice = pd.Series(cell).duplicated().to_numpy()
         offenders = volumes.loc[twice, ["scan_id", "structure"]].drop_duplicates().head(5)
         named = ", ".join(f"{scan} {structure}" for scan, structure in offenders.to_numpy())
         raise TableError(
@@ -381,14 +361,14 @@ def _reasons_of_volumes(volumes: pd.DataFrame, exclude_cut: bool) -> np.ndarray:
     volume_ml = volumes["volume_ml"].to_numpy(dtype=float)
     reason = np.full(size, USABLE, dtype=object)
     reason[~(volume_ml > 0)] = NOT_MEASURED  # a volume of 0 is no volume
-    status = volumes["status"].to_numpy() if "status" in volumes else np.full(size, "ok", object)
-    cut = status == "cut"
+    status = volumes["status"] if "status" in volumes else pd.Series(None, index=volumes.index)
+    cut = (status == "cut").to_numpy(dtype=bool)
     if "cut_by_fov" in volumes:
-        cut |= volumes["cut_by_fov"].to_numpy(dtype=bool)
-    reason[volumes["qc"].to_numpy() == "exclude"] = FAILED_QC
+        cut = cut | volumes["cut_by_fov"].to_numpy(dtype=bool)
+    reason[(volumes["qc"] == "exclude").to_numpy(dtype=bool)] = FAILED_QC
     reason[excluded_by_review(volumes).to_numpy(dtype=bool)] = REVIEW
     if exclude_cut:
         reason[cut] = CUT
-    reason[status == "failed"] = FAILED
-    reason[status == "absent"] = ABSENT
+    reason[(status == "failed").to_numpy(dtype=bool)] = FAILED
+    reason[(status == "absent").to_numpy(dtype=bool)] = ABSENT
     return reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +57,11 @@ class People:
         """`fit` of one kind to them."""
         return fit(self.age_years, self.volume_ml, *kind, starts, self.further)
 
-    def centile_ml(self, model: CentileModel, percent: float) -> np.ndarray:
-        """(n,): a centile at the age and covariates of each."""
-        return model.centile_ml(self.age_years, percent, self.further)
+    def centiles_ml(
+        self, model: CentileModel, percents: Iterable[float]
+    ) -> dict[float, np.ndarray]:
+        """(n,) each: centiles at the age and covariates of each of them."""
+        return model.centiles_ml(self.age_years, percents, self.further)
 
     def z(self, model: CentileModel) -> np.ndarray:
         """(n,): the score of each."""
@@ -128,8 +130,8 @@ def _or_error(
 def trouble(model: CentileModel, people: People, limits: tuple[float, float] = WRONG) -> str:
     """Which centile is off by the people that it was fitted to; empty if none is."""
     points, errors = limits
-    for percent in SEEN:
-        below = 100 * float(np.mean(people.volume_ml < people.centile_ml(model, percent)))
+    for percent, centile_ml in people.centiles_ml(model, SEEN).items():
+        below = 100 * float(np.mean(people.volume_ml < centile_ml))
         error = np.sqrt(percent * (100 - percent) / len(people))
         if not abs(below - percent) <= max(points, errors * error):
             return f"{below:.1f} % lie below the {percent}th centile"
@@ -163,7 +165,7 @@ def left_out_loss(people: People, kind: Kind, model: CentileModel) -> float:
             seen = people[fold != k].fitted(kind, [model])
         except EstimateError:
             return np.inf
-        for percent in SEEN:
-            above = np.log(others.volume_ml / others.centile_ml(seen, percent))
+        for percent, centile_ml in others.centiles_ml(seen, SEEN).items():
+            above = np.log(others.volume_ml / centile_ml)
             total += float(np.sum(np.where(above > 0, percent, percent - 100) * above))
     return total / (100 * len(SEEN) * len(people))

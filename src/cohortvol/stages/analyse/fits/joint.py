@@ -46,7 +46,7 @@ def problems(
     least : int
         Subjects below which there is no slope.
     """
-    sex = scans["sex"].to_numpy()
+    of_sex = {one: (scans["sex"] == one).to_numpy(dtype=bool) for one in SEXES}
     ages = scans["age_years"].to_numpy(dtype=float)
     subjects = scans["subject"].to_numpy()
     notes: dict[str, str] = {}
@@ -55,18 +55,20 @@ def problems(
         return trouble(ages[rows], log_volume[rows], subjects[rows], least)
 
     found: list[Problem] = []
-    present = sexes_pooled({one: int((sex == one).sum()) for one in SEXES})
-    keep = np.isin(sex, present) if present else np.ones(len(sex), dtype=bool)  # no sex is known
+    present = sexes_pooled({one: int(rows.sum()) for one, rows in of_sex.items()})
+    keep = np.ones(len(ages), dtype=bool)  # where no sex is known
+    if present:
+        keep = np.logical_or.reduce([of_sex[one] for one in present])
     notes["all"] = note(keep)
     if not notes["all"]:
-        design = _design(ages, sex, keep, extra, center, interaction=False)
+        design = _design(ages[keep], of_sex["M"][keep], extra[keep], center, interaction=False)
         found.append(Problem(keep, design, {"all": np.eye(design.shape[1])[1]}))
 
-    notes |= {one: note(sex == one) for one in SEXES}
+    notes |= {one: note(rows) for one, rows in of_sex.items()}
     present = tuple(one for one in SEXES if not notes[one])
     if present:
-        keep = np.isin(sex, present)
-        design = _design(ages, sex, keep, extra, center, interaction=True)
+        keep = np.logical_or.reduce([of_sex[one] for one in present])
+        design = _design(ages[keep], of_sex["M"][keep], extra[keep], center, interaction=True)
         unit = np.eye(design.shape[1])
         slopes = {present[0]: unit[1]}
         if len(present) == 2:
@@ -76,16 +78,9 @@ def problems(
 
 
 def _design(
-    ages: np.ndarray,
-    sex: np.ndarray,
-    keep: np.ndarray,
-    extra: np.ndarray,
-    center: float,
-    interaction: bool,
+    ages: np.ndarray, male: np.ndarray, extra: np.ndarray, center: float, interaction: bool
 ) -> np.ndarray:
-    decades = (ages[keep] - center) / YEARS_PER_DECADE
-    male = (sex[keep] == "M").astype(float)
+    decades = (ages - center) / YEARS_PER_DECADE
     both = 0 < male.sum() < len(male)
-    columns, _ = age_and_sex(linear(decades), male if both else None, interaction)
-    rest = extra[keep]
-    return np.column_stack([*columns, rest - rest.mean(axis=0)])
+    columns, _ = age_and_sex(linear(decades), male.astype(float) if both else None, interaction)
+    return np.column_stack([*columns, extra - extra.mean(axis=0)])

@@ -14,13 +14,16 @@ from cohortvol.stages.analyse.cohort.groups import LOG, Fitted, fit_structures, 
 from cohortvol.stages.analyse.cohort.parts import Parts
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import Cohort
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.regression import Fit, orthonormal
 
 MOST_VIF = 5.0
 MOST_INFLUENTIAL = 10
 
 
-def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def diagnostics(
+    cohort: Cohort, settings: Settings, each: Each = one_by_one
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Diagnostics of ln(volume) in the most adjusted model with age x sex, per structure.
 
     Returns
@@ -34,27 +37,26 @@ def diagnostics(cohort: Cohort, settings: Settings) -> tuple[pd.DataFrame, pd.Da
     joint = parts.joint if cohort.knows_sex else parts.able
     fits = fit_structures(cohort, model, joint, settings, interaction=True)
     ids = cohort.scans["scan_id"].to_numpy()
-    rows: list[dict[str, Any]] = []
-    influence: list[pd.DataFrame] = []
-    for s, structure in enumerate(cohort.structures):
-        row: dict[str, Any] = {"structure": structure, "model": model.name}
-        fitted = fits.get(s)
+
+    def of_structure(index: int) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+        row: dict[str, Any] = {"structure": cohort.structures[index], "model": model.name}
+        fitted = fits.get(index)
         if fitted is None:
-            why = parts.troubles(s) if cohort.knows_sex else (parts.of_all[s].trouble,)
-            rows.append(row | {"n_used": 0, "note": joined_notes(*why)})
-            continue
+            why = parts.troubles(index) if cohort.knows_sex else (parts.of_all[index].trouble,)
+            return [(row | {"n_used": 0, "note": joined_notes(*why)}, pd.DataFrame())]
         row["n_used"] = int(fitted.given.sum())
         if isinstance(fitted.fit, EstimateError):
-            rows.append(row | {"note": joined_notes(str(fitted.fit), *fitted.design.notes)})
-            continue
+            note = joined_notes(str(fitted.fit), *fitted.design.notes)
+            return [(row | {"note": note}, pd.DataFrame())]
         used = fitted.rows[fitted.given]
-        cells, by_scan = _diagnosed(fitted, fitted.fit, np.log(cohort.volume_ml[used, s]))
-        rows.append(row | cells)
-        top = by_scan.assign(scan_id=ids[used], structure=structure)
+        cells, by_scan = _diagnosed(fitted, fitted.fit, np.log(cohort.volume_ml[used, index]))
+        top = by_scan.assign(scan_id=ids[used], structure=row["structure"])
         top = top.sort_values("cooks_distance", ascending=False, kind="stable")
-        influence.append(top.head(MOST_INFLUENTIAL))
-    tops = pd.concat(influence, ignore_index=True) if influence else pd.DataFrame()
-    return pd.DataFrame(rows), tops
+        return [(row | cells, top.head(MOST_INFLUENTIAL))]
+
+    found = each(of_structure, cohort.structures)
+    tops = [pd.DataFrame(), *(top for _, top in found)]
+    return pd.DataFrame([row for row, _ in found]), pd.concat(tops, ignore_index=True)
 
 
 def _diagnosed(

@@ -24,6 +24,8 @@ from cohortvol.stages.analyse.fits.regression import Estimated, summed
 LEAST_MISSING = 10
 """Scans without the structure, or with it, below which nobody can say who they are."""
 MOST_STEPS = 100
+SETTLED = 1e-7
+"""Twice the log likelihood that a step of Newton's method promises, below which it is the last."""
 TERTILES = (100 / 3, 200 / 3)
 
 
@@ -131,12 +133,15 @@ def censored_regression(
     sigma = float(np.std(response - design @ start))
     at = np.append(start, 1.0) / sigma * scale
     value, gradient, information = _likelihood(signed, at, censored, scale[-1])
+    never = EstimateError("ANA_NOT_CONVERGED", "no censored model fits these volumes best")
     for _ in range(MOST_STEPS):
         try:
             step = np.linalg.solve(information, gradient)
         except np.linalg.LinAlgError as error:
             raise EstimateError("ANA_COLLINEAR", "the terms cannot be told apart") from error
-        if step @ gradient < 1e-12:
+        if last := step @ gradient < SETTLED:  # less than the likelihood of many rows can show
+            at = at + step
+            value, gradient, information = _likelihood(signed, at, censored, scale[-1])
             break
         for halving in 0.5 ** np.arange(40):
             trial = at + halving * step
@@ -145,10 +150,10 @@ def censored_regression(
                 if found[0] >= value:
                     break
         else:
-            break
+            raise never
         at, (value, gradient, information) = trial, found
-    if not step @ gradient < 1e-6:
-        raise EstimateError("ANA_NOT_CONVERGED", "no censored model fits these volumes best")
+    if not last:
+        raise never
     sigma = float(scale[-1] / at[-1])
     beta = at[:-1] / scale[:-1] * sigma
     # to beta and ln sigma: d(beta)/d(at_k) = sigma / scale_k, and through sigma for the last

@@ -13,9 +13,10 @@ from cohortvol.errors import EstimateError
 from cohortvol.stages.analyse.cohort.groups import Model, ladder
 from cohortvol.stages.analyse.cohort.settings import Settings
 from cohortvol.stages.analyse.cohort.usable import GROUPS, Cohort, one_scan_each
+from cohortvol.stages.analyse.each import Each, one_by_one
 from cohortvol.stages.analyse.fits.designs import build
 from cohortvol.stages.analyse.fits.joint import Problem, problems
-from cohortvol.stages.analyse.fits.regression import Estimated, fit
+from cohortvol.stages.analyse.fits.regression import Estimated, fit, orthonormal
 from cohortvol.stages.analyse.fits.robust import comparable_sites, harmonised, huber, outliers
 from cohortvol.stages.analyse.fits.survey import weighted_to_population
 from cohortvol.stages.analyse.robustness.body_size import body_surface_m2
@@ -23,6 +24,12 @@ from cohortvol.stages.analyse.robustness.selection import (
     censored_regression,
     inverse_probability_weights,
 )
+
+COLUMNS = (
+    *("age_years", "sex", "height_cm", "weight_kg", "site", "scanner"),
+    *("subject", "cluster", "stratum", "sampling_weight"),
+)
+"""Of the scans, what any of the analyses asks for."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,126 @@ class Data:
         )
 
 
+class OfStructure:
+    """The scans of one structure, as each analysis takes them."""
+
+    def __init__(self, cohort: Cohort, index: int, settings: Settings) -> None:
+        self.cohort, self.index, self.settings = cohort, index, settings
+        self.usable = cohort.usable(index)
+        self._complete: dict[int, Data] = {}
+
+    def _data(self, mask: np.ndarray, model: Model) -> Data:
+        """The scans of a mask, with what the model has beside age and sex."""
+        cohort, settings = self.cohort, self.settings
+        mask = mask & model.knows(cohort)
+        if not mask.any():
+            raise EstimateError(
+                "ANA_TOO_FEW", f"0 usable subjects, at least {settings.min_n_fit} needed"
+            )
+        scans = cohort.scans.loc[mask, [name for name in COLUMNS if name in cohort.scans]]
+        n = len(scans)
+        design = build(
+            cohort,
+            np.flatnonzero(mask),
+            center=settings.age_center,
+            sexes=(),
+            interaction=False,
+            size=model.size,
+            continuous=model.continuous,
+            factors=model.factors,
+            lumps=tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors),
+            least=settings.min_n_per_level,
+            time_of_day=model.time_of_day,
+        )
+        log_volume = np.log(cohort.volume_ml[mask, self.index])
+        return Data(scans, log_volume, design.columns[:, 2:], np.ones(n), np.zeros(n, dtype=bool))
+
+    def _problems(self, data: Data) -> list[Problem]:
+        found, _ = problems(data.scans, data.log_volume, data.extra, self.settings.age_center, 1)
+        return found
+
+    def complete(self, model: Model) -> Data:
+        """Those that are usable; several analyses start from them."""
+        if id(model) not in self._complete:
+            self._complete[id(model)] = self._data(self.usable, model)
+        return self._complete[id(model)]
+
+    def one_each(self, model: Model) -> Data:
+        """Of every person that at the lowest age."""
+        scans = self.cohort.scans
+        usable = self.usable & model.knows(self.cohort)
+        ages = scans["age_years"].to_numpy(dtype=float)
+        kept = np.zeros(len(usable), dtype=bool)
+        kept[one_scan_each(usable, scans["subject"].to_numpy(), ages)] = True
+        return self._data(kept, model)
+
+    def drawn(self, model: Model) -> Data:
+        """Scans of people of whom it is known how many others they stand for."""
+        weighted = self.cohort.scans["sampling_weight"].to_numpy(dtype=float) > 0
+        data = self._data(self.usable & weighted, model)
+        without = int((self.usable & model.knows(self.cohort) & ~weighted).sum())
+        note = f"{without} scans without a weight left out" if without else ""
+        return replace(data, weights=data.scans["sampling_weight"].to_numpy(dtype=float), note=note)
+
+    def weighted(self, model: Model) -> Data:
+        """Usable scans, weighted to stand for all scans in the trends of which size is known."""
+        cohort = self.cohort
+        sized = bool(cohort.has_size.any())
+        known = cohort.in_trends & (cohort.has_size if sized else True) & model.knows(cohort)
+        known &= ~cohort.by_surgery(self.index)  # nobody else stands for them
+        weights = inverse_probability_weights(cohort.scans[known], self.usable[known], sized)
+        data = self._data(known & self.usable, model)
+        kept = weights[self.usable[known]]
+        note = f"largest weight {kept.max():.1f} times the mean" if kept.max() > 10 else ""
+        return replace(data, weights=kept, note=note)
+
+    def with_cut(self, model: Model) -> Data:
+        """Cut volumes too, as lower bounds."""
+        bound = self.cohort.lower_bound(self.index)
+        if not bound.any():
+            raise EstimateError("ANA_TOO_FEW", "no volume is left out as cut")
+        mask = self.usable | bound
+        data = self._data(mask, model)
+        return replace(data, censored=bound[mask & model.knows(self.cohort)])
+
+    def without_outliers(self, model: Model) -> Data:
+        """Those whose residual is not far out."""
+        data = self.complete(model)
+        flagged = np.zeros(len(data.scans), dtype=bool)
+        if found := self._problems(data):
+            kept, design = found[-1].keep, found[-1].design
+            flagged[kept] = outliers(design, data.log_volume[kept])
+        return data.take(~flagged, f"{int(flagged.sum())} outliers left out")
+
+    def over_surface(self, model: Model) -> Data:
+        """Volume over body surface."""
+        data = self._data(self.usable & self.cohort.has_size, model)
+        return replace(data, log_volume=data.log_volume - np.log(body_surface_m2(data.scans)))
+
+    def harmonised(self, model: Model) -> Data:
+        """Scans of comparable sites, their volumes moved to a common mean and spread."""
+        scans = self.cohort.scans
+        named = [name for name in ("site", "scanner") if name in scans]
+        named = [name for name in named if scans[name].notna().any()]
+        if not named:
+            raise EstimateError("ANA_SITES", "neither site nor scanner is given")
+        data = self.complete(model)
+        ages = data.scans["age_years"].to_numpy(dtype=float)
+        keep, note = comparable_sites(data.scans[named[0]], ages)
+        by = "" if named[0] == "site" else "by scanner"
+        data = data.take(keep, "; ".join(part for part in (by, note) if part))
+        found = self._problems(data)
+        if not found or not found[-1].keep.all():
+            raise EstimateError("ANA_SITES", "age or volume is the same for all of a sex")
+        moved = harmonised(found[-1].design, data.log_volume, data.scans[named[0]])
+        return replace(data, log_volume=moved)
+
+
 Estimator = Callable[[Problem, Data], Estimated]
-Prepare = Callable[[Cohort, int, Model, Settings], Data]
+Prepare = Callable[[OfStructure, Model], Data]
 
 
-def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
+def sensitivity(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.DataFrame:
     """Slopes of every structure by every analysis: ``analyse/sensitivity``.
 
     ``complete`` is the main analysis, M1 and, where there is anything to adjust for, M2. The
@@ -68,32 +190,37 @@ def sensitivity(cohort: Cohort, settings: Settings) -> pd.DataFrame:
     full = more[0] if more else simple
     without = replace(full, factors=())
     plan: list[tuple[str, Model, Prepare, Estimator]] = [
-        *(("complete", model, _complete, _least_squares) for model in (simple, *more)),
-        ("ipw", simple, _weighted, _least_squares),
-        ("tobit", full, _with_cut, _tobit),
-        ("huber", full, _complete, _huber),
-        ("without_outliers", full, _without_outliers, _least_squares),
+        *(("complete", model, OfStructure.complete, _least_squares) for model in (simple, *more)),
+        ("ipw", simple, OfStructure.weighted, _least_squares),
+        ("tobit", full, OfStructure.with_cut, _tobit),
+        ("huber", full, OfStructure.complete, _huber),
+        ("without_outliers", full, OfStructure.without_outliers, _least_squares),
     ]
     if cohort.scans.loc[cohort.in_trends, "subject"].duplicated().any():
-        plan.insert(len(more) + 1, ("one_scan_each", full, _one_scan_each, _least_squares))
+        plan.insert(len(more) + 1, ("one_scan_each", full, OfStructure.one_each, _least_squares))
     if cohort.scans.loc[cohort.in_trends, "sampling_weight"].notna().any():
-        plan.append(("sampling_weights", full, _drawn, _of_population))
+        plan.append(("sampling_weights", full, OfStructure.drawn, _of_population))
     if full.size:
-        plan.append(("bsa_ratio", simple, _over_surface, _least_squares))
+        plan.append(("bsa_ratio", simple, OfStructure.over_surface, _least_squares))
     if full.factors:
-        plan.append(("size_only", without, _complete, _least_squares))
-    plan.append(("site_harmonised", without, _harmonised, _least_squares))
-    rows: list[dict[str, Any]] = []
-    for index, structure in enumerate(cohort.structures):
+        plan.append(("size_only", without, OfStructure.complete, _least_squares))
+    plan.append(("site_harmonised", without, OfStructure.harmonised, _least_squares))
+
+    def of_structure(index: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        scans = OfStructure(cohort, index, settings)
         for analysis, model, prepare, estimate in plan:
-            key = {"structure": structure, "analysis": analysis, "model": model.name}
+            key = {"structure": cohort.structures[index]}
+            key |= {"analysis": analysis, "model": model.name}
             try:
-                data = prepare(cohort, index, model, settings)
+                data = prepare(scans, model)
             except EstimateError as error:
                 rows += [{**key, "sex": sex, "note": str(error)} for sex in GROUPS]
                 continue
             rows += [{**key, **row} for row in _slopes(data, estimate, settings)]
-    return pd.DataFrame(rows)
+        return rows
+
+    return pd.DataFrame(each(of_structure, cohort.structures))
 
 
 def _slopes(data: Data, estimate: Estimator, settings: Settings) -> list[dict[str, Any]]:
@@ -117,112 +244,6 @@ def _slopes(data: Data, estimate: Estimator, settings: Settings) -> list[dict[st
     return [{"sex": sex, **rows[sex]} for sex in GROUPS if sex in rows]
 
 
-def _data(cohort: Cohort, index: int, mask: np.ndarray, model: Model, settings: Settings) -> Data:
-    """The scans of a mask, with what the model has beside age and sex."""
-    mask = mask & model.knows(cohort)
-    if not mask.any():
-        raise EstimateError(
-            "ANA_TOO_FEW", f"0 usable subjects, at least {settings.min_n_fit} needed"
-        )
-    scans = cohort.scans[mask]
-    n = len(scans)
-    design = build(
-        cohort,
-        np.flatnonzero(mask),
-        center=settings.age_center,
-        sexes=(),
-        interaction=False,
-        size=model.size,
-        continuous=model.continuous,
-        factors=model.factors,
-        lumps=tuple(factor.lump(mask, settings.min_n_per_level) for factor in model.factors),
-        least=settings.min_n_per_level,
-        time_of_day=model.time_of_day,
-    )
-    log_volume = np.log(cohort.volume_ml[mask, index])
-    return Data(scans, log_volume, design.columns[:, 2:], np.ones(n), np.zeros(n, dtype=bool))
-
-
-def _complete(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    return _data(cohort, index, cohort.usable(index), model, settings)
-
-
-def _one_scan_each(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    usable = cohort.usable(index) & model.knows(cohort)
-    subjects = cohort.scans["subject"].to_numpy()
-    rows = one_scan_each(usable, subjects, cohort.scans["age_years"].to_numpy(dtype=float))
-    kept = np.zeros(len(usable), dtype=bool)
-    kept[rows] = True
-    return _data(cohort, index, kept, model, settings)
-
-
-def _drawn(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    """Scans of people of whom it is known how many others they stand for."""
-    weight = cohort.scans["sampling_weight"].to_numpy(dtype=float)
-    usable = cohort.usable(index)
-    data = _data(cohort, index, usable & (weight > 0), model, settings)
-    without = int((usable & model.knows(cohort) & ~(weight > 0)).sum())
-    note = f"{without} scans without a weight left out" if without else ""
-    return replace(data, weights=data.scans["sampling_weight"].to_numpy(dtype=float), note=note)
-
-
-def _weighted(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    """Usable scans, weighted to stand for all scans in the trends of which size is known."""
-    sized = bool(cohort.has_size.any())
-    known = cohort.in_trends & (cohort.has_size if sized else True) & model.knows(cohort)
-    known &= ~cohort.by_surgery(index)  # nobody else stands for them
-    usable = cohort.usable(index)
-    weights = inverse_probability_weights(cohort.scans[known], usable[known], sized)
-    data = _data(cohort, index, known & usable, model, settings)
-    kept = weights[usable[known]]
-    note = f"largest weight {kept.max():.1f} times the mean" if kept.max() > 10 else ""
-    return replace(data, weights=kept, note=note)
-
-
-def _with_cut(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    bound = cohort.lower_bound(index)
-    if not bound.any():
-        raise EstimateError("ANA_TOO_FEW", "no volume is left out as cut")
-    mask = cohort.usable(index) | bound
-    data = _data(cohort, index, mask, model, settings)
-    censored = bound[mask & model.knows(cohort)]
-    return replace(data, censored=censored)
-
-
-def _without_outliers(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    data = _complete(cohort, index, model, settings)
-    flagged = np.zeros(len(data.scans), dtype=bool)
-    found, _ = problems(data.scans, data.log_volume, data.extra, settings.age_center, 1)
-    if found:
-        problem = found[-1]
-        flagged[problem.keep] = outliers(problem.design, data.log_volume[problem.keep])
-    return data.take(~flagged, f"{int(flagged.sum())} outliers left out")
-
-
-def _over_surface(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    """Volume over body surface."""
-    data = _data(cohort, index, cohort.usable(index) & cohort.has_size, model, settings)
-    return replace(data, log_volume=data.log_volume - np.log(body_surface_m2(data.scans)))
-
-
-def _harmonised(cohort: Cohort, index: int, model: Model, settings: Settings) -> Data:
-    """Scans of comparable sites, their volumes moved to a common mean and spread."""
-    named = [name for name in ("site", "scanner") if name in cohort.scans]
-    named = [name for name in named if cohort.scans[name].notna().any()]
-    if not named:
-        raise EstimateError("ANA_SITES", "neither site nor scanner is given")
-    data = _complete(cohort, index, model, settings)
-    ages = data.scans["age_years"].to_numpy(dtype=float)
-    keep, note = comparable_sites(data.scans[named[0]], ages)
-    by = "" if named[0] == "site" else "by scanner"
-    data = data.take(keep, "; ".join(part for part in (by, note) if part))
-    found, _ = problems(data.scans, data.log_volume, data.extra, settings.age_center, 1)
-    if not found or not found[-1].keep.all():
-        raise EstimateError("ANA_SITES", "age or volume is the same for all of a sex")
-    moved = harmonised(found[-1].design, data.log_volume, data.scans[named[0]])
-    return replace(data, log_volume=moved)
-
-
 def _least_squares(problem: Problem, data: Data) -> Estimated:
     subjects = data.scans["cluster"].to_numpy()
     return fit(problem.design, data.log_volume, subjects, weights=data.weights).of(0)
@@ -240,14 +261,11 @@ def _tobit(problem: Problem, data: Data) -> Estimated:
     whole = problem.design[~data.censored]
     if len(whole) < 2 * terms:
         raise EstimateError("ANA_TOO_FEW", f"{len(whole)} volumes are not cut")
-    if np.linalg.matrix_rank(whole) < terms:
-        raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
+    orthonormal(whole)  # or it raises
     fitted, _, _ = censored_regression(problem.design, data.log_volume, data.censored, subjects)
     few = fitted.few and fitted.few.seen_through(np.eye(terms, terms + 1))  # without ln(sigma)
     return Estimated(fitted.coefficients[:-1], fitted.covariance[:-1, :-1], few=few)
 
 
 def _huber(problem: Problem, data: Data) -> Estimated:
-    if np.linalg.matrix_rank(problem.design) < problem.design.shape[1]:
-        raise EstimateError("ANA_COLLINEAR", "the terms of the model cannot be told apart")
     return huber(problem.design, data.log_volume, data.scans["cluster"].to_numpy())
