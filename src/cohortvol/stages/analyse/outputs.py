@@ -11,7 +11,7 @@ from cohortvol.stages.analyse.cohort import schemas as cohort
 from cohortvol.stages.analyse.robustness import schemas as robustness
 from cohortvol.store.files import commit_text
 from cohortvol.store.schemas import Column
-from cohortvol.store.tables import csv_text, to_arrow, to_pandas, write_table
+from cohortvol.store.tables import csv_text, to_arrow, to_pandas, write_arrow
 
 SCHEMAS: dict[str, dict[str, Column]] = {
     **cohort.SCHEMAS,
@@ -24,8 +24,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
 def write(out: Path, name: str, frame: pd.DataFrame) -> int:
     """Write ``analyse/<name>`` as Parquet and as CSV below `out`; how many rows it has."""
     columns = SCHEMAS[f"analyse/{name}"]
-    frame = frame.reindex(columns=list(columns))
-    write_table(out / f"{name}.parquet", frame, columns)
-    printed = to_pandas(to_arrow(frame, columns))
-    commit_text(out / f"{name}.csv", csv_text(printed))
+    table = to_arrow(frame.reindex(columns=list(columns)), columns)
+    write_arrow(out / f"{name}.parquet", table)
+    commit_text(out / f"{name}.csv", csv_text(to_pandas(table)))
     return len(frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,18 @@ def references(further: Path | None = None) -> pd.DataFrame:
         If the table cannot be read with certainty, lacks a needed column, or holds a value that is
         not allowed.
     """
-    with REFERENCE_VOLUMES.open() as stream:
-        own = _checked(pd.read_csv(stream, dtype=str, keep_default_na=False), "reference_volumes")
+    own = _shipped()
     if further is None:
-        return own
+        return own.copy()
     table = read_text_table(further, "It is named by the setting analyse.literature.")
     frame = pd.DataFrame(table.rows, columns=table.columns, dtype=object)
     return pd.concat([own, _checked(frame, str(further), table.lines)], ignore_index=True)
+
+
+@cache
+def _shipped() -> pd.DataFrame:
+    with REFERENCE_VOLUMES.open() as stream:
+        return _checked(pd.read_csv(stream, dtype=str, keep_default_na=False), "reference_volumes")
 
 
 def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None) -> pd.DataFrame:
@@ -111,11 +117,11 @@ def _checked(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None)
             line = f"line {line_of[wrong.index[0]]}"
             raise TableError(f"{name}: column {column}, {line}: {wrong.iloc[0]!r} is no number")
         out[column] = numbers
-    for place, row in out[list(CENTILES.values())].iterrows():
-        given = row.dropna().to_numpy(dtype=float)
+    for place, row in enumerate(out[list(CENTILES.values())].to_numpy(dtype=float)):
+        given = row[~np.isnan(row)]
         if (given <= 0).any() or (np.diff(given) <= 0).any():
             raise TableError(
-                f"{name}: line {line_of[int(str(place))]}: its centiles are "
+                f"{name}: line {line_of[place]}: its centiles are "
                 f"{', '.join(f'{value:g}' for value in given)} mL\n"
                 "  They must be above 0, and a higher centile a larger volume."
             )

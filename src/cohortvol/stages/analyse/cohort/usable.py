@@ -125,7 +125,7 @@ class Cohort:
         """(scans,) of bool: height and weight are known."""
         return _kept(self.scans["bmi"].notna())
 
-    @property
+    @cached_property
     def size_outside(self) -> np.ndarray:
         """(scans,) of bool: height, weight or BMI cannot be true, so that size is not known."""
         mask: np.ndarray = np.logical_or.reduce(
@@ -133,7 +133,7 @@ class Cohort:
         )
         return mask
 
-    @property
+    @cached_property
     def knows_sex(self) -> bool:
         """Whether anyone's sex is given; without, all are analysed together."""
         return bool(self.scans["sex"].notna().any())
