@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 
 from analyse_fixture import analysed, made_up, record, row
+from cohortvol.stages.analyse.answers import curves
 
 pytestmark = pytest.mark.slow
 
@@ -138,3 +141,25 @@ def test_volumes_cut_more_often_in_the_old_do_not_bend_the_slope(tmp_path):
     key = {"structure": "stomach", "sex": "all", "model": "M2"}
     assert row(left_out, **key)["slope_pct_per_decade"] == pytest.approx(0, abs=1)
     assert row(as_they_are, **key)["slope_pct_per_decade_ci_high"] < -1
+
+
+def test_a_spline_through_single_people_is_no_curve_and_has_no_interval(tmp_path):
+    volumes, scans = one_structure(24)
+    found = analysed(tmp_path, volumes, scans, min_n_per_sex=1, min_n_fit=5)
+    assert set(found["curves"]["model"]) == {"M1"}  # of 12 a sex: a spline has 5 terms
+
+
+def test_limits_that_tell_nothing_are_null(tmp_path, monkeypatch):
+    real = curves.fitted_means
+    monkeypatch.setattr(curves, "fitted_means", lambda *of: (real(*of)[0], real(*of)[1] + 800))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # exp(800) is none
+        found = analysed(tmp_path, *one_structure(60))["curves"]
+    assert found["volume_ml"].notna().all()
+    assert found[["volume_ml_ci_low", "volume_ml_ci_high"]].isna().all(axis=None)
+
+
+def test_a_cohort_of_no_known_sex_has_a_curve_of_all(tmp_path):
+    volumes, scans = one_structure(200)
+    found = analysed(tmp_path, volumes, scans[["scan_id", "age_years"]])["curves"]
+    assert set(zip(found["sex"], found["model"], strict=True)) == {("all", "M1"), ("all", "spline")}

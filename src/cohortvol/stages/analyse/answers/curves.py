@@ -20,6 +20,10 @@ from cohortvol.stages.analyse.fits.regression import (
 
 KNOT_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
 LEAST_KNOTS = 3
+WIDEST = np.log(1000)
+"""Half an interval of ln(volume) from which on its limits are null: they tell nothing."""
+PEOPLE_PER_TERM = 5
+"""A spline of fewer runs through single people, and its errors are those of nobody else."""
 
 
 def knots_years(cohort: Cohort) -> np.ndarray:
@@ -36,15 +40,17 @@ def curves(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> pd.Da
     """Fitted volume by age for the figures: M1, and the natural spline by sex.
 
     A curve is exp(mean of ln(volume)), so about the median volume, with the 95 % interval
-    of that mean. It stands only between the 1st and 99th percentile of the ages of its sex.
-    The spline is fitted where a sex has `Settings.min_n_per_sex` subjects.
+    of that mean. It stands only between the 1st and 99th percentile of the ages of its sex; where
+    no sex is known, of all.
+    The spline is fitted where a sex has `Settings.min_n_per_sex` subjects, and `PEOPLE_PER_TERM`.
     """
     knots = knots_years(cohort)
+    for_spline = max(settings.min_n_per_sex, PEOPLE_PER_TERM * len(knots))
 
     def of_structure(index: int) -> list[pd.DataFrame]:
         pieces = []
-        for model, least in (("M1", settings.min_n_fit), ("spline", settings.min_n_per_sex)):
-            for sex in SEXES:
+        for model, least in (("M1", settings.min_n_fit), ("spline", for_spline)):
+            for sex in SEXES if cohort.knows_sex else ("all",):
                 mask = cohort.usable(index) & cohort.of_sex(sex)
                 if part(cohort, index, mask, least).trouble:
                     continue
@@ -76,6 +82,7 @@ def _curve(
 
     fitted = fit(basis(age_years), np.log(cohort.volume_ml[mask, structure]), subjects)
     mean, half = fitted_means(fitted, basis(ages))
+    half = np.where(half < WIDEST, half, np.nan)
     return pd.DataFrame(
         {
             "age_years": ages,

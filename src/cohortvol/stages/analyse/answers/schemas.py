@@ -72,12 +72,16 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     },
     "analyse/curves": {
         "structure": STRUCTURE,
-        "sex": ONE_SEX,
+        "sex": Column(text, "F or M; all where no sex is known"),
         "model": Column(text, "M1, or spline: natural cubic, knots in analyse.json"),
         "age_years": Column(real, "age, years; 1st to 99th percentile of the ages used"),
         "volume_ml": Column(real, "exp(mean of ln(volume)) at that age, mL"),
-        "volume_ml_ci_low": Column(real, "lower 95 % limit of that mean, mL"),
-        "volume_ml_ci_high": Column(real, "upper 95 % limit of that mean, mL"),
+        "volume_ml_ci_low": Column(
+            real, "lower 95 % limit of that mean, mL; null where the upper is"
+        ),
+        "volume_ml_ci_high": Column(
+            real, "upper 95 % limit of that mean, mL; null from 1000 times it on"
+        ),
     },
     "analyse/nonlinearity": {
         "structure": STRUCTURE,
