@@ -168,7 +168,15 @@ def curves(c: Cohort) -> list[Said]:
     if not bent:
         return [("straight lines of M1", "", "")]
     knots = ", ".join(f"{k:.1f}" for k in c.record["spline"]["knots_years"])
-    return [("natural cubic splines by sex", knots, "straight" if straight else "")]
+    return [(f"natural cubic splines{_by_sex(c)}", knots, "straight" if straight else "")]
+
+
+def bends_tested(c: Cohort) -> list[Said]:
+    return [(_by_sex(c),)] if c.trends and c.any("nonlinearity", "q_value") else []
+
+
+def _by_sex(c: Cohort) -> str:
+    return " by sex" if all(c.record["counts"][sex] for sex in ("F", "M")) else ""
 
 
 def replication(c: Cohort) -> list[Said]:

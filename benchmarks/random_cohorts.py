@@ -30,6 +30,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+import page_figures
 import page_truth
 from cohortvol.drawing import pages, style
 from cohortvol.errors import CohortvolError
@@ -172,6 +173,14 @@ def empty(folder: Path) -> list[str]:
     return wrong
 
 
+def keys() -> dict[str, list[str]]:
+    """Labels of the keys of the figures, by the name of their files."""
+    return {
+        name: [text.get_text() for key in figure.legends for text in key.get_texts()]
+        for name, figure in PRINTED
+    }
+
+
 def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
     """What is wrong with the page of one cohort."""
     volumes, scans, settings = drawn(np.random.default_rng(seed))
@@ -185,7 +194,10 @@ def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
             page = report.run(folder / "a", folder / "v.csv", folder / "s.csv", folder / "r")
         figures = folder / "r" / "figures"
         cohort = page_truth.Cohort.read(folder / "a", folder / "s.csv", folder / "v.csv", figures)
-        return page_truth.untrue(page.read_text(encoding="utf-8"), cohort) + empty(figures)
+        html = page.read_text(encoding="utf-8")
+        sexes = max(sum(cohort.record["counts"][sex] > 0 for sex in ("F", "M")), 1)
+        of_figures = page_figures.untrue(page_figures.shown(html, figures, keys(), sexes))
+        return page_truth.untrue(html, cohort) + of_figures + empty(figures)
     except CohortvolError as error:
         twice = volumes.duplicated(["scan_id", "structure"]).any()
         right = volumes.empty or (twice and "stand twice" in str(error))
@@ -211,6 +223,8 @@ def main() -> int:
         bad += bool(wrong)
         for line in wrong:
             print(f"seed {seed}: {line}", flush=True)
+        if (done := seed - options.first + 1) % 100 == 0:
+            print(f"{done} cohorts, {bad} not right", file=sys.stderr, flush=True)
     print(f"{options.cohorts} cohorts, {bad} not right")
     return int(bad > 0)
 

@@ -81,7 +81,7 @@ def captions(figures):
 
 
 def test_every_figure_has_something_to_show_of_a_cohort_that_has_everything(figures):
-    assert {one.name for one in figures} == set(drawing.TITLES) - {"volumes"}  # of those without
+    assert {one.name for one in figures} == set(drawing.NAMES) - {"volumes"}  # of those without
 
 
 def visible_texts(figure):
@@ -219,7 +219,7 @@ def test_where_a_table_is_empty_the_figure_is_left_out_with_a_sentence(subject):
     with style.journal_style():
         names = {one.name for one in drawing.draw(dataclasses.replace(subject, analysis=bare))}
     gone = {"centiles", "worms", "quartiles", "sides", "missing", "sensitivity", "repeats"}
-    assert set(drawing.TITLES) - names == gone | {"volumes"}  # drawn where there are no trends
+    assert set(drawing.NAMES) - names == gone | {"volumes"}  # drawn where there are no trends
     said = notices.absent(bare, public=False)
     assert all(said[name].endswith(".") for name in gone)
 

@@ -70,7 +70,7 @@ def test_every_place_that_a_checklist_names_can_be_there():
         for place in [p for item in items for p in item["where"].split("; ") if p]:
             kind, one = place.split(" ", 1)
             known = {"section": f'<section id="{one}"' in template,
-                     "figure": one in drawing.TITLES, "table": one in tables}  # fmt: skip
+                     "figure": one in drawing.NAMES, "table": one in tables}  # fmt: skip
             assert known[kind], place
     assert numbers["claim"] == [str(n) for n in range(1, 43)]
     assert [int(n.rstrip("abcde")) for n in numbers["strobe"]] == sorted(

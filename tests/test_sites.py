@@ -64,7 +64,7 @@ def test_slopes_within_and_between_sites_are_those_planted(tmp_path):
     page = page_of(tmp_path)
     assert said[0] in page
     assert '<h3 id="table-site_slopes">Slopes within and between sites</h3>' in page
-    assert "in no structure did the two differ" not in page
+    assert "in no structure did the two clearly differ" not in page
     assert (tmp_path / "report" / "tables" / "site_slopes.csv").is_file()
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_said_where_sites_differ_in_age_alone(tmp_path):
     assert not any(text.startswith("Volumes change") for text in record(tmp_path)["sentences"])
     page = page_of(tmp_path)
     assert "table-site_slopes" not in page
-    assert "in no structure did the two differ" in page
+    assert "in no structure did the two clearly differ" in page
 
 
 @pytest.mark.filterwarnings("ignore:The MLE may be on the boundary")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ SEX_WORD = {"F": "Women", "M": "Men", "all": "All"}
 MANY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 """Colours of things that are neither sex (Okabe and Ito), in their order."""
 INK, QUIET = "#1a1a1a", "#5f6368"
+MOST_POINTS = 500
+"""With more scans than this in a panel, counts in hexagons are drawn and not single points."""
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -189,6 +191,11 @@ def display_name(structure: str) -> str:
         words = [words[-1], *words[:-1]]
     name = " ".join(words)
     return name[:1].upper() + name[1:]
+
+
+def listed(words: Sequence[str]) -> str:
+    """``age, sex and height``."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -39,7 +39,7 @@ BESIDE = (
 )
 """Tables handed on as CSV; the regression also as Parquet."""
 _TABLES = re.compile("|".join((*FROM_ANALYSIS, *BESIDE, *checklists.CHECKLISTS)))
-_OURS = re.compile(rf"({'|'.join(gallery.TITLES)})(_\d+)?")
+_OURS = re.compile(rf"({'|'.join(gallery.NAMES)})(_\d+)?")
 
 
 def run(
@@ -342,6 +342,9 @@ def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
         "min_n_centiles": settings.get("min_n_centiles", 300),
         "family": families.get("slopes", "Benjamini-Hochberg"),
         "se_kind": notices.errors(analysis),
+        "on_age": notices.on_age(analysis),
+        "per": "per sex and structure" if len(analysis.sexes) > 1 else "per structure",
+        "by_sex": " by sex" if len(analysis.sexes) > 1 else "",
         "all_small": notices.all_small(analysis),
         "has_trends": analysis.has_trends,
         "small_notice": small,

@@ -22,7 +22,9 @@ FACE = {"all": "#d7dadd", "F": "#f5cdb0", "M": "#b0d4e8"}
 def box_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels: four quartiles of age, each pooled and per sex; none without quartiles."""
     table = analysis.table("quartiles")
-    groups = [sex for sex in GROUPS if sex in set(table.dropna(subset=["median_ml"])["sex"])]
+    here = set(table.dropna(subset=["median_ml"])["sex"])
+    wanted = GROUPS if len(analysis.sexes) > 1 else analysis.sexes
+    groups = [sex for sex in wanted if sex in here]
     structures = analysis.structures(table["structure"])
     if not groups:
         return
@@ -44,7 +46,8 @@ def box_pages(analysis: Analysis) -> Iterator[Page]:
             for sex in groups
         ]
         panels.key(figure, key)
-        yield Page(figure, table[table["structure"].isin(names)], names)
+        shown = table["structure"].isin(names) & table["sex"].isin(groups)
+        yield Page(figure, table[shown], names)
 
 
 def _draw(panel: Axes, rows: pd.DataFrame, groups: list[str]) -> None:

@@ -42,8 +42,9 @@ def centile_pages(analysis: Analysis) -> Iterator[Page]:
                 words += f", n = {style.count(here['n_used'].iloc[0])}"
             panels.head(panel, style.display_name(name), [(words, style.SEX_COLOUR[sex])])
         figure.align_ylabels(axes)
-        _key(figure, sexes, sparse=bool(table["sparse"].fillna(False).astype(bool).any()))
         data = table[table["structure"].isin(names)].drop(columns="note")
+        charted = [sex for sex in sexes if (data["sex"] == sex).any()]
+        _key(figure, charted, sparse=bool(data["sparse"].fillna(False).astype(bool).any()))
         yield Page(figure, data, names)
 
 

@@ -25,25 +25,15 @@ from cohortvol.stages.report.figures import (
     worms,
 )
 from cohortvol.stages.report.figures.panels import Page
+from cohortvol.stages.report.page.sentences import captions, notices
 from cohortvol.stages.report.tables.flow import Flow, flow_figure
 from cohortvol.stages.report.tables.inputs import HIGH, LOW, Analysis
 
-TITLES = {
-    "flow": "Flow of scans from the manifest to the trends",
-    "volumes": "Volumes by structure and sex",
-    "trends": "Volume against age at the scan, by structure and sex",
-    "centiles": "Centiles of volume against age, by structure and sex",
-    "worms": "Whether the centiles fit the people: worm plots by structure and sex",
-    "forest": "Change of volume per decade of age, %",
-    "quartiles": "Volume by quartile of age, pooled and by sex",
-    "heatmap": "Structures by organ system: correlations, slopes, bends, and men against women",
-    "sides": "Left against right",
-    "missing": "Scans without a usable volume, by age, sex and height",
-    "sensitivity": "The slope of each structure under other ways of analysing it",
-    "repeats": "Slopes between people and within people scanned again",
-    "planted": "Planted and recovered slopes, % per decade of age",
-}
-"""Figures by name: the name is that of its files and of its caption."""
+NAMES = (
+    *("flow", "volumes", "trends", "centiles", "worms", "forest", "quartiles", "heatmap", "sides"),
+    *("missing", "sensitivity", "repeats", "planted"),
+)
+"""Figures: the name is that of their files and of their caption."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +44,10 @@ class Drawn:
     figure: Figure
     data: pd.DataFrame
     context: dict[str, Any]
+    title: str
+    """What stands above its caption."""
     alt: str
     page: int = 1
-
-    @property
-    def title(self) -> str:
-        """What stands above its caption."""
-        return TITLES[self.name]
 
     @property
     def stem(self) -> str:
@@ -88,30 +75,16 @@ class Subject:
 
 def draw(subject: Subject) -> Iterator[Drawn]:
     """All figures that have something to show."""
+    sexes = subject.analysis.sexes
     yield _flow(subject.flow)
     for name, pages in _kinds(subject):
         found = list(pages)
         more = _inside(found) if found and name == "planted" else {}
         for number, page in enumerate(found, start=1):
             here = more | _of_page(name, page, subject, number=number, n_pages=len(found))
-            alt = _ALT[name].format(names=_names(page.structures))
-            yield Drawn(name, page.figure, page.data, here, alt, number)
-
-
-_ALT = {
-    "volumes": "Volumes as points and boxes, one panel each: {names}.",
-    "trends": "Volume against age, one panel each: {names}.",
-    "centiles": "Centile curves of volume against age, one panel per sex: {names}.",
-    "worms": "Worm plots of scores in the centiles, five panels per structure: {names}.",
-    "forest": "Forest plot, percent per decade by sex: {names}.",
-    "quartiles": "Box plots of volume in four quartiles of age: {names}.",
-    "heatmap": "Heat map of correlations, slopes, bends and differences of the sexes: {names}.",
-    "sides": "Asymmetry against age, and difference against mean of both sides: {names}.",
-    "missing": "Share of scans without a usable volume, by age, sex and height: {names}.",
-    "sensitivity": "Slopes with intervals under every way of analysis: {names}.",
-    "repeats": "Slopes between and within people with intervals: {names}.",
-    "planted": "Planted slopes beside estimates, percent per decade by sex: {names}.",
-}
+            title = captions.title(name, page.data, sexes)
+            alt = captions.alt(name, page.data, sexes, page.structures)
+            yield Drawn(name, page.figure, page.data, here, title, alt, number)
 
 
 def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
@@ -143,38 +116,41 @@ def _flow(flow: Flow) -> Drawn:
     sentences = {code: reason.sentence for code, reason in reasons.load().items()}
     figure, data = flow_figure(flow, sentences)
     alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans used for trends."
-    return Drawn("flow", figure, data, {}, alt)
+    return Drawn("flow", figure, data, {}, captions.title("flow", data, []), alt)
 
 
 def _of_page(
     name: str, page: Page, subject: Subject, *, number: int, n_pages: int
 ) -> dict[str, Any]:
     """What a caption may say of its page."""
-    data, points = page.data, subject.points
+    data, analysis = page.data, subject.analysis
     context: dict[str, Any] = {
         "page": number,
         "n_pages": n_pages,
-        "binned": page.binned,
         "public": subject.public,
-        "marks": "" if subject.analysis.sexes == ["all"] else " (circles women, triangles men)",
-        "outside": "0.3\u00a0%",
         "n_range": _range_of_n(data),
-        "suppress_below": subject.analysis.settings.get("suppress_below", 5),
+        "suppress_below": analysis.settings.get("suppress_below", 5),
     }
+    if name in ("trends", "sides"):
+        context["scans"] = captions.scans(data)
+        context["binned"] = bool((data["kind"] == "hexagon").any())
     if name == "trends":
-        context["n_points"] = int(points["structure"].isin(page.structures).sum())
-        context["lines"] = bool(len(subject.analysis.curves))
-        context["splines"] = bool((subject.analysis.curves["model"] == trends.SPLINE).any())
+        context["n_drawn"] = captions.n_drawn(data)
+        context["lines"] = captions.lines(data, notices.on_age(analysis))
         context["published"] = "evidence" in data
+    if name == "heatmap":
+        context["columns"] = captions.columns(data)
+    if name == "missing":
+        context["groups"] = captions.groups_of_missing(data)
     if name == "sides":
-        changes = subject.analysis.table("asymmetry")["slope_points_per_decade"]
+        changes = analysis.table("asymmetry")["slope_points_per_decade"]
         context["change"] = bool(changes.notna().any())
     if name == "forest":
         context["controls"] = bool(data["negative_control"].fillna(False).any())
         context["average"] = bool(data["average"].fillna(False).any())
         context["published"] = "evidence" in data
     if name == "centiles":
-        context["worst"] = _worst(subject.analysis)
+        context["worst"] = _worst(analysis)
         context["families"] = _families(data)
         context["drawn_at"] = list(dict.fromkeys(data["drawn_at"].dropna()))
     if name == "worms":
@@ -225,7 +201,3 @@ def _inside(pages: list[Page]) -> dict[str, Any]:
     rows = pd.concat([page.data for page in pages])
     held = rows["planted_pct_per_decade"].between(rows[LOW], rows[HIGH])
     return {"n_inside": int(held.sum()), "n_intervals": len(rows)}
-
-
-def _names(structures: list[str]) -> str:
-    return ", ".join(style.display_name(name) for name in structures)

@@ -18,6 +18,7 @@ from cohortvol.drawing import style
 from cohortvol.stages.report.figures import rows
 from cohortvol.stages.report.figures.panels import Page
 from cohortvol.stages.report.figures.systems import by_system
+from cohortvol.stages.report.page.sentences.captions import columns
 from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 DIVERGING, SEQUENTIAL = "PuOr_r", "Greys"
@@ -72,14 +73,14 @@ def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
         )
         for axis, block, limit in zip(axes, blocks, limits, strict=True):
             _draw(axis, block, part, limit)
-        rows.key(figure, _entries(level))
+        rows.key(figure, _entries(level, columns(table)))
         names = list(part.places)
         yield Page(figure, table[table["structure"].isin(names)], names)
 
 
 def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
     sexes = analysis.sexes
-    groups = ["all", *sexes] if sexes != ["all"] else sexes
+    groups = ["all", *sexes] if len(sexes) > 1 else sexes
     columns = _by_sex(analysis.correlations, groups, "spearman_rho", "p_bonferroni", 0.05)
     yield _Block("Spearman ρ\nwith age", columns)
     slopes = analysis.slopes
@@ -198,11 +199,15 @@ def _table(blocks: list[_Block], structures: list[str]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _entries(level: float) -> list[Patch]:
+def _entries(level: float, shown: list[str]) -> list[Patch]:
+    """What colours and letters mean in the columns that are there."""
     low, high = (to_hex(matplotlib.colormaps[DIVERGING](0.5 + side * 0.42)) for side in (-1, 1))
-    return [
+    entries = [
         Patch(facecolor=low, label="smaller at higher age"),
         Patch(facecolor=high, label="larger"),
-        Patch(facecolor="#8a8a8a", label="the trend bends"),
-        Patch(facecolor="none", label=f"bold: q < {level:g} (ρ: Bonferroni p < 0.05)"),
     ]
+    if "bends" in shown:
+        entries.append(Patch(facecolor="#8a8a8a", label="the trend bends"))
+    bold = [f"q < {level:g}"] * bool(set(shown) - {"correlations"})
+    bold += ["ρ: Bonferroni p < 0.05"] * ("correlations" in shown)
+    return [*entries, Patch(facecolor="none", label=f"bold: {'; '.join(bold)}")]

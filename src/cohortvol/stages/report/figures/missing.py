@@ -44,9 +44,10 @@ def missing_pages(analysis: Analysis) -> Iterator[Page]:
                 axis.plot([shares.min(), shares.max()], [y, y], color="#9aa4ad", linewidth=0.7)
                 for row in group.to_dict("records"):
                     axis.plot(row["unusable_pct"], y, clip_on=False, **_mark(row["level"]))
-        rows.key(figure, _key(table))
         names = list(part.places)
-        yield Page(figure, table[table["structure"].isin(names)], names)
+        data = table[table["structure"].isin(names)]
+        rows.key(figure, _key(data))
+        yield Page(figure, data, names)
 
 
 def _mark(level: str) -> dict[str, Any]:

@@ -18,9 +18,6 @@ from cohortvol.drawing import style
 
 Name = TypeVar("Name")
 
-MOST_POINTS = 500
-"""With more scans than this in a panel, counts in hexagons are drawn and not single points."""
-
 _RIGHT_MM, _KEY_MM = 2.0, 12.0
 _HEXAGONS = 26
 
@@ -32,7 +29,6 @@ class Page:
     figure: Figure
     data: pd.DataFrame
     structures: list[str]
-    binned: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def _columns(labels: Sequence[str]) -> int:
 
 def are_binned(points: pd.DataFrame) -> bool:
     """Whether scans are so many that they are drawn as hexagons."""
-    return len(points) > MOST_POINTS
+    return len(points) > style.MOST_POINTS
 
 
 def draw_people(panel: Axes, points: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -219,27 +215,29 @@ def _hexagons(panel: Axes, points: pd.DataFrame, x: str, y: str) -> pd.DataFrame
     return table[table["n"] > 0]
 
 
-def people_key(sexes: Sequence[str], *, binned: bool) -> list[Line2D]:
-    """Explanations of what `draw_people` drew."""
+def people_key(drawn: pd.DataFrame) -> list[Line2D]:
+    """Explanations of what `draw_people` drew: its rows, others are passed over."""
     entries = []
-    for sex in sexes:
-        colour = np.array(to_rgb(style.SEX_COLOUR[sex]))
-        word = style.SEX_WORD[sex].lower()
-        if binned:
-            label = "scans" if sex == "all" else f"scans, mostly {word}"
-            face, marker, size = tuple(1 - (1 - colour) * 0.40), "h", 5.0
-        else:
-            label, face, marker, size = f"{word}: scans", tuple(colour), style.SEX_MARKER[sex], 2.4
-        entries.append(
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                color=face,
-                marker=marker,
-                markersize=size,
-                markeredgewidth=0,
-                label=label,
+    for kind in ("scan", "hexagon"):
+        sexes = set(drawn.loc[drawn["kind"] == kind, "sex"])
+        for sex in (sex for sex in style.SEX_MARKER if sex in sexes):
+            colour = np.array(to_rgb(style.SEX_COLOUR[sex]))
+            word = style.SEX_WORD[sex].lower()
+            label = "scans" if sex == "all" else f"{word}: scans"
+            face, marker, size = tuple(colour), style.SEX_MARKER[sex], 2.4
+            if kind == "hexagon":
+                label = f"scans, mostly {word}" if len(sexes) > 1 else label
+                face, marker, size = tuple(1 - (1 - colour) * 0.40), "h", 5.0
+            entries.append(
+                Line2D(
+                    [],
+                    [],
+                    linestyle="",
+                    color=face,
+                    marker=marker,
+                    markersize=size,
+                    markeredgewidth=0,
+                    label=label,
+                )
             )
-        )
     return entries

@@ -56,6 +56,7 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
             else:
                 panel.set_yticks([])
             panels.head(panel, style.display_name(name))
+        here = table[table["structure"].isin(names)]
         key = [
             Line2D(
                 [],
@@ -68,6 +69,7 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
                 label=style.SEX_WORD[sex],
             )
             for sex in sexes
+            if (here["sex"] == sex).any()
         ]
         key.append(
             Line2D(
@@ -80,7 +82,7 @@ def sensitivity_pages(analysis: Analysis) -> Iterator[Page]:
             )
         )
         panels.key(figure, key)
-        yield Page(figure, table[table["structure"].isin(names)], names)
+        yield Page(figure, here, names)
 
 
 def _words(way: tuple[str, str]) -> str:

@@ -45,16 +45,18 @@ def side_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
     kinds = ("asymmetry", "agreement")
     for keys in panels.pages_of(list(product(stems, kinds)), _SHAPE):
         figure, axes = panels.grid(len(keys), _SHAPE, x="", y="")
-        drawn, binned = [], False
+        drawn = []
         for panel, (stem, kind) in zip(axes, keys, strict=True):
             found = pairs(points, stem)
             rows = table[table["pair"] == stem].set_index("sex")
             draw = _asymmetry if kind == "asymmetry" else _agreement
             data = draw(panel, found, rows, analysis.sexes)
             drawn.append(data.assign(pair=stem, panel=kind))
-            binned |= panels.are_binned(found)
             _head(panel, stem, kind, rows, analysis.sexes)
-        key = panels.people_key(analysis.sexes, binned=binned)
+        columns = ["pair", "panel", "kind", "sex", "age_years", "asymmetry_pct", "mean_ml"]
+        columns += ["difference_ml", "n"]
+        data = pd.concat(drawn, ignore_index=True).reindex(columns=columns)
+        key = panels.people_key(data)
         key.append(Line2D([], [], color=style.INK, linewidth=0.9, label="mean"))
         key.append(
             Line2D(
@@ -67,10 +69,7 @@ def side_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
             )
         )
         panels.key(figure, key)
-        columns = ["pair", "panel", "kind", "sex", "age_years", "asymmetry_pct", "mean_ml"]
-        columns += ["difference_ml", "n"]
-        data = pd.concat(drawn, ignore_index=True).reindex(columns=columns)
-        yield Page(figure, data, list(dict.fromkeys(stem for stem, _ in keys)), binned)
+        yield Page(figure, data, list(dict.fromkeys(stem for stem, _ in keys)))
 
 
 def _asymmetry(

@@ -15,9 +15,10 @@ from matplotlib.patches import Rectangle
 from cohortvol.drawing import style
 from cohortvol.stages.report.figures import panels
 from cohortvol.stages.report.figures.panels import Page, Shape
+from cohortvol.stages.report.page.sentences.captions import SPLINE, curve_kinds
 from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
-MODEL, SPLINE = "M1", "spline"
+MODEL = "M1"
 """The straight fit, whose slope stands above a panel, and the curve drawn with its interval."""
 
 _SHAPE = Shape()
@@ -46,7 +47,7 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
     ages = _age_range(points if len(points) else curves)
     for names in panels.pages_of(structures, _SHAPE):
         figure, axes = panels.grid(len(names), _SHAPE, x="Age (years)", y="Volume (mL)")
-        data, binned = [], False
+        parts = []
         for panel, name in zip(axes, names, strict=True):
             fit = curves[curves["structure"] == name]
             values = published[published["structure"] == name]
@@ -54,12 +55,11 @@ def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
             drawn = _draw_panel(panel, people, fit, values, ages)
             lines = _slopes_in_words(slopes[slopes["structure"] == name], analysis.sexes)
             panels.head(panel, style.display_name(name), lines)
-            data.append(drawn.assign(structure=name))
-            binned |= panels.are_binned(people)
+            parts.append(drawn.assign(structure=name))
         figure.align_ylabels(axes)
-        drawn_people = panels.people_key(analysis.sexes, binned=binned) if len(points) else []
-        _key(figure, analysis, published[published["structure"].isin(names)], drawn_people)
-        yield Page(figure, pd.concat(data, ignore_index=True), names, binned)
+        data = pd.concat(parts, ignore_index=True)
+        _key(figure, data)
+        yield Page(figure, data, names)
 
 
 def references(analysis: Analysis) -> pd.DataFrame:
@@ -184,26 +184,24 @@ def _slopes_in_words(slopes: pd.DataFrame, sexes: list[str]) -> list[tuple[str, 
     return lines
 
 
-def _key(figure: Figure, analysis: Analysis, published: pd.DataFrame, people: list[Line2D]) -> None:
-    bent = bool((analysis.curves["model"] == SPLINE).any())
-    entries = [
-        Line2D(
-            [],
-            [],
-            color=style.SEX_COLOUR[sex],
-            linestyle=style.SEX_LINE[sex],
-            linewidth=1.1,
-            label=f"{style.SEX_WORD[sex]}: {'spline' if bent else 'fit'}, 95% CI",
-        )
-        for sex in analysis.sexes
-        if (analysis.curves["sex"] == sex).any()
-    ]
-    if bent:
+def _key(figure: Figure, data: pd.DataFrame) -> None:
+    kinds = curve_kinds(data)
+    entries = []
+    for sex, word in style.SEX_WORD.items():
+        here = [models for (_, whose), models in kinds.items() if whose == sex]
+        bent = [SPLINE in models for models in here]
+        what = "spline" if all(bent) else "spline or line" if any(bent) else "fit"
+        line: dict[str, Any] = {"linestyle": style.SEX_LINE[sex], "linewidth": 1.1}
+        label = f"{word}: {what}, 95% CI"
+        if here:
+            entries.append(Line2D([], [], color=style.SEX_COLOUR[sex], label=label, **line))
+    if any(len(models) > 1 for models in kinds.values()):
         dots: dict[str, Any] = {"linestyle": (0, (0.8, 1.0)), "linewidth": 0.8}
         entries.append(Line2D([], [], color=style.INK, label="straight", **dots))
-    entries += people
+    entries += panels.people_key(data)
+    told = set(data["evidence"].dropna()) if "evidence" in data else set()
     for evidence, face in (("VERIFIED", style.INK), ("DERIVED", "white")):
-        if (published["evidence"] == evidence).any():
+        if evidence in told:
             entries.append(
                 Line2D(
                     [],

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from cohortvol.drawing import style
 from cohortvol.stages.report.figures import panels
 from cohortvol.stages.report.figures.boxes import FACE, GROUPS
-from cohortvol.stages.report.figures.panels import MOST_POINTS, Page, Shape
+from cohortvol.stages.report.figures.panels import Page, Shape
 from cohortvol.stages.report.tables.inputs import Analysis
 
 _SHAPE = Shape(panel_mm=33.0, head_mm=6.0, foot_mm=9.5, top_mm=1.0, columns=4, gutter_mm=10.5)
@@ -51,7 +51,7 @@ def volume_pages(
             boxes = table[(table["structure"] == name) & table["sex"].isin(groups)]
             here = measured.loc[measured["structure"] == name, ["sex", "volume_ml"]]
             here = here.sort_values(["sex", "volume_ml"])
-            if public or len(here) > MOST_POINTS:
+            if public or panels.are_binned(here):
                 here = here[:0]
             _draw(panel, boxes, here, groups)
             panels.head(panel, style.display_name(name), _written(here))

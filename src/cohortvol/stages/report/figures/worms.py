@@ -41,8 +41,9 @@ def worm_pages(analysis: Analysis) -> Iterator[Page]:
             title = style.display_name(name) if band == 0 else ""
             panels.head(panel, title, [line for line in lines if line[0]])
         figure.align_ylabels(axes)
-        panels.key(figure, _key(analysis.sexes))
-        yield Page(figure, table[table["structure"].isin(shown)], shown)
+        data = table[table["structure"].isin(shown)]
+        panels.key(figure, _key([sex for sex in analysis.sexes if (data["sex"] == sex).any()]))
+        yield Page(figure, data, shown)
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:

@@ -177,9 +177,9 @@ class Analysis:
 
     @property
     def sexes(self) -> list[str]:
-        """The sexes that are shown apart; only ``all`` where no sex is known."""
+        """The sexes that are here, and are shown apart; only ``all`` where no sex is known."""
         counts = self.record.get("counts", {})
-        return ["all"] if counts.get("F", 1) == counts.get("M", 1) == 0 else ["F", "M"]
+        return [sex for sex in ("F", "M") if counts.get(sex, 1) != 0] or ["all"]
 
     @property
     def has_trends(self) -> bool:

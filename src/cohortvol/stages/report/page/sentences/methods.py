@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from cohortvol.drawing import style
 from cohortvol.stages.report.page.sentences import notices
+from cohortvol.stages.report.page.sentences.captions import SPLINE
 from cohortvol.stages.report.tables.flow import Flow
 from cohortvol.stages.report.tables.inputs import LOW, SLOPE, Analysis
 
-SPLINE = "spline"
 TIME_OF_DAY = "time of day"
 
 
@@ -93,8 +93,7 @@ def no_trend(analysis: Analysis) -> str:
 def m1(analysis: Analysis) -> str:
     """The unadjusted model."""
     age = f"age (in decades, centred at {analysis.settings.get('age_center', 50.0):g} years)"
-    told_apart = analysis.sexes != ["all"] and not notices.one_sex(analysis)
-    terms = f"{age}, sex, and their product" if told_apart else age
+    terms = f"{age}, sex, and their product" if len(analysis.sexes) > 1 else age
     return f"Model M1 regresses the natural logarithm of the volume on {terms}."
 
 
@@ -123,8 +122,7 @@ def m2(analysis: Analysis) -> str:
 
 
 def _known(names: list[str]) -> str:
-    words = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-    return f"{words} {'is' if len(names) == 1 else 'are'} known"
+    return f"{style.listed(names)} {'is' if len(names) == 1 else 'are'} known"
 
 
 def sexes(analysis: Analysis) -> str:
@@ -173,12 +171,16 @@ def curves(analysis: Analysis) -> str:
     if bent.empty:
         kind = "straight lines of M1"
     else:
-        kind = f"natural cubic splines by sex{at}"
+        kind = f"natural cubic splines{_by_sex(analysis)}{at}"
         kind += ", and straight lines of M1 where no spline was fitted" if straight else ""
     return (
         f"Curves are {kind}. They are drawn only inside the 1st to 99th percentile of age, never "
         "beyond the data."
     )
+
+
+def _by_sex(analysis: Analysis) -> str:
+    return " by sex" if len(analysis.sexes) > 1 else ""
 
 
 def left_out(analysis: Analysis) -> str:
@@ -198,10 +200,10 @@ def bends(analysis: Analysis, *, public: bool) -> str:
         return f"No test for bends {_made(public)}."
     settings = analysis.settings
     return (
-        "Model M3 puts a natural cubic spline of age by sex in the place of the straight line, "
-        "with the other terms of the most adjusted model; whether a trend bends is a robust Wald "
-        "test of M3 against it. Where it bends, slopes at several ages and the age of the peak are "
-        "given, the latter with a percentile interval over "
+        f"Model M3 puts a natural cubic spline of age{_by_sex(analysis)} in the place of the "
+        "straight line, with the other terms of the most adjusted model; whether a trend bends is "
+        "a robust Wald test of M3 against it. Where it bends, slopes at several ages and the age "
+        "of the peak are given, the latter with a percentile interval over "
         f"{settings.get('bootstrap_draws', '–')} draws of subjects (seed "
         f"{settings.get('seed', '–')})."
     )
@@ -227,7 +229,7 @@ def replication(analysis: Analysis) -> str:
     )
     if not ways:
         return ""
-    groups = "" if analysis.sexes == ["all"] else ", pooled and by sex"
+    groups = ", pooled and by sex" if len(analysis.sexes) > 1 else ""
     said = f"Replication: {' and '.join(ways)}{groups}"
     said += ", with Bonferroni's correction" if ways[0].startswith("Spearman") else ""
     return f"{said}, implausibly small volumes left out by a table of limits."
@@ -283,7 +285,7 @@ def site_slopes(analysis: Analysis) -> str:
         "random intercept per site, with age split into the mean age of its people and the "
         "distance from it, and those within also from a term per site; errors are cluster-robust "
         "by site"
-        f"{'' if differ else '; in no structure did the two differ'}."
+        f"{'' if differ else '; in no structure did the two clearly differ'}."
     )
 
 

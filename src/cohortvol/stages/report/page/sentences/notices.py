@@ -60,7 +60,7 @@ def adjusted_for(analysis: Analysis) -> str:
     names = [str(name) for name in analysis.record.get("covariates", {}).get("adjusted_for", [])]
     if not names or "M2" not in models(analysis):
         return ""
-    said = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    said = style.listed(names)
     return said if _same_terms(analysis, names) else f"{said} (each where a structure allows it)"
 
 
@@ -90,9 +90,13 @@ def size(analysis: Analysis) -> str:
 
 def one_sex(analysis: Analysis) -> str:
     """The only sex among the scans used, in words; empty if there are both, or none is known."""
-    counts = analysis.record.get("counts", {})
-    here = [sex for sex in ("F", "M") if counts.get(sex, 1) != 0]
-    return style.SEX_WORD[here[0]].lower() if len(here) == 1 else ""
+    here = [style.SEX_WORD[sex].lower() for sex in analysis.sexes if sex != "all"]
+    return here[0] if len(here) == 1 else ""
+
+
+def on_age(analysis: Analysis) -> str:
+    """What ln(volume) is regressed on in M1, in short."""
+    return "age × sex" if len(analysis.sexes) > 1 else "age"
 
 
 def of_all(analysis: Analysis) -> str:
