@@ -127,10 +127,10 @@ def _terms_of_m1(f: Shown) -> set[str]:
 
 
 SCANS = ("trends", "sides")
-"""Figures in which scans are drawn."""
+"""Figures in which scans are drawn as marks, or in hexagons."""
 OF_STRUCTURES = (
-    *("trends", "centiles", "worms", "forest", "quartiles", "heatmap", "sides", "missing"),
-    *("sensitivity", "repeats"),
+    *("volumes", "trends", "centiles", "worms", "forest", "quartiles", "heatmap", "sides"),
+    *("missing", "sensitivity", "repeats"),
 )
 THIRDS = {
     "age_years": "by thirds of age",
@@ -165,7 +165,7 @@ CLAIMS = (
     ),
     Claim(
         "shapes",
-        SCANS,
+        (*SCANS, "volumes"),
         _says(r"\(circles women, triangles men\)"),
         lambda f: len(f.values("sex", kind="scan")) == 2,
     ),
@@ -236,6 +236,12 @@ CLAIMS = (
         ("trends", "centiles", "worms", "quartiles"),
         _says(r"^[^.]*\b(structure and|pooled and by) sex\."),
         lambda f: f.sexes == 2,
+    ),
+    Claim(
+        "volumes by sex",
+        ("volumes",),
+        _says("^Volumes by structure and sex"),
+        lambda f: len(_sexes(f)) == 2,
     ),
     Claim(
         "names of the alt text",

@@ -56,10 +56,17 @@ def _sure(c: Cohort, row: Row) -> list[str]:
              if t["q_value"]]  # fmt: skip
     parts += ["bend not tested"] if not bends else ["bends"] * (min(bends) < level)
     told = [r["verdict"] for r in c.of("literature", structure=row["structure"])
-            if r["evidence"] != "UNVERIFIED"]  # fmt: skip
+            if r["evidence"] != "UNVERIFIED" and not _cannot_tell(r)]  # fmt: skip
     agree = sum(v in ("sign agrees", "CI holds the reference") for v in told)
     judged = agree + sum(v in ("conflict", "sign agrees, size differs") for v in told)
     return parts + [f"{agree} of {judged} published agree"] * bool(judged)
+
+
+def _cannot_tell(row: Row) -> bool:
+    """An interval that holds both 0 and what was published."""
+    ends = [row[LOW], row[HIGH]]
+    holds_0 = all(ends) and float(row[LOW]) <= 0 <= float(row[HIGH])
+    return holds_0 and row["verdict"] in ("sign agrees", "CI holds the reference")
 
 
 def _probability(q: float) -> str:

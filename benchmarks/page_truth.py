@@ -66,7 +66,7 @@ CLAIMS = (
     Claim(
         "kinds",
         r"Of (\d+) structures?, (\d+) (?:is|are) smaller and (\d+) (?:is|are) larger at higher age"
-        r"(?:; (\d+) changes? without one direction)?(?:; (\d+) shows? no clear difference)?"
+        r"(?:; (\d+) bends? without a clear slope)?(?:; (\d+) shows? no clear difference)?"
         r"(?:; (\d+) (?:has|have) no clear slope, and whether (?:its|their) trends? bends? was not "
         r"tested)?\.",
         expected.counts,

@@ -183,7 +183,7 @@ def _literature(rng: np.random.Generator, names: list[str]) -> list[dict[str, An
             "source": str(rng.choice(["A 2020", "B 2021"])) if rng.random() < 0.5 else None,
             "evidence": str(rng.choice(["VERIFIED", "DERIVED", "UNVERIFIED"])),
             "verdict": str(rng.choice(VERDICTS)),
-            SLOPE: _maybe(rng),
+            **(_estimate(rng) if rng.random() < 0.5 else {}),
         }
         for name in names
         for _ in range(int(rng.integers(0, 4)))

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import page_figures
 
 JINJA = pages.environment(pages.templates_folder())
-KINDS = ("trends", "forest", "quartiles", "heatmap", "missing", "sides")
+KINDS = ("trends", "volumes", "forest", "quartiles", "heatmap", "missing", "sides")
 WITH_KEY = ("trends", "heatmap", "sides")
 CLAIMS = [claim for claim in page_figures.CLAIMS if set(claim.figures) & set(KINDS)]
 STATISTICS = ("Spearman ρ with age", "Slope M1, %/decade", "Bend, q", "Men against women, %")
@@ -46,6 +46,8 @@ def rows(kind: str, rng: np.random.Generator, sexes: list[str], *, slopes: bool)
             if kind == "trends" and slopes:
                 models = [(), ("M1",), ("M1", "spline"), ("spline",)][rng.integers(4)]
                 found += [one | {"kind": "fit", "model": model} for model in models]
+        elif kind == "volumes":
+            found += [one | {"kind": mark} for mark in ("box", "scan") if rng.random() < 0.7]
         elif kind == "forest":
             found.append(one | {"average": rng.random() < 0.3, "negative_control": False})
         elif kind == "heatmap":
@@ -85,7 +87,8 @@ def page_of(kind: str, seed: int) -> page_figures.Shown | None:
     elif kind == "heatmap":
         key = [str(p.get_label()) for p in heatmap._entries(0.05, captions.columns(data))]
     said = pages.caption(JINJA, kind, texts | context)
-    title = captions.title(kind, data, analysis.sexes)
+    sexes = list(data["sex"].unique()) if kind == "volumes" else analysis.sexes
+    title = captions.title(kind, data, sexes)
     alt = captions.alt(kind, data, analysis.sexes, names)
     as_text = list(csv.DictReader(io.StringIO(data.to_csv(index=False))))
     return page_figures.Shown(kind, as_text, f"{title}. {said}", alt, key, len(analysis.sexes))

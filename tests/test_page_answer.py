@@ -46,7 +46,7 @@ def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
     assert found is not None
     assert found.sentences[0] == (
         "Of 4 structures, 2 are smaller and 1 is larger at higher age; "
-        "1 changes without one direction."
+        "1 bends without a clear slope."
     )
     assert "spleen −5.0 (−6.0 to −4.0) % and aorta 9.0 (8.0 to 10.0) %" in found.sentences[1]
     assert "(stomach) has no clear slope" in found.sentences[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from functools import cache
@@ -9,10 +10,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cohortvol.stages.report.page import html as page
 from cohortvol.stages.report.page.answer import answer
 from cohortvol.stages.report.page.sentences import methods, notices
 from cohortvol.stages.report.tables.flow import count_flow
@@ -108,6 +111,17 @@ def test_a_structure_under_the_wrong_heading_or_surer_than_it_is_is_found():
             if lie != html:
                 break
         assert any(mark in text for text in page_truth.untrue(lie, cohort, SAID)), pattern
+
+
+def test_a_row_of_missing_values_stands_only_where_there_are_any():
+    analysis, _, _ = made(0)
+    cells = [("all", "0 (0.0 %)"), ("F", "0 (0.0 %)"), ("M", "0")]  # of no men none is missing
+    for text, there in (("0 (0.0 %)", False), ("3 (9.1 %)", True)):
+        values = [("age_years", "missing", group, value, 1) for group, value in cells[1:]]
+        values.append(("age_years", "missing", "all", text, 1))
+        table = pd.DataFrame(values, columns=["variable", "level", "group", "value", "n"])
+        shown = page.table1(dataclasses.replace(analysis, table1=table))
+        assert bool(shown.rows) == there
 
 
 @pytest.mark.slow

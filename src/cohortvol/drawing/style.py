@@ -33,13 +33,13 @@ TITLE_PT, LABEL_PT, SMALL_PT, LEAST_PT = 7.0, 6.0, 5.5, 5.0
 
 SEX_COLOUR = {"F": "#D55E00", "M": "#0072B2", "all": "#333333"}
 """Told apart under every common colour vision deficiency (CIE76 difference >= 91)."""
-SEX_DARK = {"F": "#7a3500", "M": "#003f63"}
+INK, QUIET = "#1a1a1a", "#5f6368"
+SEX_DARK = {"F": "#7a3500", "M": "#003f63", "all": INK}
 SEX_LINE: dict[str, Any] = {"F": "-", "M": (0, (4, 1.6)), "all": "-"}
 SEX_MARKER = {"F": "o", "M": "^", "all": "o"}
 SEX_WORD = {"F": "Women", "M": "Men", "all": "All"}
 MANY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 """Colours of things that are neither sex (Okabe and Ito), in their order."""
-INK, QUIET = "#1a1a1a", "#5f6368"
 MOST_POINTS = 500
 """With more scans than this in a panel, counts in hexagons are drawn and not single points."""
 

@@ -24,6 +24,7 @@ from cohortvol.stages.report.figures import (
     volumes,
     worms,
 )
+from cohortvol.stages.report.figures.boxes import GROUPS
 from cohortvol.stages.report.figures.panels import Page
 from cohortvol.stages.report.page.sentences import captions, notices
 from cohortvol.stages.report.tables.flow import Flow, flow_figure
@@ -75,13 +76,15 @@ class Subject:
 
 def draw(subject: Subject) -> Iterator[Drawn]:
     """All figures that have something to show."""
-    sexes = subject.analysis.sexes
     yield _flow(subject.flow)
     for name, pages in _kinds(subject):
         found = list(pages)
         more = _inside(found) if found and name == "planted" else {}
         for number, page in enumerate(found, start=1):
             here = more | _of_page(name, page, subject, number=number, n_pages=len(found))
+            sexes = subject.analysis.sexes
+            if name == "volumes":  # also of those whose age is not known
+                sexes = [sex for sex in GROUPS if sex != "all" and (page.data["sex"] == sex).any()]
             title = captions.title(name, page.data, sexes)
             alt = captions.alt(name, page.data, sexes, page.structures)
             yield Drawn(name, page.figure, page.data, here, title, alt, number)
@@ -115,7 +118,7 @@ def _kinds(subject: Subject) -> Iterator[tuple[str, Iterable[Page]]]:
 def _flow(flow: Flow) -> Drawn:
     sentences = {code: reason.sentence for code, reason in reasons.load().items()}
     figure, data = flow_figure(flow, sentences)
-    alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans used for trends."
+    alt = f"Flow diagram. {flow.sentence()} {style.count(flow.usable)} scans usable for trends."
     return Drawn("flow", figure, data, {}, captions.title("flow", data, []), alt)
 
 
@@ -134,6 +137,8 @@ def _of_page(
     if name in ("trends", "sides"):
         context["scans"] = captions.scans(data)
         context["binned"] = bool((data["kind"] == "hexagon").any())
+    if name == "volumes":
+        context["shapes"] = captions.shapes(set(data.loc[data["kind"] == "scan", "sex"]))
     if name == "trends":
         context["n_drawn"] = captions.n_drawn(data)
         context["lines"] = captions.lines(data, notices.on_age(analysis))

@@ -118,7 +118,7 @@ def _agreement(
 
 def _reach(values: pd.Series) -> float:
     """Half the height of a panel: nearly all values; all of them where they are few."""
-    share = 0.992 if len(values) > panels.MOST_POINTS else 1.0
+    share = 0.992 if len(values) > style.MOST_POINTS else 1.0
     return max(float(values.abs().quantile(share)) * 1.1, 1e-3)
 
 

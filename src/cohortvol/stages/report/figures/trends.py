@@ -25,7 +25,6 @@ _SHAPE = Shape()
 _SHOWN_QUANTILES = (0.003, 0.997)
 _BOX_YEARS = 4.0
 """Width of the box of a reference that names one age."""
-_REFERENCE_SEX = {"all": style.INK, "F": style.SEX_DARK["F"], "M": style.SEX_DARK["M"]}
 
 
 def trend_pages(analysis: Analysis, points: pd.DataFrame) -> Iterator[Page]:
@@ -105,7 +104,7 @@ def _draw_reference(panel: Axes, row: dict[str, Any]) -> dict[str, Any]:
     if np.isfinite(at):
         start, end = at - _BOX_YEARS / 2, at + _BOX_YEARS / 2
     at = (start + end) / 2
-    colour = _REFERENCE_SEX[row["sex"]]
+    colour = style.SEX_DARK[row["sex"]]
     verified = row["evidence"] == "VERIFIED"
     box: dict[str, Any] = {"xy": (start, mean - sd), "width": end - start, "height": 2 * sd}
     line: dict[str, Any] = {"linestyle": "-" if verified else (0, (2, 1.2)), "linewidth": 0.6}

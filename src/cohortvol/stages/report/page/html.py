@@ -45,7 +45,7 @@ def table1(analysis: Analysis) -> Table:
     hidden, rows = notices.not_printed(analysis), []
     for (variable, level), cells in analysis.table1.groupby(["variable", "level"], sort=False):
         values = dict(zip(cells["group"], cells["value"], strict=True))
-        if level == "missing" and all(str(v).startswith("0 (") for v in values.values()):
+        if level == "missing" and all(str(v).split(" ")[0] == "0" for v in values.values()):
             continue
         name = VARIABLES.get(str(variable), str(variable))
         words = "" if level == "n" else str(level)

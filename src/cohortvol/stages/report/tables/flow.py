@@ -24,7 +24,7 @@ _HEADING = {
     "skipped": "Skipped by a stated rule",
     "failed": "Failed: retried on the next run",
     "unusable": "Excluded from trends",
-    "kept": "Among the scans used for trends",
+    "kept": "Among the scans usable for trends",
     "out of range": "Values that cannot be true and count as unknown",
     "suspected": "Far outside the rest, not left out: surgery or disease?",
 }
@@ -99,7 +99,7 @@ def count_flow(table: pd.DataFrame, *, rounded: bool = False) -> Flow:
 
 
 def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.DataFrame]:
-    """Boxes from the manifest down to the scans used for trends, with side boxes for the rest.
+    """Boxes from the manifest down to the scans usable for trends, with side boxes for the rest.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def flow_figure(flow: Flow, sentences: Mapping[str, str]) -> tuple[Figure, pd.Da
         top += _height(lines) + _GAP_MM
     end = start + second + 2 * gap
     _arrow_down(axes, start, end)
-    _main_box(axes, end, "Used for trends with age", flow.usable, strong=True)
+    _main_box(axes, end, "Usable for trends with age", flow.usable, strong=True)
     return figure, _counts(flow, sentences)
 
 

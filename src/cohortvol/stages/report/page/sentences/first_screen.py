@@ -15,13 +15,13 @@ from cohortvol.stages.report.tables.inputs import HIGH, LOW, SLOPE, Analysis
 KINDS = (
     ("smaller", "Smaller at higher age"),
     ("larger", "Larger at higher age"),
-    ("bends", "Changes without one direction"),
+    ("bends", "Bends, without a clear slope"),
     ("unclear", "No clear difference"),
     ("untested", "No clear slope; a bend was not tested"),
 )
 """What is said of a structure, and over such rows."""
 _OTHERS = (
-    ("bends", "changes without one direction", "change without one direction"),
+    ("bends", "bends without a clear slope", "bend without a clear slope"),
     ("unclear", "shows no clear difference", "show no clear difference"),
     (
         "untested",
@@ -79,13 +79,18 @@ def how_sure(analysis: Analysis, row: Mapping[str, Any], level: float) -> str:
         parts.append("bends")
     elif bend == "untested":
         parts.append("bend not tested")
-    verdicts = analysis.table("literature")
-    of_structure = verdicts["structure"] == row["structure"]
-    told = verdicts[of_structure & (verdicts["evidence"] != "UNVERIFIED")]["verdict"]
-    agree, judged = told.isin(AGREES).sum(), told.isin(AGREES + DISAGREES).sum()
-    if judged:
-        parts.append(f"{agree} of {judged} published agree")
-    return "; ".join(parts)
+    return "; ".join([*parts, *_published(analysis, row["structure"])])
+
+
+def _published(analysis: Analysis, structure: str) -> list[str]:
+    """How many published values agree of those that the slopes of their ages can tell from 0."""
+    table = analysis.table("literature")
+    told = table[(table["structure"] == structure) & (table["evidence"] != "UNVERIFIED")]
+    holds_0 = (told[LOW] <= 0) & (told[HIGH] >= 0)  # and so a published slope that is not far off
+    told = told[~(holds_0 & told["verdict"].isin(AGREES))]
+    agree = told["verdict"].isin(AGREES).sum()
+    judged = told["verdict"].isin(AGREES + DISAGREES).sum()
+    return [f"{agree} of {judged} published agree"] if judged else []
 
 
 def _agreement(analysis: Analysis, row: Mapping[str, Any], level: float) -> list[str]:
@@ -171,8 +176,14 @@ def of_controls(controls: Sequence[Row]) -> str:
     if not names:
         return ""
     if len(controls) == 1:
-        return f"The negative control ({names}) has no clear slope, as it should."
-    return f"The negative controls ({names}) have no clear slope, as they should."
+        return (
+            f"The negative control ({names}) has no clear slope, as it should; how "
+            "flat it is, its interval says."
+        )
+    return (
+        f"The negative controls ({names}) have no clear slope, as they should; how flat "
+        "they are, their intervals say."
+    )
 
 
 def not_given(n_without: int, model: str) -> str:
