@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from cohortvol.drawing import pages, style
-from cohortvol.stages.report.figures import gallery, heatmap, panels, trends
+from cohortvol.stages.report.figures import boxes, gallery, heatmap, panels, trends
 from cohortvol.stages.report.page.sentences import captions
 from cohortvol.stages.report.run import _texts
 from cohortvol.stages.report.tables.flow import count_flow
+from cohortvol.stages.report.tables.inputs import BESIDE_COLUMNS
 from made_tables import STRUCTURES, made
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -124,6 +126,21 @@ def test_a_cohort_of_women_has_no_men_in_its_keys_and_captions():
     assert [line.get_label() for line in panels.people_key(data)] == ["women: scans"]
     assert captions.scans(data) == "Each mark is one scan"
     assert captions.title("trends", data, ["F"]).endswith("by structure")
+
+
+def test_a_structure_without_a_box_has_no_panel_of_boxes():
+    analysis, _, _ = made(3)
+    first, *others = analysis.structures()
+    box = {"q25_ml": 1.0, "median_ml": 2.0, "q75_ml": 3.0}
+    row = {"sex": analysis.sexes[0], "quartile": 1, "age_above_years": None, "age_to_years": 50.58}
+    table = pd.DataFrame(
+        [row | box | {"structure": first}, *({**row, "structure": n} for n in others)]
+    )
+    quartiles = table.reindex(columns=BESIDE_COLUMNS["quartiles"])
+    with style.journal_style():
+        (page,) = boxes.box_pages(replace(analysis, beside={"quartiles": quartiles}))
+    assert page.structures == [first]
+    assert page.figure.axes[0].get_xticklabels()[0].get_text() == "to 50.6"
 
 
 def test_a_page_of_few_and_of_many_scans_explains_marks_and_hexagons():

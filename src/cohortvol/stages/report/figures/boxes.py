@@ -22,10 +22,10 @@ FACE = {"all": "#d7dadd", "F": "#f5cdb0", "M": "#b0d4e8"}
 def box_pages(analysis: Analysis) -> Iterator[Page]:
     """Pages of panels: four quartiles of age, each pooled and per sex; none without quartiles."""
     table = analysis.table("quartiles")
-    here = set(table.dropna(subset=["median_ml"])["sex"])
+    drawn = table.dropna(subset=["q25_ml", "median_ml", "q75_ml"])
     wanted = GROUPS if len(analysis.sexes) > 1 else analysis.sexes
-    groups = [sex for sex in wanted if sex in here]
-    structures = analysis.structures(table["structure"])
+    groups = [sex for sex in wanted if (drawn["sex"] == sex).any()]
+    structures = analysis.structures(drawn.loc[drawn["sex"].isin(groups), "structure"])
     if not groups:
         return
     for names in panels.pages_of(structures, _SHAPE):
@@ -96,9 +96,9 @@ def _box(panel: Axes, row: dict[str, Any], place: float, width: float) -> None:
 
 
 def _range(above: float, to: float) -> str:
-    if pd.isna(above):
-        return f"to {to:g}"
-    return f"over {above:g}" if pd.isna(to) else f"to {to:g}"
+    if pd.isna(to):
+        return f"over {round(above, 1):g}"
+    return f"to {round(to, 1):g}"
 
 
 def _correlations(analysis: Analysis, structure: str, groups: list[str]) -> list[tuple[str, str]]:

@@ -17,7 +17,8 @@ from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 def age_bands_table(analysis: Analysis) -> Table:
     """Table 2: quantiles of the volumes by ten years of age and sex."""
     rows = []
-    for row in analysis.table("age_bands").to_dict("records"):
+    bands = analysis.table("age_bands")
+    for row in bands[(bands["sex"] == "all") | bands["n"].fillna(1).ne(0)].to_dict("records"):
         low, below = row["age_from_years"], row["age_below_years"]
         ages = f"{low:g} and older" if pd.isna(below) else f"{low:g} to {below:g}"
         ages = f"below {below:g}" if low == 0 else ages
