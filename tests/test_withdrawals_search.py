@@ -260,6 +260,53 @@ def test_an_image_that_somebody_else_has_too_is_not_looked_for(tmp_path):
     assert search(results, withdrawn)["exit_code"] == 0
 
 
+def with_label_maps(tmp_path, of_anna, of_others):
+    """A manifest whose label maps lie at such paths, with the scan's number for {}."""
+    path = cohort(tmp_path, ROWS)
+    lines = path.read_text().splitlines()
+    given = [(of_anna if subject == "anna" else of_others).format(scan) for scan, subject in ROWS]
+    rows = [",".join(pair) for pair in zip(lines, ["dseg", *given], strict=True)]
+    return list_of(tmp_path, "\n".join(rows) + "\n", "scans.csv")
+
+
+@pytest.mark.parametrize(
+    ("of_anna", "of_others", "told"),
+    [
+        ("/seg/M7{}.nii.gz", "/seg/{}.nii.gz", "copied M7a-1.nii.gz"),
+        ("/seg/M7{}", "/seg/{}", "listed /seg/M7a-1/liver.nii.gz"),
+        ("/seg/M7{}/*.nii.gz", "/seg/{}/*.nii.gz", "listed seg/M7a-1/liver.nii.gz"),
+        ("/seg/M7{}_*.nii.gz", "/seg/{}_*.nii.gz", "read /seg/M7a-1_liver.nii.gz"),
+        ("/seg/*/M7{}.nii.gz", "/seg/*/{}.nii.gz", "read /seg/liver/M7a-1.nii.gz"),
+        ("/seg/*_M7{}_x.nii", "/seg/*_{}_x.nii", "read liver_M7a-1_x.nii"),
+    ],
+)
+@pytest.mark.parametrize("removed", [False, True])
+def test_label_maps_made_elsewhere_are_looked_for(tmp_path, of_anna, of_others, told, removed):
+    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
+    path = with_label_maps(tmp_path, of_anna, of_others)
+    manifest.run(path, results)
+    if removed:
+        manifest.run(path, results, withdrawals=withdrawn)
+    before = search(results, withdrawn)["hits"]
+    assert bool(before) != removed
+    (results / "mine.log").write_text(told)
+    assert search(results, withdrawn)["hits"] == before | {"mine.log": 1}
+    for other in ("read /seg/liver.nii.gz and seg/b-1/liver.nii.gz", "*.nii.gz /seg/b-1_liver.nii"):
+        (results / "mine.log").write_text(other)
+        assert search(results, withdrawn)["hits"] == before
+
+
+def test_the_digest_of_a_label_map_made_elsewhere_is_looked_for(tmp_path):
+    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
+    manifest.run(cohort(tmp_path, ROWS), results)
+    rows = [ingest_row(scan_id, dseg_sha256=f"labels{n}") for n, (scan_id, _) in enumerate(ROWS)]
+    ingested = tables.append_rows(rows, schemas.INGEST)
+    tables.write_table(results / "ingest" / "0000.parquet", ingested, schemas.INGEST)
+    for text, is_theirs in (("labels2", True), ("labels1", False)):
+        (results / "mine.json").write_text(json.dumps({"sha256": text}))
+        assert ("mine.json" in search(results, withdrawn)["hits"]) == is_theirs
+
+
 def test_tables_of_decisions_in_the_folder_lose_their_rows_and_inputs_do_not(tmp_path):
     results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
     manifest.run(cohort(tmp_path, ROWS), results)

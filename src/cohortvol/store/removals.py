@@ -20,11 +20,13 @@ from typing import Any
 from cohortvol.errors import OutputError, TableError
 from cohortvol.store.files import commit, digest_of, json_text
 from cohortvol.store.keys import PRIVATE, make_private
+from cohortvol.store.label_maps import ENDS, STRUCTURE
 from cohortvol.store.withdrawals import loose, normal
 
 RECORD = "withdrawn.json"
 _SALT_BYTES = 32
 _SEAL_BYTES = 16
+_BETWEEN = "/_-."  # an id and the name of a structure in a path
 
 
 class Removals:
@@ -141,13 +143,18 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def names_of_image(image: str) -> set[str]:
-    """An image as logs and tables of others may name it: its path, and its own name.
+    """An image or label map as logs and tables of others may name it: its path, and its own name.
 
-    Of a folder the name alone says little, so that it goes with the one above it.
+    Of a folder the name alone says little, so that it goes with the one above it. Of a path with a
+    `STRUCTURE` for files of one structure each, both sides of it may stand for somebody.
     """
     if not image:
         return set()
+    if STRUCTURE in image:
+        before, after = image.split(STRUCTURE, 1)
+        ends = {after.lstrip(_BETWEEN)} - {end.lstrip(_BETWEEN) for end in ENDS}
+        return {image} | names_of_image(before.rstrip(_BETWEEN)) | ends
     parts = Path(image).parts
-    is_file = image.lower().endswith((".nii", ".nii.gz", ".dcm"))
+    is_file = image.lower().endswith((*ENDS, ".dcm"))
     short = parts[-1] if is_file else os.path.join(*parts[-2:])
     return {image, short}

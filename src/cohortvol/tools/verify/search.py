@@ -33,7 +33,8 @@ LEAST_BYTES = 5
 SOFTWARE = {"conda", "conda-archive", "singularity", "apptainer"}
 """Folders of Snakemake's own that hold programs."""
 
-_DIGESTS = ("image_sha256", "voxels_sha256")
+_PLACES = ("image", "dseg")
+_DIGESTS = ("image_sha256", "voxels_sha256", "dseg_sha256")
 
 
 def search(
@@ -44,11 +45,11 @@ def search(
 ) -> dict[str, Any]:
     """Look for people in file names, bytes, unpacked bytes and columns of every file.
 
-    Looked for are the ids of the list; their keys; and what stood for their scans and images: ids,
-    paths, names and digests, as the tables tell now and the record of removals remembers. A name is
-    found where no letter or digit touches it on either side: ``sub-01`` is in ``sub-01_T1w``, and
-    not in ``sub-010``. What stands for somebody who stays as well, such as the same image, is not
-    looked for.
+    Looked for are the ids of the list; their keys; and what stood for their scans, for the images
+    and label maps of these: ids, paths, names and digests, as the tables tell now and the record
+    of removals remembers. A name is found where no letter or digit touches it on either side:
+    ``sub-01`` is in ``sub-01_T1w``, and not in ``sub-010``. What stands for somebody who stays as
+    well, such as the same image, is not looked for.
 
     Parameters
     ----------
@@ -132,29 +133,29 @@ def search(
 
 
 class _Tables:
-    """What the tables of a results folder still know of everybody's scans and images."""
+    """What the tables of a results folder still know of everybody's scans and their files."""
 
     def __init__(self, results: Path) -> None:
         self._results = results
         self._rows: list[tuple[str, str, set[str]]] = []
         paths = [results / "manifest" / f"{name}.parquet" for name in ("scans", "shards")]
         of_all = [
-            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", "image", "more_images")),
+            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", *_PLACES, "more_images")),
             *_rows_of(paths[1], SHARDS, ("scan_id", "subject_id")),
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
-            of_all += _rows_of(path, INGEST, ("scan_id", "image", *_DIGESTS))
+            of_all += _rows_of(path, INGEST, ("scan_id", *_PLACES, *_DIGESTS))
         for path in results.glob("segment/*/*/*.json"):  # also of scans that left the manifest
             receipt = read_object(path) or {}
             of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             digests = {row[name] for name in _DIGESTS if row.get(name)}
-            named = [row.get("image") or "", *from_json(row.get("more_images"))]
+            named = [row.get(name) or "" for name in _PLACES] + from_json(row.get("more_images"))
             images = digests.union(*map(names_of_image, named))
             self._rows.append((row["scan_id"], row.get("subject_id") or row["scan_id"], images))
 
     def of(self, names: set[str]) -> set[str]:
-        """Names of scans and images of these scans or subjects."""
+        """Names of scans, images and label maps of these scans or subjects."""
         scans = {scan for scan, subject, _ in self._rows if names & {scan, subject}}
         found = {name for scan, _, images in self._rows if scan in scans for name in images}
         return scans | found
