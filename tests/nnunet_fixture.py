@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,20 @@ def write_results(
         place.mkdir()
         module = network(fold, plans, len(dataset["labels"]))
         torch.save(checkpoint(module, fold) | changes, place / "checkpoint_final.pth")
+
+
+def of_channels(folder: Path, names: Sequence[str], folds: int = 1) -> Path:
+    """A results folder whose network sees several images of a scan, of these names."""
+    plans = deepcopy(PLANS)
+    plans["configurations"]["3d_fullres"] |= {
+        "normalization_schemes": ["ZScoreNormalization"] * len(names),
+        "use_mask_for_norm": [False] * len(names),
+    }
+    known = plans["foreground_intensity_properties_per_channel"]
+    known |= {str(n): known["0"] for n in range(len(names))}
+    named = {"channel_names": {str(n): name for n, name in enumerate(names)}}
+    write_results(folder, plans, DATASET | named, folds)
+    return folder
 
 
 def results_folder(parent: Path, folds: int = 1, plans: dict[str, Any] = PLANS) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +15,6 @@ from scipy.ndimage import gaussian_filter
 
 import nnunet_fixture
 from cohortvol import config
-from cohortvol.errors import ConfigError
 from cohortvol.models.card import load_card
 from cohortvol.models.channels import dixon_part
 from cohortvol.models.networks import Source, import_nnunet
@@ -26,7 +24,6 @@ from cohortvol.stages.manifest import changed_images, read_manifest
 from cohortvol.stages.segment import Segmenter, run_shard
 from cohortvol.store.schemas import INGEST, MANIFEST, RARE, SEGMENT, SERIES, SHARD
 from cohortvol.store.tables import read_table
-from cohortvol.tools.judge import calibrate
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.workflow.flow import ingest_settings
 from dicom_fixture import write_series
@@ -280,17 +277,9 @@ def test_simulated_dixon_scans_are_what_their_columns_say(tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    plans = deepcopy(nnunet_fixture.PLANS)
-    plans["configurations"]["3d_fullres"] |= {
-        "normalization_schemes": ["ZScoreNormalization"] * 2,
-        "use_mask_for_norm": [False] * 2,
-    }
-    known = plans["foreground_intensity_properties_per_channel"]
-    known["1"] = known["0"]
-    dataset = nnunet_fixture.DATASET | {"channel_names": {"0": "water", "1": "fat"}}
-    nnunet_fixture.write_results(folder / "trained", plans, dataset, 1)
+    trained = nnunet_fixture.of_channels(folder / "trained", CHANNELS)
     return import_nnunet(
-        [Source(folder / "trained")], folder / "pair", model_id="pair", licence="test",
+        [Source(trained)], folder / "pair", model_id="pair", licence="test",
         orientation="RAS",
     ).folder  # fmt: skip
 
@@ -327,13 +316,6 @@ def test_a_scan_of_two_channels_goes_from_the_manifest_to_volumes(tmp_path, mode
 def test_a_model_of_one_channel_is_not_asked_for_channels():
     card = load_card(Path(__file__).parents[1] / "models/embedded-v2")
     assert "channels" not in ingest_settings(config.defaults(), card)
-
-
-def test_a_model_of_two_channels_is_not_judged_by_single_images(model, tmp_path):
-    for name in ("images", "labels"):
-        saved(tmp_path / name / "a.nii.gz", dixon()["water"])
-    with pytest.raises(ConfigError, match=r"sees 2 images of a scan \(water, fat\)"):
-        calibrate.measured(model, tmp_path)
 
 
 def test_a_scan_of_another_number_of_channels_is_no_label_map(tmp_path, model):

@@ -145,9 +145,9 @@ def check_held_out(trained):
     for number, (folder, split) in enumerate(zip(folders, splits, strict=True)):
         card = load_card(folder / "model")
         assert (card.id, card.labels) == (f"tiny-fold-{number}", {1: "liver", 2: "spleen"})
-        scans = labelled_scans(folder)
+        scans = labelled_scans(folder, card)
         assert sorted(scans) == sorted(split["val"])
-        for case, (image, label_map) in scans.items():
+        for case, ((image,), label_map) in scans.items():
             pairs = trained / "pairs"
             assert image.samefile(pairs / "images" / f"{case}.nii.gz")
             ours, theirs = (nib.load(p) for p in (label_map, pairs / "labels" / label_map.name))

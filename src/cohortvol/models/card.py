@@ -204,8 +204,6 @@ def _check(card: Card, path: Path) -> None:
         wrong.append(f"stored_axes {card.stored_axes}, though scans are turned")
     if len(card.channels) == 1 or len(set(card.channels)) < len(card.channels):
         wrong.append(f"channels {', '.join(card.channels)}; several, or none for one")
-    if card.channels and card.spacing_mm is not None:
-        wrong.append("spacing_mm, to which scans of several channels are not brought")
     if card.spacing_mm is not None and not all(0 < edge < 100 for edge in card.spacing_mm):
         wrong.append(f"spacing_mm {list(card.spacing_mm)}")
     if not card.parts:
@@ -232,7 +230,7 @@ def _check(card: Card, path: Path) -> None:
         if layers_of[name] != 1:
             wrong.append(f"structure {name} is in {layers_of[name]} layers")
     wrong += wrong_elsewhere(card.elsewhere, card.parts, card.profiles)
-    wrong += wrong_crops(card.parts, card.spacing_mm, card.channels)
+    wrong += wrong_crops(card.parts, card.spacing_mm)
     if recipe_of(card.default_profile).removesuffix(BODY) not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:

@@ -93,7 +93,7 @@ def xyz_mm(raw: Sequence[float] | None) -> tuple[float, float, float] | None:
     return x, y, z
 
 
-def wrong_crops(parts: Sequence[Part], spacing_mm: object, channels: Sequence[str]) -> list[str]:
+def wrong_crops(parts: Sequence[Part], spacing_mm: object) -> list[str]:
     """What is wrong with the boxes that parts of a card want to see.
 
     Parameters
@@ -102,8 +102,6 @@ def wrong_crops(parts: Sequence[Part], spacing_mm: object, channels: Sequence[st
         Of the card, in their order.
     spacing_mm
         Of the card; None where nnU-Net resamples by itself.
-    channels : sequence of str
-        Of the card.
     """
     wrong = []
     found: set[str] = set()  # by the parts before that see all of a scan
@@ -122,7 +120,7 @@ def wrong_crops(parts: Sequence[Part], spacing_mm: object, channels: Sequence[st
             wrong.append(f"part {part.name} has a crop and no margin_mm")
         if not part.folds:
             wrong.append(f"part {part.name} has a crop and no network")
-        if part.spacing_mm is not None and (spacing_mm is None or channels):
+        if part.spacing_mm is not None and spacing_mm is None:
             wrong.append(
                 f"part {part.name} has spacing_mm, to which no scan of this model is brought"
             )

@@ -18,6 +18,7 @@ def calibrate_model(
         Path,
         typer.Option(
             help="Folder with images/ and labels/ of scans the model was not trained on; "
+            "further channels are in images_2/ and so on, under the same names. "
             "dseg.tsv (index, name) in it names the labels, the model's own indices if not there."
         ),
     ],

@@ -16,7 +16,9 @@ from cohortvol.errors import ConfigError
 def consistency_of_model(
     name: Annotated[str, typer.Argument(help="Model id, or its folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    scans: Annotated[Path, typer.Option(help="Folder of *.nii.gz, or with images/ in it.")],
+    scans: Annotated[
+        Path, typer.Option(help="Folder of *.nii.gz, or with images/, images_2/, ... in it.")
+    ],
     labelled: Annotated[
         bool,
         typer.Option(

@@ -34,7 +34,7 @@ class FastPart(PartNetwork):
             or settings.use_mask_for_norm[0]
             or settings.configuration["resampling_fn_data"] != _RESIZE
         ):
-            return super().preprocess(torch.as_tensor(image).cpu(), spacing_mm)
+            return super().preprocess(torch.as_tensor(image).cpu().numpy(), spacing_mm)
         order = self._plans.transpose_forward
         data = torch.as_tensor(image).permute(*order)
         spacing = [spacing_mm[axis] for axis in order]

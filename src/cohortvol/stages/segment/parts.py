@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +139,21 @@ def on_grid(
         if profile.on_device:
             return torch.from_numpy(image.astype(np.float32)).to(device), spacing_mm
         return image, spacing_mm
+    channels = [data] if data.ndim == 3 else [*np.moveaxis(data, -1, 0)]
+    zoomed = [_zoomed(one, spacing_mm, target_mm, profile, device) for one in channels]
+    images = [image for image, _ in zoomed]
+    stack: Any = torch.stack if profile.on_device else np.stack
+    return images[0] if data.ndim == 3 else stack(images), zoomed[0][1]
+
+
+def _zoomed(
+    data: np.ndarray,
+    spacing_mm: np.ndarray,
+    target_mm: np.ndarray,
+    profile: Profile,
+    device: torch.device,
+) -> tuple[np.ndarray | torch.Tensor, np.ndarray]:
+    """One channel of `on_grid`, zoomed as a scan by itself."""
     order = int(profile.zoom_order or 0)
     if profile.on_device:
         fast, spacing_mm = zoom_fast(data, spacing_mm, target_mm, order, profile.clear_rim, device)

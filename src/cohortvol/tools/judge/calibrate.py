@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,14 @@ from cohortvol.models.intervals import (
     interval,
     softmax_by_label,
 )
-from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
 from cohortvol.store.schemas import Column, real, text
 from cohortvol.store.tables import read_table
 from cohortvol.tools.judge.labelled import (
-    check_one_image,
     label_names,
     labelled_scans,
     of_every_scan,
+    read_channels,
     read_labels,
 )
 
@@ -65,8 +64,7 @@ def measured(
         either finds nothing of the structure. Cut structures count as far as they are in view.
     """
     card = load_card(model)
-    check_one_image(card)
-    scans, names = labelled_scans(labelled), label_names(labelled, card)
+    scans, names = labelled_scans(labelled, card), label_names(labelled, card)
     truth = _truth(labelled)
     chosen = recipe_of(choose_profile(card, profile).name) + SOFTMAX
     segmenter = Segmenter.load(model, chosen, device=device, threads=threads)
@@ -93,12 +91,12 @@ def is_simulated(labelled: Path) -> bool:
 
 
 def _one_scan(
-    segmenter: Segmenter, image: Path, label_map: Path, names: Mapping[int, str]
+    segmenter: Segmenter, images: Sequence[Path], label_map: Path, names: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    scan = read_unchecked(image, segmenter.dtype)
+    scan = read_channels(images, segmenter.dtype)
     drawn = read_labels(label_map, scan)
     predicted = segmenter.predict(segmenter.prepare(scan.data, scan.affine))
-    labels = segmenter.finish(predicted).reshape(*scan.data.shape, -1)
+    labels = segmenter.finish(predicted).reshape(*scan.data.shape[:3], -1)
     softmax = softmax_by_label(predicted.softmax)
     index_of = {structure: index for index, structure in names.items()}
     own = {structure: label for label, structure in segmenter.card.labels.items()}

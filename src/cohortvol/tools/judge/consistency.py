@@ -9,7 +9,7 @@ exchange left and right, a body with the liver on its left is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,19 @@ import pandas as pd
 from cohortvol.anatomy.overlap import Overlap, overlap_by_structure
 from cohortvol.drawing import style
 from cohortvol.errors import ConfigError
-from cohortvol.models.card import FOLD_MODEL, choose_profile, load_card
+from cohortvol.models.card import FOLD_MODEL, Card, choose_profile, load_card
 from cohortvol.models.inference import recipe_of
-from cohortvol.stages.segment.images import read_unchecked
 from cohortvol.stages.segment.infer import Segmenter
 from cohortvol.store.files import commit_text
 from cohortvol.store.schemas import Column, real, text
 from cohortvol.store.tables import csv_text, write_table
 from cohortvol.tools.judge.expectation import ON_CARD, Expectation, expectation, figure_of, left_out
 from cohortvol.tools.judge.labelled import (
-    check_one_image,
+    channels_of,
     label_names,
     labelled_scans,
     of_every_scan,
+    read_channels,
     read_labels,
     write_on_card,
 )
@@ -93,15 +93,18 @@ def altered_copies(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
     Parameters
     ----------
-    data : (I, J, K) float array
-        A scan of one grey value is given back as it is, but for the noise.
+    data : (I, J, K) or (I, J, K, channel) float array
+        A scan of one grey value is given back as it is, but for the noise. Of several channels
+        each is altered by itself, all of them in the same way.
     """
-    low, high = np.percentile(data, GREY_PERCENTILES)
-    width = high - low if high > low else 1.0
-    share = (data - low) / width
+    channels = data[..., np.newaxis] if data.ndim == 3 else data
+    low, high = np.percentile(channels, GREY_PERCENTILES, axis=(0, 1, 2))
+    width = np.where(high > low, high - low, 1.0)
+    share = (channels - low) / width
     for place, (name, alter) in enumerate(ALTERATIONS.items()):
-        moved = alter(share, np.random.default_rng(place))
-        yield name, (low + width * moved).astype(data.dtype)
+        random = np.random.default_rng(place)
+        moved = np.stack([alter(one, random) for one in np.moveaxis(share, -1, 0)], axis=-1)
+        yield name, (low + width * moved).astype(data.dtype).reshape(data.shape)
 
 
 def consistency_of(
@@ -111,7 +114,7 @@ def consistency_of(
 
     Parameters
     ----------
-    data : (I, J, K) float array
+    data : (I, J, K) or (I, J, K, channel) float array
     affine : (4, 4) float array
         Voxel indices to RAS+ millimetres.
 
@@ -189,15 +192,15 @@ def run(
     ConfigError
         If there are no usable scans, or too few that are labelled.
     """
-    check_one_image(card := load_card(model))
-    recipe = recipe_of(choose_profile(card, profile).name)
+    recipe = recipe_of(choose_profile(load_card(model), profile).name)
     expected = Expectation.of_card(model, recipe)
 
     def of(network: Path, scans: Path) -> pd.DataFrame:
         segmenter = Segmenter.load(network, recipe, device=device, threads=threads)
+        card = segmenter.card
         if not labelled:
-            return measured(segmenter, scans_of(scans), {})
-        return measured(segmenter, labelled_scans(scans), label_names(scans, segmenter.card))
+            return measured(segmenter, scans_of(scans, card), {})
+        return measured(segmenter, labelled_scans(scans, card), label_names(scans, card))
 
     folds = fold_folders(folder) if labelled else []
     if folds:
@@ -222,7 +225,7 @@ def fold_folders(folder: Path) -> list[Path]:
 
 def measured(
     segmenter: Segmenter,
-    scans: Mapping[str, tuple[Path, Path | None]],
+    scans: Mapping[str, tuple[Sequence[Path], Path | None]],
     names: Mapping[int, str],
 ) -> pd.DataFrame:
     """Rows of CONSISTENCY for some scans, without what to expect.
@@ -230,21 +233,21 @@ def measured(
     Parameters
     ----------
     scans : mapping of str to tuple
-        Image of each scan, and its label map where there is one.
+        Images of each scan, one for each channel, and its label map where there is one.
     names : mapping of int to str
         Structure of each index of the label maps.
 
     Raises
     ------
     ConfigError
-        If no scan could be segmented, or a label map is on another grid than its image.
+        If no scan could be segmented, or a label map or channel is on another grid than its image.
     """
     own = {structure: label for label, structure in segmenter.card.labels.items()}
     theirs = {structure: index for index, structure in names.items()}
 
-    def of_one(files: tuple[Path, Path | None]) -> pd.DataFrame:
-        image, label_map = files
-        scan = read_unchecked(image, segmenter.dtype)
+    def of_one(files: tuple[Sequence[Path], Path | None]) -> pd.DataFrame:
+        images, label_map = files
+        scan = read_channels(images, segmenter.dtype)
         table, labels = consistency_of(segmenter, scan.data, scan.affine)
         if label_map is not None and len(table):
             overlaps = overlap_by_structure(labels, own, read_labels(label_map, scan), theirs)
@@ -258,19 +261,21 @@ def measured(
     return pd.concat(tables, ignore_index=True).reindex(columns=list(CONSISTENCY))
 
 
-def scans_of(folder: Path) -> dict[str, tuple[Path, Path | None]]:
-    """Images of a folder, or of ``images/`` in it, without label maps.
+def scans_of(folder: Path, card: Card) -> dict[str, tuple[list[Path], Path | None]]:
+    """Images of a folder, or of ``images/`` in it, see `channels_of`, without label maps.
 
     Raises
     ------
     ConfigError
-        If there are none.
+        If there are none, or one lacks a channel.
     """
     inside = folder / "images"
     images = sorted((inside if inside.is_dir() else folder).glob("*.nii.gz"))
     if not images:
         raise ConfigError(f"{folder}: no *.nii.gz, nor images/*.nii.gz in it")
-    return {image.name.removesuffix(".nii.gz"): (image, None) for image in images}
+    return {
+        image.name.removesuffix(".nii.gz"): (channels_of(image, card), None) for image in images
+    }
 
 
 def by_structure(found: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from cohortvol.errors import ConfigError, GeometryError, ScanError
 from cohortvol.models.card import CARD, Card, load_card
 from cohortvol.models.files import read_object
 from cohortvol.stages.segment.images import Image, read_unchecked
+from cohortvol.store.channels import in_folders
 from cohortvol.store.files import commit_json
 from cohortvol.store.text_table import read_frame
 
@@ -28,8 +29,8 @@ Files = TypeVar("Files")
 Found = TypeVar("Found")
 
 
-def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Image and label map of every scan of a folder, by name.
+def labelled_scans(folder: Path, card: Card) -> dict[str, tuple[list[Path], Path]]:
+    """Images, see `channels_of`, and label map of every scan of a folder, by name.
 
     ``images/a.nii.gz`` goes with ``labels/a.nii.gz``, ``images/image_7.nii.gz`` with
     ``labels/label_7.nii.gz``.
@@ -37,7 +38,8 @@ def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
     Raises
     ------
     ConfigError
-        If there is no image, an image has no label map, or the folder is one to train on.
+        If there is no image, an image has no label map or lacks a channel, or the folder is one to
+        train on.
     """
     if (folder / "cases.csv").is_file():
         raise ConfigError(
@@ -52,7 +54,7 @@ def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
         places = [folder / "labels" / f"{stem}.nii.gz" for stem in (name, f"label_{number}")]
         found = [place for place in places if place.is_file()]
         if found:
-            scans[number] = (image, found[0])
+            scans[number] = (channels_of(image, card), found[0])
         else:
             alone.append(image.name)
     if alone:
@@ -62,16 +64,43 @@ def labelled_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
     return scans
 
 
-def check_one_image(card: Card) -> None:
-    """Raise ConfigError where a model sees several images of a scan, which such folders do not
-    hold.
+def channels_of(image: Path, card: Card) -> list[Path]:
+    """The images of a scan that a model sees, the further ones from folders beside the first's.
+
+    Raises
+    ------
+    ConfigError
+        If one is not there.
     """
-    if card.channels:
-        raise ConfigError(
-            f"model {card.id} sees {len(card.channels)} images of a scan "
-            f"({', '.join(card.channels)}); here a scan is one image\n"
-            "  Models of several channels cannot be judged by labelled or altered scans yet."
-        )
+    images = in_folders(image, max(1, len(card.channels)))
+    folders = ", ".join(one.parent.name for one in images)
+    for channel, path in zip(card.channels, images, strict=False):
+        if not path.is_file():
+            raise ConfigError(
+                f"{path}: not there; it would be {channel} of {image.name}\n"
+                f"  Model {card.id} sees {', '.join(card.channels)} of a scan: images of one name\n"
+                f"  in the folders {folders}, in this order."
+            )
+    return images
+
+
+def read_channels(images: Sequence[Path], dtype: type[np.floating[Any]]) -> Image:
+    """A scan as networks see it: (I, J, K) of one image, (I, J, K, channel) of several.
+
+    Raises
+    ------
+    GeometryError
+        If they are on different grids.
+    ScanError
+        If one cannot be read.
+    """
+    first, *others = (read_unchecked(image, dtype) for image in images)
+    for path, one in zip(images[1:], others, strict=True):
+        here, there = ((scan.data.shape, scan.affine) for scan in (first, one))
+        check_same_grid(here, there, ("image", path.parent.name))
+    if not others:
+        return first
+    return Image(np.stack([first.data, *(one.data for one in others)], axis=-1), first.affine)
 
 
 def label_names(folder: Path, card: Card) -> dict[int, str]:
@@ -109,7 +138,7 @@ def of_every_scan(
     Raises
     ------
     ConfigError
-        If a label map is on another grid than its image.
+        If a label map or a further channel is on another grid than its image.
     """
     console = Console(stderr=True)
     for name, files in track(
@@ -136,7 +165,7 @@ def read_labels(label_map: Path, scan: Image) -> np.ndarray:
         If it cannot be read.
     """
     drawn = read_unchecked(label_map)
-    check_same_grid((scan.data.shape, scan.affine), (drawn.data.shape, drawn.affine))
+    check_same_grid((scan.data.shape[:3], scan.affine), (drawn.data.shape, drawn.affine))
     labels: np.ndarray = np.rint(drawn.data).astype(np.int64)
     return labels
 

@@ -11,6 +11,7 @@ import pandas as pd
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.models.card import FOLD_MODEL, Card
 from cohortvol.models.networks import import_nnunet
+from cohortvol.store.channels import in_folders
 from cohortvol.store.files import commit_bytes, make_folder
 from cohortvol.tools.train.cases import mri_or_all, read_labels, splits_of_part
 from cohortvol.tools.train.folds import sources
@@ -23,8 +24,8 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
     """A folder per fold for ``cohortvol models consistency``, in place of earlier ones.
 
     ``held_out/<fold>`` has ``model/``, the parts of that fold merged as the final model's are, and
-    the MRI that no part of it was trained on: links in ``images/``, and in ``labels/`` the label
-    maps with the indices of the model. The CT is there where there is no MRI.
+    the MRI that no part of it was trained on: links in ``images/``, ``images_2/`` and so on, and in
+    ``labels/`` the label maps with the indices of the model. The CT is there where there is no MRI.
 
     Parameters
     ----------
@@ -59,4 +60,7 @@ def _write_case(
     labels, affine, _ = read_labels(label_map, index)
     content = nifti_gz(labels, affine)
     commit_bytes(make_folder(folder / "labels") / f"{case}.nii.gz", content)
-    (make_folder(folder / "images") / f"{case}.nii.gz").symlink_to(os.path.abspath(image))
+    links = in_folders(make_folder(folder / "images") / f"{case}.nii.gz", len(recipe.image_folders))
+    for link, channel in zip(links, in_folders(image, len(links)), strict=True):
+        make_folder(link.parent)
+        link.symlink_to(os.path.abspath(channel))

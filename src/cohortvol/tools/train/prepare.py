@@ -21,6 +21,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 )
 
 from cohortvol.errors import CohortvolError, ConfigError
+from cohortvol.store.channels import in_folders
 from cohortvol.store.files import commit_json, digest_of
 from cohortvol.tools.train.cases import cases_of_part, index_of_part, read_pair, splits_of_part
 from cohortvol.tools.train.nnunet import SmallPlanner
@@ -150,7 +151,7 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
     jobs = [
         (
             row.case,
-            _images(row.image, recipe),
+            in_folders(row.image, len(recipe.image_folders)),
             row.label_map,
             index[row.dataset],
             raw,
@@ -181,11 +182,6 @@ def _write_raw(recipe: Recipe, part: str, cases: pd.DataFrame, raw: Path, proces
             "overwrite_image_reader_writer": "NibabelIO",
         },
     )
-
-
-def _images(image: Path, recipe: Recipe) -> list[Path]:
-    """The first image of a case and those of its further channels, which lie in folders beside."""
-    return [image, *(image.parents[1] / folder / image.name for folder in recipe.image_folders[1:])]
 
 
 def _tell(part: str, results: Sequence[_Written]) -> None:
