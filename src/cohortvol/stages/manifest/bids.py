@@ -20,12 +20,14 @@ from cohortvol.stages.manifest import bids_tables
 from cohortvol.stages.manifest.bids_images import (
     Choice,
     Image,
+    Scan,
     Sidecar,
     ignored_by,
     image_of,
     is_nifti,
     sidecars_of,
 )
+from cohortvol.stages.manifest.channels import column_of
 from cohortvol.store.text_table import Problem, TextTable
 
 log = logging.getLogger(__name__)
@@ -62,10 +64,12 @@ class _Dataset:
 def read_bids(folder: Path, choice: Choice | None = None, further: Sequence[str] = ()) -> TextTable:
     """Rows of the manifest for a BIDS dataset, sorted by subject, session and file name.
 
-    Every image that `choice` admits is a row: ``scan_id`` is its file name without extension,
-    ``subject_id`` and ``session_id`` are its folders. An image of a subject that
+    Every image that `choice` admits is a row, or with channels every scan of several: ``scan_id``
+    is its file name without extension, and without what tells the channels apart; ``subject_id``
+    and ``session_id`` are its folders. An image of a subject that
     participants.tsv does not list is skipped (``ID_NO_CLINICAL``); without that table it is
-    measured without covariates. A participant without image is a row too (``SRC_MISSING``).
+    measured without covariates. A participant without image is a row too (``SRC_MISSING``), and so
+    is a scan without an image of every channel (``IMG_CHANNEL_MISSING``).
 
     Values come from ``*_scans.tsv``, ``*_sessions.tsv`` and participants.tsv, the first that
     has one, then from the JSON sidecars, of which the lower in the tree wins (inheritance
@@ -109,12 +113,16 @@ def read_bids(folder: Path, choice: Choice | None = None, further: Sequence[str]
         if not found and listed is not None and subject in listed:
             what = f"no image in {dataset.choice.datatype}/ that the bids settings admit"
             table.ends[len(table.rows)] = ("quarantined", "SRC_MISSING", what)
-            found = [({"scan_id": subject, "image": "", "subject_id": subject}, subject, [])]
+            row = {"scan_id": subject, "image": "", "subject_id": subject}
+            found = [(row, subject, [], None)]
             dataset.counts["participants without such an image"] += 1
-        for row, place, problems in found:
+        for row, place, problems, lacking in found:
             if listed is not None and subject not in listed:
                 table.ends[len(table.rows)] = ("skipped", "ID_NO_CLINICAL", None)
                 dataset.counts[f"images of subjects that {PARTICIPANTS} does not list"] += 1
+            elif lacking:
+                table.ends[len(table.rows)] = ("quarantined", "IMG_CHANNEL_MISSING", lacking)
+                dataset.counts["scans without an image of every channel"] += 1
             if problems:
                 table.problems[len(table.rows)] = problems
             table.rows.append(row)
@@ -187,23 +195,24 @@ def _subfolders(dataset: _Dataset, folder: str, below: str, prefix: str) -> list
         )
 
 
-def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Problem]]]:
-    """Row, place and problems of every scan of a subject."""
+def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Problem], str | None]]:
+    """Row, place, problems, and channels that are missing, of every scan of a subject."""
     top = os.path.join(dataset.root, subject)
     names = os.listdir(top)
     levels = [(top, names)]
     sidecars = [*dataset.sidecars, *sidecars_of(top, names)]
-    images = _images(dataset, subject, "", levels, sidecars)
+    scans_found = _scans(dataset, subject, "", levels, sidecars)
     if any(name.startswith("ses-") for name in names):
         for session in _subfolders(dataset, top, f"{subject}/", "ses-"):
             place = os.path.join(top, session)
             names_there = os.listdir(place)
             levels.append((place, names_there))
             there = [*sidecars, *sidecars_of(place, names_there)]
-            images += _images(dataset, subject, session, [levels[-1]], there)
-    if not images:
+            scans_found += _scans(dataset, subject, session, [levels[-1]], there)
+    if not scans_found:
         return []
-    beyond = len(images) - len({image.session for image in images})
+    visits = [scan.first.session for scan in scans_found]
+    beyond = len(visits) - len(set(visits))
     if beyond:
         dataset.counts["images beyond the first of their session, each a scan of its own"] += beyond
     problems: list[Problem] = []
@@ -212,10 +221,9 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
     scans = _table(dataset, levels, "scans", "filename", problems)
     days = {os.path.basename(name): row.get("acq_time", "") for name, row in scans.items()}
     person = dataset.said((dataset.participants or {}).get(subject, {}), dataset.factor)
-    if len({image.session for image in images}) > 1 and person.pop("age_years", ""):
+    if len(set(visits)) > 1 and person.pop("age_years", ""):
         unknown = sum(
-            "age_years" not in dataset.said(sessions.get(image.session, {}), factor)
-            for image in images
+            "age_years" not in dataset.said(sessions.get(visit, {}), factor) for visit in visits
         )
         if unknown:
             dataset.counts[
@@ -223,11 +231,12 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
                 "give it; write an age per session into sub-<label>_sessions.tsv"
             ] += unknown
     found = []
-    for image in images:
-        own = list(problems)
+    for scan in scans_found:
+        image, own = scan.first, list(problems)
+        paths = [one and os.path.join(one.folder, one.name) for one in scan.channels]
         row = {
-            "scan_id": image.stem,
-            "image": os.path.join(image.folder, image.name),
+            "scan_id": scan.scan_id,
+            **{column_of(n): path or "" for n, path in enumerate(paths, start=1)},
             "subject_id": subject,
             "session_id": image.session,
             **_of_sidecars(dataset, image, own),
@@ -239,17 +248,18 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
             row["acquisition_date"] = day
         if clock := bids_tables.time_of(days.get(image.name, "")):
             row.setdefault("time_of_day_h", clock)
-        found.append((row, os.path.relpath(row["image"], dataset.root), own))
+        place = os.path.relpath(os.path.join(image.folder, image.name), dataset.root)
+        found.append((row, place, own, dataset.choice.lacking(scan)))
     return found
 
 
-def _images(
+def _scans(
     dataset: _Dataset,
     subject: str,
     session: str,
     levels: Sequence[tuple[str, list[str]]],
     sidecars: list[Sidecar],
-) -> list[Image]:
+) -> list[Scan]:
     """Scans in the datatype's folder of a session, or of a subject without sessions."""
     place, names = levels[-1]
     datatype = dataset.choice.datatype
@@ -271,7 +281,7 @@ def _images(
             dataset.counts["files left out whose names are not those of BIDS"] += 1
         else:
             images.append(image)
-    return dataset.choice.of_session(images)
+    return dataset.choice.scans_of(images)
 
 
 def _of_sidecars(dataset: _Dataset, image: Image, problems: list[Problem]) -> Row:

@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
-from cohortvol.errors import ManifestError
+from cohortvol.errors import ConfigError, ManifestError
 
 _NAME = re.compile(
     r"(?P<stem>(?P<entities>(?:[a-z]+-[0-9A-Za-z+]+_)*)(?P<suffix>[0-9A-Za-z]+))"
@@ -19,6 +20,9 @@ _NOT_SCANS = frozenset({"defacemask", "dseg", "mask", "probseg"})
 _NOT_GREY = frozenset({"phase", "real", "imag"})
 
 _NOT_WANTED = -1
+
+SUFFIX = "suffix"
+"""Stands among the entities of a channel for the last part of the name."""
 
 Labels = Sequence[str | int | None]
 
@@ -38,21 +42,85 @@ class Choice:
         Labels in order of preference for an entity, such as ``{"acq": ["dixon"], "run": [1]}``;
         other images are left out. A number is that index, however many zeros it is written with;
         None is an image without the entity.
+    channels : sequence of mappings
+        Where a scan is several images: what tells each of them from the others in its name, such
+        as ``[{"acq": "water"}, {"acq": "fat"}]``; ``suffix`` is the last part of a name. What one
+        of them names, an image of another has not unless that names it too.
+
+    Raises
+    ------
+    ConfigError
+        If channels cannot be told apart by what they name.
     """
 
     datatype: str = "anat"
     suffix: Sequence[str] = ()
     entities: Mapping[str, Labels] = field(default_factory=dict)
+    channels: Sequence[Mapping[str, str | int | None]] = ()
 
-    def of_session(self, images: Iterable[Image]) -> list[Image]:
-        """Those of one session's images that are scans."""
+    def __post_init__(self) -> None:
+        chosen = {*self.entities, *([SUFFIX] if self.suffix else [])}
+        if twice := sorted(chosen & self._telling):
+            raise ConfigError(
+                f"bids: channels are told apart by {', '.join(twice)}, by which scans are chosen "
+                "too\n  Leave that out of `entities` and `suffix`: a channel says what it wants."
+            )
+        if len({SUFFIX in channel for channel in self.channels}) > 1:
+            raise ConfigError(
+                "bids: every channel needs a suffix where one has; every name has one"
+            )
+
+    @property
+    def _telling(self) -> set[str]:
+        """What channels are told apart by."""
+        return {name for channel in self.channels for name in channel}
+
+    def scans_of(self, images: Iterable[Image]) -> list[Scan]:
+        """The scans of one session.
+
+        With channels, images are of one scan whose names are equal in all that no channel names.
+        """
+        admitted = self._of_session(images)
+        if not self.channels:
+            return [Scan(image.stem, (image,)) for image in admitted]
+        found: dict[str, list[list[Image]]] = {}
+        for image in admitted:
+            for place, channel in enumerate(self.channels):
+                if all(_is(image, name, channel.get(name)) for name in self._telling):
+                    scan_id = self._common(image)
+                    found.setdefault(scan_id, [[] for _ in self.channels])[place].append(image)
+        return [
+            Scan(scan_id, channels)
+            for scan_id, by_channel in found.items()
+            for channels in zip_longest(*by_channel)
+        ]
+
+    def _common(self, image: Image) -> str:
+        """What the names of all channels of a scan have in common, with the first one's suffix."""
+        kept = [f"{name}-{of}" for name, of in image.entities.items() if name not in self._telling]
+        return "_".join([*kept, str(self.channels[0].get(SUFFIX, image.suffix))])
+
+    def lacking(self, scan: Scan) -> str | None:
+        """Which channels a scan has no image of, in words; None where it has all."""
+        gone = [
+            " and ".join(f"{name}: {label}" for name, label in channel.items()) + f" (image_{n})"
+            for n, (channel, image) in enumerate(
+                zip(self.channels, scan.channels, strict=False), start=1
+            )
+            if image is None
+        ]
+        return f"no image of {', '.join(gone)}".replace("image_1)", "image)") if gone else None
+
+    def _of_session(self, images: Iterable[Image]) -> list[Image]:
+        """Those of one session's images that are scans, or channels of one."""
         ranked = [(self._rank(image), image) for image in images if self._may_be_scan(image)]
         admitted = [(rank, image) for rank, image in ranked if _NOT_WANTED not in rank]
         best = min((rank for rank, _ in admitted), default=())
         return [image for rank, image in admitted if rank == best]
 
     def _may_be_scan(self, image: Image) -> bool:
-        is_grey = "part" in self.entities or image.entities.get("part") not in _NOT_GREY
+        asked = "part" in {*self.entities, *self._telling}
+        is_grey = asked or image.entities.get("part") not in _NOT_GREY
         return is_grey and image.suffix not in _NOT_SCANS
 
     def _rank(self, image: Image) -> tuple[int, ...]:
@@ -75,6 +143,26 @@ class Image:
     suffix: str
     entities: Mapping[str, str]
     sidecars: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What becomes a row of the manifest.
+
+    Attributes
+    ----------
+    scan_id : str
+    channels : sequence of Image or None
+        In their order; None where there is none.
+    """
+
+    scan_id: str
+    channels: Sequence[Image | None]
+
+    @property
+    def first(self) -> Image:
+        """The first image that there is."""
+        return next(image for image in self.channels if image is not None)
 
 
 @dataclass(frozen=True)
@@ -142,6 +230,12 @@ def _applicable(
     fit = [one for one in sidecars if one.suffix == suffix and one.entities <= entities.items()]
     fit.sort(key=lambda one: (one.path.count(os.sep), len(one.entities), one.path))
     return tuple(one.path for one in fit)
+
+
+def _is(image: Image, name: str, wanted: str | int | None) -> bool:
+    """Whether an image has this label of an entity, or this suffix."""
+    label = image.suffix if name == SUFFIX else image.entities.get(name)
+    return _place(label, (wanted,)) != _NOT_WANTED
 
 
 def _place(label: str | None, wanted: Labels) -> int:
