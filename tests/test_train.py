@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -105,6 +106,22 @@ def test_a_recipe_of_two_channels_prepares_two_images_of_each_case(tmp_path):
     plans = json.loads(next(tmp_path.glob("work/main/preprocessed/*/nnUNetPlans.json")).read_text())
     schemes = plans["configurations"]["3d_fullres"]["normalization_schemes"]
     assert schemes == ["ZScoreNormalization"] * 2
+
+
+def test_a_held_out_case_of_two_channels_has_both_where_a_judge_looks_for_them(tmp_path):
+    from cohortvol.tools.judge.labelled import labelled_scans
+    from cohortvol.tools.train.held_out import write_case
+
+    write_pairs(tmp_path / "pairs", n_real=1, n_simulated=1)
+    second = shutil.copytree(tmp_path / "pairs/images", tmp_path / "pairs/images_2")
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "channels: [water, fat]\n")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    case, _ = cases_of(recipe, tmp_path / "pairs").itertuples()
+    card = SimpleNamespace(id="tiny", labels=recipe.labels_of("main"), channels=recipe.channels)
+    write_case(recipe, card, tmp_path / "fold", case)
+    images, label_map = labelled_scans(tmp_path / "fold", card)["case_0"]
+    assert [path.resolve().parent for path in images] == [second.with_name("images"), second]
+    assert set(np.unique(nib.load(label_map).dataobj)) == {0, 1, 2}
 
 
 @pytest.mark.slow

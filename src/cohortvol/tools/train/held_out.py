@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,19 +49,17 @@ def write_held_out(recipe: Recipe, cases: pd.DataFrame, work: Path) -> None:
         )
         unseen = set.intersection(*(set(splits[part][fold]["val"]) for part in recipe.parts))
         for case in mine[mine["case"].isin(unseen)].itertuples():
-            _write_case(recipe, card, folder, case.case, case.dataset, case.image, case.label_map)
+            write_case(recipe, card, folder, case)
 
 
-def _write_case(
-    recipe: Recipe, card: Card, folder: Path, case: str, dataset: str, image: Path, label_map: Path
-) -> None:
+def write_case(recipe: Recipe, card: Card, folder: Path, case: Any) -> None:
+    """Links to the images of a case, which is a row of `cases`, and its labels as the model's."""
     of_model = {structure: label for label, structure in card.labels.items()}
-    named = recipe.datasets[dataset].labels
+    named = recipe.datasets[case.dataset].labels
     index = {theirs: of_model.get(structure, 0) for theirs, structure in named.items()}
-    labels, affine, _ = read_labels(label_map, index)
+    labels, affine, _ = read_labels(case.label_map, index)
     content = nifti_gz(labels, affine)
-    commit_bytes(make_folder(folder / "labels") / f"{case}.nii.gz", content)
-    links = in_folders(make_folder(folder / "images") / f"{case}.nii.gz", len(recipe.image_folders))
-    for link, channel in zip(links, in_folders(image, len(links)), strict=True):
-        make_folder(link.parent)
-        link.symlink_to(os.path.abspath(channel))
+    commit_bytes(make_folder(folder / "labels") / f"{case.case}.nii.gz", content)
+    links = in_folders(folder / "images" / f"{case.case}.nii.gz", len(recipe.image_folders))
+    for link, channel in zip(links, in_folders(case.image, len(links)), strict=True):
+        (make_folder(link.parent) / link.name).symlink_to(os.path.abspath(channel))
