@@ -1,8 +1,8 @@
-"""An earlier commit beside the code here: the worker on the same scans with the same weights.
+"""An earlier commit beside the code here: the worker on one scan with the same weights.
 
-    python benchmarks/two_commits.py --before COMMIT --network tiny-1.5mm --scans 1 --runs 3
+    python benchmarks/two_commits.py --before COMMIT --network tiny-1.5mm --shrink 2 --runs 3
 
-The weights are random, see side_by_side.py. Each side imports them and checks the scans by itself;
+The weights are random, see side_by_side.py. Each side imports them and checks the scan by itself;
 then they take turns, so that what else the machine does falls on both. Printed are wall and
 processor seconds of every run, start-up included, and how many voxels of the labels differ.
 """
@@ -22,7 +22,7 @@ import pandas as pd
 from process_meter import measured
 from side_by_side import cohortvol_command
 from side_by_side_models import SETTINGS, import_known, published_weights
-from side_by_side_scans import SUFFIX, common_scans
+from side_by_side_scans import SUFFIX, grey, write_scan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,12 +33,15 @@ def main() -> None:
     parser.add_argument("--before", required=True, help="the earlier commit")
     parser.add_argument("--network", choices=list(SETTINGS), default="tiny-1.5mm")
     parser.add_argument("--profile", default="ts218")
-    parser.add_argument("--scans", type=int, default=1, help="number of scans of 320x260x72")
+    parser.add_argument("--shrink", type=int, default=1, help="edges of 320x260x72 divided by it")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("results/two_commits"))
     options = parser.parse_args()
     work = options.out.resolve()
-    scans = common_scans(work, options.scans)
+    scans = work / f"scan-{options.shrink}"
+    if not scans.is_dir():
+        shape = tuple(n // options.shrink for n in (320, 260, 72))
+        write_scan(scans / "scan", grey(shape, 0), np.diag([1.25, 1.25, 3, 1]))
     weights = published_weights(work / "weights" / options.network, SETTINGS[options.network])
     sources = {"before": work / options.before, "now": REPOSITORY}
     unpack(options.before, sources["before"])
@@ -59,7 +62,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows).drop(columns="run").groupby("side", sort=False)
     print(table.median().to_string())
-    print(f"voxels that differ: {n_differing(work, options.network, scans)}")
+    print(f"voxels that differ: {n_differing(work, options.network)}")
 
 
 def unpack(commit: str, folder: Path) -> None:
@@ -83,19 +86,13 @@ def prepared(
     return cohortvol_command(mine, model, profile, "cpu")
 
 
-def n_differing(work: Path, network: str, scans: Path) -> int:
+def n_differing(work: Path, network: str) -> int:
     """Voxels whose labels differ between the first runs of both sides."""
-    total = 0
-    for path in scans.glob(f"*{SUFFIX}"):
-        case = path.name.removesuffix(SUFFIX)
-        before, now = (
-            np.asarray(
-                nib.load(work / side / network / "run-0/shard" / f"{case}_dseg.nii.gz").dataobj
-            )
-            for side in ("before", "now")
-        )
-        total += int((before != now).sum())
-    return total
+    before, now = (
+        np.asarray(nib.load(work / side / network / f"run-0/shard/scan_dseg{SUFFIX}").dataobj)
+        for side in ("before", "now")
+    )
+    return int((before != now).sum())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from cohortvol.errors import ConfigError, ManifestError
+from cohortvol.stages.manifest.channels import column_of
 
 _NAME = re.compile(
     r"(?P<stem>(?P<entities>(?:[a-z]+-[0-9A-Za-z+]+_)*)(?P<suffix>[0-9A-Za-z]+))"
@@ -103,13 +104,12 @@ class Choice:
     def lacking(self, scan: Scan) -> str | None:
         """Which channels a scan has no image of, in words; None where it has all."""
         gone = [
-            " and ".join(f"{name}: {label}" for name, label in channel.items()) + f" (image_{n})"
-            for n, (channel, image) in enumerate(
-                zip(self.channels, scan.channels, strict=False), start=1
-            )
-            if image is None
+            " and ".join(f"{name}: {label}" for name, label in channel.items())
+            + f" ({column_of(n)})"
+            for n, channel in enumerate(self.channels, start=1)
+            if scan.channels[n - 1] is None
         ]
-        return f"no image of {', '.join(gone)}".replace("image_1)", "image)") if gone else None
+        return f"no image of {', '.join(gone)}" if gone else None
 
     def _of_session(self, images: Iterable[Image]) -> list[Image]:
         """Those of one session's images that are scans, or channels of one."""
