@@ -21,6 +21,7 @@ import numpy as np
 
 from cohortvol.stages.segment import run_shard
 from cohortvol.stages.segment.infer import Predicted, Prepared, Segmenter
+from cohortvol.stages.segment.together import Spoken
 from side_by_side_models import random_model
 from side_by_side_scans import checked_shard, common_scans
 
@@ -46,7 +47,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
 
     network = Network(options.network_s)
-    Segmenter.predict = lambda _segmenter, prepared: network.predict(prepared)
+    Segmenter.predict = lambda segmenter, prepared: network.predict(segmenter, prepared)
     fsync = os.fsync
 
     def slow_fsync(descriptor: int) -> None:
@@ -74,13 +75,16 @@ class Network:
         self._seconds = seconds
         self._calls: list[tuple[float, float]] = []
 
-    def predict(self, prepared: Prepared) -> Predicted:
+    def predict(self, segmenter: Segmenter, prepared: Prepared) -> Predicted:
         """In place of `Segmenter.predict`."""
         start = time.perf_counter()
         time.sleep(self._seconds)
         self._calls.append((start, time.perf_counter()))
-        labels = [_labels(source.cropped) for source in prepared.inputs]
-        return Predicted(prepared, labels, self._seconds)
+        said = []
+        for part in segmenter._parts:
+            source = prepared.inputs[part.name]
+            said.append(Spoken(part, source, _labels(source.cropped)))
+        return Predicted(prepared, said, self._seconds)
 
     def report(self) -> None:
         """Share of the time at work, and the waits."""

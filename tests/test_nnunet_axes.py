@@ -49,7 +49,7 @@ def trained(tmp_path_factory, scans):
     for name in ("RSA", "small"):
         shutil.copy(scans / f"{name}_0000.nii.gz", few)
     train_and_predict(folder, list(MODELS.values()), scans, few)
-    return lambda which: MODELS[which].results(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,15 @@ def trained(tmp_path_factory, scans):
 )
 @pytest.mark.parametrize("which", MODELS)
 def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, profile, kind):
-    reader, fold = MODELS[which].reader, MODELS[which].fold
-    card = import_nnunet(
-        [Source(trained(which), folds=[fold])], tmp_path / "model", model_id="model", licence="test"
-    )
+    reader, source = MODELS[which].reader, Source(MODELS[which].results(trained))
+    card = import_nnunet([source], tmp_path / "model", model_id="model", licence="test")
     assert card.profiles == ("nnunet", "nnunet-nomirror", "fast")
     assert card.parts[0].mirror_axes == ((0, 1) if which == "2D" else (0, 1, 2))
     assert card.orientation == ("RAS" if reader == "NibabelIOWithReorient" else AS_STORED)
     # As many threads as nnU-Net's program took: with others sums are rounded otherwise, and of two
     # labels that are as likely the other may win.
     segmenter = Segmenter.load(card.folder, profile, "cpu", threads=1)
-    predicted = sorted((trained(which) / kind).glob("*.nii.gz"))
+    predicted = sorted(MODELS[which].labels(trained, kind).glob("*.nii.gz"))
     assert len(predicted) == (2 if kind == "predicted" else 6)
     for path in predicted:
         image = nib.load(scans / path.name.replace(".nii.gz", "_0000.nii.gz"))
@@ -80,7 +78,7 @@ def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which,
 def test_the_axes_of_the_training_images_are_read_from_nnunets_validation(trained, tmp_path):
     axes = {}
     for which in ("3D", "ignore label", "turned to RAS"):
-        source = Source(trained(which), folds=[MODELS[which].fold])
+        source = Source(MODELS[which].results(trained))
         card = import_nnunet([source], tmp_path / which, model_id="m", licence="test")
         axes[which] = card.stored_axes
     assert axes == {"3D": "LPS", "ignore label": "RAS", "turned to RAS": None}

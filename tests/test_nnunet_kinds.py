@@ -48,7 +48,7 @@ def test_regions_are_layers_of_which_nnunets_own_map_can_be_made(folder, tmp_pat
     card = import_nnunet([source], tmp_path / "model", model_id="model", licence="test")
     assert card.labels_by_layer == [{1: "organs"}, {2: "spleen"}]
     segmenter = Segmenter.load(card.folder, profile, "cpu", threads=1)
-    predicted = sorted((source.place / kind).glob("*.nii.gz"))
+    predicted = sorted(REGIONS.labels(folder, kind).glob("*.nii.gz"))
     assert len(predicted) == (1 if kind == "predicted" else 4)
     for path in predicted:
         image = nib.load(folder / "scans/regions" / path.name.replace(".nii.gz", "_0000.nii.gz"))
@@ -81,7 +81,7 @@ def test_no_voxel_differs_where_a_scan_has_several_channels(folder, tmp_path, wh
     card = import_nnunet([source], tmp_path / "model", model_id="model", licence="test")
     assert card.channels == CHANNELS[which]
     segmenter = Segmenter.load(card.folder, profile, "cpu", threads=1)
-    predicted = sorted((source.place / kind).glob("*.nii.gz"))
+    predicted = sorted(SEVERAL[which].labels(folder, kind).glob("*.nii.gz"))
     assert len(predicted) == (1 if kind == "predicted" else 4)
     for path in predicted:
         name = path.name.removesuffix(".nii.gz")

@@ -176,10 +176,10 @@ def test_a_scan_that_kills_the_worker_comes_last_then_is_given_up(shard, segment
     done = []
     for run in range(3):
         faulty = with_faults(monkeypatch, segmenter, {})
-        deadly = segmenter.prepare(scan(0), AFFINE).inputs[0].data
+        deadly = segmenter.prepare(scan(0), AFFINE).inputs["main"].data
 
         def predict(prepared, real=faulty.predict, run=run, deadly=deadly):
-            if torch.equal(prepared.inputs[0].data, deadly):
+            if torch.equal(prepared.inputs["main"].data, deadly):
                 raise Killed
             done.append(run)
             return real(prepared)

@@ -63,6 +63,7 @@ def as_table(frame: pd.DataFrame, title: str) -> Table:
 def echo_model(card: Any) -> None:
     """Print where a model is, and its structures."""
     from cohortvol.models.card import AS_STORED
+    from cohortvol.models.part import told_together
 
     typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
     if any(part.mirror_axes for part in card.parts):
@@ -70,6 +71,8 @@ def echo_model(card: Any) -> None:
             "It was trained for mirroring: profile nnunet averages the mirror images of every "
             "patch, as nnUNetv2_predict does; nnunet-nomirror takes an eighth of the time."
         )
+    for line in told_together(card.parts):
+        _echo_wrapped(line)
     for part in card.parts:
         if part.crop:
             _echo_wrapped(

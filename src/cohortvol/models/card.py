@@ -32,7 +32,15 @@ from cohortvol.models.inference import (
     recipe_of,
 )
 from cohortvol.models.intervals import Calibration
-from cohortvol.models.part import CROP, Part, wrong_crops, xyz_mm
+from cohortvol.models.part import (
+    CROP,
+    TOGETHER,
+    Part,
+    with_needed,
+    wrong_crops,
+    wrong_together,
+    xyz_mm,
+)
 from cohortvol.store.files import digest_of
 
 CARD = "card.json"
@@ -231,6 +239,7 @@ def _check(card: Card, path: Path) -> None:
             wrong.append(f"structure {name} is in {layers_of[name]} layers")
     wrong += wrong_elsewhere(card.elsewhere, card.parts, card.profiles)
     wrong += wrong_crops(card.parts, card.spacing_mm)
+    wrong += wrong_together(card.parts)
     if recipe_of(card.default_profile).removesuffix(BODY) not in card.profiles:
         wrong.append(f"default profile {card.default_profile!r} is not among its profiles")
     for part in card.parts:
@@ -325,7 +334,7 @@ def restrict(card: Card, roi: Sequence[str]) -> Card:
     return replace(
         card,
         labels=_only(card.labels, wanted),
-        parts=tuple(part for part in parts if part.labels),
+        parts=with_needed(parts, [part.name for part in parts if part.labels]),
     )
 
 
@@ -333,7 +342,7 @@ def _only(labels: Mapping[int, str], roi: Collection[str]) -> dict[int, str]:
     return {index: name for index, name in labels.items() if name in roi}
 
 
-OPTIONAL = ("tile_step", "layer", "mirror_axes", *CROP)
+OPTIONAL = ("tile_step", "layer", "mirror_axes", *CROP, *TOGETHER)
 """What of a part enters the key only where a model uses it."""
 
 
@@ -374,8 +383,4 @@ def card_json(card: Card) -> dict[str, Any]:
     """The card as it is written to ``card.json``."""
     value = asdict(card)
     del value["folder"]
-    for part in value["parts"]:
-        if not part["crop"]:
-            for name in CROP:
-                del part[name]
-    return value
+    return {**value, "parts": [part.as_card() for part in card.parts]}

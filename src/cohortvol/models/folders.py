@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,8 @@ def read_plans(card: Card, part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ModelError("the card has other channels than dataset.json")
         if part.regions != tuple(regions_of(dataset).values()):
             raise ModelError("the card has other regions than dataset.json (MOD_LABELMAP)")
+        check_kept(part.keep_largest, dataset)
+        _check_needed(card, part, configuration.get("previous_stage"), dataset)
     except ModelError as error:
         raise ModelError(f"model {card.id}, part {part.name}: {error}") from error
     return plans, dataset
@@ -145,6 +147,39 @@ def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
             )
         names.append(parent)
     return {key: value for one in reversed(names) for key, value in configurations[one].items()}
+
+
+def _check_needed(card: Card, part: Part, stage: str | None, dataset: Mapping[str, Any]) -> None:
+    """Raise ModelError unless the parts that this one needs are those that its plans ask for."""
+    needed = {other.name: other for other in card.parts if other.name in part.needs}
+    found = needed[part.previous].configuration if part.previous in needed else None
+    if found != stage:
+        raise ModelError(
+            f"plans.json wants the label map of {shown(str(stage))}, the card names {found}"
+        )
+    for name, other in needed.items():
+        if _map_of(read_object(inside(card.folder, plans_files(other)[1]))) != _map_of(dataset):
+            raise ModelError(f"part {name}, which it needs, has other labels (MOD_LABELMAP)")
+
+
+def _map_of(dataset: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What label maps of a network mean: two that go together have the same."""
+    return (
+        local_labels(dataset),
+        list(regions_of(dataset).items()),
+        dataset.get("regions_class_order") if regions_of(dataset) else None,
+    )
+
+
+def check_kept(keep_largest: Sequence[Sequence[int]], dataset: Mapping[str, Any]) -> None:
+    """Raise ModelError where postprocessing speaks of labels that the network does not have."""
+    regions = regions_of(dataset).values()
+    known = {label for region in regions for label in region} or set(local_labels(dataset))
+    if strangers := sorted({label for labels in keep_largest for label in labels} - known):
+        raise ModelError(
+            f"the postprocessing is of label {', '.join(map(str, strangers[:8]))}, which "
+            "dataset.json does not have (MOD_LABELMAP)"
+        )
 
 
 def check_labels(labels: Mapping[int, str], of_dataset: Mapping[int, str]) -> None:

@@ -5,12 +5,14 @@ Light on purpose, like `cohortvol.models.card`: nothing here imports torch or nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CROP = ("crop", "margin_mm", "spacing_mm")
 """Fields of a part that stand on the card only where it sees a box."""
+TOGETHER = ("previous", "averaged_with", "keep_largest")
+"""Fields of a part that stand on the card only where they say something."""
 
 Canary = Sequence[Sequence[float]]
 """Mean and standard deviation of every label's logits over one fixed patch."""
@@ -29,6 +31,11 @@ class Part:
     each of them is made; the keys of `labels` then count the regions from 1.
     `crop` names structures of earlier parts: this part sees the box around them, `margin_mm` wider
     on every side, brought to `spacing_mm` where that is not the model's. Empty where it sees all.
+    `previous` names the part before that is the earlier stage of this one, of a cascade: its label
+    map is seen beside the image. `averaged_with` names parts before with whose probabilities its
+    own are averaged, as ``nnUNetv2_ensemble`` does. Parts that are there for others only have no
+    `labels`. `keep_largest` is nnU-Net's postprocessing, in its order: of all voxels of nnU-Net's
+    map with one of these labels the largest connected piece stays.
     """
 
     name: str
@@ -45,6 +52,9 @@ class Part:
     crop: tuple[str, ...] = ()
     margin_mm: float | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    previous: str | None = None
+    averaged_with: tuple[str, ...] = ()
+    keep_largest: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def from_card(cls, raw: Mapping[str, Any]) -> Part:
@@ -64,7 +74,23 @@ class Part:
             crop=tuple(raw.get("crop", ())),
             margin_mm=raw.get("margin_mm"),
             spacing_mm=xyz_mm(raw.get("spacing_mm")),
+            previous=raw.get("previous"),
+            averaged_with=tuple(raw.get("averaged_with", ())),
+            keep_largest=tuple(tuple(labels) for labels in raw.get("keep_largest", ())),
         )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the parts before without which this one says nothing."""
+        return (*([self.previous] if self.previous else []), *self.averaged_with)
+
+    def as_card(self) -> dict[str, Any]:
+        """As an object of ``card.json``."""
+        value = asdict(self)
+        unused = [*(name for name in TOGETHER if not value[name]), *(() if self.crop else CROP)]
+        for name in unused:
+            del value[name]
+        return value
 
     def in_map(self, label: int) -> tuple[int, ...]:
         """Labels of nnU-Net's own map that make up a label of this part."""
@@ -125,3 +151,58 @@ def wrong_crops(parts: Sequence[Part], spacing_mm: object) -> list[str]:
                 f"part {part.name} has spacing_mm, to which no scan of this model is brought"
             )
     return wrong
+
+
+def wrong_together(parts: Sequence[Part]) -> list[str]:
+    """What is wrong with parts of a card that another needs, given in their order."""
+    wrong = []
+    before: dict[str, Part] = {}
+    for part in parts:
+        if unknown := [name for name in part.needs if name not in before]:
+            wrong.append(f"part {part.name} needs {', '.join(unknown)}, which is no part before it")
+        if len(set(part.averaged_with)) < len(part.averaged_with):
+            wrong.append(f"part {part.name} is averaged with a part twice")
+        on_boxes = [before[name] for name in part.needs if name in before and before[name].crop]
+        if part.needs and (part.crop or on_boxes):
+            wrong.append(f"part {part.name} needs other parts, and one of them sees a box")
+        before[part.name] = part
+    needed = {name for part in parts for name in part.needs}
+    for part in parts:
+        if not part.labels and part.name not in needed:
+            wrong.append(f"part {part.name} has no labels, and no part needs it")
+    return wrong
+
+
+def told_together(parts: Sequence[Part]) -> list[str]:
+    """How parts of a card go together, and what nnU-Net's postprocessing keeps, a sentence each."""
+    configurations = {part.name: part.configuration for part in parts}
+    told = []
+    for part in parts:
+        if part.previous is not None:
+            told.append(
+                f"{part.configuration} sees the label map of {configurations[part.previous]} "
+                "beside the image: a cascade."
+            )
+        if part.averaged_with:
+            *first, last = (configurations[name] for name in (*part.averaged_with, part.name))
+            told.append(f"The probabilities of {', '.join(first)} and {last} are averaged.")
+        for labels in part.keep_largest:
+            names = [
+                str(label) if part.regions else part.labels.get(label, str(label))
+                for label in labels
+            ]
+            what = "label" if part.regions else "structure"
+            told.append(
+                f"Of the {what}{'s' if len(names) > 1 else ''} {', '.join(names)} the largest "
+                "connected piece is kept."
+            )
+    return told
+
+
+def with_needed(parts: Sequence[Part], wanted: Collection[str]) -> tuple[Part, ...]:
+    """The parts of these names and those that they need, in the order given."""
+    names = set(wanted)
+    for part in reversed(parts):
+        if part.name in names:
+            names |= set(part.needs)
+    return tuple(part for part in parts if part.name in names)

@@ -16,8 +16,8 @@ def import_model(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="nnU-Net v2 results folder or a zip of one; for a known model, also a folder "
-            "that holds its parts."
+            help="nnU-Net v2 results folder or a zip of one; several are averaged, as "
+            "nnUNetv2_ensemble does. For a known model, also a folder that holds its parts."
         ),
     ] = None,
     known: Annotated[
@@ -36,9 +36,24 @@ def import_model(
         str, typer.Option(help="Name of the checkpoint.")
     ] = "checkpoint_final.pth",
     training: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Which of several trainings in it, such as 3d_fullres, or its whole name."
+            help="Which of several trainings in it, such as 3d_fullres, or its whole name; repeat "
+            "for several, which are averaged."
+        ),
+    ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results folder or zip of the stage before a cascade, where that is neither "
+            "beside it nor in the same zip."
+        ),
+    ] = None,
+    postprocessing: Annotated[
+        Path | None,
+        typer.Option(
+            help="The postprocessing.pkl or .json that nnUNetv2_find_best_configuration names: of "
+            "which labels the largest piece is kept."
         ),
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum the source must have.")] = None,
@@ -64,6 +79,8 @@ def import_model(
 ) -> None:
     r"""Make a model folder out of trained nnU-Nets: safe weights, a card, equal logits.
 
+    A cascade takes the stage before it along. Several trainings become one model, an ensemble.
+
     Without SOURCES a known model is looked for in $COHORTVOL_WEIGHTS and where its publisher's
     program keeps weights: $TOTALSEG_WEIGHTS_PATH, ~/.totalsegmentator; $MRSEG_WEIGHTS_PATH,
     ~/.mrsegmentator; $VIBESEG_WEIGHTS_PATH; or in their packages, where these are installed.
@@ -72,6 +89,8 @@ def import_model(
     Example:
     [dim]cohortvol models import nnUNet_results/Dataset850_Mine \
     --id my-model --licence CC-BY-4.0
+    cohortvol models import nnUNet_results/Dataset850_Mine --training 2d --training 3d_fullres \
+    --postprocessing postprocessing.pkl --id mine --licence CC-BY-4.0
     cohortvol models import --known total_mr[/]
     """
     from cohortvol.models.files import check_id
@@ -87,6 +106,8 @@ def import_model(
             "--citation": citation,
             "--fold": fold,
             "--training": training,
+            "--previous": previous,
+            "--postprocessing": postprocessing,
             "--sha256": sha256,
             "--rename": rename,
             "--orientation": orientation,
@@ -102,17 +123,35 @@ def import_model(
         found = weights.locate(model, sources or [])
         echo_model(import_known(model, found, models_dir / (model_id or model.id)))
         return
-    if not sources or len(sources) != 1 or model_id is None or licence is None:
+    if not sources or model_id is None or licence is None:
         raise ConfigError(
-            "models import needs one folder or zip, --id and --licence; or --known with the id of "
+            "models import needs a folder or zip, --id and --licence; or --known with the id of "
             "a known model"
         )
     check_id(model_id)  # before it becomes a path
+    trainings: list[str | None] = [*training] if training else [None]
+    wanted = [(place, name) for place in sources for name in trainings]
+    if sha256 is not None and len(wanted) > 1:
+        raise ConfigError("--sha256 is of one folder or zip; import several without it")
     names = _pairs(rename or [])
     from cohortvol.models.networks import Source, import_nnunet
+    from cohortvol.models.postprocessing import read_postprocessing
 
+    steps = () if postprocessing is None else read_postprocessing(postprocessing)
     card = import_nnunet(
-        [Source(sources[0], folds=fold or (), sha256=sha256, rename=names, training=training)],
+        [
+            Source(
+                place,
+                part="main" if len(wanted) == 1 else f"network_{number}",
+                folds=fold or (),
+                sha256=sha256,
+                rename=names,
+                training=name,
+                previous=previous,
+                keep_largest=steps,
+            )
+            for number, (place, name) in enumerate(wanted, start=1)
+        ],
         models_dir / model_id,
         model_id=model_id,
         licence=licence,
@@ -122,6 +161,7 @@ def import_model(
         checkpoint=checkpoint,
         orientation=orientation,
         stored_axes=stored_axes,
+        ensemble=len(wanted) > 1,
     )
     echo_model(card)
 

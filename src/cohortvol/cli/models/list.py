@@ -19,6 +19,7 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     from cohortvol.models import card as cards
     from cohortvol.models import catalogue, folders
     from cohortvol.models.files import shown
+    from cohortvol.models.part import told_together
 
     names = folders.list_models(models_dir)
     typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")
@@ -38,6 +39,8 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
             typer.echo(f"  {n_bytes / 1e6:.0f} MB, {'complete' if complete else 'files missing'}")
         typer.echo(f"  licence: {card.licence}\n  source: {card.source}")
         typer.echo(f"  profiles: {', '.join(card.profiles)}")
+        for line in told_together(card.parts):
+            typer.echo(f"  {line}")
         typer.echo(f"  {len(card.labels)} structures: {', '.join(card.labels.values())}")
     typer.echo("\nKnown, not here:")
     for known in catalogue.load().values():

@@ -13,7 +13,8 @@ from cohortvol.models.networks.build import (
     check,
     load_part,
 )
-from cohortvol.models.networks.nnunet import Source, import_known, import_nnunet
+from cohortvol.models.networks.nnunet import import_known, import_nnunet
+from cohortvol.models.networks.source import Source
 from cohortvol.models.networks.unrolled import UnrolledUNet, can_unroll
 
 __all__ = [

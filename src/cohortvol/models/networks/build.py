@@ -72,8 +72,8 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
     Raises
     ------
     ModelError
-        If the plans are out of bounds, name a class outside the allow-list, or ask for what is
-        not supported: a cascade.
+        If the plans are out of bounds, name a class outside the allow-list, or do not fit
+        ``dataset.json``.
     """
     check_plans(plans)
     check_dataset(dataset)
@@ -117,8 +117,6 @@ def build(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) ->
 
 
 def _check_supported(settings: ConfigurationManager, dataset: Mapping[str, Any]) -> None:
-    if settings.previous_stage_name is not None:
-        raise ModelError("plans.json describes a cascade; import its full-resolution model alone")
     n_channels = max(1, len(channels_of(dataset)))
     for name in ("normalization_schemes", "use_mask_for_norm"):
         if len(getattr(settings, name)) != n_channels:
@@ -330,7 +328,7 @@ def load_part(card: Card, part: Part) -> LoadedPart:
 def canary_patch(network: Network) -> torch.Tensor:
     """A small fixed patch for a network, (1, channels, [z,] y, x): equal bits on every machine."""
     settings = network.configuration_manager
-    n_channels = len(settings.normalization_schemes)
+    n_channels = determine_num_input_channels(network.plans_manager, settings, network.dataset)
     shape = [n_channels, *np.minimum(settings.patch_size, 2 * total_strides(settings))]
     waves = np.sin(0.001 * np.arange(np.prod(shape), dtype=np.float64) ** 1.5)
     return torch.from_numpy(waves.astype(np.float32).reshape(1, *map(int, shape)))

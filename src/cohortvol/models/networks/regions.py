@@ -49,12 +49,16 @@ class Regions:
         Rule and rounding of nnU-Net's ``LabelManager`` (nnunetv2 2.8): a region is where the
         sigmoid of its logit, in float32, is above one half.
         """
+        return self.written_where(torch.sigmoid(one.float()) for one in logits)
+
+    def written_where(self, probabilities: Iterable[torch.Tensor]) -> torch.Tensor:
+        """As `label_map`, from the probability of every region."""
         found: torch.Tensor | None = None
-        for label, one in zip(self.written, logits, strict=True):
+        for label, one in zip(self.written, probabilities, strict=True):
             if found is None:
                 dtype = torch.uint8 if self.greatest < 256 else torch.int32
                 found = torch.zeros(one.shape, dtype=dtype, device=one.device)
-            found.masked_fill_(torch.sigmoid(one.float()) > 0.5, label)
+            found.masked_fill_(one > 0.5, label)
         if found is None:
             raise ValueError("no regions")
         return found

@@ -81,6 +81,18 @@ def _is_meant(source: Path, place: str, training: str | None) -> bool:
     return training is None or training == name or name.endswith(f"__{training}")
 
 
+def has_training(source: Path, training: str) -> bool:
+    """Whether a zip holds a training of this name; see `trained_folder`."""
+    with zipfile.ZipFile(source) as archive:
+        found = (_WANTED.fullmatch(member.filename) for member in archive.infolist())
+        return any(
+            wanted is not None
+            and wanted["file"] == "plans.json"
+            and _is_meant(source, wanted["place"].rstrip("/"), training)
+            for wanted in found
+        )
+
+
 def _unzip(source: Path, folder: Path, training: str | None) -> None:
     """Take plans, dataset and checkpoints out of a zip; nothing else, and no links."""
     try:

@@ -42,7 +42,7 @@ class Crop:
 
     def put_into(self, layers: Mapping[int, np.ndarray]) -> None:
         """Write the part's labels over those of the layers, (z, y, x) each on the scan's grid."""
-        found = self.part.network.labels(self.output, self.source)
+        found = self.part.labels(self.output, self.source)
         for layer, table in self.part.to_layers.items():
             there = layers[layer][self.box]
             labels = nearest(table[found], there.shape)

@@ -25,16 +25,22 @@ class FastPart(PartNetwork):
         super().__init__(loaded, device)
         self.logits_on = device
 
-    def preprocess(self, image: np.ndarray | torch.Tensor, spacing_mm: list[float]) -> Preprocessed:
+    def preprocess(
+        self,
+        image: np.ndarray | torch.Tensor,
+        spacing_mm: list[float],
+        earlier: np.ndarray | None = None,
+    ) -> Preprocessed:
         """As `PartNetwork.preprocess`; `image` is a (z, y, x) float32 tensor on the device."""
         settings = self._configuration
         if (
-            len(settings.normalization_schemes) > 1
+            earlier is not None
+            or len(settings.normalization_schemes) > 1
             or settings.normalization_schemes[0] != "ZScoreNormalization"
             or settings.use_mask_for_norm[0]
             or settings.configuration["resampling_fn_data"] != _RESIZE
         ):
-            return super().preprocess(torch.as_tensor(image).cpu().numpy(), spacing_mm)
+            return super().preprocess(torch.as_tensor(image).cpu().numpy(), spacing_mm, earlier)
         order = self._plans.transpose_forward
         data = torch.as_tensor(image).permute(*order)
         spacing = [spacing_mm[axis] for axis in order]

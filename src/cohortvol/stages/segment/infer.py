@@ -18,22 +18,23 @@ import numpy as np
 import torch
 
 from cohortvol.anatomy.geometry import from_axes, orientation, spacing_mm, to_axes
-from cohortvol.errors import ScanError, TemporaryError
+from cohortvol.errors import ScanError
 from cohortvol.models.card import AS_STORED, Card, choose_profile, load_card, restrict
 from cohortvol.models.elsewhere import refuse_elsewhere
 from cohortvol.models.inference import Profile
-from cohortvol.models.networks import LoadedPart, canary_of, canary_patch, load_part
+from cohortvol.models.networks import LoadedPart, load_part
 from cohortvol.models.networks.softness import Ratios, ratios
 from cohortvol.stages.segment.body import Box, body_box
+from cohortvol.stages.segment.canary import check_canary
 from cohortvol.stages.segment.crops import Crop, box_around, kept_for_boxes
 from cohortvol.stages.segment.fast import FastPart
 from cohortvol.stages.segment.heap import keep_large_blocks, return_free_pages
 from cohortvol.stages.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
-from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
+from cohortvol.stages.segment.nnunet import PartNetwork, Preprocessed
 from cohortvol.stages.segment.parts import PartRunner, Said, on_grid, zoom_spacing
+from cohortvol.stages.segment.together import Heard, Spoken, average
 from cohortvol.stages.segment.zoom import nearest
 
-CANARY_TOLERANCE = 0.05
 SCANS_BETWEEN_TRIMS = 10
 
 
@@ -53,10 +54,13 @@ class Prepared:
         What of it, in the model's axis order, the parts were given; None if all.
     grid : tuple of three int
         Of what the parts were given, z y x.
-    inputs : list of Preprocessed
-        One per part that sees the whole scan; parts that see the same data share it.
+    inputs : dict of str to Preprocessed
+        For every part that sees the whole scan and nothing else; parts that see the same data
+        share it.
     scan : array or None
         Grey values in the model's axis order, where a part is to see a box of them.
+    seen : tuple
+        What the parts are given, z y x, and its spacing, where a part sees a label map beside it.
     """
 
     affine: np.ndarray
@@ -65,8 +69,9 @@ class Prepared:
     edges_mm: np.ndarray
     body: Box | None
     grid: tuple[int, ...]
-    inputs: list[Preprocessed]
+    inputs: dict[str, Preprocessed]
     scan: np.ndarray | None = None
+    seen: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,8 @@ class Predicted:
 
     Attributes
     ----------
-    outputs : list of array or tensor
-        For every part that sees the whole scan its labels, or its logits where these are still to
-        be resampled; see `PartNetwork.labels`.
+    outputs : list of Spoken
+        Of every part that sees the whole scan and gives labels.
     seconds_network : float
         Wall time of `Segmenter.predict`, s.
     softmax : Ratios or None
@@ -89,7 +93,7 @@ class Predicted:
     """
 
     prepared: Prepared
-    outputs: list[Output]
+    outputs: list[Spoken]
     seconds_network: float
     softmax: Ratios | None = None
     layers: dict[int, np.ndarray] | None = None
@@ -169,7 +173,7 @@ class Segmenter:
             segmenter = cls(card, recipe, parts, chosen)
         with machine_errors(), torch.inference_mode():
             for loaded in parts:
-                _check_canary(loaded, chosen)
+                check_canary(loaded, chosen)
         return segmenter
 
     @property
@@ -235,16 +239,24 @@ class Segmenter:
             image, spacing = on_grid(seen, edges_mm, self._zoom_mm, self.profile, self.device)
             spacing_zyx_mm = [float(edge) for edge in spacing[::-1]]
             shared: dict[Any, Preprocessed] = {}
+            inputs = {}
             for part in self._parts:
-                if part.network.preprocessing not in shared:
-                    shared[part.network.preprocessing] = part.network.preprocess(
-                        image, spacing_zyx_mm
-                    )
-            inputs = [shared[part.network.preprocessing] for part in self._parts]
-            grid = tuple(image.shape[-3:])
-            whole = kept_for_boxes(moved, self.profile) if self._on_boxes else None
+                if part.previous is not None:
+                    continue
+                like = part.network.preprocessing
+                if like not in shared:
+                    shared[like] = part.network.preprocess(image, spacing_zyx_mm)
+                inputs[part.name] = shared[like]
             return Prepared(
-                affine, data.shape[:3], moved.shape[:3], edges_mm, body, grid, inputs, whole
+                affine,
+                data.shape[:3],
+                moved.shape[:3],
+                edges_mm,
+                body,
+                tuple(image.shape[-3:]),
+                inputs,
+                kept_for_boxes(moved, self.profile) if self._on_boxes else None,
+                (image, spacing_zyx_mm) if len(inputs) < len(self._parts) else (),
             )
 
     def _check_channels(self, data: np.ndarray) -> None:
@@ -267,11 +279,12 @@ class Segmenter:
         """
         start = time.perf_counter()
         with machine_errors(), torch.inference_mode():
-            said = [
-                self._predict(part, source)
-                for part, source in zip(self._parts, prepared.inputs, strict=True)
+            heard = self._hear(prepared)
+            outputs = [
+                Spoken(one.part, one.source, one.said.on_host())
+                for one in heard
+                if one.part.to_layers
             ]
-            outputs = [one.on_host() for one in said]
             layers = self._layers(prepared, outputs) if self._on_boxes else None
             crops = self._crops(prepared, layers) if layers else []
         self._n_predicted += 1
@@ -279,13 +292,29 @@ class Segmenter:
             return_free_pages()
         softmax = None
         if self.profile.keeps_softmax:
-            sums = [
-                (one.softness, part.to_global) for part, one in zip(self._parts, said, strict=True)
-            ]
+            sums = [(one.said.softness, one.part.to_global) for one in heard]
             softmax = ratios([*sums, *((crop.softness, crop.part.to_global) for crop in crops)])
         seconds = time.perf_counter() - start
         # The scan is not kept until the labels are written.
-        return Predicted(replace(prepared, scan=None), outputs, seconds, softmax, layers, crops)
+        shapes = replace(prepared, inputs={}, scan=None, seen=())
+        return Predicted(shapes, outputs, seconds, softmax, layers, crops)
+
+    def _hear(self, prepared: Prepared) -> list[Heard]:
+        """What the parts that see the whole scan say, in their order."""
+        heard: dict[str, Heard] = {}
+        for part in self._parts:
+            if part.previous is None:
+                source = prepared.inputs[part.name]
+            else:
+                image, spacing_zyx_mm = prepared.seen
+                earlier = heard[part.previous].label_map()
+                source = part.network.preprocess(image, spacing_zyx_mm, earlier)
+            one = Heard(part, source, self._predict(part, source))
+            if part.averaged_with:
+                members = [*(heard[name] for name in part.averaged_with), one]
+                one = replace(one, said=average(members, self.profile.keeps_softmax))
+            heard[part.name] = one
+        return list(heard.values())
 
     def _predict(self, part: PartRunner, source: Preprocessed) -> Said:
         """One part; tried again with less memory for as long as less can be used."""
@@ -327,12 +356,12 @@ class Segmenter:
             native = [self._as_stored(layers.pop(layer), prepared) for layer in self.card.layers]
         return native[0] if len(native) == 1 else np.stack(native, axis=-1)
 
-    def _layers(self, prepared: Prepared, outputs: Sequence[Output]) -> dict[int, np.ndarray]:
+    def _layers(self, prepared: Prepared, outputs: Sequence[Spoken]) -> dict[int, np.ndarray]:
         """What the parts that see the whole scan say, z y x on its grid in the model's axes."""
         layers = {layer: np.zeros(prepared.grid, self._dtype) for layer in self.card.layers}
-        for part, source, output in zip(self._parts, prepared.inputs, outputs, strict=True):
-            found = part.network.labels(output, source)
-            for layer, table in part.to_layers.items():
+        for one in outputs:
+            found = one.part.labels(one.output, one.source)
+            for layer, table in one.part.to_layers.items():
                 labels = table[found]
                 np.copyto(layers[layer], labels, where=labels != 0, casting="same_kind")
         return {layer: self._on_the_scan(merged, prepared) for layer, merged in layers.items()}
@@ -355,28 +384,3 @@ class Segmenter:
         if native.shape != prepared.shape:
             raise ScanError("BUG_GRID", f"{native.shape} labels for {prepared.shape} voxels")
         return native
-
-
-def _check_canary(loaded: LoadedPart, device: torch.device) -> None:
-    """Raise unless every network says about the canary patch what the card has of it.
-
-    A tolerance of `CANARY_TOLERANCE` times the spread of the logits leaves room for half precision
-    and other kernels, not for a wrong weight.
-    """
-    patch = canary_patch(loaded.network).to(device)
-    for fold, module in zip(loaded.part.folds, loaded.modules, strict=True):
-        if fold not in loaded.part.canary:
-            continue
-        expected = np.asarray(loaded.part.canary[fold])
-        with torch.autocast("cuda", enabled=device.type == "cuda"):
-            found = np.asarray(canary_of(module(patch)))
-        apart = np.abs(found - expected).max()
-        allowed = CANARY_TOLERANCE * max(float(expected[:, 1].max()), 1e-3)
-        if not apart <= allowed:
-            raise TemporaryError(
-                f"part {loaded.part.name}, fold {fold}: the network gives other logits on {device} "
-                f"than when it was imported (ENV_CANARY)\n"
-                f"  They are {apart:.3g} apart, {allowed:.3g} is allowed.\n"
-                "  The GPU, its driver or the memory is broken, or the weights were changed.\n"
-                "  Check `cohortvol models verify`; if it is the machine, run on another one."
-            )

@@ -37,7 +37,7 @@ class Preprocessed:
     Attributes
     ----------
     data : (channels, z, y, x) float32 tensor
-        In the axis order of the plans.
+        In the axis order of the plans; of a cascade with the labels of the earlier stage behind.
     shape, cropped : tuple of three int
         Of the image in that order, and of its bounding box, before resampling.
     box : tuple of three slices
@@ -66,9 +66,10 @@ class PartNetwork:
     def __init__(self, loaded: LoadedPart, device: torch.device) -> None:
         self._plans = loaded.network.plans_manager
         self._configuration = loaded.network.configuration_manager
-        self.n_labels: int = self._plans.get_label_manager(
-            loaded.network.dataset
-        ).num_segmentation_heads
+        label_manager = self._plans.get_label_manager(loaded.network.dataset)
+        self.n_labels: int = label_manager.num_segmentation_heads
+        self.labels_in_map = tuple(int(label) for label in label_manager.foreground_labels)
+        """Of nnU-Net's map, which a later stage of a cascade sees."""
         self.regions = Regions.of(loaded.network)
         self.networks = [_network(module, device) for module in loaded.modules]
         self.logits_on = torch.device("cpu")
@@ -99,7 +100,12 @@ class PartNetwork:
             str(settings.configuration["resampling_fn_data_kwargs"]),
         )
 
-    def preprocess(self, image: np.ndarray | torch.Tensor, spacing_mm: list[float]) -> Preprocessed:
+    def preprocess(
+        self,
+        image: np.ndarray | torch.Tensor,
+        spacing_mm: list[float],
+        earlier: np.ndarray | None = None,
+    ) -> Preprocessed:
         """Crop to what is not zero, normalise, resample to the spacing of the plans.
 
         Parameters
@@ -107,6 +113,9 @@ class PartNetwork:
         image : (z, y, x) or (channels, z, y, x) array or tensor
         spacing_mm : list of three float
             Along z, y, x.
+        earlier : (z, y, x) integer array, optional
+            nnU-Net's map of the stage before, of a cascade. As nnU-Net has it, a voxel outside
+            what is not zero counts as inside where that stage found something.
         """
         order = self._plans.transpose_forward
         # A copy in C order: normalisation works in place, and the last bits of a mean depend on
@@ -116,10 +125,11 @@ class PartNetwork:
         data = data.transpose([0, *(axis + 1 for axis in order)])
         spacing = [spacing_mm[axis] for axis in order]
         shape = data.shape[1:]
+        found = None if earlier is None else earlier.transpose(order)[None].astype(np.float32)
         mask: np.ndarray | None = None
-        if any(self._configuration.use_mask_for_norm):
-            data, outside, box = crop_to_nonzero(data)
-            mask = outside[0]
+        if found is not None or any(self._configuration.use_mask_for_norm):
+            data, found, box = crop_to_nonzero(data, found)
+            mask = found[0]
         else:
             inside = data[0] != 0
             for other in data[1:]:
@@ -132,6 +142,9 @@ class PartNetwork:
         target = self._target_spacing(spacing)
         new_shape = compute_new_shape(cropped, spacing, target)
         resampled = self._configuration.resampling_fn_data(data, new_shape, spacing, target)
+        if earlier is not None:
+            seen = self._configuration.resampling_fn_seg(found, new_shape, spacing, target)
+            resampled = np.concatenate([resampled, seen])
         tensor = torch.from_numpy(np.ascontiguousarray(resampled, dtype=np.float32))
         return Preprocessed(tensor, shape, cropped, _slices(box), spacing)
 
@@ -158,6 +171,15 @@ class PartNetwork:
         whole = np.zeros(source.shape, output.dtype)
         whole[source.box] = output
         return whole.transpose(self._plans.transpose_backward)
+
+    def logits(self, output: torch.Tensor, source: Preprocessed) -> torch.Tensor:
+        """Logits on the bounding box of `source`, (n_labels, z, y, x) in the axes of the image."""
+        resampled = torch.stack([torch.as_tensor(one) for one in self._resampled(output, source)])
+        return resampled.permute(0, *(axis + 1 for axis in self._plans.transpose_backward))
+
+    def in_own_axes(self, labels: torch.Tensor) -> torch.Tensor:
+        """(z, y, x) labels in the axes of the image, as `labels` wants them."""
+        return labels.permute(*self._plans.transpose_forward)
 
     def label_map(self, logits: torch.Tensor) -> torch.Tensor:
         """Labels of (n_labels, ...) finite float16 logits that need no resampling."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from cohortvol.errors import ModelError, ScanError
 from cohortvol.models.card import Card
@@ -15,7 +17,7 @@ from cohortvol.models.networks import LoadedPart
 from cohortvol.models.networks.softness import Softness
 from cohortvol.stages.segment.machine import Memory
 from cohortvol.stages.segment.nnunet import Output, PartNetwork, Preprocessed
-from cohortvol.stages.segment.tiles import Mirrored, blend, n_not_finite
+from cohortvol.stages.segment.tiles import Mirrored, OneHot, blend, n_not_finite
 from cohortvol.stages.segment.zoom import zoom, zoom_fast
 
 
@@ -52,6 +54,15 @@ class PartRunner:
 
     def __init__(self, card: Card, loaded: LoadedPart, network: PartNetwork) -> None:
         self.network = network
+        self.name = loaded.part.name
+        self.previous = loaded.part.previous
+        self.averaged_with = loaded.part.averaged_with
+        self._keep_largest = loaded.part.keep_largest
+        self._in_ensemble = any(
+            loaded.part.name in (part.name, *part.averaged_with)
+            for part in card.parts
+            if part.averaged_with
+        )
         self._greatest_tile_step = loaded.part.tile_step or 1.0
         is_flat = network.tiling(1.0).patch[0] == 1
         self._mirror_axes = tuple(axis + (3 if is_flat else 2) for axis in loaded.part.mirror_axes)
@@ -82,7 +93,9 @@ class PartRunner:
         networks = self.network.networks
         if profile.mirrors and self._mirror_axes:
             networks = [Mirrored(network, self._mirror_axes) for network in networks]
-        resampled = tuple(source.data.shape[1:]) != source.cropped
+        if self.previous is not None:
+            networks = [OneHot(network, self.network.labels_in_map) for network in networks]
+        resampled = self._in_ensemble or tuple(source.data.shape[1:]) != source.cropped
         outputs, not_finite = [], []
         softness = Softness(self.network.n_labels, self.network.regions)
         with torch.autocast("cuda", enabled=memory.device.type == "cuda"):
@@ -106,6 +119,27 @@ class PartRunner:
         output = torch.cat(outputs, dim=1 if resampled else 0)
         n_logits = self.network.n_labels * source.data[0].numel()
         return Said(output, torch.stack(not_finite).sum(), n_logits, softness)
+
+    def labels(self, output: Output, source: Preprocessed) -> np.ndarray:
+        """nnU-Net's map of the image that was preprocessed, with its postprocessing, (z, y, x)."""
+        found = self.network.labels(output, source)
+        for labels in self._keep_largest:
+            found = with_largest(found, labels)
+        return found
+
+
+def with_largest(label_map: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """A label map with no voxels of these labels but those in the largest piece of them together.
+
+    Rule of nnU-Net's postprocessing (nnunetv2 2.8): voxels that share a corner are connected, and
+    of pieces that are as large as the largest all stay.
+    """
+    inside = np.isin(label_map, labels)
+    pieces, n_pieces = ndimage.label(inside, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=n_pieces + 1)
+    sizes[0] = 0
+    kept = sizes == sizes.max()
+    return np.where(inside & ~kept[pieces], 0, label_map).astype(label_map.dtype)
 
 
 def on_grid(

@@ -88,6 +88,29 @@ class Mirrored:
 
 
 @dataclass(frozen=True)
+class OneHot:
+    """A network that sees a label map beside the image, given as the last channel.
+
+    It is taken apart a patch at a time, so that no channel for each label is kept of a scan.
+
+    Attributes
+    ----------
+    network : callable
+        Wants a channel for each of `labels` in place of the label map, 1 where it is the label.
+    labels : tuple of int
+    """
+
+    network: Network
+    labels: tuple[int, ...]
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """As that of `network`, of (N, channels + 1, z, y, x) patches."""
+        image, label_map = patches[:, :-1], patches[:, -1:]
+        apart = [(label_map == label).to(patches.dtype) for label in self.labels]
+        return self.network(torch.cat([image, *apart], dim=1))
+
+
+@dataclass(frozen=True)
 class Slab:
     """Final logits of the planes `start` to `stop` (exclusive) of an image.
 

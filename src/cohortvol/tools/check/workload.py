@@ -40,6 +40,8 @@ ACTIVATIONS = 5
 """Of memory: what a worker takes for itself, for the scan, for the logits of a patch, and copies of
 the first stage's activations. Fitted to benchmarks/memory.py and the memory column of
 benchmarks/side_by_side.py, all on a CPU; see tests/test_check.py."""
+BYTES_PER_KEPT_LOGIT = 2
+"""Of an ensemble, for every label, network and voxel of a scan."""
 
 LABEL_MAP_BYTES_PER_VOXEL = 0.1
 """At most: label maps of 2 to 41 structures by TotalSegmentator take 0.017 to 0.096, those of
@@ -153,11 +155,21 @@ def needs(
         petaflop=float(flop.sum() / 1e15),
         gpu=gpu,
         two_cores=cpu,
-        memory_gb=memory_gb(largest * max(1, len(card.channels)), networks),
+        memory_gb=memory_gb(largest * max(1, len(card.channels)), networks)
+        + largest * logits_kept(card, networks) * BYTES_PER_KEPT_LOGIT / 1e9,
         disk_gb=float(stored * LABEL_MAP_BYTES_PER_VOXEL * len(card.layers) / 1e9),
         kept_for=kept_for,
         converted_gb=converted_bytes / 1e9,
     )
+
+
+def logits_kept(card: Card, networks: Sequence[Network]) -> int:
+    """Logits of every voxel of a scan that are held until the networks of an ensemble are done."""
+    of_part = {
+        part.name: network.n_labels for part, network in zip(card.parts, networks, strict=True)
+    }
+    ensembles = [(part.name, *part.averaged_with) for part in card.parts if part.averaged_with]
+    return sum(of_part[name] for names in ensembles for name in names)
 
 
 def memory_gb(voxels: float, networks: Sequence[Network]) -> float:
@@ -198,6 +210,7 @@ def _network(card: Card, profile: Profile, part: Part) -> Network:
         ) from error
     back = plans.get("transpose_backward", [0, 1, 2])
     on_scan_axes = [spacing_mm[axis] for axis in back] if len(spacing_mm) == 3 else None
+    passes = 2 ** len(part.mirror_axes) if profile.mirrors else 1
     zoomed = card.spacing_mm if profile.zoom_order is not None else None
     chosen = tuple(reversed(zoomed)) if zoomed else tuple(on_scan_axes or (1.0, *spacing_mm))
     return Network(
@@ -205,9 +218,9 @@ def _network(card: Card, profile: Profile, part: Part) -> Network:
         patch=(patch[0], patch[1], patch[2]),
         transpose=tuple(plans.get("transpose_forward", [0, 1, 2])),
         step=min(profile.tile_step, part.tile_step or 1.0),
-        flop_per_patch=flop * len(part.folds),
+        flop_per_patch=flop * len(part.folds) * passes,
         features=features,
-        n_labels=len(part.regions) or len(part.labels) + 1,
+        n_labels=next(shape[0] for name, shape in shapes.items() if ".seg_layers." in name),
     )
 
 
