@@ -89,7 +89,8 @@ def storages(
 class Training:
     """What nnU-Net is to train: a data set, which its reader and `kind` name, and how.
 
-    `folds` are those that predict together. Weights are random where it is not `trained`.
+    `folds` are those that predict together. Weights are random where it is not `trained`; those
+    of kind "never mirrored" do not allow mirrored passes, as of nnUNetTrainerNoMirroring.
     """
 
     reader: str = "SimpleITKIO"
@@ -97,7 +98,6 @@ class Training:
     configuration: str = "3d_fullres"
     folds: str = "0"
     kind: str = "labels"
-    trainer: str = "nnUNetTrainer"
     trained: bool = True
     checkpoint: str = "checkpoint_final.pth"
 
@@ -122,12 +122,12 @@ class Training:
 
     def results(self, folder: Path) -> Path:
         """What `train_and_predict` left below a folder, as nnU-Net names it."""
-        name = f"{self.trainer}__{self.plans}__{self.configuration}"
+        name = f"nnUNetTrainer__{self.plans}__{self.configuration}"
         return folder / "results" / self.dataset / name
 
     def labels(self, folder: Path, passes: str) -> Path:
         """Its label maps of scans, with the passes of `PASSES`."""
-        return self.results(folder) / f"{passes} by {self.folds}"
+        return self.results(folder) / f"{passes} by {self.folds} of {self.checkpoint}"
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class Chosen:
         """Label maps that nnU-Net made below a folder, before it keeps the largest pieces."""
         if len(self.members) == 1:
             return self.members[0].labels(folder, passes)
-        name = "___".join(one.configuration for one in self.members)
-        return folder / "results" / self.members[0].dataset / "ensembles" / name / passes
+        names = [self.members[0].dataset, *(one.configuration for one in self.members)]
+        return folder / "averaged" / " ".join(names) / passes
 
     def postprocessing(self, folder: Path) -> Path:
         """What nnU-Net says about what is kept."""
@@ -162,6 +162,7 @@ _DATASETS = (
     ("NibabelIOWithReorient", "labels"),
     ("SimpleITKIO", "regions"),
     ("SimpleITKIO", "masked"),
+    ("SimpleITKIO", "never mirrored"),
     *(("SimpleITKIO", kind) for kind in CHANNELS),
 )
 REGIONS = {"background": 0, "organs": [1, 2], "spleen": [2]}
@@ -291,7 +292,7 @@ def _train(training: Training, fold: str | int, folder: Path) -> None:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     trainer = get_trainer_from_args(
-        str(training.number), training.configuration, fold, training.trainer, training.plans,
+        str(training.number), training.configuration, fold, "nnUNetTrainer", training.plans,
         device=torch.device("cpu"),
     )  # fmt: skip
     if training.trained:
@@ -305,7 +306,8 @@ def _train(training: Training, fold: str | int, folder: Path) -> None:
     data.mkdir(exist_ok=True)
     (data / "none.b2nd").touch()  # the kind of its files is looked at, and none is read
     trainer.initialize()
-    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    if training.kind != "never mirrored":
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     results = training.results(folder)
     (results / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
     (results / "dataset.json").write_text(json.dumps(trainer.dataset_json))
@@ -323,7 +325,7 @@ def _predict(
     _run(
         predict_entry_point, "nnUNetv2_predict", "-i", own if own.is_dir() else scans, "-o", out,
         "-d", training.number, "-c", training.configuration, "-p", training.plans,
-        "-tr", training.trainer, "-f", *training.folds.split(), "-chk", training.checkpoint,
+        "-f", *training.folds.split(), "-chk", training.checkpoint,
         "-device", "cpu", "-npp", 0, "-nps", 0, *PASSES[passes], *seen, *words,
     )  # fmt: skip
 

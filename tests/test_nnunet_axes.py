@@ -9,14 +9,13 @@ import json
 import shutil
 
 import nibabel as nib
-import numpy as np
 import pytest
 
 from cohortvol import cli
 from cohortvol.errors import ModelError
 from cohortvol.models.card import AS_STORED, load_card
 from cohortvol.models.networks import Source, import_nnunet
-from cohortvol.stages.segment import Segmenter
+from nnunet_compared import PROFILES, compared
 from nnunet_fixture import PLANS, results_folder
 from nnunet_trained import Training, storages, train_and_predict
 
@@ -52,27 +51,18 @@ def trained(tmp_path_factory, scans):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("profile", "kind"), [("nnunet", "predicted"), ("nnunet-nomirror", "unmirrored")]
-)
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("which", MODELS)
-def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, profile, kind):
+def test_no_voxel_differs_from_nnunetv2_predict(trained, scans, tmp_path, which, profile):
     reader, source = MODELS[which].reader, Source(MODELS[which].results(trained))
     card = import_nnunet([source], tmp_path / "model", model_id="model", licence="test")
     assert card.profiles == ("nnunet", "nnunet-nomirror", "fast")
     assert card.parts[0].mirror_axes == ((0, 1) if which == "2D" else (0, 1, 2))
     assert card.orientation == ("RAS" if reader == "NibabelIOWithReorient" else AS_STORED)
-    # As many threads as nnU-Net's program took: with others sums are rounded otherwise, and of two
-    # labels that are as likely the other may win.
-    segmenter = Segmenter.load(card.folder, profile, "cpu", threads=1)
-    predicted = sorted(MODELS[which].labels(trained, kind).glob("*.nii.gz"))
-    assert len(predicted) == (2 if kind == "predicted" else 6)
-    for path in predicted:
-        image = nib.load(scans / path.name.replace(".nii.gz", "_0000.nii.gz"))
-        expected = np.asarray(nib.load(path).dataobj)
-        labels, _ = segmenter.segment(image.get_fdata(dtype=np.float32), image.affine)
-        assert np.count_nonzero(labels != expected) == 0, path.name
-        assert len(np.unique(expected)) > 1, path.name
+    found = compared(card, profile, scans, MODELS[which].labels(trained, PROFILES[profile]))
+    assert len(found) == (2 if profile == "nnunet" else 6)
+    assert {name: one.n_differ for name, one in found.items()} == dict.fromkeys(found, 0)
+    assert min(one.n_labels for one in found.values()) > 1
 
 
 def test_the_axes_of_the_training_images_are_read_from_nnunets_validation(trained, tmp_path):

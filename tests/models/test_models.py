@@ -149,6 +149,39 @@ def test_a_structure_in_two_layers_or_in_none_is_refused(card):
         with_changes(labels={**raw["labels"], "9": "aorta"})
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"previous": "other"}, "needs other, which is no part before it"),
+        ({}, {"averaged_with": ["second"]}, "needs second, which is no part before it"),
+        ({}, {"averaged_with": ["main", "main"]}, "averaged with a part twice"),
+        ({}, {"previous": "main", "crop": ["liver"], "margin_mm": 5}, "one of them sees a box"),
+        ({"labels": {}}, {}, "part main has no labels, and no part needs it"),
+        ({}, {"keep_largest": [[]]}, r"keep_largest.0 is \[\]; it must be a list of label"),
+    ],
+)
+def test_parts_that_cannot_go_together_are_refused(card, first, second, message):
+    raw = card_json(card)
+    files = {
+        name.replace("parts/main", "parts/second"): digest
+        for name, digest in card.parts[0].files.items()
+    }
+    raw["parts"] = [
+        {**raw["parts"][0], **first},
+        {**raw["parts"][0], "name": "second", "files": files, **second},
+    ]
+    (card.folder / "card.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelError, match=message):
+        load_card(card.folder)
+
+
+def test_fields_of_parts_that_go_together_stand_on_no_other_card(card):
+    written = (card.folder / "card.json").read_text()
+    assert not {"previous", "averaged_with", "keep_largest", "crop"} & set(
+        json.loads(written)["parts"][0]
+    )
+
+
 def test_a_profile_may_leave_out_the_air_around_the_body(card):
     profile = choose_profile(card, "nnunet+body")
     assert (profile.name, profile.tile_step, profile.crops_to_body) == ("nnunet+body", 0.5, True)
