@@ -65,7 +65,7 @@ def import_parts(
             part = one.part
             axes_known.add(one.axes)
             twin_of[part.name] = part.name
-            twins = (one.name for one in parts.values() if _same_files(one, part))
+            twins = (other.name for other in parts.values() if _same_files(other, part))
             if ensemble and (twin := next(twins, None)):
                 twin_of[part.name] = twin
                 shutil.rmtree(folder / PARTS / part.name)

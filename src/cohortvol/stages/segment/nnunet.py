@@ -173,8 +173,12 @@ class PartNetwork:
         return whole.transpose(self._plans.transpose_backward)
 
     def logits(self, output: torch.Tensor, source: Preprocessed) -> torch.Tensor:
-        """Logits on the bounding box of `source`, (n_labels, z, y, x) in the axes of the image."""
-        resampled = torch.stack([torch.as_tensor(one) for one in self._resampled(output, source)])
+        """Logits on the bounding box of `source`, on the CPU.
+
+        They are (n_labels, z, y, x) in the axes of the image.
+        """
+        each = self._resampled(output, source)
+        resampled = torch.stack([torch.as_tensor(one).cpu() for one in each])
         return resampled.permute(0, *(axis + 1 for axis in self._plans.transpose_backward))
 
     def in_own_axes(self, labels: torch.Tensor) -> torch.Tensor:

@@ -67,14 +67,9 @@ def average(members: Sequence[Heard], keeps_softmax: bool) -> Said:
         for share in others:
             mean += share
         mean /= len(members)
-        if regions is not None:
-            found.append(regions.written_where(mean))
-            as_logits = torch.logit(mean)
-        else:
-            found.append(_first_of_greatest(mean))
-            as_logits = torch.log(mean)
-        if keeps_softmax:
-            softness.add(as_logits)
+        found.append(_first_of_greatest(mean) if regions is None else regions.written_where(mean))
+        if keeps_softmax:  # of which the softmax, or the sigmoid, is the mean again
+            softness.add(torch.log(mean) if regions is None else torch.logit(mean))
     in_own_axes = last.part.network.in_own_axes(torch.cat(found))
     return Said(
         output=in_own_axes,
@@ -86,5 +81,5 @@ def average(members: Sequence[Heard], keeps_softmax: bool) -> Said:
 
 def _first_of_greatest(shares: torch.Tensor) -> torch.Tensor:
     """(n_labels, ...) to the label of the greatest share; the first where several are."""
-    labels = shares.argmax(0) if shares.is_cuda else torch.from_numpy(shares.numpy().argmax(0))
+    labels = torch.from_numpy(shares.numpy().argmax(0))
     return labels.to(torch.uint8 if len(shares) <= 256 else torch.int32)
