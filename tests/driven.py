@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import Any
 
 import yaml
 
+import warm
 from make_like import STAGES, Outcome
 from threshold_cohort import Settings, Source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-COHORTVOL = "from cohortvol.cli import main; main()"
 CLONED = ("config", "envs", "models", "profiles", "reports", "workflow", "Snakefile")
 
 # Python imports a module of this name when it starts: the threshold in place of the network.
@@ -93,7 +92,7 @@ class Driven:
 
     def end(self, *words: str) -> tuple[int, list[str], str]:
         """Exit code of ``snakemake``, jobs that it started, and what it said."""
-        done = self._process("-m", "snakemake", *self._given(*words))
+        done = self._process("snakemake", *self._given(*words))
         return done.returncode, self._jobs(done.stderr), done.stderr
 
     def told(self, *words: str) -> tuple[list[str], dict[str, int]]:
@@ -105,14 +104,14 @@ class Driven:
 
     def plan(self) -> dict[str, str]:
         """``cohortvol plan``: jobs, each with its reason."""
-        done = self._process("-c", COHORTVOL, "plan", "--config", self._config(), "--json")
+        done = self._process("cohortvol", "plan", "--config", self._config(), "--json")
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout)["jobs"])
 
     def _snakemake(
         self, *words: str, code: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        done = self._process("-m", "snakemake", *self._given(*words), **environment)
+        done = self._process("snakemake", *self._given(*words), **environment)
         assert done.returncode == code, done.stderr[-5000:]
         return done
 
@@ -121,10 +120,8 @@ class Driven:
 
     def _process(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         places = [self.checkout / "site", REPOSITORY / "src", REPOSITORY / "tests"]
-        return subprocess.run(
-            [sys.executable, *words], cwd=self.checkout, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), **environment},
-        )  # fmt: skip
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
+        return warm.run(*words, cwd=self.checkout, environment=environment)
 
     def _config(self) -> str:
         self.source.write()

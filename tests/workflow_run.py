@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+
+import warm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -15,18 +16,21 @@ def tables_of(results):
     return str(results / "files.sha256")
 
 
-def command(manifest, results, *words, **settings):
-    """``snakemake`` on two cores, with files to make and options; settings as for ``--config``."""
+def arguments(manifest, results, *words, **settings):
+    """Two cores, files to make and options; settings as for ``--config``."""
     given = {"manifest": manifest, "results": results, **settings}
-    return [
-        sys.executable, "-m", "snakemake", "--cores", "2", *words, "--config",
-        *(f"{name}={value}" for name, value in given.items()),
-    ]  # fmt: skip
+    pairs = (f"{name}={value}" for name, value in given.items())
+    return ["--cores", "2", *map(str, words), "--config", *pairs]
+
+
+def command(manifest, results, *words, **settings):
+    """``snakemake``, to be started from nothing."""
+    return [sys.executable, "-m", "snakemake", *arguments(manifest, results, *words, **settings)]
 
 
 def run(manifest, results, *words, code=0, **settings):
-    """The process, which must have ended with `code`."""
-    words = command(manifest, results, *words, **settings)
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    """What ``snakemake`` said, which must have ended with `code`."""
+    given = arguments(manifest, results, *words, **settings)
+    done = warm.run("snakemake", *given, cwd=REPOSITORY)
     assert done.returncode == code, done.stderr[-5000:]
     return done
