@@ -37,7 +37,7 @@ IMPORTED_LATER = (
     *("cohortvol.tools.verify.quick", "cohortvol.tools.verify.folder"),
     *("cohortvol.stages.manifest", "cohortvol.stages.ingest", "cohortvol.stages.segment.infer"),
     *("cohortvol.stages.measure", "cohortvol.stages.assemble", "cohortvol.stages.analyse"),
-    "cohortvol.stages.report",
+    *("cohortvol.stages.report", "cohortvol.tools.train.run"),
 )
 
 PROGRAM = """#!{python} -IS
@@ -55,7 +55,7 @@ def run(
     *words: str | Path, cwd: Path, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A command, of which the first word is ``snakemake`` or ``cohortvol``, and what it said."""
-    folder = _programs()
+    folder = programs()
     return subprocess.run(
         [folder / words[0], *words[1:]],
         cwd=cwd,
@@ -66,7 +66,7 @@ def run(
 
 
 @cache
-def _programs() -> Path:
+def programs() -> Path:
     """Folder of the programs, which lasts as long as this process does."""
     folder = Path(_kept(tempfile.TemporaryDirectory(prefix="warm-")).name)
     place = folder / "socket"

@@ -4,22 +4,19 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import dicom_fixture
+import warm
 from bids_fixture import people, write_dataset
 from cohortvol.store.keys import keys_of_scans
 from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
-from workflow_run import run
+from workflow_run import REPOSITORY, run
 
-BIN = Path(sys.executable).parent
 CANARY = re.compile(rb"CANARY|Kanarienv|\xe9\x9b\x80")
 ODD = ["CANARY/../Doe", 'O\'CANARY "x" $(rm) *\nKanarienvo\u0308gel', "雀" * 100]
 """Ids of a plain manifest; the first two are NIfTI, the last is DICOM."""
@@ -33,7 +30,7 @@ def snakemake(*words, **settings):
 
 
 def cohortvol(*words):
-    done = subprocess.run([BIN / "cohortvol", *map(str, words)], capture_output=True, text=True)
+    done = warm.run("cohortvol", *words, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

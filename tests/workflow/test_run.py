@@ -6,14 +6,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import warm
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.simulate.compare import volumes_against_truth
 from workflow_run import REPOSITORY, command, run, tables_of
@@ -43,9 +42,11 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calm(source, tmp_path_factory):
-    """Results of an undisturbed run."""
+    """Results of an undisturbed run, of which every process was started from nothing."""
     results = tmp_path_factory.mktemp("calm") / "results"
-    snakemake(source / "manifest.csv", results)
+    words = command(source / "manifest.csv", results, **SETTINGS)
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
     return results
 
 
@@ -207,11 +208,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes_and_segments_nothing_twice
 
 
 def test_status_counts_what_the_tables_hold(calm):
-    done = subprocess.run(
-        [Path(sys.executable).with_name("cohortvol"), "status", "--results", calm, "--json"],
-        capture_output=True,
-        text=True,
-    )
+    done = warm.run("cohortvol", "status", "--results", calm, "--json", cwd=REPOSITORY)
     assert done.returncode == 3, done.stderr
     scans = pd.read_parquet(calm / "scans.parquet")
     assert json.loads(done.stdout)["states"]["done"] == (scans["state"] == "done").sum()

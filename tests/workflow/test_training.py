@@ -4,20 +4,17 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+import warm
 from cohortvol.models.card import load_card
 from cohortvol.store.locks import claim
+from workflow_run import REPOSITORY
 
-BIN = Path(sys.executable).parent
-REPOSITORY = Path(__file__).resolve().parents[2]
 AFFINE = np.diag([-6.0, 6.0, 8.0, 1.0])  # mm; stored in LAS
 VOXEL_ML = 0.288
 RECIPE = """
@@ -63,13 +60,8 @@ def save(path, data):
 
 
 def snakemake(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, words)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    threads = {"OMP_NUM_THREADS": "1"}
+    return warm.run("snakemake", "--cores", "2", *words, cwd=REPOSITORY, environment=threads)
 
 
 def train(folder, *words):
@@ -126,10 +118,8 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen_and_is_evaluated(
         image, structures = boxes(seed, "MR")
         save(tmp_path / "images" / f"scan{seed}.nii.gz", image)
         save(tmp_path / "labels" / f"scan{seed}.nii.gz", structures)
-    done = subprocess.run(
-        [BIN / "cohortvol", "manifest-from-folder", tmp_path / "images",
-         "--out", tmp_path / "scans.csv"],
-    )  # fmt: skip
+    words = "manifest-from-folder", tmp_path / "images", "--out", tmp_path / "scans.csv"
+    done = warm.run("cohortvol", *words, cwd=REPOSITORY)
     assert done.returncode == 0
     results = tmp_path / "results"
     done = snakemake(
@@ -146,12 +136,12 @@ def test_the_trained_model_measures_scans_that_it_has_not_seen_and_is_evaluated(
             true_ml = (structures == index).sum() * VOXEL_ML
             assert volumes.loc[f"scan{seed}", name] == pytest.approx(true_ml, rel=0.4)
     card = trained / "models_dir" / "pair" / "card.json"
-    done = subprocess.run(
-        [BIN / "cohortvol", "evaluate", "--expert", tmp_path, "--expert-labels", card,
-         "--model", f"pair={results / 'segment/pair'}", "--model-labels", f"pair={card}",
-         "--out", tmp_path / "evaluation"],
+    done = warm.run(
+        "cohortvol", "evaluate", "--expert", tmp_path, "--expert-labels", card,
+        "--model", f"pair={results / 'segment/pair'}", "--model-labels", f"pair={card}",
+        "--out", tmp_path / "evaluation", cwd=REPOSITORY,
     )  # fmt: skip
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     pairs = pd.read_parquet(tmp_path / "evaluation" / "pairs.parquet")
     assert len(pairs) == 6
     assert pairs["dice"].between(0.6, 1).all()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from cohortvol.store.locks import IN_USE, claim
-from workflow_run import REPOSITORY, command
+from workflow_run import REPOSITORY, arguments, command
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 
@@ -72,9 +73,9 @@ def second_runs(manifests, results):
     link = results.with_name("link")
     link.symlink_to(results)
     return (
-        command(mine, results),
-        command(other, link, "--forceall", shard_size=1),
-        command(mine, results, "--touch"),
+        arguments(mine, results),
+        arguments(other, link, "--forceall", shard_size=1),
+        arguments(mine, results, "--touch"),
     )
 
 
@@ -92,14 +93,14 @@ def test_one_works_and_the_other_ends_with_73_and_changes_nothing(
         before = files(results)
         seconds = second_runs(manifests, results)
         for words in (seconds[number] for number in which):
-            ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+            ended = warm.run("snakemake", *words, cwd=REPOSITORY)
             said = f"{' '.join(words)}\n{ended.stderr}"
             assert ended.returncode == 73, said
             assert f"process {first.pid} on " in ended.stderr, said
             assert ", since 2" in ended.stderr, said
             assert files(results) == before, said
-        dry = command(manifests[1], results, "--dry-run")
-        ended = subprocess.run(dry, cwd=REPOSITORY, capture_output=True, text=True)
+        dry = arguments(manifests[1], results, "--dry-run")
+        ended = warm.run("snakemake", *dry, cwd=REPOSITORY)
         assert ended.returncode == 0, ended.stderr
         assert holders(results / IN_USE) == {first.pid}
         os.kill(first.pid, signal.SIGKILL)  # the driver alone: what it started lives on
@@ -110,12 +111,12 @@ def test_one_works_and_the_other_ends_with_73_and_changes_nothing(
 @pytest.mark.slow
 def test_outputs_are_not_deleted_under_a_run(manifests, tmp_path):
     results = tmp_path / "results"
-    words = command(manifests[0], results, "--delete-all-output")
+    words = arguments(manifests[0], results, "--delete-all-output")
     with claim(results):
         (results / "manifest").mkdir()
         index = results / "manifest" / "index.tsv"
         index.write_text("shard\tn_scans\n")
-        ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+        ended = warm.run("snakemake", *words, cwd=REPOSITORY)
         assert ended.returncode == 73, ended.stderr
         assert index.exists()
 

@@ -4,23 +4,20 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import dicom_fixture
+import warm
 from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
-from workflow_run import run
+from workflow_run import REPOSITORY, run
 
-BIN = Path(sys.executable).parent
 MODEL = "embedded-v2"
 CANARY = re.compile(rb"CANARY[-A-Za-z0-9]*")
-LOGS = Path(__file__).resolve().parents[2] / ".snakemake" / "log"
+LOGS = REPOSITORY / ".snakemake" / "log"
 STAY = ("stay-a", "stay-b", "stay-c")
 GONE = ("CANARYanna", "CANARYbert", "CANARYcleo")
 """Anna has an image, Bert one of DICOM, and Cleo one that cannot be used."""
@@ -35,7 +32,7 @@ def snakemake(*words, **settings):
 
 def search(results, withdrawn):
     words = ("verify", "--results", results, "--withdrawn", withdrawn, "--json")
-    done = subprocess.run([BIN / "cohortvol", *words], capture_output=True, text=True)
+    done = warm.run("cohortvol", *words, cwd=REPOSITORY)
     found = json.loads(done.stdout)
     assert done.returncode == found["exit_code"]
     # Snakemake keeps copies of other tests' results in the same checkout.
@@ -155,11 +152,7 @@ def test_with_hashed_ids_ids_and_keys_go(folder, tmp_path):
     left = receipts(results)
     assert len(left) == 3
     assert left.items() <= segmented.items()
-    verified = subprocess.run(
-        [BIN / "cohortvol", "verify", "--deep", "--results", results],
-        capture_output=True,
-        text=True,
-    )
+    verified = warm.run("cohortvol", "verify", "--deep", "--results", results, cwd=REPOSITORY)
     assert verified.returncode == 0, verified.stdout
 
 

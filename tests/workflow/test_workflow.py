@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm
 from cohortvol.store.locks import claim
 
 pytestmark = pytest.mark.slow
@@ -19,15 +20,8 @@ BIN = Path(sys.executable).parent
 
 
 def run(*words):
-    """Run a tool of the environment in the repository root, as a person would there."""
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    return subprocess.run(
-        [BIN / words[0], *map(str, words[1:])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": path},
-    )
+    """Run Snakemake in the repository root, as a person would there."""
+    return warm.run("snakemake", *map(str, words), cwd=ROOT)
 
 
 @pytest.fixture
@@ -74,7 +68,7 @@ def settings(tmp_path, model):
 def snakemake(settings, *options):
     """Run the workflow with these settings."""
     words = [f"{name}={value}" for name, value in settings.items()]
-    return run("snakemake", "--cores", "1", *options, "--config", *words)
+    return run("--cores", "1", *options, "--config", *words)
 
 
 def last_lines(ended, start="cohortvol: "):
@@ -83,13 +77,14 @@ def last_lines(ended, start="cohortvol: "):
 
 
 def test_snakemake_finds_nothing_to_complain_about(model):
-    ended = run("snakemake", "--lint", "--config", f"model={model}")
+    ended = run("--lint", "--config", f"model={model}")
     assert ended.returncode == 0, ended.stderr
     assert "Congratulations" in ended.stderr
 
 
 def test_rules_are_formatted():
-    ended = run("snakefmt", "--check", "Snakefile", "workflow")
+    words = BIN / "snakefmt", "--check", "Snakefile", "workflow"
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
