@@ -3,8 +3,10 @@
 A run of the workflow starts ten processes, each of which imports for 2 to 6 s what the one before
 did. Here one process imports all of it, does nothing else, and splits itself for every command,
 which is the real one, with its own words, folder, environment, open files and end. Jobs come here
-too, through ``BASH_ENV``, which the shell of each reads first. Tests that kill processes or ask
-for their numbers start them the ordinary way.
+too, through ``BASH_ENV``, which the shell of each reads first.
+
+Tests that kill processes or ask for their numbers start them the ordinary way, and so does one run
+in ``workflow/test_run.py`` to whose bytes others are held: what was split off orders sets alike.
 
 Run as a program it is that one process, with the path of its socket; it ends with its input.
 """
@@ -17,6 +19,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +29,6 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 MAIN = {"snakemake": "snakemake.cli", "cohortvol": "cohortvol.cli"}
 """Module of each program; its `main` is the program."""
@@ -67,15 +69,15 @@ def run(
 
 @cache
 def programs() -> Path:
-    """Folder of the programs, which lasts as long as this process does."""
-    folder = Path(_kept(tempfile.TemporaryDirectory(prefix="warm-")).name)
+    """Folder of the programs, each of which hands on what it is given; there while this lasts."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
     place = folder / "socket"
     for name in MAIN:
         program = folder / name
         program.write_text(PROGRAM.format(python=sys.executable, name=name, place=str(place)))
         program.chmod(0o700)
     (folder / "bash_env").write_text(f"PATH={folder}:$PATH\n")
-    server = _kept(subprocess.Popen([sys.executable, __file__, place], stdin=subprocess.PIPE))
+    server = _server(place)
     while not place.exists():
         assert server.poll() is None, "the process to be split did not start"
         time.sleep(0.05)
@@ -83,9 +85,9 @@ def programs() -> Path:
 
 
 @cache
-def _kept(thing: Any) -> Any:
-    """What is not to end before this process does."""
-    return thing
+def _server(place: Path) -> subprocess.Popen[bytes]:
+    """The process to be split; when this one ends, so does its input."""
+    return subprocess.Popen([sys.executable, __file__, place], stdin=subprocess.PIPE)
 
 
 def serve(place: str) -> str:
@@ -98,14 +100,15 @@ def serve(place: str) -> str:
         while True:
             ways = (way for _, way in running.values())
             ready = {*select.select([server, sys.stdin, *running, *ways], [], [])[0]}
-            if sys.stdin in ready:
-                sys.exit()  # who could ask has ended
+            if sys.stdin in ready:  # who could ask has ended
+                shutil.rmtree(Path(place).parent)
+                sys.exit()
             for ended in ready & running.keys():
                 os.close(ended)
                 _answer(*running.pop(ended))
             for child, way in running.values():
                 if way in ready:  # nobody waits for it any more
-                    os.kill(child, signal.SIGTERM)
+                    os.kill(child, signal.SIGKILL)
             if server in ready:
                 way, _ = server.accept()
                 size, files, _, _ = socket.recv_fds(way, 4, 3)
@@ -138,7 +141,8 @@ def _answer(child: int, way: socket.socket) -> None:
 
 def _start_as_python_does() -> None:
     """Look for modules where the environment says, and import what it has imported first."""
-    sys.path[:0] = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = filter(None, places)  # the first is the folder of this program
     sys.modules.pop("sitecustomize", None)
     with suppress(ModuleNotFoundError):
         importlib.import_module("sitecustomize")

@@ -32,9 +32,9 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kept(source, tmp_path_factory):
-    """Results with label maps."""
+    """Tables and pictures of a cohort with label maps."""
     results = tmp_path_factory.mktemp("kept") / "results"
-    snakemake(source / "five.csv", results)
+    snakemake(source / "five.csv", results, tables_of(results))
     return results
 
 
