@@ -13,7 +13,6 @@ import dicom_fixture
 import warm
 from bids_fixture import people, write_dataset
 from cohortvol.store.keys import keys_of_scans
-from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import REPOSITORY, run
 
@@ -36,9 +35,9 @@ def cohortvol(*words):
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(simulated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated")
-    simulate.run(folder, n=3, seed=5)
+    simulated(folder, 3)
     return sorted((folder / "images").glob("*.nii.gz"))
 
 

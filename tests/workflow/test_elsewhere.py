@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from cohortvol import cli
-from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.verify.folder import verify
 from workflow_run import run, tables_of
 
@@ -18,9 +17,9 @@ NAMES = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(simulated, tmp_path):
     """Three simulated scans; of the second the label map is a file per structure."""
-    simulate.run(tmp_path, n=3, seed=5)
+    simulated(tmp_path, 3)
     table = pd.DataFrame({"label": NAMES.keys(), "structure": NAMES.values()})
     table.to_csv(tmp_path / "labels.csv", index=False)
     words = ["models", "label-table", str(tmp_path / "labels.csv"), "--id", "drawn"]

@@ -12,7 +12,6 @@ import pytest
 
 import dicom_fixture
 import nifti_files
-from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import run
 
@@ -25,10 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def expected(simulated, tmp_path_factory):
     """scan_id to (image, reason); no reason for a scan that must be done."""
     folder = tmp_path_factory.mktemp("source") / PATH_CANARY
-    simulate.run(folder / "simulated", n=N_GOOD, seed=5)
+    simulated(folder / "simulated", N_GOOD)
     images = sorted((folder / "simulated").rglob("*.nii.gz"))[:N_GOOD]
     scans = {f"good-{n}": (with_canaries(image), None) for n, image in enumerate(images)}
     scans["good-dicom"] = (dicom_fixture.write_series(folder / "series"), None)

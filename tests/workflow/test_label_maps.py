@@ -9,7 +9,6 @@ import pytest
 from cohortvol import cli
 from cohortvol.store.schemas import KEPT
 from cohortvol.store.tables import read_table
-from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.verify.folder import verify
 from workflow_run import run, tables_of
 
@@ -22,9 +21,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(simulated, tmp_path_factory):
     out = tmp_path_factory.mktemp("source")
-    simulate.run(out, n=N_SCANS + 1, seed=5)
+    simulated(out, N_SCANS + 1)
     rows = pd.read_csv(out / "manifest.csv", dtype=str)
     rows.iloc[:N_SCANS].to_csv(out / "five.csv", index=False)
     return out

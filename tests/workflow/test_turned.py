@@ -10,7 +10,6 @@ import pytest
 from cohortvol.models.orientation import look
 from cohortvol.store.schemas import SCANS
 from cohortvol.store.tables import read_table
-from cohortvol.tools.simulate import run as simulate
 from workflow_run import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -19,10 +18,10 @@ BACKWARDS = "mirrored front to back"
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(simulated, tmp_path_factory):
     """Six scans, of one that can be told the voxels mirrored and the header as it was."""
     out = tmp_path_factory.mktemp("source")
-    simulate.run(out, n=6, seed=5)
+    simulated(out, 6)
     for scan in pd.read_csv(out / "manifest.csv")["scan_id"]:
         path = out / "images" / f"{scan}.nii.gz"
         image = nib.load(path)

@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 import dicom_fixture
-from cohortvol.tools.simulate import run as simulate
 from cohortvol.tools.verify.folder import repair, verify
 from cohortvol.tools.verify.places import holds_no_results
 from workflow_run import run
@@ -20,10 +19,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory):
+def manifest(simulated, tmp_path_factory):
     """Four simulated scans and one of DICOM, in two shards, under hashed ids."""
     folder = tmp_path_factory.mktemp("source")
-    simulate.run(folder / "simulated", n=4, seed=5)
+    simulated(folder / "simulated", 4)
     images = sorted((folder / "simulated" / "images").glob("*.nii.gz"))
     images.append(dicom_fixture.write_series(folder / "series"))
     with (folder / "manifest.csv").open("w", newline="") as stream:

@@ -11,7 +11,6 @@ import pytest
 
 import dicom_fixture
 import warm
-from cohortvol.tools.simulate import run as simulate
 from planted import found_in, written
 from workflow_run import REPOSITORY, run
 
@@ -45,10 +44,10 @@ def search(results, withdrawn):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(simulated, tmp_path_factory):
     """Images, a manifest with everybody, one without those who leave, and the list of these."""
     folder = tmp_path_factory.mktemp("source")
-    simulate.run(folder / "simulated", n=4, seed=5)
+    simulated(folder / "simulated", 4)
     images = sorted((folder / "simulated" / "images").glob("*.nii.gz"))
     broken = folder / "broken.nii.gz"
     broken.write_bytes(images[0].read_bytes()[:2000])
