@@ -128,10 +128,8 @@ class Cohort:
     @cached_property
     def size_outside(self) -> np.ndarray:
         """(scans,) of bool: height, weight or BMI cannot be true, so that size is not known."""
-        mask: np.ndarray = np.logical_or.reduce(
-            [self.outside[name] for name in ("height_cm", "weight_kg", "bmi")]
-        )
-        return mask
+        sizes = [self.outside[name] for name in ("height_cm", "weight_kg", "bmi")]
+        return _kept(np.logical_or.reduce(sizes))
 
     @cached_property
     def knows_sex(self) -> bool:
