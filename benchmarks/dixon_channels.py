@@ -27,9 +27,9 @@ title: Organs of simulated Dixon scans, {model}
 licence: CC0-1.0
 labels: {{1: liver, 2: kidney_right, 3: kidney_left, 4: spleen}}
 channels: {channels}
-spacing_mm: [5.0, 5.0, 5.0]
-base_features: 12
-max_features: 48
+spacing_mm: [6.0, 6.0, 6.0]
+base_features: 8
+max_features: 32
 planning_memory_gb: 0.5
 batch_size: 2
 learning_rate: 0.003
@@ -43,9 +43,9 @@ def main() -> None:
     """Simulate, train, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/dixon-channels"))
-    parser.add_argument("--train", type=int, default=24, help="people to train on")
+    parser.add_argument("--train", type=int, default=12, help="people to train on")
     parser.add_argument("--cohort", type=int, default=20, help="people to measure")
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=100)
     options = parser.parse_args()
     out = options.out.resolve()
     for name, n, seed in (("train", options.train, 5), ("cohort", options.cohort, 6)):
