@@ -168,11 +168,11 @@ _DATASETS = (
 REGIONS = {"background": 0, "organs": [1, 2], "spleen": [2]}
 
 
-def raw_dataset(folder: Path, reader: str, of: str) -> None:
-    """Five cases stored LPS; those of NibabelIO stored RAS, with a part of each to be ignored."""
+def raw_dataset(folder: Path, reader: str, of: str, n_cases: int = 5) -> None:
+    """Cases stored LPS; those of NibabelIO stored RAS, with a part of each to be ignored."""
     ignore = reader == "NibabelIO"
     channels = CHANNELS.get(of, ("MR",))
-    for seed in range(5):
+    for seed in range(n_cases):
         _, labels = boxes(seed)
         images = [boxes(seed, channel=n)[0] for n in range(len(channels))]
         if of == "masked":
@@ -190,7 +190,7 @@ def raw_dataset(folder: Path, reader: str, of: str) -> None:
     description = {
         "channel_names": {str(n): name for n, name in enumerate(channels)},
         "labels": LABELS | ({"ignore": 3} if ignore else {}),
-        "numTraining": 5, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader,
+        "numTraining": n_cases, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader,
     }  # fmt: skip
     if of == "regions":
         description |= {"labels": REGIONS, "regions_class_order": [1, 2]}
@@ -210,9 +210,12 @@ def train_and_predict(
     lie in folders of that name, if there are some.
     """
     for dataset, reader, kind in {(one.dataset, one.reader, one.kind) for one in trainings}:
-        raw_dataset(folder / "raw" / dataset, reader, kind)
+        n_cases = 5 if any(one.trained for one in trainings if one.dataset == dataset) else 2
+        raw_dataset(folder / "raw" / dataset, reader, kind, n_cases)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
-    quick = {"nnUNet_compile": "f", "nnUNet_def_n_proc": "1"}
+    # Memory that is given back is cleared by the kernel when it is asked for again: half the time.
+    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+    quick = {"nnUNet_compile": "f", "nnUNet_def_n_proc": "1", **kept}
     wanted = [[asdict(one) for one in several] for several in (trainings, chosen)]
     done = subprocess.run(
         [sys.executable, __file__, json.dumps(wanted), str(folder), str(scans), str(few)],
@@ -228,6 +231,14 @@ class _Threads:
 
 
 def _main() -> None:
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+
+    extractor = fingerprint_extractor.DatasetFingerprintExtractor
+    collect = extractor.collect_foreground_intensities  # of a hundred million voxels
+    extractor.collect_foreground_intensities = staticmethod(
+        lambda labels, images, seed=1234, num_samples=0: collect(labels, images, seed, 10_000)
+    )
+
     multiprocessing.get_context = lambda _method=None: _Threads
     multiprocessing.cpu_count = lambda: 1  # threads that nnU-Net's program computes with
     trainings = [Training(**one) for one in json.loads(sys.argv[1])[0]]

@@ -30,7 +30,6 @@ ALONE = {
 }
 TOGETHER = {
     "cascade": Chosen((CASCADE,)),
-    "lowres and cascade": Chosen((LOW, CASCADE)),
     "2D and cascade": Chosen((replace(LOW, configuration="2d", folds="0 1"), CASCADE)),
     "regions in 2D and 3D": Chosen((replace(REGIONS, configuration="2d"), REGIONS)),
 }
@@ -165,19 +164,28 @@ def test_a_cascade_without_its_earlier_stage_is_refused(folder, tmp_path, capsys
 
 
 def test_an_ensemble_is_imported_from_one_zip(folder, tmp_path, capsys):
-    chosen = TOGETHER["lowres and cascade"]
+    chosen = TOGETHER["2D and cascade"]
     dataset = LOW.results(folder).parent
     archive = shutil.make_archive(str(tmp_path / "exported"), "zip", dataset.parent, dataset.name)
-    trainings = ("--training", "3d_lowres", "--training", "3d_cascade_fullres")
+    trainings = ("--training", "2d", "--training", "3d_cascade_fullres")
     words = (*trainings, "--postprocessing", chosen.postprocessing(folder))
     code, said, model = importing(folder, tmp_path, capsys, archive, *words)
     assert code == 0
-    assert "The probabilities of 3d_lowres and 3d_cascade_fullres are averaged." in said
+    assert "The probabilities of 2d and 3d_cascade_fullres are averaged." in said
     assert "largest connected piece is kept" in said
     of_folders = imported(chosen, folder, tmp_path / "folders", keeps_largest=True)
     assert [part.canary for part in load_card(model).parts] == [
         part.canary for part in of_folders.parts
     ]
+
+
+def test_an_earlier_stage_that_is_averaged_too_is_one_part(folder, tmp_path):
+    for members in ((LOW, CASCADE), (CASCADE, LOW)):
+        card = imported(Chosen(members), folder, tmp_path / members[0].configuration)
+        low, cascade = card.parts
+        assert (low.labels, cascade.previous) == ({}, low.name)
+        assert cascade.averaged_with == (low.name,)
+        verify(card)
 
 
 def test_networks_of_other_labels_or_given_twice_are_no_ensemble(folder, tmp_path):
