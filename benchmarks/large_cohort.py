@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=100_000)
     parser.add_argument("--structures", type=int, default=80)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--threads", type=int, default=1, help="of analyse, by this code")
     parser.add_argument("--commit", help="code to run beside this one")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -94,6 +95,8 @@ def main() -> None:
         for name, code in codes.items():
             program = str(Path(sys.executable).with_name("cohortvol"))
             command = [program, *commands(results, population.MODEL)[stage]]
+            if stage == "analyse" and name == "this":
+                command.append(f"--threads={args.threads}")
             environment = os.environ | {"PYTHONPATH": str(code / "src"), "OMP_NUM_THREADS": "1"}
             took = measured(command, environment, args.out / f"{stage}-{name}.log")
             print(
