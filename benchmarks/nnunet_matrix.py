@@ -48,6 +48,7 @@ ROWS = {
     "cascade, masked normalisation": Chosen((replace(CASCADE, kind="masked"),)),
     "cascade, regions": Chosen((replace(CASCADE, kind="regions"),)),
     "2D and 3D averaged": Chosen((FLAT, PLAIN)),
+    "3d_lowres and cascade averaged": Chosen((LOW, CASCADE)),
     "2D, 3D and cascade averaged": Chosen((FLAT, PLAIN, CASCADE)),
     "regions": Chosen((replace(PLAIN, kind="regions"),)),
     "ignore label": Chosen((replace(PLAIN, reader="NibabelIO"),)),
