@@ -122,7 +122,7 @@ def read_folder(source: Path, rules: Rules) -> Folder:
         series: str | None = None
         try:
             header, n_read = _header(content)
-            if _is_other(header, content[n_read : n_read + 4]):
+            if _is_other(header, content[n_read : n_read + 12]):
                 found.n_other += 1
                 continue
             series = series_of(header)
@@ -200,16 +200,19 @@ def _header(content: bytes) -> tuple[Dataset, int]:
     return header, stream.tell()
 
 
-def _is_other(header: Dataset, next_tag: bytes) -> bool:
+def _is_other(header: Dataset, following: bytes) -> bool:
     """Whether this is a sound object of a class that has no pixels.
 
-    An image that lost its header is none: its class is that of an image, or there is no class.
+    An image that lost its header is none: its class is that of an image, or there is no class. Raw
+    data may have a matrix like an image's and an element for pixels in which there are none.
     """
     stored = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
     if stored == _MEDIA_DIRECTORY and "DirectoryRecordSequence" in header:
         return True
     named = UID(str(header.get("SOPClassUID", "")))
-    if next_tag in _PIXELS or not named or stored not in ("", named):
+    is_implicit, _ = header.original_encoding
+    has_pixels = following[:4] in _PIXELS and any(following[4 if is_implicit else 8 :][:4])
+    if has_pixels or not named or stored not in ("", named):
         return False
     if named.startswith(_STANDARD):
         return named.type == "SOP Class" and "Image" not in named.keyword
