@@ -1,4 +1,4 @@
-"""Folders as scanners and archives really fill them: more in them, or less, than one sound series."""
+"""Folders as scanners and archives really fill them: with more than one sound series in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cohortvol.stages.ingest.dicom.completeness import account
 from cohortvol.stages.ingest.dicom.folder import read_folder
 from cohortvol.stages.ingest.dicom.stacks import ordered, stacks_of
 from dicom_converted import N
-from dicom_fixture import write_series
+from dicom_fixture import STEP_MM, write_enhanced, write_series
 
 _OF_PIXELS = (
     "PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
@@ -43,3 +43,43 @@ def test_an_object_with_a_matrix_and_no_pixels_is_no_image(tmp_path, sop, named,
     assert choice.chosen is not None
     assert len(ordered(choice.chosen).frames) == N
     assert [(row["reason"], row["n_images"]) for row in account(found)] == [("DCM_NO_IMAGE", 1)]
+
+
+def _said_by_the_standard(image, part):
+    image.ComplexImageComponent = part
+
+
+def _said_by_ge(image, part):
+    image.Manufacturer = "GE MEDICAL SYSTEMS"
+    block = image.private_block(0x0043, "GEMS_PARM_01", create=True)
+    block.add_new(0x2F, "SS", ["MAGNITUDE", "PHASE", "REAL", "IMAGINARY"].index(part))
+
+
+@pytest.mark.parametrize("part", ["PHASE", "REAL", "IMAGINARY"])
+@pytest.mark.parametrize("say", [_said_by_the_standard, _said_by_ge])
+def test_of_magnitude_and_another_part_in_one_series_the_magnitude_is_taken(tmp_path, say, part):
+    def change(image, k):
+        say(image, "MAGNITUDE" if k < N else part)
+        image.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+        image.ImagePositionPatient = [-20.0, -25.0, 100.0 + STEP_MM * (k % N)]
+
+    _, choice = looked_at(write_series(tmp_path / "series", n_slices=2 * N, change=change))
+    assert choice.chosen is not None
+    assert {frame.component for frame in choice.chosen.frames} == {"MAGNITUDE"}
+    assert sorted((row["reason"] or "", row["detail"] or "") for row in choice.series) == [
+        ("", ""), ("DCM_NOT_MAGNITUDE", part.lower()),
+    ]  # fmt: skip
+
+
+def test_a_phase_image_that_only_its_frames_betray_is_left_out(tmp_path):
+    def change(image):
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            kind = frame.MRImageFrameTypeSequence[0]
+            kind.FrameType, kind.ComplexImageComponent = (
+                ["ORIGINAL", "PRIMARY", "T1", "NONE"],
+                "PHASE",
+            )
+
+    write_enhanced(tmp_path / "series" / "IM1", echoes=(2.0,), change=change)
+    _, choice = looked_at(tmp_path / "series")
+    assert [row["reason"] for row in choice.series] == ["DCM_NOT_MAGNITUDE"]

@@ -11,6 +11,7 @@ import logging
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ _SIGNALS = {
     "real": {"R", "REAL"},
     "imaginary": {"I", "IMAGINARY"},
 }
+
+_GE, _GE_COMPONENT = "GEMS_PARM_01", 0x2F
+_GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,9 @@ class Frame:
         Smallest and largest stored value of the file, where its pixels are plain integers.
     packing_holds : bool
         Whether packed pixels can be such, which is looked at in RLE and JPEG 2000.
+    component : str
+        Part of a complex signal that an attribute of its own tells, such as ``PHASE``; empty where
+        none does.
     facts : Dataset
         Header of the file without its pixels.
     """
@@ -136,6 +143,7 @@ class Frame:
     temporal_position: int | None
     stored_ends: tuple[int, int] | None
     packing_holds: bool
+    component: str
     facts: Dataset
 
     def told(self, name: str) -> Any:
@@ -151,7 +159,7 @@ class Frame:
         values = set(self.image_type[2:])  # after ORIGINAL or DERIVED, and PRIMARY or SECONDARY
         letters = {piece for value in values for piece in value.split("_") if len(piece) == 1}
         for signal, tokens in _SIGNALS.items():
-            if (values | letters) & tokens:
+            if (values | letters | {self.component}) & tokens:
                 return signal
         return "magnitude"
 
@@ -245,6 +253,7 @@ def frames_of(path: Path, header: Dataset, pixels: Sequence[memoryview]) -> Iter
             temporal_position=_temporal_position(places, header),
             stored_ends=stored_ends,
             packing_holds=holds,
+            component=_component(places),
             facts=header,
         )
 
@@ -291,6 +300,16 @@ def _image_type(places: tuple[Dataset, ...], header: Dataset) -> tuple[str, ...]
     value = _found(places[:2], "MRImageFrameTypeSequence", "FrameType")
     value = value or header.get("ImageType") or ()
     return tuple(str(one).upper() for one in ([value] if isinstance(value, str) else value))
+
+
+def _component(places: tuple[Dataset, ...]) -> str:
+    """Of the standard's ComplexImageComponent, else of what GE writes in its place."""
+    value = _found(places, "MRImageFrameTypeSequence", "ComplexImageComponent")
+    if value in (None, ""):
+        with suppress(*PARSER_ERRORS):
+            number = int(places[-1].private_block(0x0043, _GE)[_GE_COMPONENT].value)
+            value = _GE_COMPONENTS[number]
+    return str(value or "").upper()
 
 
 def _temporal_position(places: tuple[Dataset, ...], header: Dataset) -> int | None:

@@ -89,7 +89,7 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     groups = defaultdict(list)
     for frame in frames:
         turn = None if frame.plane is None else frame.plane.turn(decimals=2)
-        kind = (frame.image_type, frame.echo_time_ms, frame.temporal_position)
+        kind = (frame.image_type, frame.signal, frame.echo_time_ms, frame.temporal_position)
         groups[frame.series, kind, turn, frame.rows, frame.columns].append(frame)
     stacks = [Stack(_spokesman_first(group)) for group in groups.values()]
     return sorted(stacks, key=lambda stack: (-len(stack.frames), stack.first.path.name))
