@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import dcmread, filereader
+from pydicom.uid import RLELossless
 
 from cohortvol.stages.ingest import Rules
 from cohortvol.stages.ingest.dicom.choice import choose
 from cohortvol.stages.ingest.dicom.completeness import account
 from cohortvol.stages.ingest.dicom.folder import read_folder
 from cohortvol.stages.ingest.dicom.stacks import ordered, stacks_of
-from dicom_converted import N
+from dicom_converted import N, converted, expected_volume
 from dicom_fixture import STEP_MM, write_enhanced, write_series
 
 _OF_PIXELS = (
@@ -83,3 +85,25 @@ def test_a_phase_image_that_only_its_frames_betray_is_left_out(tmp_path):
     write_enhanced(tmp_path / "series" / "IM1", echoes=(2.0,), change=change)
     _, choice = looked_at(tmp_path / "series")
     assert [row["reason"] for row in choice.series] == ["DCM_NOT_MAGNITUDE"]
+
+
+@pytest.mark.parametrize("echoes", [(2.0,), (2.0, 4.0)])
+def test_the_header_of_a_packed_file_is_not_read_again_for_every_frame(
+    tmp_path, monkeypatch, echoes
+):
+    reads: list[int] = []
+    read = filereader.read_partial
+
+    def counted(*args, **named):
+        reads.append(1)
+        return read(*args, **named)
+
+    def pack_all(image):
+        image.compress(RLELossless, generate_instance_uid=False)
+
+    folder = tmp_path / "series"
+    write_enhanced(folder / "IM1", echoes=echoes, change=pack_all)
+    monkeypatch.setattr(filereader, "read_partial", counted)
+    image, *_ = converted(folder, tmp_path, echo=1)
+    assert len(reads) < N / 2
+    assert np.array_equal(np.asarray(image.dataobj), 0.5 * expected_volume())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from dcm2niix import bin as DCM2NIIX
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 
 from cohortvol.errors import InstallationError, ScanError
-from cohortvol.stages.ingest.dicom.frames import NATIVE, Frame
+from cohortvol.stages.ingest.dicom.frames import NATIVE, Frame, count
 from cohortvol.stages.ingest.dicom.jpeg2000 import bytes_more
 from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, Volume
 
@@ -105,8 +105,7 @@ def convert(volume: Volume, scratch: Path) -> tuple[np.ndarray, list[str]]:
         raise ScanError(
             "DCM_CONVERSION", "no image has the grid of the series, and no decoder for its pixels"
         )
-    greys = [_grey(frame) for frame in volume.frames]
-    return np.stack(greys, axis=-1), [*codes, "W_CONVERTER_DIFFERS"]
+    return np.stack(_greys(volume.frames), axis=-1), [*codes, "W_CONVERTER_DIFFERS"]
 
 
 def _scale_codes(volume: Volume) -> list[str]:
@@ -199,7 +198,8 @@ def _samples(volume: Volume) -> dict[int, np.ndarray]:
     wanted = {0, n // 2, n - 1} | {k for k in range(n) if syntaxes[k] not in NATIVE}
     if len({(frame.slope, frame.intercept) for frame in volume.frames}) > 1:
         wanted = set(range(n))
-    return {k: _grey(volume.frames[k]) for k in sorted(wanted)}
+    places = sorted(wanted)
+    return dict(zip(places, _greys([volume.frames[k] for k in places]), strict=True))
 
 
 def _syntax(frame: Frame) -> UID:
@@ -213,13 +213,32 @@ def _has_decoder(syntax: UID) -> bool:
         return False
 
 
-def _grey(frame: Frame) -> np.ndarray:
-    """Grey values of a frame, (column, row)."""
-    try:
-        stored = pixel_array(frame.path, index=frame.index, raw=True)
-    except (ValueError, EOFError, IndexError, RuntimeError) as error:
-        raise ScanError("SRC_TRUNCATED", f"pixels cannot be read: {type(error).__name__}") from None
-    return (stored.astype(float).T * frame.slope + frame.intercept).astype(np.float32)
+def _greys(frames: Sequence[Frame]) -> list[np.ndarray]:
+    """Grey values of frames, (column, row) each. Every file is read once: headers may be long."""
+    of_file: dict[Path, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        of_file[frame.path].append(frame)
+    greys = {}
+    for path, wanted in of_file.items():
+        wanted.sort(key=lambda frame: frame.index)
+        try:
+            for frame, stored in zip(wanted, _stored(path, wanted), strict=True):
+                scaled = stored.astype(float).T * frame.slope + frame.intercept
+                greys[path, frame.index] = scaled.astype(np.float32)
+        except (ValueError, EOFError, IndexError, RuntimeError) as error:
+            detail = f"pixels cannot be read: {type(error).__name__}"
+            raise ScanError("SRC_TRUNCATED", detail) from None
+    return [greys[frame.path, frame.index] for frame in frames]
+
+
+def _stored(path: Path, wanted: Sequence[Frame]) -> Iterator[np.ndarray]:
+    """Stored values of some frames of a file, in its order.
+
+    Where they are all it has, packed ones are walked through once, which needs no table of offsets.
+    """
+    indices = [frame.index for frame in wanted]
+    is_whole = 1 < len(indices) == count(wanted[0].facts, "NumberOfFrames")
+    return iter_pixels(path, indices=None if is_whole else indices, raw=True)
 
 
 def _are_equal(grey: np.ndarray, samples: dict[int, np.ndarray]) -> bool:
