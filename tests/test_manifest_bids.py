@@ -87,6 +87,14 @@ def test_a_list_is_an_order_of_preference_within_a_session(tmp_path, choice, exp
     assert [name for name in scans.index if "_" in name] == ["sub-" + name for name in expected]
 
 
+@pytest.mark.parametrize("suffix", ["T1map", "R2starmap", "PDFF", "TB1map", "MTsat"])
+def test_a_map_of_a_quantity_is_a_scan_only_where_it_is_asked_for(tmp_path, suffix):
+    mapped = f"sub-01/anat/sub-01_{suffix}.nii.gz"
+    assert one(tmp_path, {mapped: ""}).name == "sub-01_T1w"
+    assert ids(tmp_path, suffix=[suffix]) == [f"sub-01_{suffix}"]
+    assert ids(tmp_path, channels=[{"suffix": suffix}, {"suffix": "T1w"}]) == [f"sub-01_{suffix}"]
+
+
 def test_a_participant_without_such_an_image_is_a_row_with_a_reason(tmp_path):
     scans = read(write_dataset(tmp_path, TREE), choice=Choice(suffix=["T2w"]))
     assert scans.loc["sub-02", ["state", "reason"]].tolist() == ["quarantined", "SRC_MISSING"]

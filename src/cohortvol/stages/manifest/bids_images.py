@@ -18,6 +18,8 @@ _NAME = re.compile(
 )
 
 _NOT_SCANS = frozenset({"defacemask", "dseg", "mask", "probseg"})
+_QUANTITY = re.compile(r".*map|PDFF|MTsat|MTR", re.ASCII)
+"""Suffixes of images whose values are a quantity, worked out from several images: such as T1map."""
 _NOT_GREY = frozenset({"phase", "real", "imag"})
 
 _NOT_WANTED = -1
@@ -38,7 +40,7 @@ class Choice:
         Name of the folder they lie in.
     suffix : sequence of str
         Suffixes in order of preference: of a session the images with the first one that is
-        there are taken. Empty takes every image.
+        there are taken. Empty takes every image but maps of a quantity.
     entities : mapping of str to sequence
         Labels in order of preference for an entity, such as ``{"acq": ["dixon"], "run": [1]}``;
         other images are left out. A number is that index, however many zeros it is written with;
@@ -121,7 +123,9 @@ class Choice:
     def _may_be_scan(self, image: Image) -> bool:
         asked = "part" in {*self.entities, *self._telling}
         is_grey = asked or image.entities.get("part") not in _NOT_GREY
-        return is_grey and image.suffix not in _NOT_SCANS
+        named = {*self.suffix, *(channel.get(SUFFIX) for channel in self.channels)}
+        is_weighted = image.suffix in named or not _QUANTITY.fullmatch(image.suffix)
+        return is_grey and is_weighted and image.suffix not in _NOT_SCANS
 
     def _rank(self, image: Image) -> tuple[int, ...]:
         """How far down each list of preferences an image stands."""
