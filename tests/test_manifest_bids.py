@@ -148,6 +148,13 @@ def test_two_files_of_one_name_are_listed_as_bad_rows(tmp_path):
         ("/sub-01/ses-b", ["sub-01_ses-a_T2w", "sub-01_ses-a_run-01_T1w",
                            "sub-01_ses-a_run-02_T1w", "sub-02_T1w"]),
         ("**/anat/*run-0?_T1w*", ["sub-01_ses-a_T2w", "sub-01_ses-b_acq-dixon_T1w", "sub-02_T1w"]),
+        ("sub-0[23]/", ["sub-01_ses-a_T2w", "sub-01_ses-a_run-01_T1w",
+                        "sub-01_ses-a_run-02_T1w", "sub-01_ses-b_acq-dixon_T1w"]),
+        ("sub-0[!2-9]/", ["sub-02_T1w"]),
+        ("sub-0[^1]/", ["sub-01_ses-a_T2w", "sub-01_ses-a_run-01_T1w",
+                        "sub-01_ses-a_run-02_T1w", "sub-01_ses-b_acq-dixon_T1w"]),
+        ("sub-01[/]ses-b", None),
+        ("sub-0[12", None),
         ("/*_T1w.nii.gz", None),
         ("# sub-01/", None),
     ],
@@ -359,6 +366,7 @@ def test_a_broken_file_beside_a_scan_makes_its_row_bad_and_no_other(tmp_path, br
         ("T1w.json", "[]", "must hold a JSON object"),
         ("dataset_description.json", "", "is not JSON"),
         (".bidsignore", "!sub-01\n", "patterns with !"),
+        (".bidsignore", "sub-0[9-1]\n", "brackets that are not understood"),
     ],
 )
 def test_a_broken_file_of_the_whole_dataset_stops_with_its_name(tmp_path, name, content, message):

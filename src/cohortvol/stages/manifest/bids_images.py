@@ -252,13 +252,23 @@ def _place(label: str | None, wanted: Labels) -> int:
     return _NOT_WANTED
 
 
+def _piece(glob: str) -> str:
+    """One character of a pattern, or what stands for others, as a regular expression."""
+    if len(glob) == 1 or not glob.startswith("["):
+        return _REGEX_OF.get(glob, re.escape(glob))
+    negated = glob[1] in "!^"
+    members = re.sub(r"([\\\[\]^&~|])", r"\\\1", glob[1 + negated : -1])
+    return f"[{'^/' if negated else ''}{members}]"
+
+
 def ignored_by(path: Path) -> Callable[[str], bool]:
     """What the patterns of a .bidsignore, which are those of a .gitignore, leave out.
 
     Raises
     ------
     ManifestError
-        For a pattern that takes back another (``!``), which this reader does not know.
+        For a pattern that takes back another (``!``), which this reader does not know, and for
+        brackets from a later character to an earlier one.
     """
     if not path.is_file():
         return lambda _: False
@@ -269,14 +279,19 @@ def ignored_by(path: Path) -> Callable[[str], bool]:
             raise ManifestError(f"{path}: {text!r}: patterns with ! are not understood")
         if text and not text.startswith("#"):
             patterns.append(_as_regex(text))
-    matcher = re.compile("|".join(patterns)) if patterns else None
+    try:
+        matcher = re.compile("|".join(patterns)) if patterns else None
+    except re.error as error:
+        raise ManifestError(f"{path}: brackets that are not understood: {error.msg}") from None
     return lambda below: matcher is not None and matcher.fullmatch(below) is not None
+
+
+_GLOBS = re.compile(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^]/]*\]|.", re.DOTALL)
+_REGEX_OF = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def _as_regex(pattern: str) -> str:
     """A .gitignore pattern as a regular expression for a path below the dataset."""
     anchored = "/" in pattern.rstrip("/")
-    body = re.escape(pattern.strip("/"))
-    for glob, regex in ((r"\*\*/", "(.*/)?"), (r"\*\*", ".*"), (r"\*", "[^/]*"), (r"\?", "[^/]")):
-        body = body.replace(glob, regex)
+    body = "".join(_piece(glob) for glob in _GLOBS.findall(pattern.strip("/")))
     return (body if anchored else f"(.*/)?{body}") + "(/.*)?"
