@@ -107,3 +107,30 @@ def test_the_header_of_a_packed_file_is_not_read_again_for_every_frame(
     image, *_ = converted(folder, tmp_path, echo=1)
     assert len(reads) < N / 2
     assert np.array_equal(np.asarray(image.dataobj), 0.5 * expected_volume())
+
+
+def _dynamic(folder, *, numbered):
+    def change(image, k):
+        phase = k // N
+        image.ImagePositionPatient = [-20.0, -25.0, 100.0 + STEP_MM * (k % N)]
+        image.AcquisitionTime = f"1010{10 + 8 * phase}"
+        if numbered:
+            image.TemporalPositionIdentifier = phase + 1
+
+    return write_series(folder, n_slices=3 * N, change=change)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize(("phase", "first"), [(1, 1), (2, N + 1), ("last", 2 * N + 1)])
+def test_of_a_dynamic_series_the_phase_that_is_asked_for_is_the_scan(
+    tmp_path, numbered, phase, first
+):
+    folder = _dynamic(tmp_path / "series", numbered=numbered)
+    _, choice = looked_at(folder, phase=phase)
+    assert choice.chosen is not None
+    numbers = [frame.facts.InstanceNumber for frame in ordered(choice.chosen).frames]
+    assert numbers == list(range(first, first + N))
+    told = [row["detail"] for row in choice.series if not row["chosen"]]
+    assert len(told) == 2
+    assert all(detail.endswith("of 3") for detail in told)
+    assert {row["reason"] for row in looked_at(folder)[1].series} == {"DCM_AMBIGUOUS_SERIES"}

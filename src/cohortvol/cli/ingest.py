@@ -67,6 +67,10 @@ def ingest(
     echo: Annotated[
         int | None, typer.Option(min=1, help="Which echo of a series of several; 1 is the first.")
     ] = None,
+    phase: Annotated[
+        str | None,
+        typer.Option(help="Which phase of a dynamic series: a number, 1 is the first, or last."),
+    ] = None,
     derived: Annotated[
         str, typer.Option(help="Series computed from others (not Dixon parts): skip or allow.")
     ] = "skip",
@@ -118,6 +122,7 @@ def ingest(
         sequence=sequence,
         contrast=contrast,
         echo=echo,
+        phase=int(phase) if phase and phase.isdigit() else phase,
         derived=derived,
         volume=volume,
         orientation=orientation,

@@ -31,6 +31,7 @@ class Rules:
     sequence: str | None = None
     contrast: str = "any"
     echo: int | None = None
+    phase: int | str | None = None
     derived: str = "skip"
     volume: int | None = None
     orientation: str = "auto"

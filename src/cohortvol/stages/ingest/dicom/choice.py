@@ -127,6 +127,8 @@ def _unwanted(stack: Stack, stacks: Sequence[Stack], rules: Rules, description: 
         echo = echoes.index(frame.echo_time_ms or 0.0) + 1
         if echo != rules.echo:
             return f"echo {echo}"
+    if rules.phase not in (None, stack.phase, "last" if stack.phase == stack.n_phases else None):
+        return f"phase {stack.phase} of {stack.n_phases}"
     return ""
 
 

@@ -35,14 +35,25 @@ _PIXELS = (
 )  # fmt: skip
 """What must be the same in all files, as a converter asks one of them for all."""
 
+_TIMES = ("AcquisitionNumber", "TriggerTime", "AcquisitionTime")
+"""What tells the phases of a dynamic series apart that has no positions in time."""
+
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Frames that may be one volume: of one series, echo, kind, time, orientation and matrix."""
+    """Frames that may be one volume: of one series, echo, kind, time, orientation and matrix.
+
+    Attributes
+    ----------
+    phase, n_phases : int
+        Which one this is, in the order of time, of those alike in all but their time.
+    """
 
     frames: tuple[Frame, ...]
+    phase: int = 1
+    n_phases: int = 1
 
     @property
     def first(self) -> Frame:
@@ -89,10 +100,51 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     groups = defaultdict(list)
     for frame in frames:
         turn = None if frame.plane is None else frame.plane.turn(decimals=2)
-        kind = (frame.image_type, frame.signal, frame.echo_time_ms, frame.temporal_position)
+        kind = (frame.image_type, frame.signal, frame.echo_time_ms)
         groups[frame.series, kind, turn, frame.rows, frame.columns].append(frame)
-    stacks = [Stack(_spokesman_first(group)) for group in groups.values()]
+    stacks = [
+        Stack(_spokesman_first(frames), phase, len(phases))
+        for phases in map(_phases, groups.values())
+        for phase, frames in enumerate(phases, start=1)
+    ]
     return sorted(stacks, key=lambda stack: (-len(stack.frames), stack.first.path.name))
+
+
+def _phases(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames by time: by the position in time that they tell, else, where several lie at one
+    place, by the number or the time of the acquisition if that leaves one at each.
+    """
+    numbered = _by([frame.temporal_position for frame in frames], frames)
+    if len(numbered) > 1 or _one_at_each_place(frames):
+        return numbered
+    for name in _TIMES:
+        phases = _by([_in_order(frame.told(name)) for frame in frames], frames)
+        if all(len(phase) > 1 and _one_at_each_place(phase) for phase in phases):
+            return phases
+    return [list(frames)]
+
+
+def _by(values: Sequence[float | None], frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames with one value each, in the order of the values; none is the first."""
+    found = defaultdict(list)
+    for value, frame in zip(values, frames, strict=True):
+        found[-np.inf if value is None else value].append(frame)
+    return [found[value] for value in sorted(found)]
+
+
+def _in_order(value: object) -> float | None:
+    """A number, or a time of day as DICOM writes it, in an order of its own."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _one_at_each_place(frames: Sequence[Frame]) -> bool:
+    planes = [frame.plane for frame in frames if frame.plane is not None]
+    places = {round(plane.along_mm / SAME_POSITION_MM) for plane in planes}
+    return len(places) == len(planes)
 
 
 def _spokesman_first(frames: Sequence[Frame]) -> tuple[Frame, ...]:
