@@ -90,6 +90,7 @@ def _rows(
     import pandas as pd
 
     from cohortvol.stages import assemble, ingest
+    from cohortvol.stages.ingest.trial import trial
     from cohortvol.stages.manifest import (
         Choice,
         check_label_maps,
@@ -123,7 +124,7 @@ def _rows(
     rules = ingest.Rules.from_config(settings["ingest"])
     found = [append_rows([], INGEST)]
     with _silent("cohortvol.stages.ingest"), _progress(len(scans)) as read:
-        for some in ingest.trial(scans, rules, threads):
+        for some in trial(scans, rules, threads):
             found.append(some if card is None else tried(some, card))
             read(len(some))
     ingested = to_pandas(to_arrow(pd.concat(found[1:] or found, ignore_index=True), INGEST))

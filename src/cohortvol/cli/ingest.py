@@ -41,6 +41,15 @@ def ingest(
     max_saturated_fraction: Annotated[
         float, typer.Option(help="Voxels at the largest value, as a fraction; beyond, a warning.")
     ] = 0.02,
+    max_archive_bytes: Annotated[
+        int, typer.Option(min=1, help="Most bytes of all members of an archive, unpacked.")
+    ] = 16 * 2**30,
+    max_archive_ratio: Annotated[
+        float, typer.Option(min=1, help="Most unpacked bytes per byte of an archive.")
+    ] = 100.0,
+    max_archive_members: Annotated[
+        int, typer.Option(min=1, help="Most members of an archive.")
+    ] = 100_000,
     allow_roots: Annotated[
         list[str] | None, typer.Option(help="Folder in which images may lie; repeat for several.")
     ] = None,
@@ -115,6 +124,9 @@ def ingest(
         min_entropy_bits=min_entropy_bits,
         max_zero_slices_fraction=max_zero_slices_fraction,
         max_saturated_fraction=max_saturated_fraction,
+        max_archive_bytes=max_archive_bytes,
+        max_archive_ratio=max_archive_ratio,
+        max_archive_members=max_archive_members,
         allow_roots=tuple(allow_roots or ()),
         modality=tuple(modality),
         plane=tuple(plane or ()),

@@ -9,7 +9,9 @@ import typer
 
 
 def manifest_from_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of .nii and .nii.gz images.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of images: .nii, .nii.gz, .zip, .tar, .tar.gz.")
+    ],
     out: Annotated[Path, typer.Option(help="Manifest to write, CSV.")],
     covariates: Annotated[
         Path | None, typer.Option(help="Table with scan_id, age_years, sex, ... to join.")

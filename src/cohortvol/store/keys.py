@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
+from cohortvol.store.archives import ENDS as ARCHIVE_ENDS
 from cohortvol.store.files import commit, commit_once, make_folder, refuse_planted
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ class Keys:
 
         In the folder `LABEL_MAPS` it stands for the label map of the scan.
         """
-        ends = [end for end in (".nii", ".nii.gz") if image.lower().endswith(end)]
+        known = (".nii", ".nii.gz", *ARCHIVE_ENDS)
+        ends = [end for end in known if image.lower().endswith(end)]
         link = os.path.abspath(self._private / folder / "".join([scan_key, *ends]))
         self._images[link] = image
         return link

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.errors import OutputError, TableError
+from cohortvol.store.archives import ENDS as ARCHIVE_ENDS
 from cohortvol.store.files import commit, digest_of, json_text
 from cohortvol.store.keys import PRIVATE, make_private
 from cohortvol.store.label_maps import ENDS, STRUCTURE
@@ -155,6 +156,6 @@ def names_of_image(image: str) -> set[str]:
         ends = {after.lstrip(_BETWEEN)} - {end.lstrip(_BETWEEN) for end in ENDS}
         return {image} | names_of_image(before.rstrip(_BETWEEN)) | ends
     parts = Path(image).parts
-    is_file = image.lower().endswith((*ENDS, ".dcm"))
+    is_file = image.lower().endswith((*ENDS, *ARCHIVE_ENDS, ".dcm"))
     short = parts[-1] if is_file else os.path.join(*parts[-2:])
     return {image, short}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import lzma
 import re
 import shutil
-import stat
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,6 +13,7 @@ from typing import Any
 
 from cohortvol.errors import ModelError, TemporaryError
 from cohortvol.models.files import MOST_BYTES, shown
+from cohortvol.store.archives import ZIP_DAMAGE, is_special, leads_out
 from cohortvol.store.files import sha256_of
 from cohortvol.store.storage import explained
 
@@ -98,10 +95,7 @@ def _unzip(source: Path, folder: Path, training: str | None) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
             _take_out(source, archive, folder, training)
-    except (
-        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error),
-        *(NotImplementedError, RuntimeError),  # a way of packing that is not known; a password
-    ) as error:
+    except ZIP_DAMAGE as error:
         raise ModelError(
             f"{source}: damaged zip (MOD_CORRUPT): {shown(str(error), 200)}\n"
             "  Download or copy it again."
@@ -151,9 +145,7 @@ def _take_out(source: Path, archive: zipfile.ZipFile, folder: Path, training: st
 
 def _check_safe(source: Path, member: zipfile.ZipInfo) -> None:
     """Its name is not used; but whoever made such a zip is not to be trusted with the rest."""
-    place = PurePosixPath(member.filename)
-    link = stat.S_ISLNK(member.external_attr >> 16)
-    if link or place.is_absolute() or ".." in place.parts or "\\" in member.filename:
+    if is_special(member) or leads_out(member.filename) or "\\" in member.filename:
         raise ModelError(f"{source}: unsafe member {shown(member.filename, 200)!r}")
 
 

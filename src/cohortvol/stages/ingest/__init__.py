@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -22,6 +20,7 @@ from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.models.channels import dixon_part
 from cohortvol.models.orientation import in_words, look
+from cohortvol.stages.ingest.archive import Archive, opened
 from cohortvol.stages.ingest.channels import (
     Grey,
     check_declared,
@@ -37,12 +36,14 @@ from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.sidecar import step_is_thickness, time_of_day_h
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
+from cohortvol.store.archives import is_archive
 from cohortvol.store.channels import from_json
 from cohortvol.store.files import commit_bytes, make_folder
 from cohortvol.store.schemas import INGEST, SERIES, SHARD
+from cohortvol.store.storage import of_scan
 from cohortvol.store.tables import append_rows, read_table, write_table
 
-__all__ = ["Rules", "check_decoders", "check_scan", "run", "trial"]
+__all__ = ["Rules", "check_decoders", "check_scan", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
     images_of = map(_images_of, scans["image"], scans["more_images"])
-    if any(is_dicom(image) for image in chain.from_iterable(images_of) if image):
+    given = filter(None, chain.from_iterable(images_of))
+    if any(is_archive(image) or is_dicom(image) for image in given):
         check_decoders()
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
@@ -118,36 +120,6 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     counts = Counter(row["state"] for row in rows)
     log.info("%s: %s", shard.stem, ", ".join(f"{n} {state}" for state, n in counts.items()))
     return table
-
-
-TRIAL_SCANS = 32
-"""Scans of a trial that are converted before their images are removed again."""
-
-
-def trial(
-    scans: pd.DataFrame, rules: Rules | None = None, threads: int = 1
-) -> Iterator[pd.DataFrame]:
-    """What `run` would find in these scans, some at a time, with nothing left behind.
-
-    DICOM is converted into a temporary folder (``TMPDIR`` says where), which goes with its scans.
-
-    Parameters
-    ----------
-    scans : pandas.DataFrame
-        Columns ``scan_id``, ``image`` and ``dseg``.
-    rules, threads
-        As in `run`.
-
-    Yields
-    ------
-    pandas.DataFrame
-        Rows of the table INGEST; the image of a DICOM scan is there until the next are asked for.
-    """
-    for start in range(0, len(scans), TRIAL_SCANS):
-        with tempfile.TemporaryDirectory(prefix="cohortvol-") as folder:
-            shard = Path(folder, "shard.parquet")
-            write_table(shard, scans.iloc[start : start + TRIAL_SCANS], SHARD)
-            yield run(shard, Path(folder, "ingest.parquet"), rules, threads)
 
 
 def check_scan(path: Path, rules: Rules | None = None) -> dict[str, Any]:
@@ -244,17 +216,48 @@ def _images_of(image: str, more: object) -> list[Path | None]:
 def _one(
     found: dict[str, Any], image: Path, converted: Path, rules: Rules, series: list[dict[str, Any]]
 ) -> Grey:
-    """Check one image, DICOM after its conversion, and put what is learned into `found`."""
-    codes: list[str] = []
+    """Check one image, wherever it lies, and put what is learned into `found`."""
     found.update(image=str(image))
+    if is_archive(image):
+        check_place(image, rules.allow_roots)
+        return of_scan(image, lambda: _packed(found, image, converted, rules, series))
     if is_dicom(image):
         check_place(image, rules.allow_roots)
-        covariates, codes = to_nifti(image, converted, rules, series)
-        found.update(covariates, image=str(converted.absolute()))
-        rules = replace(rules, allow_roots=())  # the converted image lies in the results
-    grey = _check_into(found, Path(found["image"]), rules, converted)
+        return _dicom(found, image, converted, rules, series)
+    return _check_into(found, image, rules, converted)
+
+
+def _dicom(
+    found: dict[str, Any],
+    source: Path | Archive,
+    converted: Path,
+    rules: Rules,
+    series: list[dict[str, Any]],
+) -> Grey:
+    covariates, codes = to_nifti(source, converted, rules, series)
+    found.update(covariates, image=str(converted.absolute()))
+    grey = _check_into(found, converted, replace(rules, allow_roots=()), converted)
     found["warnings"] = _joined(codes, found["warnings"])
     return grey
+
+
+def _packed(
+    found: dict[str, Any], image: Path, converted: Path, rules: Rules, series: list[dict[str, Any]]
+) -> Grey:
+    """Check what an archive holds: DICOM as of a folder, else the only NIfTI image."""
+    series.clear()  # begun anew, where the storage failed
+    with opened(image, rules) as archive:
+        try:
+            return _dicom(found, archive, converted, rules, series)
+        except ScanError as error:
+            if error.reason != "SRC_EMPTY":
+                raise
+        place, n_others = archive.lay_image()
+        if n_others:
+            series += [{"n_images": n_others, "chosen": False, "reason": "DCM_FOREIGN_FILE"}]
+        grey = _check_into(found, place, replace(rules, allow_roots=()))
+        found.update(_written(converted, nifti_gz(grey.values(), grey.affine)))
+        return grey
 
 
 def _several(
@@ -272,7 +275,8 @@ def _several(
     names = rules.channels
     given = [image for image in images[: len(names)] if image is not None]
     parts = [dixon_part(name) for name in names]
-    from_one = len(images) == 1 and all(parts) and is_dicom(given[0])
+    is_one = is_archive(given[0]) or is_dicom(given[0])
+    from_one = len(images) == 1 and all(parts) and is_one
     if from_one:
         given *= len(names)
     if len(given) < len(names):

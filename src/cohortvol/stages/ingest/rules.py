@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cohortvol.errors import ScanError
+
+_MAX_BYTES_PER_VOXEL = 8
+_MAX_HEADER = 1 << 26  # bytes of a file that are no voxels
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -24,6 +29,9 @@ class Rules:
     min_entropy_bits: float = 4.0
     max_zero_slices_fraction: float = 0.2
     max_saturated_fraction: float = 0.02
+    max_archive_bytes: int = 16 * 2**30
+    max_archive_ratio: float = 100.0
+    max_archive_members: int = 100_000
     allow_roots: tuple[str, ...] = ()
     modality: tuple[str, ...] = ("MR",)
     plane: tuple[str, ...] = ()
@@ -43,3 +51,15 @@ class Rules:
         values: dict[str, Any] = {name: v for name, v in section.items() if name != "watch"}
         lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         return cls(**(values | lists))
+
+    def check_file(self, n_bytes: int) -> None:
+        """Refuse a file that is larger than an image can be, before it is read.
+
+        Raises
+        ------
+        ScanError
+            ``IMG_TOO_LARGE``.
+        """
+        most = self.max_voxels * _MAX_BYTES_PER_VOXEL + _MAX_HEADER
+        if n_bytes > most:
+            raise ScanError("IMG_TOO_LARGE", f"a file of {n_bytes} bytes, over {most}")

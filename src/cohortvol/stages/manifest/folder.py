@@ -13,15 +13,18 @@ import pandas as pd
 
 from cohortvol.errors import ManifestError
 from cohortvol.stages.manifest.rows import check_columns
+from cohortvol.store.archives import ENDS as ARCHIVE_ENDS
 from cohortvol.store.files import commit_text
 from cohortvol.store.schemas import COVARIATES
 from cohortvol.store.text_table import read_text_table
 
 log = logging.getLogger(__name__)
 
+_ENDS = (".nii", ".nii.gz", *ARCHIVE_ENDS)
+
 
 def from_folder(folder: Path, covariates: Path | None = None) -> pd.DataFrame:
-    """One row per ``.nii`` or ``.nii.gz`` file of a folder, sorted by file name.
+    """One row per NIfTI file or archive of a folder, sorted by file name.
 
     Parameters
     ----------
@@ -47,10 +50,10 @@ def from_folder(folder: Path, covariates: Path | None = None) -> pd.DataFrame:
     images = sorted(
         path
         for path in folder.resolve().iterdir()
-        if path.name.lower().endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
+        if path.name.lower().endswith(_ENDS) and not path.name.startswith(".")
     )
     if not images:
-        raise ManifestError(f"{folder}: holds no .nii or .nii.gz file")
+        raise ManifestError(f"{folder}: holds no file that ends in {', '.join(_ENDS)}")
     ids = [_scan_id(path.name) for path in images]
     _refuse_collisions(folder, ids, [path.name for path in images])
     table = pd.DataFrame({"scan_id": ids, "image": [str(path) for path in images]})
@@ -71,7 +74,7 @@ def write_from_folder(folder: Path, out: Path, covariates: Path | None = None) -
 
 def _scan_id(name: str) -> str:
     """A file name without its extension, other characters than those of an id becoming _."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.(nii|nii\.gz|zip|tar|tar\.gz|tgz)$", "", name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:64]
 
 

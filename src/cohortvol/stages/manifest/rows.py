@@ -229,7 +229,7 @@ def _checked_row(
     elif not (rules.ids_are_keys or SCAN_ID.fullmatch(scan_id)):
         problems.append(Problem("scan_id", scan_id, "ID_INVALID", SCAN_ID_ALLOWED))
     if not image.strip():
-        allowed = "the path of a NIfTI file, absolute or relative to the manifest"
+        allowed = "the path of an image, absolute or relative to the manifest"
         problems.append(Problem("image", image, "TAB_VALUE_MISSING", allowed))
     row: dict[str, Any] = {
         "scan_id": scan_id,

@@ -18,6 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from cohortvol.errors import ScanError
+from cohortvol.store.archives import is_archive
 
 MAX_AHEAD, MAX_ASIDE = 0.25, 0.15
 """How far a corner of a slice may lie from where the label map has it: along the stack, as a share
@@ -97,11 +98,14 @@ def find_slices(
     ------
     ScanError
         ``SRC_MISSING``, ``SRC_PERMISSION``; ``DCM_MISSING_SLICE`` or ``DCM_AMBIGUOUS_SERIES`` where
-        there are fewer or more images than slices; ``SRC_CHANGED`` where they lie elsewhere;
+        there are fewer or more images than slices; ``SRC_UNSUPPORTED_FORMAT`` of an archive;
+        ``SRC_CHANGED`` where they lie elsewhere;
         ``DCM_NO_UID`` where nothing can refer to them.
     """
     if not folder.exists():
         raise ScanError("SRC_MISSING")
+    if is_archive(folder):
+        raise ScanError("SRC_UNSUPPORTED_FORMAT", "an archive, whose images cannot be referred to")
     groups: dict[int | None, list[_Frame]] = defaultdict(list)
     seen = set()
     for path in _files(folder):

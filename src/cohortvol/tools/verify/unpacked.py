@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cohortvol.store.archives import ZIP_DAMAGE
+
 MOST_BYTES = 2**31
 """Bytes that a packed file is unpacked to; beyond, it counts as not looked into."""
 DEEPEST = 5
@@ -162,7 +164,7 @@ def _zipped(content: bytes, unread: Callable[[str], None]) -> Iterator[tuple[str
             yield "", archive.comment
             for member in archive.infolist():
                 yield member.filename, _member(archive, member, unread)
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except (*ZIP_DAMAGE, OSError):
         unread("a damaged ZIP archive")
 
 
@@ -175,7 +177,7 @@ def _member(
     try:
         with archive.open(member) as stream:
             return stream.read(MOST_BYTES)
-    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, OSError, EOFError):
+    except (*ZIP_DAMAGE, OSError):
         unread("a member of a ZIP archive that is encrypted or damaged")
         return None
 

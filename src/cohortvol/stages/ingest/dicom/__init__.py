@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import ScanError
+from cohortvol.stages.ingest.archive import Archive
 from cohortvol.stages.ingest.dicom.choice import choose
 from cohortvol.stages.ingest.dicom.completeness import account, check_complete, check_damage
 from cohortvol.stages.ingest.dicom.conversion import check_decoders, convert
@@ -32,14 +33,14 @@ def is_dicom(path: Path) -> bool:
 
 
 def to_nifti(
-    source: Path, out: Path, rules: Rules, series: list[dict[str, Any]]
+    source: Path | Archive, out: Path, rules: Rules, series: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Convert the one series of a folder that fits the rules.
+    """Convert the one series of a folder or an archive that fits the rules.
 
     Parameters
     ----------
-    source : Path
-        A folder, looked through to its depths, or a DICOM file.
+    source : Path or Archive
+        A folder, looked through to its depths, a DICOM file, or what an archive holds.
     out : Path
         NIfTI file to write.
     rules : Rules
@@ -72,6 +73,8 @@ def to_nifti(
     n_voxels = math.prod(volume.shape)
     if n_voxels > rules.max_voxels:
         raise ScanError("IMG_TOO_LARGE", f"{n_voxels} voxels, over {rules.max_voxels}")
+    if isinstance(source, Archive):
+        source.lay({frame.path for frame in volume.frames})
     make_folder(out.parent)
     grey, more = convert(volume, out.parent)
     commit_bytes(out, nifti_gz(grey, volume.affine))

@@ -7,7 +7,9 @@ import io
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cohortvol.errors import ScanError
+from cohortvol.stages.ingest.archive import Archive, File
 from cohortvol.stages.ingest.dicom.frames import (
     NATIVE,
     PARSER_ERRORS,
@@ -30,6 +33,7 @@ from cohortvol.stages.ingest.source import check_place
 from cohortvol.store.storage import is_fault, of_scan, patiently
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+_HEAD = _MAGIC_AT + len(_MAGIC)
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00", re.DOTALL)
 """First element of DICOM without its preamble: group 2 or 8, little endian."""
@@ -42,8 +46,6 @@ _PIXELS = {
 _FRAGMENT, _END_OF_FRAGMENTS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
 _STANDARD = "1.2.840.10008."
-_MAX_BYTES_PER_VOXEL = 8
-_MAX_HEADER = 1 << 26  # bytes of a file that are no voxels
 _META = 1 << 12  # bytes that hold the transfer syntax
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _BESIDE_IMAGES = re.compile(
@@ -97,8 +99,8 @@ class Folder:
     n_foreign: int = 0
 
 
-def read_folder(source: Path, rules: Rules) -> Folder:
-    """Every file of a folder, or one file, accounted for.
+def read_folder(source: Path | Archive, rules: Rules) -> Folder:
+    """Every file of a folder or an archive, or one file, accounted for.
 
     Raises
     ------
@@ -107,13 +109,14 @@ def read_folder(source: Path, rules: Rules) -> Folder:
     """
     found = Folder()
     seen: dict[bytes, Path] = {}
-    for path in of_scan(source, lambda: _files(source)):
-        if _BESIDE_IMAGES.search(path.name):
-            head = first_bytes(path)
+    for file in _in_folder(source, rules) if isinstance(source, Path) else source.files(_HEAD):
+        path = file.path
+        if _BESIDE_IMAGES.search(file.name):
+            head = file.head()
             if not (has_mark(head) or _BARE.match(head)):
                 found.n_foreign += 1
                 continue
-        content = _content(path, rules)
+        content = file.content()
         digest = hashlib.sha256(content).digest()
         first = seen.setdefault(digest, path)
         if first is not path:
@@ -145,7 +148,7 @@ def first_bytes(path: Path) -> bytes:
         if not path.is_file():  # opening a pipe would wait for ever
             return b""
         with open(path, "rb") as stream:
-            return stream.read(_MAGIC_AT + len(_MAGIC))
+            return stream.read(_HEAD)
 
     try:
         return patiently(read)
@@ -156,6 +159,11 @@ def first_bytes(path: Path) -> bytes:
 def has_mark(head: bytes) -> bool:
     """Whether these first bytes of a file bear the mark of DICOM (PS3.10 7.1)."""
     return head[_MAGIC_AT:] == _MAGIC
+
+
+def _in_folder(source: Path, rules: Rules) -> Iterator[File]:
+    for path in of_scan(source, lambda: _files(source)):
+        yield File(path, path.name, partial(first_bytes, path), partial(_content, path, rules))
 
 
 def _files(source: Path) -> list[Path]:
@@ -178,9 +186,7 @@ def _files(source: Path) -> list[Path]:
 def _content(path: Path, rules: Rules) -> bytes:
     """Bytes of a file that is one, lies where it may, and is no larger than an image can be."""
     check_place(path, rules.allow_roots)
-    n_bytes, most = path.stat().st_size, rules.max_voxels * _MAX_BYTES_PER_VOXEL + _MAX_HEADER
-    if n_bytes > most:
-        raise ScanError("IMG_TOO_LARGE", f"a file of {n_bytes} bytes, over {most}")
+    rules.check_file(path.stat().st_size)
     try:
         return of_scan(path, path.read_bytes)
     except PermissionError:
