@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom import dcmread, filereader
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import RLELossless
 
+from cohortvol.errors import ScanError
 from cohortvol.stages.ingest import Rules
+from cohortvol.stages.ingest.dicom import conversion
 from cohortvol.stages.ingest.dicom.choice import choose
-from cohortvol.stages.ingest.dicom.completeness import account
+from cohortvol.stages.ingest.dicom.completeness import account, check_damage
 from cohortvol.stages.ingest.dicom.folder import read_folder
 from cohortvol.stages.ingest.dicom.stacks import ordered, stacks_of
 from dicom_converted import N, converted, expected_volume
@@ -134,3 +138,71 @@ def test_of_a_dynamic_series_the_phase_that_is_asked_for_is_the_scan(
     assert len(told) == 2
     assert all(detail.endswith("of 3") for detail in told)
     assert {row["reason"] for row in looked_at(folder)[1].series} == {"DCM_AMBIGUOUS_SERIES"}
+
+
+def _retrieved_again(image, name):
+    """The file of an image as another retrieval leaves it."""
+    image.RetrieveAETitle = "ARCHIVE2"
+    image.save_as(name, enforce_file_format=True)
+
+
+def test_images_that_were_retrieved_twice_are_taken_once(tmp_path):
+    folder = write_series(tmp_path / "series")
+    for path in sorted(folder.iterdir()):
+        _retrieved_again(dcmread(path), folder / f"again-{path.name}")
+    found, choice = looked_at(folder)
+    assert choice.chosen is not None
+    assert len(ordered(choice.chosen).frames) == N
+    assert [(row["reason"], row["n_images"]) for row in account(found)] == [("W_DUPLICATE_FILE", N)]
+
+
+@pytest.mark.parametrize("name", ["EchoTime", "RescaleSlope", "PixelSpacing", "PixelData"])
+def test_two_images_of_one_identifier_that_differ_in_what_counts_are_no_copies(tmp_path, name):
+    folder = write_series(tmp_path / "series")
+    image = dcmread(min(folder.iterdir()))
+    changed = {"PixelSpacing": [1.0, 1.0], "PixelData": bytes(len(image.PixelData))}
+    setattr(image, name, changed.get(name, 3.0))
+    _retrieved_again(image, folder / "again")
+    found, _ = looked_at(folder)
+    assert len(found.frames) == N + 1
+
+
+def _without_preamble(folder):
+    for path in sorted(folder.iterdir()):
+        image = dcmread(path)
+        content = DicomBytesIO()
+        content.is_little_endian, content.is_implicit_VR = True, True
+        write_dataset(content, image)
+        path.write_bytes(content.getvalue())
+    return folder
+
+
+def test_images_without_the_preamble_of_dicom_are_read(tmp_path):
+    folder = _without_preamble(write_series(tmp_path / "series"))
+    image, *_ = converted(folder, tmp_path)
+    assert np.array_equal(np.asarray(image.dataobj), expected_volume())
+
+
+def test_without_the_preamble_and_without_a_converter_slices_are_put_together(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(conversion, "_images_of_dcm2niix", lambda *_: iter(()))
+    folder = _without_preamble(write_series(tmp_path / "series"))
+    image, *_ = converted(folder, tmp_path)
+    assert np.array_equal(np.asarray(image.dataobj), expected_volume())
+
+
+@pytest.mark.parametrize("name", ["scans.xlsx", "scans.xls", "notes.docx", "scans.ods"])
+def test_a_spreadsheet_beside_the_images_is_listed(tmp_path, name):
+    folder = write_series(tmp_path / "series")
+    (folder / name).write_bytes(b"PK\3\4" + bytes(400))
+    found, choice = looked_at(folder)
+    check_damage(found, choice)
+    assert [row["reason"] for row in account(found)] == ["DCM_FOREIGN_FILE"]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    folder = write_series(tmp_path / "series")
+    (folder / "IM9999").write_bytes(b"junk" * 100)
+    with pytest.raises(ScanError, match=f"IM9999: .* 1 damaged among {N + 1} images"):
+        check_damage(*looked_at(folder))

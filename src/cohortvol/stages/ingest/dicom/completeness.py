@@ -58,12 +58,11 @@ def check_damage(folder: Folder, choice: Choice) -> None:
     }
     suspects = [one for one in folder.damaged if one.series not in elsewhere]
     if suspects:
-        first = suspects[0].error
+        first = suspects[0]
         n = len(folder.frames) + len(folder.damaged)
-        more = (
-            f"{first.detail}; {len(suspects)} damaged among {n} images" if n > 1 else first.detail
-        )
-        raise ScanError(first.reason, more)
+        detail = f"{first.path.name}: {first.error.detail}"
+        more = f"{detail}; {len(suspects)} damaged among {n} images" if n > 1 else detail
+        raise ScanError(first.error.reason, more)
 
 
 def check_complete(

@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 from dcm2niix import bin as DCM2NIIX
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
@@ -237,8 +238,13 @@ def _stored(path: Path, wanted: Sequence[Frame]) -> Iterator[np.ndarray]:
     Where they are all it has, packed ones are walked through once, which needs no table of offsets.
     """
     indices = [frame.index for frame in wanted]
-    is_whole = 1 < len(indices) == count(wanted[0].facts, "NumberOfFrames")
-    return iter_pixels(path, indices=None if is_whole else indices, raw=True)
+    facts = wanted[0].facts
+    is_whole = 1 < len(indices) == count(facts, "NumberOfFrames")
+    source: Path | Dataset = path
+    if "TransferSyntaxUID" not in facts.file_meta:  # a file without the preamble has none
+        source = dcmread(path, force=True)
+        source.file_meta.TransferSyntaxUID = _syntax(wanted[0])
+    return iter_pixels(source, indices=None if is_whole else indices, raw=True)
 
 
 def _are_equal(grey: np.ndarray, samples: dict[int, np.ndarray]) -> bool:

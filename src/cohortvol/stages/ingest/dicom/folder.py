@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ _META = 1 << 12  # bytes that hold the transfer syntax
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _BESIDE_IMAGES = re.compile(
     r"^\.|^(dicomdir|lockfile|version|license|readme|thumbs\.db)$"
-    r"|\.(txt|json|xml|csv|tsv|md|html?|pdf|png|jpe?g|nii|nii\.gz|bval|bvec|log|ini|exe)$",
+    r"|\.(txt|json|xml|csv|tsv|md|html?|xlsx?|ods|docx?|pdf|png|jpe?g|nii|nii\.gz|bval|bvec|log|ini|exe)$",
     re.IGNORECASE,
 )
 """Names of files that lie beside images and, unless they begin as DICOM does, are none; any other
@@ -81,11 +81,12 @@ class Folder:
     Attributes
     ----------
     frames : list of Frame
-        Of every image that could be read; files of equal bytes once.
+        Of every image that could be read; files of equal bytes once, and so are images that have
+        one identifier, pixels and place and differ in what else their headers say.
     damaged : list of Damaged
         Files that may have been images.
     copies : Counter of Path
-        Further files of the same bytes, of those of which there are any.
+        Further files of the same bytes or image, of those of which there are any.
     n_other : int
         DICOM objects that are no images: reports, presentation states, raw data, directories.
     n_foreign : int
@@ -130,7 +131,12 @@ def read_folder(source: Path | Archive, rules: Rules) -> Folder:
                 continue
             series = series_of(header)
             pixels = _checked_pixels(header, content, n_read)
-            found.frames += list(frames_of(path, header, pixels))
+            frames = list(frames_of(path, header, pixels))
+            first = seen.setdefault(_identity(header, frames, pixels), path)
+            if first is path:
+                found.frames += frames
+            else:
+                found.copies[first] += 1
         except ScanError as error:
             found.damaged.append(Damaged(path, error, series))
         except PARSER_ERRORS as error:
@@ -202,8 +208,19 @@ def _header(content: bytes) -> tuple[Dataset, int]:
     if DeflatedExplicitVRLittleEndian.encode() in content[:_META]:
         raise ScanError("DCM_UNREADABLE_FILE", "deflated as a whole")  # of a size without a bound
     stream = io.BytesIO(content)
-    header = pydicom.dcmread(stream, stop_before_pixels=True)
+    is_bare = _BARE.match(content) is not None
+    header = pydicom.dcmread(stream, stop_before_pixels=True, force=is_bare)
     return header, stream.tell()
+
+
+def _identity(header: Dataset, frames: Sequence[Frame], pixels: Sequence[memoryview]) -> bytes:
+    """Digest of what makes an image this one; what an archive adds when it sends it is no part."""
+    of_pixels = str(header.group_dataset(0x0028))
+    said = [str(header.get("SOPInstanceUID")), of_pixels, *(frame.identity for frame in frames)]
+    digest = hashlib.sha256(repr(said).encode())
+    for piece in pixels:
+        digest.update(piece)
+    return digest.digest()
 
 
 def _is_other(header: Dataset, following: bytes) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,17 @@ class Frame:
     packing_holds: bool
     component: str
     facts: Dataset
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What two files of one image say alike."""
+        plane, spacing = self.plane, self.spacing_mm
+        place = None if plane is None else (*plane.position_mm, *plane.row_axis, *plane.column_axis)
+        return (
+            *(self.series, place, self.slope, self.intercept),
+            *(None if spacing is None else tuple(spacing), self.echo_time_ms, self.image_type),
+            *(self.signal, self.temporal_position),
+        )
 
     def told(self, name: str) -> Any:
         """A value of the header; None also where it cannot be read."""
