@@ -206,3 +206,39 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (folder / "IM9999").write_bytes(b"junk" * 100)
     with pytest.raises(ScanError, match=f"IM9999: .* 1 damaged among {N + 1} images"):
         check_damage(*looked_at(folder))
+
+
+def _at_steps_of(step_mm, *, digits, off_mm=0.0):
+    def change(image, k):
+        z = 100.0 + step_mm * k + (off_mm if k == 5 else 0.0)
+        image.ImagePositionPatient = [-20.0, -25.0, round(z, digits)]
+
+    return change
+
+
+def test_positions_rounded_to_a_tenth_lie_on_the_grid_of_first_and_last(tmp_path):
+    folder = write_series(tmp_path / "series", change=_at_steps_of(2.23, digits=1))
+    image, _, codes, _ = converted(folder, tmp_path)
+    assert "W_POSITIONS_ROUNDED" in codes
+    assert image.affine[2, 2] == pytest.approx(round(11 * 2.23, 1) / 11, abs=1e-4)
+    assert np.array_equal(np.asarray(image.dataobj), expected_volume())
+
+
+@pytest.mark.parametrize(("digits", "off_mm"), [(1, 0.2), (2, 0.08)])
+def test_steps_that_rounding_does_not_explain_are_irregular(tmp_path, digits, off_mm):
+    change = _at_steps_of(2.2, digits=digits, off_mm=off_mm)
+    _, choice = looked_at(write_series(tmp_path / "series", change=change))
+    with pytest.raises(ScanError) as raised:
+        ordered(choice.chosen)
+    assert raised.value.reason == "DCM_SPACING_IRREGULAR"
+
+
+@pytest.mark.parametrize("slices", [{3}, set(range(6))])
+def test_slices_of_one_series_with_another_pixel_spacing_are_refused(tmp_path, slices):
+    def change(image, k):
+        if k in slices:
+            image.PixelSpacing = [1.6, 2.0]
+
+    _, choice = looked_at(write_series(tmp_path / "series", change=change))
+    with pytest.raises(ScanError, match="another PixelSpacing"):
+        ordered(choice.chosen)

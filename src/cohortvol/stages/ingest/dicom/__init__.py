@@ -79,6 +79,8 @@ def to_nifti(
     grey, more = convert(volume, out.parent)
     commit_bytes(out, nifti_gz(grey, volume.affine))
     facts = choice.chosen.first.facts
+    if volume.is_rounded:
+        codes.append("W_POSITIONS_ROUNDED")
     more += _voxel_codes(grey.T) + _date_codes(facts)
     known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}
     return known, codes + more

@@ -14,6 +14,7 @@ from cohortvol.stages.ingest.dicom.frames import Frame, Plane
 SAME_POSITION_MM = 0.01
 MAX_TILT = 1e-3  # tangent of the angle between the stacking direction and the normal
 MAX_STEP_ERROR = 0.02  # of the step between slices
+ROUNDED_MM = 0.1  # to which some programs round positions
 MIN_GAP = 1.5  # steps, from which a slice is missing
 MAX_ASIDE = 0.1  # of a pixel, of a slice beside the line that the others lie on
 SAME_AXES = 1e-3  # cosine, and length of a unit axis
@@ -84,10 +85,13 @@ class Volume:
     affine : (4, 4) array
         Column, row, slice to RAS+ mm (PS3.3 C.7.6.2.1.1). The distance of slices is that of their
         positions, never SliceThickness.
+    is_rounded : bool
+        Positions are on this grid as far as they can be, rounded to `ROUNDED_MM`.
     """
 
     frames: tuple[Frame, ...]
     affine: np.ndarray
+    is_rounded: bool
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -183,14 +187,14 @@ def ordered(stack: Stack) -> Volume:
     placed.sort(key=lambda pair: pair[0].along_mm)
     planes = [plane for plane, _ in placed]
     _check_agreement([frame for _, frame in placed], planes)
-    _check_steps(planes)
+    is_rounded = _check_steps(planes)
     _check_line(planes, MAX_ASIDE * float(spacing_mm.min()))
     affine = np.eye(4)
     affine[:3, 0] = planes[0].row_axis * spacing_mm[1]
     affine[:3, 1] = planes[0].column_axis * spacing_mm[0]
     affine[:3, 2] = (planes[-1].position_mm - planes[0].position_mm) / (len(planes) - 1)
     affine[:3, 3] = planes[0].position_mm
-    return Volume(tuple(frame for _, frame in placed), _LPS_TO_RAS @ affine)
+    return Volume(tuple(frame for _, frame in placed), _LPS_TO_RAS @ affine, is_rounded)
 
 
 def _check_agreement(frames: Sequence[Frame], planes: Sequence[Plane]) -> None:
@@ -227,7 +231,8 @@ def _check_line(planes: Sequence[Plane], most_mm: float) -> None:
         raise ScanError("DCM_SPACING_IRREGULAR", f"a slice lies {distance_mm:.2f} mm aside")
 
 
-def _check_steps(planes: Sequence[Plane]) -> None:
+def _check_steps(planes: Sequence[Plane]) -> bool:
+    """Whether steps are equal but for the rounding of positions; ScanError where they are not."""
     along = np.array([plane.along_mm for plane in planes])
     steps = np.diff(along)
     n_doubled = int((steps < SAME_POSITION_MM).sum())
@@ -246,7 +251,23 @@ def _check_steps(planes: Sequence[Plane]) -> None:
     if (steps > MIN_GAP * usual).any() and whole.all():
         n_missing = int((gaps - 1).sum())
         raise ScanError("DCM_MISSING_SLICE", f"{n_missing} missing between {len(along)} slices")
-    if np.abs(steps - usual).max() > MAX_STEP_ERROR * usual:
+    is_even = np.abs(steps - usual).max() <= MAX_STEP_ERROR * usual
+    if not is_even and not _are_rounded(planes):
         raise ScanError(
             "DCM_SPACING_IRREGULAR", f"steps of {steps.min():.3f} to {steps.max():.3f} mm"
         )
+    return not is_even
+
+
+def _are_rounded(planes: Sequence[Plane]) -> bool:
+    """Whether positions are rounded, and lie as near the grid of first and last as such can.
+
+    Each is off by half a unit at the most, and so are the ends.
+    """
+    positions = np.array([plane.position_mm for plane in planes])
+    units = positions / ROUNDED_MM
+    even = np.linspace(positions[0], positions[-1], len(positions))
+    return bool(
+        np.allclose(units, np.round(units), rtol=0, atol=1e-4)
+        and np.abs(positions - even).max() < ROUNDED_MM * (1 + 1e-6)
+    )
