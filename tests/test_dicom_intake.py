@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom import dcmread, filereader
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
 from cohortvol.errors import ScanError
@@ -242,3 +244,20 @@ def test_slices_of_one_series_with_another_pixel_spacing_are_refused(tmp_path, s
     _, choice = looked_at(write_series(tmp_path / "series", change=change))
     with pytest.raises(ScanError, match="another PixelSpacing"):
         ordered(choice.chosen)
+
+
+def test_echo_times_of_a_legacy_converted_file_are_found_where_the_conversion_put_them(tmp_path):
+    def convert(image):
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.4"
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            kept = Dataset()
+            kept.EchoTime = frame.MREchoSequence[0].EffectiveEchoTime
+            frame.UnassignedPerFrameConvertedAttributesSequence = Sequence([kept])
+            del frame.MREchoSequence
+
+    folder = tmp_path / "series"
+    write_enhanced(folder / "IM1", change=convert)
+    _, choice = looked_at(folder, echo=2)
+    assert choice.chosen is not None
+    assert choice.chosen.first.echo_time_ms == 4.0
+    assert len(ordered(choice.chosen).frames) == N

@@ -23,6 +23,10 @@ from cohortvol.store.archives import is_archive
 MAX_AHEAD, MAX_ASIDE = 0.25, 0.15
 """How far a corner of a slice may lie from where the label map has it: along the stack, as a share
 of the step, since ingest lets steps vary a little; and beside it, as a share of a pixel."""
+_CONVERTED = (
+    "UnassignedPerFrameConvertedAttributesSequence",
+    "UnassignedSharedConvertedAttributesSequence",
+)
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NEEDED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID",
            "AccessionNumber", "StudyDate", "StudyTime", "ReferringPhysicianName")  # fmt: skip
@@ -164,7 +168,9 @@ def _frames(image: Dataset) -> Iterator[_Frame]:
         if None in (position, axes, spacing):
             continue
         thickness = _found(image, places, "PixelMeasuresSequence", "SliceThickness")
-        echo = _found(image, places, "MREchoSequence", "EffectiveEchoTime") or image.get("EchoTime")
+        echo = _found(image, places, "MREchoSequence", "EffectiveEchoTime")
+        for sequence in _CONVERTED:
+            echo = echo or _found(image, places, sequence, "EchoTime")
         kind = _found(image, places, "MRImageFrameTypeSequence", "FrameType")
         kind = kind or image.get("ImageType") or ()
         time = _found(image, places, "FrameContentSequence", "TemporalPositionIndex")

@@ -64,6 +64,12 @@ _SIGNALS = {
     "imaginary": {"I", "IMAGINARY"},
 }
 
+_CONVERTED = (
+    "UnassignedPerFrameConvertedAttributesSequence",
+    "UnassignedSharedConvertedAttributesSequence",
+)
+"""Where a Legacy Converted Enhanced image keeps what its classic images said (PS3.3 C.7.6.16.2.25)."""
+
 _GE, _GE_COMPONENT = "GEMS_PARM_01", 0x2F
 _GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
 
@@ -303,7 +309,9 @@ def _number(value: Any, default: float) -> float:
 
 
 def _echo_time_ms(places: tuple[Dataset, ...]) -> float | None:
-    value = _found(places, "MREchoSequence", "EffectiveEchoTime") or places[-1].get("EchoTime")
+    value = _found(places, "MREchoSequence", "EffectiveEchoTime")
+    for sequence in _CONVERTED:
+        value = value or _found(places, sequence, "EchoTime")
     return None if value in (None, "") else round(float(value), 3)
 
 
