@@ -68,7 +68,7 @@ _CONVERTED = (
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
 )
-"""Where a Legacy Converted Enhanced image keeps what its classic images said (PS3.3 C.7.6.16.2.25)."""
+"""Where a Legacy Converted Enhanced image keeps what its classic images said."""
 
 _GE, _GE_COMPONENT = "GEMS_PARM_01", 0x2F
 _GE_COMPONENTS = {0: "MAGNITUDE", 1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
