@@ -240,7 +240,7 @@ def test_channels_are_singled_out_of_one_folder_of_dicom(tmp_path):
     ]
     pairs = ingested(cohort(tmp_path, rows), *CHANNELS)
     assert pairs["reason"].fillna("").tolist() == ["", "IMG_CHANNEL_SWAPPED"]
-    assert pairs.loc["s2", "detail"] == "the DICOM header of water says fat"
+    assert pairs.loc["s2", "detail"] == "the header of water says fat"
     pair = np.asarray(nib.load(pairs.loc["s1", "image"]).dataobj)
     np.testing.assert_array_equal(pair, found[..., :2])
     assert not np.array_equal(pair[..., 0], pair[..., 1])

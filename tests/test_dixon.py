@@ -37,6 +37,21 @@ def test_an_image_is_swapped_when_it_shows_the_other_part(dixon, called, shown):
     assert is_swapped(dixon[shown], [(dixon["labels"], NAMES)], called) == (called != shown)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("3D_GRE_TRA_in", "in_phase"),
+        ("3D_GRE_TRA_opp", "opposed_phase"),
+        ("3D_GRE_TRA_F", "fat"),
+        ("3D_GRE_TRA_W", "water"),
+        ("3D_GRE_TRA_W_BH", None),
+        ("t1_gre_w", None),
+    ],
+)
+def test_the_parts_of_nako_are_known_by_their_names(name, part):
+    assert dixon_named(name) == part
+
+
 def test_the_ratio_is_that_of_organ_to_bright_tissue_outside_the_organs():
     grey = np.array([0, 0, 0, 0, 50, 50, 50, 50, 90, 110], np.int16).reshape(10, 1, 1)
     labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8).reshape(10, 1, 1)

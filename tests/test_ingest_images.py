@@ -246,6 +246,23 @@ def test_a_step_that_is_the_thickness_of_a_slice_is_marked(tmp_path, said, marke
     assert (check_scan(link)["warnings"] == "QC_SCALE") == marked
 
 
+@pytest.mark.parametrize(
+    ("image_type", "part"),
+    [
+        (["DERIVED", "PRIMARY", "M", "DIXON", "W"], "water"),
+        (["DERIVED", "PRIMARY", "DIXON", "fat"], "fat"),
+        (["ORIGINAL", "PRIMARY", "M", "IN_PHASE"], "in_phase"),
+        (["ORIGINAL", "PRIMARY", "M", "ND"], None),
+        ("W", None),
+        ([1, None, 3], None),
+    ],
+)
+def test_the_part_of_a_dixon_acquisition_is_what_the_sidecar_says(tmp_path, image_type, part):
+    image = saved(tmp_path, gzip.compress(nifti()), "scan.nii.gz")
+    (tmp_path / "scan.json").write_text(json.dumps({"ImageType": image_type}))
+    assert check_scan(image).get("dixon") == part
+
+
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00", "{}" + " " * (1 << 20)])
 def test_a_sidecar_that_cannot_be_read_says_nothing(tmp_path, text):
     image = saved(tmp_path, nifti(), "scan.nii")

@@ -28,12 +28,18 @@ from cohortvol.stages.ingest.channels import (
     missing,
     together,
 )
-from cohortvol.stages.ingest.dicom import check_decoders, dixon_named, is_dicom, to_nifti
+from cohortvol.stages.ingest.dicom import (
+    check_decoders,
+    dixon_named,
+    dixon_of_type,
+    is_dicom,
+    to_nifti,
+)
 from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
 from cohortvol.stages.ingest.label_maps import digest_of_label_map
 from cohortvol.stages.ingest.rules import Rules
-from cohortvol.stages.ingest.sidecar import step_is_thickness, time_of_day_h
+from cohortvol.stages.ingest.sidecar import image_type, step_is_thickness, time_of_day_h
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.archives import is_archive
@@ -188,6 +194,8 @@ def _check_into(
         codes.append("QC_SCALE")
     if (hours := time_of_day_h(path)) is not None:
         found.update(header_time_of_day_h=hours)
+    if (part := dixon_of_type(image_type(path))) is not None:
+        found.update(dixon=part)
     if rules.orientation != "off":
         turned = voxels.T if header.slope > 0 else voxels.T.astype(np.float32) * header.slope
         verdict = look(turned, affine)

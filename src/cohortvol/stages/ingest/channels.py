@@ -90,10 +90,10 @@ def together(channels: Mapping[str, Grey], digests: Sequence[str]) -> bytes:
 
 
 def check_declared(name: str, declared: str | None) -> None:
-    """Raise ScanError where the DICOM header of a channel says that it is another part."""
+    """Raise ScanError where the header or the sidecar of a channel says that it is another part."""
     part = dixon_part(name)
     if part and declared and part != declared:
-        raise ScanError("IMG_CHANNEL_SWAPPED", f"the DICOM header of {name} says {declared}")
+        raise ScanError("IMG_CHANNEL_SWAPPED", f"the header of {name} says {declared}")
 
 
 def digest_of_channels(digests: Sequence[str]) -> str:

@@ -43,6 +43,12 @@ def time_of_day_h(image: Path) -> float | None:
     return hours_of(_read(image).get("AcquisitionTime"))
 
 
+def image_type(image: Path) -> tuple[str, ...]:
+    """``ImageType`` of the sidecar, in capitals as in DICOM; empty where it does not say."""
+    said = _read(image).get("ImageType")
+    return tuple(str(one).upper() for one in said) if isinstance(said, list) else ()
+
+
 def _read(image: Path) -> dict[str, Any]:
     real = Path(image).resolve()
     sidecar = real.with_name(real.name.removesuffix(".gz").removesuffix(".nii") + ".json")

@@ -17,14 +17,14 @@ from cohortvol.stages.ingest.dicom.choice import choose
 from cohortvol.stages.ingest.dicom.completeness import account, check_complete, check_damage
 from cohortvol.stages.ingest.dicom.conversion import check_decoders, convert
 from cohortvol.stages.ingest.dicom.folder import first_bytes, has_mark, read_folder
-from cohortvol.stages.ingest.dicom.frames import dixon_named
+from cohortvol.stages.ingest.dicom.frames import dixon_named, dixon_of_type
 from cohortvol.stages.ingest.dicom.headers import covariates
 from cohortvol.stages.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.voxels import has_odd_rows
 from cohortvol.store.files import commit_bytes, make_folder
 
-__all__ = ["check_decoders", "dixon_named", "is_dicom", "to_nifti"]
+__all__ = ["check_decoders", "dixon_named", "dixon_of_type", "is_dicom", "to_nifti"]
 
 
 def is_dicom(path: Path) -> bool:

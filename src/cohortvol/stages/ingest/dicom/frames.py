@@ -57,7 +57,9 @@ _DIXON_WORDS = {
     "in_phase": r"in[ _-]?phase|(^|[_\s])in$|(^|[_\s])ip$",
     "opposed_phase": r"opp|out[ _-]?(of[ _-]?)?phase|(^|[_\s])op$",
 }
-_METHOD = re.compile(r"dixon|flex|ideal", re.IGNORECASE)
+_METHOD = re.compile(r"dixon|flex|ideal|gre tra (in|opp|f|w)$", re.IGNORECASE)
+"""Words that speak of the method; the last is how NAKO calls its parts, 3D_GRE_TRA_W."""
+
 _SIGNALS = {
     "phase": {"P", "PHASE", "PHASE MAP"},
     "real": {"R", "REAL"},
@@ -183,21 +185,22 @@ class Frame:
     @property
     def dixon(self) -> str | None:
         """Part of a Dixon acquisition: a key of `DIXON_PARTS`, or None."""
-        return self._dixon_of_its_type or _part_named(self._description)
+        return dixon_of_type(self.image_type) or _part_named(self._description)
 
     @property
     def declared_dixon(self) -> str | None:
         """`dixon`, unless only a description tells it that does not speak of Dixon."""
-        return self._dixon_of_its_type or dixon_named(self._description)
-
-    @property
-    def _dixon_of_its_type(self) -> str | None:
-        values = set(self.image_type[2:])
-        return next((part for part, tokens in DIXON_PARTS.items() if values & set(tokens)), None)
+        return dixon_of_type(self.image_type) or dixon_named(self._description)
 
     @property
     def _description(self) -> str:
         return str(self.facts.get("SeriesDescription", ""))
+
+
+def dixon_of_type(image_type: Sequence[str]) -> str | None:
+    """Part of a Dixon acquisition that an ImageType tells: a key of `DIXON_PARTS`, or None."""
+    values = set(image_type[2:])
+    return next((part for part, tokens in DIXON_PARTS.items() if values & set(tokens)), None)
 
 
 def dixon_named(description: str) -> str | None:
