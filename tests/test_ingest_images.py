@@ -263,6 +263,13 @@ def test_the_part_of_a_dixon_acquisition_is_what_the_sidecar_says(tmp_path, imag
     assert check_scan(image).get("dixon") == part
 
 
+@pytest.mark.parametrize("twin", ["scan_Eq_1.nii.gz", "scan_Eq.nii"])
+def test_an_image_that_was_resampled_to_equal_steps_beside_it_has_a_gap(tmp_path, twin):
+    image = saved(tmp_path, gzip.compress(nifti()), "scan.nii.gz")
+    saved(tmp_path, b"", twin)
+    assert reason_of(image) == "DCM_SPACING_IRREGULAR"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00", "{}" + " " * (1 << 20)])
 def test_a_sidecar_that_cannot_be_read_says_nothing(tmp_path, text):
     image = saved(tmp_path, nifti(), "scan.nii")

@@ -306,6 +306,16 @@ def test_a_folder_of_images_becomes_a_manifest(tmp_path):
     assert scans["image"].tolist()[2] == str(folder / "sub-02.nii")
 
 
+def test_what_dcm2niix_made_beside_an_image_is_left_out_and_named(tmp_path, caplog):
+    beside = ["x_Eq_1.nii.gz", "x_ph.nii.gz", "x_real.nii.gz", "x_ROI1.nii.gz", "x_real_Eq_1.nii"]
+    folder = folder_of(tmp_path, "x.nii.gz", "y_real.nii.gz", "Equal.nii.gz", *beside)
+    with caplog.at_level(logging.WARNING):
+        scans = from_folder(folder)
+    assert scans["scan_id"].tolist() == ["Equal", "x", "y_real"]
+    assert "5 images left out" in caplog.text
+    assert all(name in caplog.text for name in beside)
+
+
 def test_covariates_are_joined_by_scan_id(tmp_path, caplog):
     folder = folder_of(tmp_path, "s1.nii", "s2.nii")
     table = write(tmp_path, "scan_id,age_years,sex\ns2,51,F\ns9,60,M\n", "people.csv")

@@ -39,7 +39,12 @@ from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
 from cohortvol.stages.ingest.label_maps import digest_of_label_map
 from cohortvol.stages.ingest.rules import Rules
-from cohortvol.stages.ingest.sidecar import image_type, step_is_thickness, time_of_day_h
+from cohortvol.stages.ingest.sidecar import (
+    image_type,
+    resampled_twin,
+    step_is_thickness,
+    time_of_day_h,
+)
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.archives import is_archive
@@ -190,6 +195,8 @@ def _check_into(
         if converted is not None:
             found.update(_written(converted, nifti_gz(grey.values(), affine)))
     codes += [*header.warnings, *grid_warnings, *voxel_warnings]
+    if (twin := resampled_twin(path)) is not None:
+        raise ScanError("DCM_SPACING_IRREGULAR", f"dcm2niix made {twin} beside it, to equal steps")
     if step_is_thickness(path, spacing_mm(affine)):
         codes.append("QC_SCALE")
     if (hours := time_of_day_h(path)) is not None:

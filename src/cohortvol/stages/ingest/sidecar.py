@@ -43,6 +43,18 @@ def time_of_day_h(image: Path) -> float | None:
     return hours_of(_read(image).get("AcquisitionTime"))
 
 
+def resampled_twin(image: Path) -> str | None:
+    """Name of the image that dcm2niix made beside this one where its slices are unequally far apart.
+
+    ``<name>_Eq`` or ``<name>_Eq_1`` is interpolated to equal steps; ``<name>`` has the slices of the
+    series, a missing one left out, as if they were equally far apart. Nothing else tells.
+    """
+    real = Path(image).resolve()
+    stem = _stem(real)
+    twins = (f"{stem}{eq}{suffix}" for eq in ("_Eq", "_Eq_1") for suffix in (".nii.gz", ".nii"))
+    return next((name for name in twins if real.with_name(name).exists()), None)
+
+
 def image_type(image: Path) -> tuple[str, ...]:
     """``ImageType`` of the sidecar, in capitals as in DICOM; empty where it does not say."""
     said = _read(image).get("ImageType")
@@ -51,7 +63,7 @@ def image_type(image: Path) -> tuple[str, ...]:
 
 def _read(image: Path) -> dict[str, Any]:
     real = Path(image).resolve()
-    sidecar = real.with_name(real.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    sidecar = real.with_name(_stem(real) + ".json")
     try:
         if sidecar.stat().st_size > MOST_BYTES:
             return {}
@@ -59,6 +71,10 @@ def _read(image: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _stem(image: Path) -> str:
+    return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _number(said: dict[str, Any], name: str) -> float | None:

@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,9 @@ _ENDS = (".nii", ".nii.gz", *ARCHIVE_ENDS)
 
 def from_folder(folder: Path, covariates: Path | None = None) -> pd.DataFrame:
     """One row per NIfTI file or archive of a folder, sorted by file name.
+
+    What dcm2niix wrote beside the image of a series is none of its own: phase, real and imaginary
+    parts, localizers of a series, and the image resampled to equal steps. They are logged.
 
     Parameters
     ----------
@@ -54,10 +58,33 @@ def from_folder(folder: Path, covariates: Path | None = None) -> pd.DataFrame:
     )
     if not images:
         raise ManifestError(f"{folder}: holds no file that ends in {', '.join(_ENDS)}")
+    images = _without_twins(folder, images)
     ids = [_scan_id(path.name) for path in images]
     _refuse_collisions(folder, ids, [path.name for path in images])
     table = pd.DataFrame({"scan_id": ids, "image": [str(path) for path in images]})
     return table if covariates is None else _joined(table, covariates)
+
+
+_TWIN = re.compile(r"(_(ph|real|imaginary|ROI\d+|Eq(_\d+)?|Tilt(_\d+)?))+$")
+"""What dcm2niix puts behind the name of another image of the same series."""
+
+
+def _without_twins(folder: Path, images: Sequence[Path]) -> list[Path]:
+    """Images but those that dcm2niix made beside another one of the folder."""
+    stems = {path: re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE) for path in images}
+    known = set(stems.values())
+    twins = {
+        path for path, stem in stems.items() if _TWIN.search(stem) and _TWIN.sub("", stem) in known
+    }
+    if twins:
+        names = ", ".join(path.name for path in images if path in twins)
+        log.warning(
+            "%s: %d images left out, which dcm2niix made beside others: %s",
+            folder,
+            len(twins),
+            names,
+        )
+    return [path for path in images if path not in twins]
 
 
 def write_from_folder(folder: Path, out: Path, covariates: Path | None = None) -> int:
