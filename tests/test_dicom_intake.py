@@ -203,11 +203,16 @@ def test_a_spreadsheet_beside_the_images_is_listed(tmp_path, name):
     assert [row["reason"] for row in account(found)] == ["DCM_FOREIGN_FILE"]
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_named_unless_names_are_hidden(tmp_path):
     folder = write_series(tmp_path / "series")
     (folder / "IM9999").write_bytes(b"junk" * 100)
     with pytest.raises(ScanError, match=f"IM9999: .* 1 damaged among {N + 1} images"):
         check_damage(*looked_at(folder))
+    link = tmp_path / "private" / "images" / "s_0123456789abcdef"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(folder)
+    with pytest.raises(ScanError, match=f"^DCM_UNREADABLE_FILE: [^:]*1 damaged among {N + 1}"):
+        check_damage(*looked_at(link))
 
 
 def _at_steps_of(step_mm, *, digits, off_mm=0.0):

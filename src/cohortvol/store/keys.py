@@ -16,6 +16,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from cohortvol.errors import ConfigError
@@ -43,6 +44,11 @@ _KINDS = {"s": "scan", "p": "subject", "v": "session"}
 def is_key(text: str) -> bool:
     """Whether a text looks like a key."""
     return _KEY.fullmatch(text) is not None
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a path leads through a link of `Keys`, so that names behind it are not to be told."""
+    return (PRIVATE, IMAGES) in pairwise(path.parts)
 
 
 class Keys:

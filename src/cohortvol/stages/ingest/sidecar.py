@@ -44,10 +44,10 @@ def time_of_day_h(image: Path) -> float | None:
 
 
 def resampled_twin(image: Path) -> str | None:
-    """Name of the image that dcm2niix made beside this one where its slices are unequally far apart.
+    """Name of the image that dcm2niix made beside this one where steps between slices differ.
 
-    ``<name>_Eq`` or ``<name>_Eq_1`` is interpolated to equal steps; ``<name>`` has the slices of the
-    series, a missing one left out, as if they were equally far apart. Nothing else tells.
+    ``<name>_Eq`` or ``<name>_Eq_1`` is interpolated to equal steps; ``<name>`` has the slices there
+    were, as if their steps were equal, so that a missing one is a gap of which nothing else tells.
     """
     real = Path(image).resolve()
     stem = _stem(real)

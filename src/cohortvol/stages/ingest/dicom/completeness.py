@@ -15,6 +15,7 @@ from cohortvol.stages.ingest.dicom.choice import Choice
 from cohortvol.stages.ingest.dicom.folder import Folder
 from cohortvol.stages.ingest.dicom.frames import Frame
 from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, SAME_AXES, SAME_SPACING, Stack, Volume
+from cohortvol.store.keys import is_hidden
 
 REACH = 1.5  # steps beyond an end, within which a slice that was left out goes on
 _TOO_SMALL = {"IMG_TOO_FEW_SLICES", "DCM_NOT_WANTED"}
@@ -60,7 +61,8 @@ def check_damage(folder: Folder, choice: Choice) -> None:
     if suspects:
         first = suspects[0]
         n = len(folder.frames) + len(folder.damaged)
-        detail = f"{first.path.name}: {first.error.detail}"
+        named = "" if is_hidden(first.path) else f"{first.path.name}: "
+        detail = named + first.error.detail
         more = f"{detail}; {len(suspects)} damaged among {n} images" if n > 1 else detail
         raise ScanError(first.error.reason, more)
 
