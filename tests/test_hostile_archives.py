@@ -9,7 +9,6 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
 
 import pytest
 
@@ -179,16 +178,19 @@ def test_names_without_end_in_a_tar_do_not_fill_the_memory(tmp_path):
     assert reason_of(tmp_path, path)[0] == "SRC_ARCHIVE_CORRUPT"
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.zip", b"", "SRC_EMPTY"),
-        ("a.zip", b"<html>not found</html>", "SRC_EXT_MISMATCH"),
-        ("a.tar", zlib.compress(b"x" * 4096, wbits=31), "SRC_EXT_MISMATCH"),
-        ("a.tar.gz", b"PK\x03\x04" * 9, "SRC_EXT_MISMATCH"),
-        ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "SRC_POINTER_FILE"),
-        ("a.tar", b"x" * 2048, "SRC_ARCHIVE_CORRUPT"),
-        ("a.tgz", gzip.compress(bytes(10240)), "SRC_EMPTY"),
+        pytest.param("a.zip", b"", "SRC_EMPTY", id="nothing"),
+        pytest.param("a.zip", b"<html>not found</html>", "SRC_EXT_MISMATCH", id="page"),
+        pytest.param("a.tar", gzip.compress(b"x" * 4096), "SRC_EXT_MISMATCH", id="gzip as tar"),
+        pytest.param("a.tar.gz", b"PK\x03\x04" * 9, "SRC_EXT_MISMATCH", id="zip as tar.gz"),
+        pytest.param("a.zip", POINTER, "SRC_POINTER_FILE", id="pointer"),
+        pytest.param("a.tar", b"x" * 2048, "SRC_ARCHIVE_CORRUPT", id="text as tar"),
+        pytest.param("a.tgz", gzip.compress(bytes(10240)), "SRC_EMPTY", id="empty tar"),
     ],
 )
 def test_what_is_no_archive_is_told_as_what_it_is(tmp_path, name, content, reason):
