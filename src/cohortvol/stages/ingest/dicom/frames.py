@@ -157,13 +157,11 @@ class Frame:
     @property
     def identity(self) -> tuple[Hashable, ...]:
         """What two files of one image say alike."""
-        plane, spacing = self.plane, self.spacing_mm
+        plane, spacing_mm = self.plane, self.spacing_mm
         place = None if plane is None else (*plane.position_mm, *plane.row_axis, *plane.column_axis)
-        return (
-            *(self.series, place, self.slope, self.intercept),
-            *(None if spacing is None else tuple(spacing), self.echo_time_ms, self.image_type),
-            *(self.signal, self.temporal_position),
-        )
+        size = None if spacing_mm is None else tuple(spacing_mm)
+        kind = (self.image_type, self.signal, self.echo_time_ms, self.temporal_position)
+        return self.series, place, size, kind, self.slope, self.intercept
 
     def told(self, name: str) -> Any:
         """A value of the header; None also where it cannot be read."""
