@@ -5,6 +5,8 @@ What a member is called decides nothing but of what kind it may be, and never be
 
 from __future__ import annotations
 
+import io
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +59,7 @@ class Archive:
 
     def __init__(self, path: Path, scratch: Path, rules: Rules) -> None:
         self._path, self._scratch, self._rules = path, scratch, rules
+        self._facts = _facts(path)
         self._names: dict[int, str] = {}
 
     def files(self, n_head: int) -> Iterator[File]:
@@ -121,11 +124,16 @@ class Archive:
             place = places.get(number)
             if place is None:
                 continue
-            if member.name != self._names[number]:
-                raise ScanError("SRC_CHANGED", "another archive than the one read before")
             with explained(place), open(place, "wb") as stream:
                 while piece := member.read(CHUNK):
                     stream.write(piece)
+        if _facts(self._path) != self._facts:
+            raise ScanError("SRC_CHANGED", "another archive than the one read before")
+
+
+def _facts(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Opened:
@@ -142,10 +150,11 @@ class _Opened:
 
     def content(self) -> bytes:
         self._rules.check_file(self._member.n_bytes)
-        pieces = [self._begun]
+        gathered = io.BytesIO()
+        gathered.write(self._begun)
         while piece := self._member.read(CHUNK):
-            pieces.append(piece)
-        return b"".join(pieces)
+            gathered.write(piece)
+        return gathered.getvalue()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ as it comes, and what was read before a bad one is of no use to anybody.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -80,6 +81,8 @@ def _opened(path: Path) -> Iterator[io.FileIO]:
         stream = io.FileIO(path)
     except PermissionError:
         raise ScanError("SRC_PERMISSION") from None
+    except FileNotFoundError:
+        raise ScanError("SRC_CHANGED", "the archive went away") from None
     with stream:
         before = os.fstat(stream.fileno())
         if not before.st_size:
@@ -114,7 +117,7 @@ class _Register:
         if leads_out(name):
             raise ScanError("SRC_ARCHIVE_UNSAFE", f"the path of {where} leads out")
         if not is_plain:
-            raise ScanError("SRC_ARCHIVE_UNSAFE", f"{where} is a link or a device")
+            raise ScanError("SRC_ARCHIVE_UNSAFE", f"{where} is neither a file nor a folder")
         same = str(PurePosixPath(name.replace("\\", "/")))
         if same in self._names:
             raise ScanError("SRC_ARCHIVE_DOUBLED", f"{where} is called as one before")
@@ -145,8 +148,16 @@ class _Bounded:
 
     def __init__(self, stream: io.FileIO, rules: Rules) -> None:
         self._stream, self._rules = stream, rules
-        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+        self.tell, self.seekable = stream.tell, stream.seekable
         self.is_lifted = False
+
+    def seek(self, at: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._stream.seek(at, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise zipfile.BadZipFile("a place before the file") from None
 
     def read(self, n: int = -1) -> bytes:
         if self.is_lifted:
