@@ -87,6 +87,13 @@ def ingest(
         int | None,
         typer.Option(min=1, help="Which volume of a 4D image is the scan; 1 is the first."),
     ] = None,
+    stations: Annotated[
+        str,
+        typer.Option(
+            help="DICOM of one body in several table positions: compose, refuse, or how many every "
+            "scan has."
+        ),
+    ] = "compose",
     orientation: Annotated[
         str,
         typer.Option(
@@ -137,6 +144,7 @@ def ingest(
         phase=int(phase) if phase and phase.isdigit() else phase,
         derived=derived,
         volume=volume,
+        stations=int(stations) if stations.isdecimal() else stations,
         orientation=orientation,
         channels=tuple(channels or ()),
     )

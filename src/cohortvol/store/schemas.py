@@ -18,8 +18,9 @@ class Column:
     meaning: str
 
 
-RARE = ("more_images", "more_facts", "channels")
-"""Columns that a file has only where a row has a value: tables of scans with several channels."""
+RARE = ("more_images", "more_facts", "channels", "stations", "station_shift_mm")
+"""Columns that a file has only where a row has a value: tables of scans with several channels, or
+put together of several stations."""
 
 COVARIATES = {
     "subject_id": Column(text, "person, or its key; repeated scans of one person share it"),
@@ -158,6 +159,17 @@ INGEST = {
         "channels that the image holds along its fourth axis, by the model's names, joined by ;; "
         "the column is there where a scan has several",
     ),
+    "stations": Column(
+        text,
+        "table positions that the image was put together from, in the order of its third axis: "
+        "JSON, for each its series, first and last slice of the image from 0, gain (what its grey "
+        "values were multiplied by) and shift_mm (how far the body moved against the one before, "
+        "null where that cannot be told); a slice of two is blended, one of none is a gap; the "
+        "column is there where a scan has several",
+    ),
+    "station_shift_mm": Column(
+        real, "largest shift_mm of stations; the column is there where a scan has several"
+    ),
 }
 SERIES = {
     "scan_id": Column(text, "row key"),
@@ -178,7 +190,7 @@ SERIES = {
     "n_rows": Column(whole, "rows of an image"),
     "column_mm": Column(real, "distance of columns, mm"),
     "row_mm": Column(real, "distance of rows, mm"),
-    "chosen": Column(flag, "this is the scan"),
+    "chosen": Column(flag, "this is the scan, or one of its stations"),
     "reason": Column(text, "reason code where it is not"),
     "detail": Column(text, "numbers behind the reason"),
 }

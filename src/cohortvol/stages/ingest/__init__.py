@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -51,6 +52,7 @@ from cohortvol.store.archives import is_archive
 from cohortvol.store.channels import from_json
 from cohortvol.store.files import commit_bytes, make_folder
 from cohortvol.store.schemas import INGEST, SERIES, SHARD
+from cohortvol.store.stations import gaps_of
 from cohortvol.store.storage import of_scan
 from cohortvol.store.tables import append_rows, read_table, write_table
 
@@ -180,7 +182,9 @@ def _check_into(
     stored = np.frombuffer(source.content, header.dtype, offset=header.offset)
     volumes = stored.reshape(header.n_volumes, *header.shape[::-1])
     voxels = volumes[0 if rules.volume is None or len(volumes) == 1 else rules.volume - 1]
-    low, high, voxel_warnings = check_voxels(voxels, rules)
+    low, high, voxel_warnings = check_voxels(
+        _without(gaps_of(found.get("stations")), voxels), rules
+    )
     ends = sorted(header.slope * value + header.intercept for value in (low, high))
     if max(map(abs, ends)) > float(np.finfo(np.float32).max):
         detail = f"from {ends[0]:.3g} to {ends[1]:.3g}, beyond single precision"
@@ -215,6 +219,12 @@ def _check_into(
         warnings=";".join(codes) or None,
     )
     return grey
+
+
+def _without(gaps: Sequence[tuple[int, int]], voxels: np.ndarray) -> np.ndarray:
+    """Voxels (K, J, I) but for the slices that no station shows, which hold nothing by intent."""
+    empty = [k for first, last in gaps for k in range(first, last + 1)]
+    return np.delete(voxels, empty, axis=0) if empty else voxels
 
 
 def _written(out: Path, content: bytes) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Rules:
     phase: int | str | None = None
     derived: str = "skip"
     volume: int | None = None
+    stations: str | int = "compose"
     orientation: str = "auto"
     channels: tuple[str, ...] = ()
 

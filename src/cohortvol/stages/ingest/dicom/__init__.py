@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from cohortvol.stages.ingest.dicom.frames import dixon_named, dixon_of_type
 from cohortvol.stages.ingest.dicom.headers import covariates
 from cohortvol.stages.ingest.dicom.stacks import ordered, stacks_of
 from cohortvol.stages.ingest.rules import Rules
+from cohortvol.stages.ingest.stations import Composed, compose
 from cohortvol.stages.ingest.voxels import has_odd_rows
 from cohortvol.store.files import commit_bytes, make_folder
+from cohortvol.store.stations import as_json, gaps_of
 
 __all__ = ["check_decoders", "dixon_named", "dixon_of_type", "is_dicom", "to_nifti"]
+
+LEAST_LIKENESS = 0.6
+"""Correlation of two stations where both show one place, below which they are not of one body."""
+
+FLAGGED_SHIFT_MM = 2.5
+"""Measured shift from which a scan is flagged, so that those over 3 mm are."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -35,7 +44,7 @@ def is_dicom(path: Path) -> bool:
 def to_nifti(
     source: Path | Archive, out: Path, rules: Rules, series: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Convert the one series of a folder or an archive that fits the rules.
+    """Convert the one series of a folder or an archive that fits the rules, or its stations.
 
     Parameters
     ----------
@@ -52,7 +61,8 @@ def to_nifti(
     Returns
     -------
     covariates : dict
-        See `covariates`; and ``dixon``, the part of a Dixon acquisition.
+        See `covariates`; ``dixon``, the part of a Dixon acquisition; and, of several stations,
+        ``stations`` and ``station_shift_mm``.
     codes : list of str
         ``W_...``, ``DCM_...`` and ``CLN_...`` flags.
 
@@ -66,24 +76,66 @@ def to_nifti(
     choice = choose(stacks, rules)
     series += choice.series + account(folder)
     check_damage(folder, choice)
-    if choice.chosen is None:
+    if not choice.chosen:
         raise choice.error or ScanError("DCM_UNREADABLE_FILE")
-    volume = ordered(choice.chosen)
-    codes = check_complete(choice.chosen, volume, stacks, folder, choice)
-    n_voxels = math.prod(volume.shape)
+    volumes = [ordered(stack) for stack in choice.chosen]
+    codes = check_complete(volumes, stacks, folder, choice)
+    n_voxels = sum(math.prod(volume.shape) for volume in volumes)
     if n_voxels > rules.max_voxels:
         raise ScanError("IMG_TOO_LARGE", f"{n_voxels} voxels, over {rules.max_voxels}")
     if isinstance(source, Archive):
-        source.lay({frame.path for frame in volume.frames})
+        source.lay({frame.path for volume in volumes for frame in volume.frames})
     make_folder(out.parent)
-    grey, more = convert(volume, out.parent)
-    commit_bytes(out, nifti_gz(grey, volume.affine))
-    facts = choice.chosen.first.facts
-    if volume.is_rounded:
-        codes.append("W_POSITIONS_ROUNDED")
-    more += _voxel_codes(grey.T) + _date_codes(facts)
-    known = covariates(facts) | {"dixon": choice.chosen.first.declared_dixon}
-    return known, codes + more
+    greys = []
+    for volume in volumes:
+        grey, more = convert(volume, out.parent)
+        greys.append((grey, volume.affine))
+        codes += [*more, *_voxel_codes(grey.T)]
+        codes += ["W_POSITIONS_ROUNDED"] if volume.is_rounded else []
+    facts = choice.chosen[0].first.facts
+    known = covariates(facts) | {"dixon": choice.chosen[0].first.declared_dixon}
+    if len(greys) > 1:
+        whole = compose(greys)
+        said, more = _of_stations(whole, [volume.frames[0].series for volume in volumes])
+        known |= said
+        codes += more
+        greys = [(whole.voxels, whole.affine)]
+    commit_bytes(out, nifti_gz(*greys[0]))
+    return known, [*dict.fromkeys(codes), *_date_codes(facts)]
+
+
+def _of_stations(whole: Composed, series: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Columns of the ingest table on stations put together, and ``QC_...`` flags.
+
+    Raises
+    ------
+    ScanError
+        ``DCM_STATIONS_UNCLEAR`` where what two of them show of one place does not fit.
+    """
+    moved = [seam.movement for seam in whole.seams]
+    if strange := [one.likeness for one in moved if one and one.likeness < LEAST_LIKENESS]:
+        detail = f"a correlation of {min(strange):.2f} where two stations show one place"
+        raise ScanError("DCM_STATIONS_UNCLEAR", detail)
+    shifts = [None, *(None if one is None else round(one.distance_mm, 2) for one in moved)]
+    stations = [
+        {
+            "series": series[n],
+            "first": first,
+            "last": last,
+            "gain": round(gain, 4),
+            "shift_mm": shift,
+        }
+        for n, (first, last), gain, shift in zip(
+            whole.order, whole.spans, whole.gains, shifts, strict=True
+        )
+    ]
+    farthest = max((shift for shift in shifts if shift is not None), default=None)
+    codes = ["W_STATIONS"]
+    if gaps_of(told := as_json(stations)):
+        codes.append("QC_STATION_GAP")
+    if farthest is not None and farthest >= FLAGGED_SHIFT_MM:
+        codes.append("QC_STATION_SHIFT")
+    return {"stations": told, "station_shift_mm": farthest}, codes
 
 
 def _voxel_codes(slices: np.ndarray) -> list[str]:

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cohortvol.errors import ScanError
+from cohortvol.stages.ingest.dicom.positions import (
+    check_contrasts,
+    check_number,
+    one_body,
+    stations_in,
+)
 from cohortvol.stages.ingest.dicom.stacks import Stack
 from cohortvol.stages.ingest.rules import Rules
 
@@ -17,25 +23,26 @@ _LOCALIZER_WORDS = re.compile(r"locali[sz]er|scout|survey", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Choice:
-    """The stack that is the scan, and a row for every stack there was.
+    """The stack that is the scan, or its stations, and a row for every stack there was.
 
     Attributes
     ----------
-    chosen : Stack or None
-        None where `error` says why none was singled out.
+    chosen : tuple of Stack
+        One; of a body in several table positions one for each, in their order. Empty where `error`
+        says why none was singled out.
     error : ScanError or None
         Why not.
     series : list of dict
         A row of the table SERIES for every stack, without ``scan_id``.
     """
 
-    chosen: Stack | None
+    chosen: tuple[Stack, ...]
     error: ScanError | None
     series: list[dict[str, Any]]
 
 
 def choose(stacks: Sequence[Stack], rules: Rules) -> Choice:
-    """The one stack that fits the rules; several that fit are no choice at all.
+    """The one stack that fits the rules; several that fit are no choice, unless they are stations.
 
     A list in the rules is an order of preference: of the stacks that fit, those with its first
     value that occurs are kept.
@@ -54,15 +61,38 @@ def choose(stacks: Sequence[Stack], rules: Rules) -> Choice:
             if first is not None and value_of(stacks[n]) != first:
                 refusals[n] = "DCM_NOT_WANTED", f"{first} is preferred"
         fitting = [n for n in fitting if refusals[n] is None]
-    chosen = stacks[fitting[0]] if len(fitting) == 1 else None
-    if chosen is None:
+    chosen: tuple[Stack, ...] = ()
+    try:
+        chosen = _singled_out(
+            [stacks[n] for n in fitting],
+            [s for n, s in enumerate(stacks) if n not in fitting],
+            rules,
+        )
+    except ScanError as error:
         for n in fitting:
-            refusals[n] = "DCM_AMBIGUOUS_SERIES", f"{len(fitting)} series fit the rules"
+            refusals[n] = error.reason, error.detail
     rows = [
-        _row(stack) | {"chosen": stack is chosen} | _reason_and_detail(refusal)
+        _row(stack) | {"chosen": bool(chosen) and refusal is None} | _reason_and_detail(refusal)
         for stack, refusal in zip(stacks, refusals, strict=True)
     ]
     return Choice(chosen, None if chosen else _error(refusals, fitting), rows)
+
+
+def _singled_out(
+    fitting: Sequence[Stack], others: Sequence[Stack], rules: Rules
+) -> tuple[Stack, ...]:
+    """The stack that is left, whole or as its stations; or the stations that are left."""
+    if not fitting:
+        return ()
+    if len(fitting) == 1:
+        body = one_body(stations_in(fitting[0])) or tuple(fitting)
+    else:
+        body = one_body(fitting) or ()
+        if not body:
+            raise ScanError("DCM_AMBIGUOUS_SERIES", f"{len(fitting)} series fit the rules")
+    check_number(len(body), rules.stations)
+    check_contrasts(body, others)
+    return body
 
 
 def _error(refusals: Sequence[tuple[str, str] | None], fitting: Sequence[int]) -> ScanError:

@@ -68,14 +68,14 @@ def check_damage(folder: Folder, choice: Choice) -> None:
 
 
 def check_complete(
-    chosen: Stack, volume: Volume, stacks: Sequence[Stack], folder: Folder, choice: Choice
+    volumes: Sequence[Volume], stacks: Sequence[Stack], folder: Folder, choice: Choice
 ) -> list[str]:
     """Whether a slice of the scan lies elsewhere in the folder, or is not there at all.
 
     Parameters
     ----------
-    chosen, volume : Stack, Volume
-        The scan.
+    volumes : sequence of Volume
+        The scan, or each of its stations.
     stacks, folder, choice
         All that was found.
 
@@ -91,14 +91,35 @@ def check_complete(
         ``DCM_DUPLICATE_POSITION`` if an instance of the scan has two contents;
         ``DCM_UNREADABLE_FILE`` if the pixels of some are not what the header says.
     """
-    others = [frame for stack in stacks if stack is not chosen for frame in stack.frames]
-    _check_instances(chosen, others)
-    _check_pixels(chosen)
+    of_series: dict[str, list[Frame]] = {}
+    for stack in choice.chosen:
+        of_series.setdefault(stack.first.series, []).extend(stack.frames)
+    taken = {(frame.path, frame.index) for frames in of_series.values() for frame in frames}
+    others = [
+        frame
+        for stack in stacks
+        for frame in stack.frames
+        if (frame.path, frame.index) not in taken
+    ]
     n_in_series = Counter(frame.series for frame in others)
-    left_out = [frame for frame in others if _goes_on(frame, volume, n_in_series)]
+    left_out = [
+        frame for frame in others if any(_goes_on(frame, one, n_in_series) for one in volumes)
+    ]
+    codes: list[str] = []
+    for frames in of_series.values():
+        chosen = Stack(tuple(frames))
+        _check_instances(chosen, others)
+        _check_pixels(chosen)
+        codes += _doubts(chosen, others, folder, choice)
     if left_out:
         detail = f"{len(left_out)} slices that go on with the stack have other headers"
         raise ScanError("DCM_MISSING_SLICE", detail)
+    return list(dict.fromkeys(codes))
+
+
+def _doubts(chosen: Stack, others: Sequence[Frame], folder: Folder, choice: Choice) -> list[str]:
+    """``W_DUPLICATE_FILE`` and ``DCM_COUNT_UNUSUAL`` of the frames of one series."""
+    n_in_series = Counter(frame.series for frame in others)
     are_copied = any(frame.path in folder.copies for frame in chosen.frames)
     codes = ["W_DUPLICATE_FILE"] if are_copied else []
     proven = _promised(chosen, n_in_series[chosen.first.series])
