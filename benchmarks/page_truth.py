@@ -210,7 +210,7 @@ CLAIMS = (
     Claim(
         "between sites",
         r"Slopes within and between sites \(.*?by site(?:; (in no structure) did the two "
-        r"differ)?\.",
+        r"clearly differ)?\.",
         expected.between_sites,
         ("Slopes within and between sites", "Slopes between sites"),
     ),

@@ -346,7 +346,7 @@ def test_covariates_that_do_not_join_one_to_one_are_refused(tmp_path, rows):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match=r"no \.nii"):
+    with pytest.raises(ManifestError, match=r"no file that ends in \.nii"):
         from_folder(folder_of(tmp_path, "readme.txt"))
 
 

@@ -81,7 +81,8 @@ class _Placed:
 
     def at(self, axis: int, places: np.ndarray) -> np.ndarray:
         """Own indices of places along an axis of the grid."""
-        return (places - self.start[axis]) / self.scale[axis]
+        own: np.ndarray = (places - self.start[axis]) / self.scale[axis]
+        return own
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,11 +163,11 @@ def _along(voxels: np.ndarray, axis: int, places: np.ndarray) -> np.ndarray:
     """Linear interpolation along an axis; beyond the outermost centres their values."""
     places = np.clip(places, 0, voxels.shape[axis] - 1)
     if (np.abs(places - np.rint(places)) <= _ON_GRID).all():
-        return voxels.take(np.rint(places).astype(int), axis=axis)
+        return np.asarray(voxels.take(np.rint(places).astype(int), axis=axis))
     low = np.minimum(places.astype(int), voxels.shape[axis] - 2)
     share = (places - low).reshape([-1 if n == axis else 1 for n in range(3)]).astype(np.float32)
     below, above = (voxels.take(low + n, axis=axis) for n in (0, 1))
-    return below * (1 - share) + above * share
+    return np.asarray(below * (1 - share) + above * share)
 
 
 def _covered(one: _Placed, start: float, n_slices: int) -> np.ndarray:
