@@ -323,3 +323,16 @@ def test_a_sum_is_null_where_one_side_is_absent():
 
 def test_only_pairs_of_which_the_model_has_both_sides_are_summed():
     assert sums(abdomen()).index.tolist() == ["kidneys"]
+
+
+def test_a_structure_is_cut_at_a_gap_between_stations_and_not_at_a_seam():
+    label_map = np.zeros((12, 10, 9), np.uint8)
+    label_map[2:6, 2:5, 1:5] = 1  # across the gap
+    label_map[8:10, 2:5, 6:8] = 2  # above it
+    label_map[:, :, 4:6] = 0
+    whole = measure.structure_volumes(label_map, ANISOTROPIC, STRUCTURES).set_index("structure")
+    assert not whole.loc[["liver", "spleen"], "cut_by_fov"].any()
+    cut = measure.structure_volumes(label_map, ANISOTROPIC, STRUCTURES, gaps=[(4, 5)])
+    cut = cut.set_index("structure")
+    assert cut.loc[["liver", "spleen"], "cut_faces"].tolist() == ["S", "I"]
+    assert cut.loc["liver", "cut_area_mm2"] == pytest.approx(12 * 1.25 * 1.5)

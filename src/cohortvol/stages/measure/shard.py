@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,13 @@ from cohortvol.stages.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.store.files import sha256_of
 from cohortvol.store.kept import Kept, forget
 from cohortvol.store.schemas import INGEST, PREVIEWS, SEGMENT, VOLUMES
+from cohortvol.store.stations import gaps_of
 from cohortvol.store.storage import is_fault, patiently
 from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 
-_LOOKED_AT = ("intensity_min", "intensity_max", "orientation")
+_OF_INGEST = "image channels dixon stations intensity_min intensity_max orientation".split()
 MIN_GREY_LEVELS = 100
 """Whole grey levels that a scan must have where a profile cuts the fractions off."""
 
@@ -59,12 +60,15 @@ class Scan:
         Voxel indices to RAS+ millimetres.
     parts : mapping of str to (I, J, K) array
         Channels that are called water or fat, of a scan with several.
+    gaps
+        See `structure_volumes`.
     """
 
     label_map: np.ndarray
     image: np.ndarray
     affine: np.ndarray
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gaps: Sequence[tuple[int, int]] = ()
 
 
 def read_scan(label_map: Path, image: Path, n_layers: int, channels: Sequence[str] = ()) -> Scan:
@@ -126,7 +130,9 @@ def measure_scan(
         If a layer of the label map holds an index missing from its mapping.
     """
     measured = [
-        structure_volumes(scan.label_map[..., layer], scan.affine, structures, image=scan.image)
+        structure_volumes(
+            scan.label_map[..., layer], scan.affine, structures, image=scan.image, gaps=scan.gaps
+        )
         for layer, structures in enumerate(layers)
     ]
     codes = list(scan_codes)
@@ -253,10 +259,7 @@ def measure_shard(
     and the label maps of scans that did not fail are removed.
     """
     joined = segmented.merge(
-        ingested[["scan_id", "image", "channels", "dixon", *_LOOKED_AT]],
-        on="scan_id",
-        how="left",
-        validate="1:1",
+        ingested[["scan_id", *_OF_INGEST]], on="scan_id", how="left", validate="1:1"
     )
     tables, pictures = [], []
     scans = joined.sort_values("scan_id").to_dict("records")
@@ -266,14 +269,13 @@ def measure_shard(
             pictures += kept.pictures(scan["scan_id"]) if with_previews else []
             continue
         start = time.perf_counter()
-        calibration = (calibrations or {}).get(scan["profile"])
         codes = [] if stored_axes in (None, scan["orientation"]) else ["QC_AXES"]
         rows, picture = _measured_and_drawn(
             scan,
             layers,
             results,
             with_previews,
-            calibration=calibration,
+            calibration=(calibrations or {}).get(scan["profile"]),
             scan_codes=codes,
             **thresholds,
         )
@@ -387,7 +389,8 @@ def _read_unchanged(scan: Mapping[str, Any], label_map: Path, image: Path, n_lay
     _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
     _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
     channels = scan["channels"].split(";") if isinstance(scan["channels"], str) else ()
-    return read_scan(label_map, image, n_layers, channels)
+    gaps = gaps_of(scan["stations"])
+    return replace(read_scan(label_map, image, n_layers, channels), gaps=gaps)
 
 
 def _check_unchanged(path: Path, sha256: str, reason: str) -> None:

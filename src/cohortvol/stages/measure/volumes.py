@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ def structure_volumes(
     affine: np.ndarray,
     structures: Mapping[int, str],
     image: np.ndarray | None = None,
+    gaps: Sequence[tuple[int, int]] = (),
 ) -> pd.DataFrame:
     """Volume, place and shape of every structure in one label map.
 
@@ -53,6 +54,9 @@ def structure_volumes(
         Label index to structure name, without background, such as ``{5: "liver"}``.
     image : (I, J, K) array, optional
         The scan on the same grid, for intensities in its own units.
+    gaps : sequence of (int, int)
+        First and last index on the third axis of parts that the image does not show, as between
+        stations; a structure that reaches one is cut there.
 
     Returns
     -------
@@ -89,6 +93,10 @@ def structure_volumes(
     counts = _voxel_counts(label_map, structures)
     filled = (slice(None),) * 3 if image is None else filled_part(image)
     contact_mm2 = _contact_with_the_edge(label_map[filled], affine, len(counts))
+    for first, last in gaps:
+        for part, end in ((label_map[:, :, :first], -1), (label_map[:, :, last + 1 :], 0)):
+            letter, area_mm2 = _contact_with_an_end(part, affine, len(counts), axis=2, end=end)
+            contact_mm2[letter] = contact_mm2[letter] + area_mm2
     boxes = ndimage.find_objects(label_map, max_label=len(counts) - 1)
     rows = []
     for label, structure in structures.items():
@@ -167,15 +175,25 @@ def _contact_with_the_edge(
     label_map: np.ndarray, affine: np.ndarray, n_labels: int
 ) -> dict[str, np.ndarray]:
     """Area in mm2 by label on each of the six faces of the grid, by the letter of the face."""
-    columns = np.asarray(affine, dtype=float)[:3, :3].T
-    areas = {}
-    for axis, high in enumerate(orientation(affine)):
-        low = next(pair.replace(high, "") for pair in FACES if high in pair)
-        face_mm2 = np.linalg.norm(np.cross(columns[axis - 2], columns[axis - 1]))
-        for letter, index in ((low, 0), (high, -1)):
-            layer = label_map.take(index, axis=axis)
-            areas[letter] = np.bincount(layer.ravel(), minlength=n_labels) * face_mm2
+    areas = dict(
+        _contact_with_an_end(label_map, affine, n_labels, axis=axis, end=end)
+        for axis in range(3)
+        for end in (0, -1)
+    )
     return {letter: areas[letter] for letter in FACE_ORDER}
+
+
+def _contact_with_an_end(
+    label_map: np.ndarray, affine: np.ndarray, n_labels: int, *, axis: int, end: int
+) -> tuple[str, np.ndarray]:
+    """Letter of the face at the first (0) or last (-1) layer of an axis; area in mm2 by label."""
+    columns = np.asarray(affine, dtype=float)[:3, :3].T
+    high = orientation(affine)[axis]
+    low = next(pair.replace(high, "") for pair in FACES if high in pair)
+    face_mm2 = np.linalg.norm(np.cross(columns[axis - 2], columns[axis - 1]))
+    layer = label_map.take(end, axis=axis)
+    area_mm2 = np.bincount(layer.ravel(), minlength=n_labels) * face_mm2
+    return high if end else low, area_mm2
 
 
 def _shape(mask: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> dict[str, Any]:
