@@ -48,8 +48,8 @@ def test_an_object_with_a_matrix_and_no_pixels_is_no_image(tmp_path, sop, named,
         beside.PixelData = pixels
     beside.save_as(folder / named, enforce_file_format=True)
     found, choice = looked_at(folder)
-    assert choice.chosen is not None
-    assert len(ordered(choice.chosen).frames) == N
+    assert len(choice.chosen) == 1
+    assert len(ordered(*choice.chosen).frames) == N
     assert [(row["reason"], row["n_images"]) for row in account(found)] == [("DCM_NO_IMAGE", 1)]
 
 
@@ -72,8 +72,8 @@ def test_of_magnitude_and_another_part_in_one_series_the_magnitude_is_taken(tmp_
         image.ImagePositionPatient = [-20.0, -25.0, 100.0 + STEP_MM * (k % N)]
 
     _, choice = looked_at(write_series(tmp_path / "series", n_slices=2 * N, change=change))
-    assert choice.chosen is not None
-    assert {frame.component for frame in choice.chosen.frames} == {"MAGNITUDE"}
+    assert len(choice.chosen) == 1
+    assert {frame.component for frame in choice.chosen[0].frames} == {"MAGNITUDE"}
     assert sorted((row["reason"] or "", row["detail"] or "") for row in choice.series) == [
         ("", ""), ("DCM_NOT_MAGNITUDE", part.lower()),
     ]  # fmt: skip
@@ -133,8 +133,8 @@ def test_of_a_dynamic_series_the_phase_that_is_asked_for_is_the_scan(
 ):
     folder = _dynamic(tmp_path / "series", numbered=numbered)
     _, choice = looked_at(folder, phase=phase)
-    assert choice.chosen is not None
-    numbers = [frame.facts.InstanceNumber for frame in ordered(choice.chosen).frames]
+    assert len(choice.chosen) == 1
+    numbers = [frame.facts.InstanceNumber for frame in ordered(*choice.chosen).frames]
     assert numbers == list(range(first, first + N))
     told = [row["detail"] for row in choice.series if not row["chosen"]]
     assert len(told) == 2
@@ -153,8 +153,8 @@ def test_images_that_were_retrieved_twice_are_taken_once(tmp_path):
     for path in sorted(folder.iterdir()):
         _retrieved_again(dcmread(path), folder / f"again-{path.name}")
     found, choice = looked_at(folder)
-    assert choice.chosen is not None
-    assert len(ordered(choice.chosen).frames) == N
+    assert len(choice.chosen) == 1
+    assert len(ordered(*choice.chosen).frames) == N
     assert [(row["reason"], row["n_images"]) for row in account(found)] == [("W_DUPLICATE_FILE", N)]
 
 
@@ -236,7 +236,7 @@ def test_steps_that_rounding_does_not_explain_are_irregular(tmp_path, digits, of
     change = _at_steps_of(2.2, digits=digits, off_mm=off_mm)
     _, choice = looked_at(write_series(tmp_path / "series", change=change))
     with pytest.raises(ScanError) as raised:
-        ordered(choice.chosen)
+        ordered(*choice.chosen)
     assert raised.value.reason == "DCM_SPACING_IRREGULAR"
 
 
@@ -248,7 +248,7 @@ def test_slices_of_one_series_with_another_pixel_spacing_are_refused(tmp_path, s
 
     _, choice = looked_at(write_series(tmp_path / "series", change=change))
     with pytest.raises(ScanError, match="another PixelSpacing"):
-        ordered(choice.chosen)
+        ordered(*choice.chosen)
 
 
 def test_echo_times_of_a_legacy_converted_file_are_found_where_the_conversion_put_them(tmp_path):
@@ -263,6 +263,6 @@ def test_echo_times_of_a_legacy_converted_file_are_found_where_the_conversion_pu
     folder = tmp_path / "series"
     write_enhanced(folder / "IM1", change=convert)
     _, choice = looked_at(folder, echo=2)
-    assert choice.chosen is not None
-    assert choice.chosen.first.echo_time_ms == 4.0
-    assert len(ordered(choice.chosen).frames) == N
+    assert len(choice.chosen) == 1
+    assert choice.chosen[0].first.echo_time_ms == 4.0
+    assert len(ordered(*choice.chosen).frames) == N

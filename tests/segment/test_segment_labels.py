@@ -94,7 +94,8 @@ def test_fast_prepares_and_labels_a_scan_as_its_parent_does(model, tmp_path, par
     data = np.round(data)
     expected = slow.prepare(data, AFFINE)
     found = fast.prepare(data.astype(np.float32), AFFINE)
-    for mine, theirs in zip(found.inputs, expected.inputs, strict=True):
+    assert found.inputs.keys() == expected.inputs.keys()
+    for mine, theirs in zip(found.inputs.values(), expected.inputs.values(), strict=True):
         assert (mine.box, mine.shape) == (theirs.box, theirs.shape)
         assert mine.cropped < mine.shape
         np.testing.assert_allclose(mine.data, theirs.data, atol=2 / data.std())
@@ -106,7 +107,8 @@ def test_fast_prepares_and_labels_a_scan_as_its_parent_does(model, tmp_path, par
 def test_fast_keeps_the_fractions_that_its_parent_cuts(model, tmp_path):
     fast = Segmenter.load(with_card(model, tmp_path / "ts", **ZOOMING), device="cpu")
     data = scan(3)
-    whole, parts = (fast.prepare(values, AFFINE).inputs[0] for values in (data, data / data.max()))
+    prepared = (fast.prepare(values, AFFINE).inputs for values in (data, data / data.max()))
+    whole, parts = (next(iter(inputs.values())) for inputs in prepared)
     assert whole.box == parts.box
     np.testing.assert_allclose(whole.data, parts.data, atol=1e-4)
 
