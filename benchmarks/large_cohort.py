@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -22,9 +21,9 @@ import pandas as pd
 
 from cohortvol.tools.simulate import cohort, population
 from process_meter import measured
+from two_commits import REPOSITORY, unpack
 
 STAGES = ("assemble", "analyse", "report")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def drawn(results: Path, scans: int, structures: int) -> None:
@@ -33,8 +32,8 @@ def drawn(results: Path, scans: int, structures: int) -> None:
         return
     known = cohort.draw_volumes
 
-    def repeated(*args: object) -> pd.DataFrame:
-        truth = known(*args)  # type: ignore[arg-type]
+    def repeated(subjects: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        truth = known(subjects, rng)
         copies = -(-structures // truth.shape[1])
         named = [truth, *(truth.add_suffix(f"_{copy + 1}") for copy in range(1, copies))]
         return pd.concat(named, axis=1).iloc[:, :structures]
@@ -84,12 +83,10 @@ def main() -> None:
     args = parser.parse_args()
     results = args.out / f"{args.scans}x{args.structures}"
     drawn(results, args.scans, args.structures)
-    codes = {"this": ROOT}
+    codes = {"this": REPOSITORY}
     if args.commit:
         codes[args.commit] = args.out / args.commit
-        if not codes[args.commit].exists():
-            tree = ["git", "-C", str(ROOT), "worktree", "add", "--detach"]
-            subprocess.run([*tree, str(codes[args.commit]), args.commit], check=True)
+        unpack(args.commit, codes[args.commit])
     print("stage      code        wall s    CPU s   peak MB")
     for stage in args.stages:
         for name, code in codes.items():

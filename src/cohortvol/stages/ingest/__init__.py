@@ -21,6 +21,7 @@ from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.models.channels import dixon_part
 from cohortvol.models.orientation import in_words, look
+from cohortvol.stages.ingest import sidecar
 from cohortvol.stages.ingest.archive import Archive, opened
 from cohortvol.stages.ingest.channels import (
     Grey,
@@ -40,12 +41,6 @@ from cohortvol.stages.ingest.grid import check_grid, describe_grid
 from cohortvol.stages.ingest.header import Header, parse_header
 from cohortvol.stages.ingest.label_maps import digest_of_label_map
 from cohortvol.stages.ingest.rules import Rules
-from cohortvol.stages.ingest.sidecar import (
-    image_type,
-    resampled_twin,
-    step_is_thickness,
-    time_of_day_h,
-)
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.archives import is_archive
@@ -199,13 +194,14 @@ def _check_into(
         if converted is not None:
             found.update(_written(converted, nifti_gz(grey.values(), affine)))
     codes += [*header.warnings, *grid_warnings, *voxel_warnings]
-    if (twin := resampled_twin(path)) is not None:
+    if (twin := sidecar.resampled_twin(path)) is not None:
         raise ScanError("DCM_SPACING_IRREGULAR", f"dcm2niix made {twin} beside it, to equal steps")
-    if step_is_thickness(path, spacing_mm(affine)):
+    said = sidecar.read(path)
+    if sidecar.step_is_thickness(said, spacing_mm(affine)):
         codes.append("QC_SCALE")
-    if (hours := time_of_day_h(path)) is not None:
+    if (hours := sidecar.time_of_day_h(said)) is not None:
         found.update(header_time_of_day_h=hours)
-    if (part := dixon_of_type(image_type(path))) is not None:
+    if (part := dixon_of_type(sidecar.image_type(said))) is not None:
         found.update(dixon=part)
     if rules.orientation != "off":
         turned = voxels.T if header.slope > 0 else voxels.T.astype(np.float32) * header.slope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,27 @@ MOST_BYTES = 1 << 20
 SAME = 0.01  # relative
 
 
-def step_is_thickness(image: Path, edges_mm: np.ndarray) -> bool:
+def read(image: Path) -> dict[str, Any]:
+    """What the sidecar says; nothing where there is none, or it cannot be read as one.
+
+    Parameters
+    ----------
+    image : Path
+        ``<name>.nii`` or ``<name>.nii.gz``, of which the sidecar is looked for beside what a link
+        leads to.
+    """
+    real = Path(image).resolve()
+    sidecar = real.with_name(_stem(real) + ".json")
+    try:
+        if sidecar.stat().st_size > MOST_BYTES:
+            return {}
+        said = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def step_is_thickness(said: Mapping[str, Any], edges_mm: np.ndarray) -> bool:
     """Whether an edge of the voxels is the thickness of a slice, and none is the step between two.
 
     Slices with a gap between them, or that overlap, are as far apart as ``SpacingBetweenSlices``
@@ -22,13 +43,11 @@ def step_is_thickness(image: Path, edges_mm: np.ndarray) -> bool:
 
     Parameters
     ----------
-    image : Path
-        ``<name>.nii`` or ``<name>.nii.gz``, of which the sidecar is looked for beside what a link
-        leads to.
+    said : mapping
+        What `read` returned.
     edges_mm : (3,) array
         Of the header.
     """
-    said = _read(image)
     step_mm, thickness_mm = (_number(said, n) for n in ("SpacingBetweenSlices", "SliceThickness"))
     if step_mm is None or thickness_mm is None:
         return False
@@ -38,9 +57,9 @@ def step_is_thickness(image: Path, edges_mm: np.ndarray) -> bool:
     return is_thickness and not is_step
 
 
-def time_of_day_h(image: Path) -> float | None:
+def time_of_day_h(said: Mapping[str, Any]) -> float | None:
     """``AcquisitionTime`` of the sidecar, hours since midnight; None where it does not say."""
-    return hours_of(_read(image).get("AcquisitionTime"))
+    return hours_of(said.get("AcquisitionTime"))
 
 
 def resampled_twin(image: Path) -> str | None:
@@ -55,29 +74,17 @@ def resampled_twin(image: Path) -> str | None:
     return next((name for name in twins if real.with_name(name).exists()), None)
 
 
-def image_type(image: Path) -> tuple[str, ...]:
+def image_type(said: Mapping[str, Any]) -> tuple[str, ...]:
     """``ImageType`` of the sidecar, in capitals as in DICOM; empty where it does not say."""
-    said = _read(image).get("ImageType")
-    return tuple(str(one).upper() for one in said) if isinstance(said, list) else ()
-
-
-def _read(image: Path) -> dict[str, Any]:
-    real = Path(image).resolve()
-    sidecar = real.with_name(_stem(real) + ".json")
-    try:
-        if sidecar.stat().st_size > MOST_BYTES:
-            return {}
-        said = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
+    parts = said.get("ImageType")
+    return tuple(str(one).upper() for one in parts) if isinstance(parts, list) else ()
 
 
 def _stem(image: Path) -> str:
     return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _number(said: dict[str, Any], name: str) -> float | None:
+def _number(said: Mapping[str, Any], name: str) -> float | None:
     value = said.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None

@@ -7,28 +7,12 @@ import io
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 
 import pytest
 
-from archive_fixture import ENDS, files_of, packed, reason_of, small, tar_info, write_session
+from archive_fixture import ENDS, files_of, packed, reason_of, small, tar_info
 from cohortvol.store.archives import leads_out
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path, monkeypatch):
-    """Where members are laid; empty after every test."""
-    place = tmp_path / "scratch"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    yield place
-    assert list(place.iterdir()) == []
-
-
-@pytest.fixture
-def session(tmp_path):
-    return write_session(tmp_path / "session")
 
 
 def zip_with(path, change):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from archive_fixture import ENDS, files_of, packed, reason_of, small, write_session
+from archive_fixture import ENDS, files_of, packed, reason_of, small
 from cohortvol.errors import ScanError, TemporaryError
 from cohortvol.stages.ingest import archive
 from cohortvol.stages.manifest.folder import from_folder
@@ -21,21 +20,6 @@ from cohortvol.store.schemas import SERIES
 from cohortvol.store.tables import read_table
 from cohortvol.tools.dicom_seg.source import Chosen, find_slices
 from dicom_converted import ingested
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path, monkeypatch):
-    """Where members are laid; empty after every test."""
-    place = tmp_path / "scratch"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    yield place
-    assert list(place.iterdir()) == []
-
-
-@pytest.fixture
-def session(tmp_path):
-    return write_session(tmp_path / "session")
 
 
 @pytest.mark.parametrize("end", ENDS)
