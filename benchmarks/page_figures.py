@@ -174,7 +174,7 @@ CLAIMS = (
     Claim(
         "volumes drawn",
         ("trends",),
-        _number(r"; ([\d,]+) volumes? in all"),
+        _number(r"; ([\d,]+) (?:of [\d,]+ volumes are drawn|volumes? in all)"),
         lambda f: [f"{f.n_of('scan') + f.n_of('hexagon'):,}"],
     ),
     Claim(

@@ -76,7 +76,9 @@ def page_of(kind: str, seed: int) -> page_figures.Shown | None:
     if data.empty or (kind == "heatmap" and "Slope" not in str(set(data["statistic"]))):
         return None
     names = list(dict.fromkeys(data["pair" if kind == "sides" else "structure"]))
-    subject = gallery.Subject(analysis, pd.DataFrame(columns=["age_years", "sex"]), flow)
+    n_points = int(captions.n_drawn(data) + rng.integers(3)) if kind == "trends" else 0
+    points = pd.DataFrame({"structure": names[:1] * n_points, "age_years": 50.0, "sex": "F"})
+    subject = gallery.Subject(analysis, points, flow)
     page = panels.Page(Figure(), data, names)
     context = gallery._of_page(kind, page, subject, number=1, n_pages=1)
     texts = _texts(analysis, flow)

@@ -75,7 +75,8 @@ def captions(figures):
         "models": ["M1", "M2"], "fdr": "0.05", "family": "Benjamini-Hochberg over all",
         "correlation_family": "Bonferroni over all", "se_kind": "HC3", "small_sentence": "",
         "size_sentence": "", "fixed_sentence": "Cross-sectional.", "min_n_centiles": 300,
-        "has_trends": True,
+        "has_trends": True, "on_age": "age × sex", "per": "per sex and structure",
+        "by_sex": " by sex",
     }  # fmt: skip
     return {one.stem: pages.caption(jinja, one.name, texts | one.context) for one in figures}
 

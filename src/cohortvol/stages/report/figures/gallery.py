@@ -141,6 +141,7 @@ def _of_page(
         context["shapes"] = captions.shapes(set(data.loc[data["kind"] == "scan", "sex"]))
     if name == "trends":
         context["n_drawn"] = captions.n_drawn(data)
+        context["n_points"] = int(subject.points["structure"].isin(page.structures).sum())
         context["lines"] = captions.lines(data, notices.on_age(analysis))
         context["published"] = "evidence" in data
     if name == "heatmap":

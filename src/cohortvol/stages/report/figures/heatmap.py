@@ -74,8 +74,9 @@ def heat_pages(analysis: Analysis, *, level: float) -> Iterator[Page]:
         for axis, block, limit in zip(axes, blocks, limits, strict=True):
             _draw(axis, block, part, limit)
         rows.key(figure, _entries(level, columns(table)))
-        names = list(part.places)
-        yield Page(figure, table[table["structure"].isin(names)], names)
+        data = table[table["structure"].isin(list(part.places))]
+        told = set(data["structure"])  # of the others there are dashes alone
+        yield Page(figure, data, [name for name in part.places if name in told])
 
 
 def _blocks(analysis: Analysis, level: float) -> Iterator[_Block]:
