@@ -128,6 +128,15 @@ def between_sites(c: Cohort) -> list[Said]:
     return [("" if min(q_values) < c.setting("fdr") else "in no structure",)]
 
 
+def all_few(c: Cohort) -> list[Said]:
+    return [(f"{max(int(row['n_used']) for row in c.slopes):,}",)] if c.all_few else []
+
+
+def few_people(c: Cohort) -> str:
+    both = c.record["counts"]["F"] and c.record["counts"]["M"]
+    return f"too few people{' of a sex' if both else ''} have a usable volume of any structure"
+
+
 def sexes(c: Cohort) -> list[Said]:
     if not c.trends:
         return []

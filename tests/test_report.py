@@ -183,12 +183,12 @@ def test_what_people_who_looked_changed_is_told_and_drawn():
 
 
 def test_a_small_cohort_says_that_it_is_small_and_reads_off_no_trends(small_page):
-    assert "A cohort of 59 usable scans is too small to show every trend." in small_page
+    assert "Slopes rest on 59 usable scans at most, too few to show trends." in small_page
     assert "Smaller at higher age" not in small_page
 
 
 def test_a_large_cohort_says_which_structures_differ_with_age(large_page):
-    assert "too small to show every trend" not in large_page
+    assert "too few to show trends" not in large_page
     table = large_page[large_page.index('id="answer"') : large_page.index('id="scans"')]
     headings = ("Smaller at higher age", "Larger at higher age", "Negative controls: hollow")
     places = [table.index(words) for words in headings]
@@ -210,7 +210,7 @@ def test_the_methods_state_the_settings_that_were_used(small, tmp_path, small_pa
     html = write_report(cohort, tmp_path / "report").read_text(encoding="utf-8")
     assert "fewer than 20 usable subjects of a sex are descriptive only" in html
     assert "used as measured, although they are lower bounds" in html
-    assert "too small to show every trend" not in html
+    assert "too few to show trends" not in html
 
 
 def test_scan_ids_stay_off_the_page_unless_asked_for(small, small_page):

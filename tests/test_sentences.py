@@ -48,7 +48,7 @@ def page_of(seed: int) -> tuple[str, page_truth.Cohort]:
         figures |= {name} if analysis.table(table)[column].notna().any() else set()
     cohort = page_truth.Cohort(texts, analysis.record, scans, figures=figures)
     flow = count_flow(analysis.flow)
-    said = [flow.sentence(), notices.small(analysis, flow)]
+    said = [flow.sentence(), notices.small(analysis)]
     level = analysis.settings["fdr"]
     first = None if notices.all_small(analysis) else answer(analysis, level=level)
     rows = ""

@@ -331,7 +331,7 @@ def _checklists(
 def _texts(analysis: Analysis, flow: Flow) -> dict[str, Any]:
     """Sentences and settings that captions and page share."""
     settings, families = analysis.settings, analysis.record.get("families", {})
-    small = notices.small(analysis, flow)
+    small = notices.small(analysis)
     return {
         "flow": flow,
         "count": style.count,

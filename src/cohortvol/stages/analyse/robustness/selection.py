@@ -274,7 +274,7 @@ def levels_of(scans: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
     for variable, unit in (("age_years", "years"), ("height_cm", "cm")):
         values = scans[variable].to_numpy(dtype=float)
         known = values[~np.isnan(values)]
-        if len(known) == 0:
+        if len(np.unique(known)) < 3:  # no thirds
             continue
         low, high = np.percentile(known, TERTILES)
         levels[variable, f"lower third, to {low:.1f} {unit}"] = values <= low

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from cohortvol.drawing import style
-from cohortvol.stages.report.tables.flow import Flow
 from cohortvol.stages.report.tables.inputs import SLOPE, Analysis
 
 DESCRIPTIVE = "descriptive only"
@@ -25,11 +24,11 @@ def all_small(analysis: Analysis) -> bool:
     return bool(len(few) and few.all())
 
 
-def small(analysis: Analysis, flow: Flow) -> str:
+def small(analysis: Analysis) -> str:
     """That slopes rest on few people; nothing where none does."""
     if all_small(analysis):
-        scans = "usable scan" if flow.usable == 1 else "usable scans"
-        return f"A cohort of {style.count(flow.usable)} {scans} is too small to show every trend."
+        most = int(analysis.slopes.dropna(subset=[SLOPE])["n_used"].max())
+        return f"Slopes rest on {style.count(most)} usable scans at most, too few to show trends."
     if _descriptive(analysis).any():
         return "Some slopes rest on too few scans to be more than descriptive."
     return ""
@@ -121,9 +120,8 @@ def few_within_people(analysis: Analysis) -> str:
 
 def few_for_centiles(analysis: Analysis) -> str:
     """Why there are no centiles."""
-    return _why(
-        analysis, "centiles", "too few people of a sex have a usable volume of any structure"
-    )
+    people = "people of a sex" if len(analysis.sexes) > 1 else "people"
+    return _why(analysis, "centiles", f"too few {people} have a usable volume of any structure")
 
 
 def _why(analysis: Analysis, table: str, too_few: str) -> str:
