@@ -50,6 +50,12 @@ class Shown:
                 found.setdefault((row["structure"], row["sex"]), set()).add(row["model"])
         return found
 
+    @property
+    def slopes(self) -> set[tuple[str, str]]:
+        """Structures and sexes that have one, without what others published."""
+        rows = [row for row in self.rows if row.get("model") != "published"]
+        return {(row["structure"], row["sex"]) for row in rows}
+
 
 def shown(html: str, folder: Path, keys: Mapping[str, list[str]], sexes: int) -> list[Shown]:
     """Figures of a page, with the CSV files in a folder and the labels of their keys."""
@@ -229,6 +235,12 @@ CLAIMS = (
         ("missing",),
         lambda f: {name for name, text in THIRDS.items() if text in f.caption},
         lambda f: f.values("variable"),
+    ),
+    Claim(
+        "dashes",
+        ("forest",),
+        _says("A dash: no slope"),
+        lambda f: len(f.slopes) < f.sexes * len({name for name, _ in f.slopes}),
     ),
     Claim("dagger", ("forest",), _says("A dagger marks"), lambda f: "True" in f.values("average")),
     Claim(

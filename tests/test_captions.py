@@ -51,7 +51,8 @@ def rows(kind: str, rng: np.random.Generator, sexes: list[str], *, slopes: bool)
         elif kind == "volumes":
             found += [one | {"kind": mark} for mark in ("box", "scan") if rng.random() < 0.7]
         elif kind == "forest":
-            found.append(one | {"average": rng.random() < 0.3, "negative_control": False})
+            if rng.random() < 0.8 or not found:
+                found.append(one | {"average": rng.random() < 0.3, "negative_control": False})
         elif kind == "heatmap":
             found += [one | {"statistic": text} for text in STATISTICS if rng.random() < 0.5]
         elif kind == "missing":

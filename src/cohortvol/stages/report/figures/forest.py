@@ -214,6 +214,10 @@ def _draw_sex(
             words += " *" if row["q_value"] < level else "  "
             words += " †" if row["average"] else "  "
         text.text(_TEXT_MM, y, words, ha="right", va="center_baseline", size=style.SMALL_PT)
+    here = set(rows["structure"])
+    for y, name in enumerate(names):
+        if name and name not in here:
+            text.text(_TEXT_MM, y, "–  ", ha="right", va="center_baseline", color=style.QUIET)
 
 
 def _draw_published(plot: Axes, published: pd.DataFrame, names: list[str], limit: float) -> None:

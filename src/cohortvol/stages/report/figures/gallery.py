@@ -154,6 +154,7 @@ def _of_page(
     if name == "forest":
         context["controls"] = bool(data["negative_control"].fillna(False).any())
         context["average"] = bool(data["average"].fillna(False).any())
+        context["dashes"] = captions.lacks_slopes(data, page.structures, analysis.sexes)
         context["published"] = "evidence" in data
     if name == "centiles":
         context["worst"] = _worst(analysis)

@@ -145,6 +145,13 @@ def groups_of_missing(data: pd.DataFrame) -> str:
     return ", ".join(f"by {words}" for words in _known(data, _THIRDS))
 
 
+def lacks_slopes(data: pd.DataFrame, structures: list[str], sexes: list[str]) -> bool:
+    """Whether a structure of a forest plot has no slope in a sex."""
+    if "model" in data:
+        data = data[data["model"] != "published"]
+    return len(data[["structure", "sex"]].drop_duplicates()) < len(structures) * len(sexes)
+
+
 def _known(data: pd.DataFrame, words: dict[str, str]) -> list[str]:
     known = set(data["variable"]) if "variable" in data else set()
     return [word for variable, word in words.items() if variable in known]
