@@ -130,6 +130,24 @@ def test_a_wrong_command_line_is_a_usage_error(words, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "word", "allowed"),
+    [
+        ("stations", "foo", "compose, refuse, or the number of stations that every scan has"),
+        ("stations", "0", "compose, refuse, or the number of stations that every scan has"),
+        ("phase", "first", "the number of a phase, 1 being the first, last, or null for any"),
+        ("contrast", "some", "any, with or without"),
+        ("plane", "oblique", "axial, coronal or sagittal"),
+    ],
+)
+def test_a_word_that_ingest_does_not_know_is_told_with_those_it_does(option, word, allowed, capsys):
+    assert cli.run(["ingest", "--shard", "s", "--out", "o", f"--{option}", word]) == 64
+    told = capsys.readouterr().err
+    value = repr(int(word) if word.isdecimal() else word)
+    assert f"ingest.{option}" in told
+    assert f" is {value}; it must be {allowed}" in told
+
+
 def test_a_missing_model_is_a_short_message_that_lists_what_there_is(tmp_path, capsys):
     assert cli.run(["models", "verify", "embeded", "--models-dir", str(tmp_path)]) == 64
     message = capsys.readouterr().err

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from cohortvol.stages.segment.receipts import Claim, Outcome, ShardFolder, Work
+from cohortvol.store.files import digest_of
 from cohortvol.store.kept import Kept, forget, measuring_key, table_of
 from cohortvol.store.schemas import PREVIEWS, VOLUMES
 from cohortvol.store.tables import append_rows
@@ -63,6 +64,14 @@ def test_a_key_knows_a_missing_number_from_none(table):
     unknown = pd.Series(SCAN | {"intensity_max": float("nan")})
     assert measuring_key("now", unknown) == measuring_key("now", SCAN | {"intensity_max": None})
     assert measuring_key("now", unknown) != measuring_key("now", SCAN)
+
+
+def test_a_key_knows_how_stations_lie_and_is_as_it_was_for_scans_of_one():
+    one = measuring_key("now", SCAN)
+    assert measuring_key("now", SCAN | {"stations": None}) == one
+    gap, none = ('[{"first": 0, "last": 9}, {"first": 12, "last": 20}]', "[]")
+    assert len({one, *(measuring_key("now", SCAN | {"stations": at}) for at in (gap, none))}) == 3
+    assert one == digest_of(["now", None, 0.0, 900.0])[:16], "scans are not measured again for it"
 
 
 @pytest.mark.parametrize(

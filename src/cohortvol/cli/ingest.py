@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from cohortvol.cli.options import (
     AsNoted,
     Out,
+    number_or_word,
 )
 
 
@@ -117,37 +119,39 @@ def ingest(
     [dim]cohortvol ingest --shard results/mine/manifest/shards/0000.parquet \
     --out results/mine/ingest/0000.parquet[/]
     """
+    from cohortvol import config
     from cohortvol.compute.resources import recorded
     from cohortvol.stages.ingest import Rules, run
     from cohortvol.store.records import noted
 
-    rules = Rules(
-        min_slices=min_slices,
-        max_voxels=max_voxels,
-        spacing_range_mm=spacing_range_mm,
-        fov_range_mm=fov_range_mm,
-        max_anisotropy=max_anisotropy,
-        max_zero_fraction=max_zero_fraction,
-        min_entropy_bits=min_entropy_bits,
-        max_zero_slices_fraction=max_zero_slices_fraction,
-        max_saturated_fraction=max_saturated_fraction,
-        max_archive_bytes=max_archive_bytes,
-        max_archive_ratio=max_archive_ratio,
-        max_archive_members=max_archive_members,
-        allow_roots=tuple(allow_roots or ()),
-        modality=tuple(modality),
-        plane=tuple(plane or ()),
-        dixon=tuple(dixon or ()),
-        sequence=sequence,
-        contrast=contrast,
-        echo=echo,
-        phase=int(phase) if phase and phase.isdigit() else phase,
-        derived=derived,
-        volume=volume,
-        stations=int(stations) if stations.isdecimal() else stations,
-        orientation=orientation,
-        channels=tuple(channels or ()),
-    )
+    given = {
+        "min_slices": min_slices,
+        "max_voxels": max_voxels,
+        "spacing_range_mm": spacing_range_mm,
+        "fov_range_mm": fov_range_mm,
+        "max_anisotropy": max_anisotropy,
+        "max_zero_fraction": max_zero_fraction,
+        "min_entropy_bits": min_entropy_bits,
+        "max_zero_slices_fraction": max_zero_slices_fraction,
+        "max_saturated_fraction": max_saturated_fraction,
+        "max_archive_bytes": max_archive_bytes,
+        "max_archive_ratio": max_archive_ratio,
+        "max_archive_members": max_archive_members,
+        "allow_roots": allow_roots or [],
+        "modality": modality,
+        "plane": plane or [],
+        "dixon": dixon or [],
+        "sequence": sequence,
+        "contrast": contrast,
+        "echo": echo,
+        "phase": number_or_word(phase),
+        "derived": derived,
+        "volume": volume,
+        "stations": number_or_word(stations),
+        "orientation": orientation,
+    }
+    section = config.check({"ingest": given}, source="options")["ingest"]
+    rules = replace(Rules.from_config(section), channels=tuple(channels or ()))
     with recorded(out) as job, noted(record):
         job.ready()
         job.n_scans = len(run(shard, out, rules, threads))

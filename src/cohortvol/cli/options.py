@@ -70,6 +70,11 @@ def stand_in(table: Path | None, measuring: str) -> Any:
     return None if table is None else Kept(table, measuring)
 
 
+def number_or_word(text: str | None) -> int | str | None:
+    """The value of an option that takes a number or a word, as YAML would have it."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
 def from_json(option: str, text: str) -> Any:
     """The value of an option that is JSON; ConfigError where it is none."""
     try:

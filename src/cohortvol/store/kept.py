@@ -21,6 +21,9 @@ from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 
+_RARE = ("stations",)
+"""Columns of INGEST that most scans have no value in; keys of those are as they were."""
+
 
 def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     """16 hex digits that change when the rows of a scan might, its label map being the same.
@@ -34,7 +37,8 @@ def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     """
     facts = [ingested[name] for name in ("dixon", "intensity_min", "intensity_max")]
     known = [None if pd.isna(fact) else fact for fact in facts]
-    return digest_of([settings, *known])[:16]
+    rare = {name: ingested[name] for name in _RARE if not pd.isna(ingested.get(name))}
+    return digest_of([settings, *known, *([rare] if rare else [])])[:16]
 
 
 class Kept:
