@@ -125,6 +125,18 @@ def test_a_body_that_moved_is_flagged(tmp_path):
     assert "QC_STATION_SHIFT" in codes
 
 
+def test_a_body_that_moved_too_far_to_be_measured_is_flagged_and_its_shift_is_null(tmp_path):
+    body = whole(3 * N)
+    write_station(tmp_path / "a" / "0", 0, body)
+    moved = np.roll(body, -2, axis=2)  # 10 mm down, of the 15 mm that both show
+    write_station(tmp_path / "a" / "1", 1, moved)
+    write_station(tmp_path / "a" / "2", 2, moved)
+    _, facts, codes, _ = converted(tmp_path / "a", tmp_path)
+    assert facts["station_shift_mm"] is None
+    assert [one["shift_mm"] for one in json.loads(facts["stations"])] == [None, None, 0.0]
+    assert codes == ["W_STATIONS", "QC_STATION_UNMEASURED"]
+
+
 def test_what_is_no_one_body_is_refused_with_what_was_seen(tmp_path):
     body = whole(3 * N)
     write_body(tmp_path / "twice")

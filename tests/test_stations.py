@@ -79,6 +79,17 @@ def test_a_body_that_moved_between_two_stations_is_measured(moved_mm):
     assert found.shift_mm == pytest.approx(moved_mm, abs=1.0)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("moved_mm", "overlap"), [(-10, 2), (-10, 3), (0, 2), (0, 3), (0, 6)])
+def test_a_body_that_moved_by_more_than_the_overlap_has_no_shift_in_place_of_0(
+    moved_mm, overlap, seed
+):
+    made = compose(stations(Trunk(seed), overlap=overlap, moved={1: (0, 0, moved_mm)}, noise=15.0))
+    found = made.seams[0].movement
+    assert found.distance_mm == (None if moved_mm else 0.0)
+    assert found.likeness > 0.9, "so that stations of one body are no reason to refuse it"
+
+
 def test_a_gap_is_as_long_as_it_is_and_holds_nothing():
     lower, _, upper = stations(Trunk(2), 3, n_slices=16, overlap=4)
     made = compose([lower, upper])

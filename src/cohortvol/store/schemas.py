@@ -168,7 +168,9 @@ INGEST = {
         "column is there where a scan has several",
     ),
     "station_shift_mm": Column(
-        real, "largest shift_mm of stations; the column is there where a scan has several"
+        real,
+        "largest shift_mm of stations; null where it cannot be told of one that another overlaps "
+        "(QC_STATION_UNMEASURED), or of none; the column is there where a scan has several",
     ),
 }
 SERIES = {

@@ -12,6 +12,7 @@ _COARSE_MM = 4.0  # between the voxels that are compared, across the slices
 _TRIES_MM = 2.0  # between the places tried along the slices
 _LEAST_SLICES = 2  # in common, from which two images can be compared
 _BETTER = 0.75  # of what two images differ by where nothing moved, that is left where something did
+_NOTABLE_MM = 3.0  # along the slices; two images that differ more than by that moved, or more
 _ROUNDS = 12
 _SETTLED = 0.01  # voxels
 
@@ -22,18 +23,19 @@ class Movement:
 
     Attributes
     ----------
-    shift_mm : (3,) float array
-        Along the axes of the grid; 0 where no shift fits clearly better than none.
+    shift_mm : (3,) float array or None
+        Along the axes of the grid; 0 where the two show one thing as they lie. None where they do
+        not and no shift fits clearly better, as of a body that moved by more than is shown twice.
     likeness : float
         Correlation of the grey values, that shift taken into account.
     """
 
-    shift_mm: np.ndarray
+    shift_mm: np.ndarray | None
     likeness: float
 
     @property
-    def distance_mm(self) -> float:
-        return float(np.linalg.norm(self.shift_mm))
+    def distance_mm(self) -> float | None:
+        return None if self.shift_mm is None else float(np.linalg.norm(self.shift_mm))
 
 
 def movement(
@@ -42,7 +44,8 @@ def movement(
     """How far the content of `moving` lies from where `fixed` has it.
 
     Places along the slices are tried one after another, and the best is refined along all axes by
-    least squares (Lucas and Kanade).
+    least squares (Lucas and Kanade). Where none fits, the two moved if they are less alike than
+    `fixed` and itself, moved by `_NOTABLE_MM`.
 
     Parameters
     ----------
@@ -79,9 +82,12 @@ def movement(
         there = _likeness(fixed, moving, origin + shift)
         if there is not None and there > like:
             like, found = there, shift
-    if 1 - like > _BETTER * (1 - still):
-        return Movement(np.zeros(3), still)
-    return Movement(found * edges, like)
+    if 1 - like <= _BETTER * (1 - still):
+        return Movement(found * edges, like)
+    beside = np.array([0.0, 0.0, np.ceil(_NOTABLE_MM / edges[2])])
+    moved_a_little = _likeness(fixed, fixed, beside)
+    is_still = moved_a_little is None or still >= moved_a_little
+    return Movement(np.zeros(3) if is_still else None, still)
 
 
 def _strides(edges_mm: np.ndarray) -> np.ndarray:

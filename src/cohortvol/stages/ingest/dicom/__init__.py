@@ -116,7 +116,8 @@ def _of_stations(whole: Composed, series: Sequence[str]) -> tuple[dict[str, Any]
     if strange := [one.likeness for one in moved if one and one.likeness < LEAST_LIKENESS]:
         detail = f"a correlation of {min(strange):.2f} where two stations show one place"
         raise ScanError("DCM_STATIONS_UNCLEAR", detail)
-    shifts = [None, *(None if one is None else round(one.distance_mm, 2) for one in moved)]
+    found = [None if one is None else one.distance_mm for one in moved]
+    shifts = [None, *(None if shift is None else round(shift, 2) for shift in found)]
     stations = [
         {
             "series": series[n],
@@ -135,6 +136,9 @@ def _of_stations(whole: Composed, series: Sequence[str]) -> tuple[dict[str, Any]
         codes.append("QC_STATION_GAP")
     if farthest is not None and farthest >= FLAGGED_SHIFT_MM:
         codes.append("QC_STATION_SHIFT")
+    if any(one is not None and one.distance_mm is None for one in moved):
+        codes.append("QC_STATION_UNMEASURED")
+        farthest = None
     return {"stations": told, "station_shift_mm": farthest}, codes
 
 
