@@ -43,6 +43,8 @@ INTRODUCTIONS = {
     "measure/<model>/kept/<shard>": "With `keep_label_maps: false`, volumes that stand in for "
     "label maps: the columns of `volumes`, and these. Their pictures are in `previews/` beside it.",
     "volumes": "One row per scan and structure, in the order of the model's labels, sums last.",
+    "companions": "Values of other images of the session in the structures, where the config names "
+    "`companions`: one row per row of `volumes` of a scan that was measured, and companion.",
     "scans": "One row per row of the manifest, with the state each scan ended in.",
     "contact_sheet": "Which scan each tile of the report's contact sheets is: a CSV, "
     "outside `report/`, as the page is passed on and this is not.",

@@ -71,6 +71,19 @@ def write_series(
     return folder
 
 
+DIXON_PARTS = {"in_phase": "IN_PHASE", "opposed_phase": "OPP_PHASE", "water": "W", "fat": "F"}
+
+
+def dixon_session(folder: Path, **named: str) -> Path:
+    """DICOM of the parts of a Dixon acquisition, each called as `named`, else by its name."""
+    for seed, (part, code) in enumerate(DIXON_PARTS.items()):
+        write_series(
+            folder / part, seed=seed, SeriesDescription="t1_vibe_dixon",
+            ImageType=["DERIVED", "PRIMARY", "M", named.get(part, code)],
+        )  # fmt: skip
+    return folder
+
+
 def _image(series: str, study: str, fields: dict[str, Any]) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MRImageStorage

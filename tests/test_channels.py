@@ -26,7 +26,7 @@ from cohortvol.store.schemas import INGEST, MANIFEST, RARE, SEGMENT, SERIES, SHA
 from cohortvol.store.tables import read_table
 from cohortvol.tools.simulate import run as simulate
 from cohortvol.workflow.flow import ingest_settings
-from dicom_fixture import write_series
+from dicom_fixture import dixon_session
 
 SHAPE = (26, 22, 20)
 AFFINE = np.array([[-4.0, 0.2, 0, 50], [0.2, 4.0, 0, -40], [0, 0, 5.0, 7], [0, 0, 0, 1]])
@@ -209,19 +209,6 @@ def test_a_liver_dark_with_iron_in_phase_is_no_exchange(tmp_path):
 )  # fmt: skip
 def test_names_of_channels_that_tell_a_part_of_dixon(name, part):
     assert dixon_part(name) == part
-
-
-PARTS = {"in_phase": "IN_PHASE", "opposed_phase": "OPP_PHASE", "water": "W", "fat": "F"}
-
-
-def dixon_session(folder, **named: str):
-    """DICOM of the parts of a Dixon acquisition, each called as `named`, else by its name."""
-    for seed, (part, code) in enumerate(PARTS.items()):
-        write_series(
-            folder / part, seed=seed, SeriesDescription="t1_vibe_dixon",
-            ImageType=["DERIVED", "PRIMARY", "M", named.get(part, code)],
-        )  # fmt: skip
-    return folder
 
 
 def test_channels_are_singled_out_of_one_folder_of_dicom(tmp_path):

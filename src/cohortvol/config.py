@@ -72,6 +72,11 @@ def check(config: Mapping[Any, Any], source: str = "config") -> dict[str, Any]:
             for name in filled["analyse"]["centile_covariates"]
             if name not in filled["covariates"]
         ]
+        problems += [
+            _not_allowed(f"companions.{name}.range", said["range"], _schema()["$defs"]["range"])
+            for name, said in filled["companions"].items()
+            if said and said.get("range") and said["range"][0] >= said["range"][1]
+        ]
     if problems:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in sorted(problems)))
     return filled

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -99,6 +99,7 @@ def _rows(
         who_withdrew,
     )
     from cohortvol.stages.segment.elsewhere import tried
+    from cohortvol.store.companions import from_config
     from cohortvol.store.schemas import INGEST
     from cohortvol.store.tables import append_rows, to_arrow, to_pandas
     from cohortvol.store.withdrawals import refuse_if_all
@@ -120,8 +121,13 @@ def _rows(
         typer.echo(unknown.text(), err=True)
     if card is not None:
         check_label_maps(card, rows, str(manifest))
-    scans = rows.loc[rows["state"].isna(), ["scan_id", "image", "more_images", "dseg"]]
-    rules = ingest.Rules.from_config(settings["ingest"])
+    scans = rows.loc[
+        rows["state"].isna(), ["scan_id", "image", "more_images", "companions", "dseg"]
+    ]
+    rules = replace(
+        ingest.Rules.from_config(settings["ingest"]),
+        companions=from_config(settings["companions"]),
+    )
     found = [append_rows([], INGEST)]
     with _silent("cohortvol.stages.ingest"), _progress(len(scans)) as read:
         for some in trial(scans, rules, threads):

@@ -12,6 +12,7 @@ from cohortvol.cli.options import (
     AsNoted,
     Out,
     number_or_word,
+    setting_from_json,
 )
 
 
@@ -110,6 +111,12 @@ def ingest(
             "image_2, ... The workflow asks the model; without it image alone is the scan."
         ),
     ] = None,
+    companions: Annotated[
+        str,
+        typer.Option(
+            help="JSON: further images on the grid of the scan, as `companions` in the config."
+        ),
+    ] = "{}",
     threads: Annotated[int, typer.Option(min=1, help="Scans read at a time.")] = 1,
     record: AsNoted = None,
 ) -> None:
@@ -122,6 +129,7 @@ def ingest(
     from cohortvol import config
     from cohortvol.compute.resources import recorded
     from cohortvol.stages.ingest import Rules, run
+    from cohortvol.store.companions import from_config
     from cohortvol.store.records import noted
 
     given = {
@@ -151,7 +159,11 @@ def ingest(
         "orientation": orientation,
     }
     section = config.check({"ingest": given}, source="options")["ingest"]
-    rules = replace(Rules.from_config(section), channels=tuple(channels or ()))
+    rules = replace(
+        Rules.from_config(section),
+        channels=tuple(channels or ()),
+        companions=from_config(setting_from_json("companions", companions)),
+    )
     with recorded(out) as job, noted(record):
         job.ready()
         job.n_scans = len(run(shard, out, rules, threads))

@@ -10,6 +10,7 @@ from cohortvol.errors import ModelError
 from cohortvol.models.files import shown
 
 _DIXON = {
+    "fat_fraction": ("fat_fraction", "fatfraction", "ff", "pdff"),
     "water": ("water", "w", "water_only", "dixon_water", "wat"),
     "fat": ("fat", "f", "fat_only", "dixon_fat"),
     "in_phase": ("in_phase", "inphase", "in", "ip", "dixon_in_phase", "dixon_in"),
@@ -45,8 +46,8 @@ def channels_of(dataset: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def dixon_part(channel: str) -> str | None:
-    """Part of a Dixon acquisition that a channel is called, or None: water, fat, in_phase or
-    opposed_phase.
+    """Part of a Dixon acquisition that a channel is called, or None: water, fat, in_phase,
+    opposed_phase or fat_fraction.
     """
     plain = re.sub(r"[^a-z]+", "_", channel.lower()).strip("_")
     return next((part for part, names in _DIXON.items() if plain in names), None)

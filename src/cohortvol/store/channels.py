@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from cohortvol.store import companions as companion_cells
+
 
 def as_json(paths: Sequence[str]) -> str | None:
     """For the column ``more_images``; None where there are none."""
@@ -20,6 +22,14 @@ def from_json(more: object) -> list[str]:
     """Paths in a cell of the column ``more_images``; "" where a channel is missing."""
     paths: list[str] = json.loads(more) if isinstance(more, str) else []
     return paths
+
+
+def further_images(more: object, companions: object) -> list[str]:
+    """Paths of all images of a row but the first: of `from_json`, then of companions.
+
+    Both are cells of a table of the manifest.
+    """
+    return [*from_json(more), *companion_cells.from_json(companions).values()]
 
 
 def in_folders(image: Path, n_channels: int) -> list[Path]:

@@ -15,18 +15,18 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import TableError
+from cohortvol.store.companions import without_places
 from cohortvol.store.files import digest_of
 from cohortvol.store.schemas import KEPT, PREVIEWS, VOLUMES, Column
 from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 
-_RARE = ("stations",)
-"""Columns of INGEST that most scans have no value in; keys of those are as they were."""
-
 
 def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     """16 hex digits that change when the rows of a scan might, its label map being the same.
+
+    Facts that few scans have, of stations and companions, are no part of it where there are none.
 
     Parameters
     ----------
@@ -37,7 +37,9 @@ def measuring_key(settings: str, ingested: Mapping[str, Any]) -> str:
     """
     facts = [ingested[name] for name in ("dixon", "intensity_min", "intensity_max")]
     known = [None if pd.isna(fact) else fact for fact in facts]
-    rare = {name: ingested[name] for name in _RARE if not pd.isna(ingested.get(name))}
+    stations, companions = ingested.get("stations"), without_places(ingested.get("companions"))
+    told = {"stations": stations, "companions": companions}
+    rare = {name: fact for name, fact in told.items() if isinstance(fact, str)}
     return digest_of([settings, *known, *([rare] if rare else [])])[:16]
 
 

@@ -18,9 +18,12 @@ class Column:
     meaning: str
 
 
-RARE = ("more_images", "more_facts", "channels", "stations", "station_shift_mm")
-"""Columns that a file has only where a row has a value: tables of scans with several channels, or
-put together of several stations."""
+RARE = (
+    *("more_images", "more_facts", "channels", "stations", "station_shift_mm"),
+    "companions",
+)
+"""Columns that a file has only where a row has a value: tables of scans with several channels, put
+together of several stations, or with companions."""
 
 COVARIATES = {
     "subject_id": Column(text, "person, or its key; repeated scans of one person share it"),
@@ -74,6 +77,11 @@ _MORE_IMAGES = Column(
     "absolute paths of the further channels, image_2 and so on: JSON, empty text where a row has "
     "none; the column is there where a scan has some",
 )
+_COMPANIONS = Column(
+    text,
+    "absolute paths of companions, by the names in their columns companion_<name>: JSON; the "
+    "column is there where a scan has some",
+)
 MANIFEST = {
     "manifest_line": Column(
         whole, "line of the manifest, the header being line 1; of a BIDS dataset, number of the row"
@@ -92,6 +100,7 @@ MANIFEST = {
         text, "columns of the manifest that `covariates` of the config names: JSON, text by name"
     ),
     "more_images": _MORE_IMAGES,
+    "companions": _COMPANIONS,
 }
 SHARDS = {
     "scan_id": Column(text, "row key"),
@@ -110,7 +119,10 @@ SHARD = {
     "dseg_mtime_ns": Column(whole, "latest modification time of these files, ns"),
     "sequence": COVARIATES["sequence"],
     "more_images": _MORE_IMAGES,
-    "more_facts": Column(text, "size, bytes, and time, ns, of each of more_images: JSON"),
+    "companions": _COMPANIONS,
+    "more_facts": Column(
+        text, "size, bytes, and time, ns, of each of more_images, then of companions: JSON"
+    ),
 }
 BODY_ORIENTATION = Column(
     text,
@@ -140,8 +152,8 @@ INGEST = {
     "intensity_max": Column(real, "largest voxel value after scaling"),
     "dixon": Column(
         text,
-        "water, fat, in_phase or opposed_phase, as the DICOM header or else the manifest's "
-        "sequence says; null where neither does",
+        "water, fat, in_phase, opposed_phase or fat_fraction, as the DICOM header or else the "
+        "manifest's sequence says; null where neither does",
     ),
     "header_age_years": Column(real, "age in the DICOM header, years"),
     "header_sex": Column(text, "sex in the DICOM header, F or M"),
@@ -172,6 +184,12 @@ INGEST = {
         "largest shift_mm of stations; null where it cannot be told of one that another overlaps "
         "(QC_STATION_UNMEASURED), or of none; the column is there where a scan has several",
     ),
+    "companions": Column(
+        text,
+        "companions of the config, by name: JSON, for each its unit, factor (to it from what is "
+        "stored), and the image with n_bytes and image_sha256, or else reason and detail; the "
+        "column is there where the config names some",
+    ),
 }
 SERIES = {
     "scan_id": Column(text, "row key"),
@@ -183,7 +201,9 @@ SERIES = {
     "modality": Column(text, "MR, CT, ..."),
     "image_type": Column(text, "coded ImageType or FrameType, joined by a backslash"),
     "plane": Column(text, "axial, coronal or sagittal, whichever is nearest"),
-    "dixon": Column(text, "water, fat, in_phase or opposed_phase, where that can be told"),
+    "dixon": Column(
+        text, "water, fat, in_phase, opposed_phase or fat_fraction, where that can be told"
+    ),
     "echo_time_ms": Column(real, "echo time, ms"),
     "has_contrast": Column(flag, "the header names a contrast agent"),
     "n_images": Column(whole, "images; files, where reason says that they are none or damaged"),
@@ -256,6 +276,24 @@ VOLUMES = {
     ),
     "qc": Column(text, "pass, flag or exclude"),
     "qc_flags": Column(text, "QC codes, joined by ;"),
+    "companions": Column(
+        text,
+        "values of companions in the structure, by name: JSON, as the table companions has them "
+        "in columns of their own; the column is there where the config names some",
+    ),
+}
+COMPANIONS = {
+    **{name: VOLUMES[name] for name in ("scan_id", "model", "profile", "structure", "label")},
+    "companion": Column(text, "name of the companion in the config, such as fat_fraction"),
+    "unit": Column(text, "unit of median, mean and sd; null of grey values, which have none"),
+    "n_voxels": Column(whole, "voxels that the values are of; null where there are none"),
+    "median": Column(real, "median of the companion in the structure, in its unit"),
+    "mean": Column(real, "mean of the companion in the structure, in its unit"),
+    "sd": Column(real, "standard deviation (of all voxels) in the structure, in its unit"),
+    "reason": Column(
+        text, "reason code where there are no values, of the companion or of the structure"
+    ),
+    "qc": Column(text, "pass, flag or exclude: of the structure, as in volumes"),
 }
 AGREEMENT = {
     "scan_id": Column(text, "row key"),
@@ -300,7 +338,7 @@ _REVIEW = {
     "review": Column(text, "what people decided: accept or exclude; null if nothing"),
     "review_line": Column(whole, "line of the decision table that says so; null for a sum"),
 }
-COHORT_VOLUMES = {**VOLUMES, **_REVIEW}
+COHORT_VOLUMES = {name: VOLUMES[name] for name in VOLUMES if name != "companions"} | _REVIEW
 KEPT = {
     **VOLUMES,
     "label_map_sha256": Column(text, "sha256 of the label map that was measured and removed"),
@@ -343,6 +381,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "measure/<model>/previews/<shard>": PREVIEWS,
     "measure/<model>/kept/<shard>": KEPT,
     "volumes": COHORT_VOLUMES,
+    "companions": COMPANIONS,
     "scans": SCANS,
     "contact_sheet": CONTACT_SHEET,
 }

@@ -5,6 +5,7 @@ The rules below ``workflow/`` run these jobs; `cohortvol.workflow.plan` asks whi
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -293,12 +294,14 @@ def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def ingest_settings(config: Mapping[str, Any], card: Card) -> dict[str, Any]:
-    """What ingest is told: its section, ``orientation: auto`` decided by the model; and channels of
-    the model, where it has several.
+    """What ingest is told: its section, ``orientation: auto`` decided by the model; channels of
+    the model, where it has several; and companions, where there are some.
     """
     section = _without(config["ingest"], "watch")
     if section["orientation"] == "auto":
         section["orientation"] = "check" if shows_abdomen(card) else "off"
     if card.channels:
         section["channels"] = list(card.channels)
+    if config["companions"]:
+        section["companions"] = json.dumps(config["companions"], sort_keys=True)
     return section

@@ -17,6 +17,7 @@ from cohortvol import reasons
 from cohortvol.errors import AccountingError, CohortvolError, TableError
 from cohortvol.ranges import AGE_RANGE_YEARS
 from cohortvol.stages.assemble.agreement import flagged, read_agreement
+from cohortvol.stages.assemble.companions import companion_values
 from cohortvol.stages.assemble.decisions import QC, Decided, decide, read_decisions
 from cohortvol.stages.assemble.following import OUT_OF_RANGE, follow, intake
 from cohortvol.stages.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
@@ -91,7 +92,8 @@ def run(
     """Write ``volumes.parquet`` and ``scans.parquet`` of a results folder; print the accounts.
 
     With `settings.min_dice` also ``agreement.parquet``, of the shards that were compared with the
-    label maps of another model. ``assemble.json`` keeps the settings, for `settings_of`, and
+    label maps of another model; and ``companions.parquet`` where scans have companions.
+    ``assemble.json`` keeps the settings, for `settings_of`, and
     ``files.sha256``, written last, the digests of all these.
 
     Parameters
@@ -109,28 +111,34 @@ def run(
     accounts = accounting(found.scans, n_manifest=found.n_manifest)
     for line in found.idle:
         log.warning("%s: %s", decisions, line)
-    if found.agreement is None:
-        (results / "agreement.parquet").unlink(missing_ok=True)
-    else:
-        write_arrow(results / "agreement.parquet", to_arrow(found.agreement, AGREEMENT))
+    agreement = None if found.agreement is None else to_arrow(found.agreement, AGREEMENT)
+    more = {"agreement.parquet": agreement, "companions.parquet": found.companions}
+    for name, table in more.items():
+        if table is None:
+            (results / name).unlink(missing_ok=True)
+        else:
+            write_arrow(results / name, table)
     write_arrow(results / "volumes.parquet", found.volumes)
     write_table(results / "scans.parquet", found.scans, SCANS)
     commit_json(results / SETTINGS, asdict(settings))
     written = ["volumes.parquet", SETTINGS]
-    written += ["agreement.parquet"] if found.agreement is not None else []
+    written += [name for name, table in more.items() if table is not None]
     commit_digests(results, [results / name for name in written], last="scans.parquet")
     print(accounts)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The final tables COHORT_VOLUMES, SCANS and AGREEMENT, and decisions that change nothing."""
+    """The final tables COHORT_VOLUMES, SCANS, AGREEMENT and COMPANIONS, and decisions that change
+    nothing.
+    """
 
     volumes: pa.Table
     scans: pd.DataFrame
     n_manifest: int
     idle: list[str]
     agreement: pd.DataFrame | None
+    companions: pa.Table | None
 
 
 def cohort(
@@ -188,8 +196,9 @@ def cohort(
     decided = _decided(decisions, light, scans, skip_unknown=settings.skip_unknown)
     scans = reviewed(scans, scan_verdicts(_looked_at(decided.volumes)), decided.of_scans)
     columns = decided.volumes.assign(qc_auto=light["qc"])
+    values = companion_values(volumes, columns["qc"])
     volumes = _with_columns(volumes, columns[["qc", "qc_auto", "review", "review_line"]])
-    return Cohort(volumes, scans, len(manifest), decided.idle, agreement)
+    return Cohort(volumes, scans, len(manifest), decided.idle, agreement, values)
 
 
 _JUDGED = ["scan_id", "structure", "label", "status", "reason", "qc_flags", "qc"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -21,12 +21,13 @@ from cohortvol.anatomy.nifti import nifti_gz
 from cohortvol.errors import OutputError, ScanError, TemporaryError, log_unforeseen
 from cohortvol.models.channels import dixon_part
 from cohortvol.models.orientation import in_words, look
-from cohortvol.stages.ingest import sidecar
+from cohortvol.stages.ingest import companions, sidecar
 from cohortvol.stages.ingest.archive import Archive, opened
 from cohortvol.stages.ingest.channels import (
     Grey,
     check_declared,
     digest_of_channels,
+    in_one,
     missing,
     together,
 )
@@ -44,7 +45,8 @@ from cohortvol.stages.ingest.rules import Rules
 from cohortvol.stages.ingest.source import check_place, read_source
 from cohortvol.stages.ingest.voxels import check_voxels, digest_of_values
 from cohortvol.store.archives import is_archive
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
+from cohortvol.store.companions import as_json, from_json
 from cohortvol.store.files import commit_bytes, make_folder
 from cohortvol.store.schemas import INGEST, SERIES, SHARD
 from cohortvol.store.stations import gaps_of
@@ -93,20 +95,22 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
     """
     limits = rules or Rules()
     scans = read_table(shard, SHARD).sort_values("scan_id")
-    images_of = map(_images_of, scans["image"], scans["more_images"])
-    given = filter(None, chain.from_iterable(images_of))
+    cells = zip(scans["more_images"], scans["companions"], strict=True)
+    others = filter(None, chain.from_iterable(further_images(*both) for both in cells))
+    given = map(Path, [*scans["image"], *others])
     if any(is_archive(image) or is_dicom(image) for image in given):
         check_decoders()
     images, series = out.with_suffix(""), out.parent / "series" / out.name
     stacks: list[dict[str, Any]] = []
 
     def row(
-        scan_id: str, image: str, more: object, sequence: object, dseg: object
+        scan_id: str, image: str, more: object, beside: object, sequence: object, dseg: object
     ) -> dict[str, Any]:
         start = time.perf_counter()
         found: list[dict[str, Any]] = []
         sources, made = _images_of(image, more), dseg if isinstance(dseg, str) else None
-        of_scan = _row(scan_id, sources, made, images / f"{scan_id}.nii.gz", limits, found)
+        converted = images / f"{scan_id}.nii.gz"
+        of_scan = _row(scan_id, sources, from_json(beside), made, converted, limits, found)
         stacks.extend({"scan_id": scan_id, **stack} for stack in found)
         named = dixon_named(sequence) if isinstance(sequence, str) else None
         dixon = of_scan.get("dixon") or named
@@ -115,7 +119,7 @@ def run(shard: Path, out: Path, rules: Rules | None = None, threads: int = 1) ->
         return {"scan_id": scan_id, **of_scan, "dixon": dixon}
 
     with ThreadPoolExecutor(threads) as pool:
-        columns = ("scan_id", "image", "more_images", "sequence", "dseg")
+        columns = ("scan_id", "image", "more_images", "companions", "sequence", "dseg")
         rows = list(pool.map(row, *(scans[name] for name in columns)))
     if stacks:
         stacks.sort(key=lambda stack: stack["scan_id"])
@@ -231,7 +235,7 @@ def _written(out: Path, content: bytes) -> dict[str, Any]:
 
 def _images_of(image: str, more: object) -> list[Path | None]:
     """Images of a scan in the order of its channels; None where one is missing."""
-    return [Path(image), *(Path(path) if path else None for path in from_json(more))]
+    return [Path(image), *(Path(path) if path else None for path in further_images(more, None))]
 
 
 def _one(
@@ -287,8 +291,8 @@ def _several(
     converted: Path,
     rules: Rules,
     series: list[dict[str, Any]],
-) -> None:
-    """Check every channel of a scan, and write one image of them all to `converted`.
+) -> Grey:
+    """Check every channel of a scan, and write one image of them all to `converted`; the first.
 
     Where one place holds DICOM and all channels are parts of a Dixon acquisition, each is the
     series there that is this part.
@@ -319,7 +323,7 @@ def _several(
             raise ScanError(error.reason, told) from error
         finally:
             place.unlink(missing_ok=True)  # what was converted is part of the whole from here on
-            series[:] = _in_one(listed) if from_one else chain.from_iterable(listed)
+            series[:] = in_one(listed) if from_one else chain.from_iterable(listed)
             if n == 1:
                 found.update({**of_channel, "image": found["image"]})
         check_declared(name, of_channel.get("dixon"))
@@ -334,12 +338,7 @@ def _several(
         dixon=dixon_part(names[0]) or found.get("dixon"),
         warnings=_joined(*(of_channel["warnings"] for of_channel in facts)),
     )
-
-
-def _in_one(listed: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of one folder that was looked through several times: chosen where it was once."""
-    rows = [list(of_stack) for of_stack in zip(*filter(None, listed), strict=True)]
-    return [max(of_stack, key=lambda row: bool(row.get("chosen"))) for of_stack in rows]
+    return greys[names[0]]
 
 
 def _joined(*codes: str | list[str] | None) -> str | None:
@@ -351,6 +350,7 @@ def _joined(*codes: str | list[str] | None) -> str | None:
 def _row(
     scan_id: str,
     images: list[Path | None],
+    beside: Mapping[str, str],
     dseg: str | None,
     converted: Path,
     rules: Rules,
@@ -360,12 +360,16 @@ def _row(
     try:
         if dseg is not None:
             found.update(dseg_sha256=digest_of_label_map(dseg, rules.allow_roots))
-        if rules.channels:
-            _several(found, images, converted, rules, series)
-        else:
-            _one(found, Path(found["image"]), converted, rules, series)
+        read = _several if rules.channels else _one
+        what: Any = images if rules.channels else images[0]
+        grid = read(found, what, converted, rules, series).grid
         if len(images) > max(1, len(rules.channels)):
             found["warnings"] = _joined(found["warnings"], "W_CHANNELS_UNUSED")
+        session = companions.Session(grid, Path(str(images[0])), beside, converted)
+        known = companions.found_of(session, rules, series, _one)
+        if any("reason" in one for one in known.values()):
+            found["warnings"] = _joined(found["warnings"], "W_COMPANION_UNUSED")
+        found["companions"] = as_json(known)
     except ScanError as error:
         state = _state_of(error.reason)
         found.update(state=state, reason=error.reason, detail=error.detail or None)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,30 @@ _APART = 0.1  # of the shortest voxel edge, that corners of two grids may lie ap
 _CANCELLED = 0.3  # grey value of an opposed phase, of that in phase, where fat and water cancel
 _LEAST_SHARE = 1e-3  # of the voxels of the body, in which they do at their borders
 _CLEARLY = 20  # times as many the other way round
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Number of voxels along each axis, and the affine of their indices to RAS+ mm."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def is_that_of(self, other: Grid) -> bool:
+        """Whether no corner lies further from that of the other than a tenth of a voxel edge."""
+        if self.shape != other.shape:
+            return False
+        ends = product(*((0, n - 1) for n in self.shape))
+        corners = np.array([[*corner, 1] for corner in ends])
+        apart = np.linalg.norm((corners @ (self.affine - other.affine).T)[:, :3], axis=1)
+        return bool(apart.max() <= _APART * spacing_mm(self.affine).min())
+
+    def __str__(self) -> str:
+        size = " x ".join(f"{edge:.3f}" for edge in spacing_mm(self.affine))
+        i, j, k = self.shape
+        x, y, z = self.affine[:3, 3]
+        turn = orientation(self.affine)
+        return f"{i} x {j} x {k} of {size} mm, {turn} from {x:.1f} {y:.1f} {z:.1f}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +69,8 @@ class Grey:
     affine: np.ndarray
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.voxels.shape[::-1]
+    def grid(self) -> Grid:
+        return Grid(self.voxels.shape[::-1], self.affine)
 
     @property
     def is_plain(self) -> bool:
@@ -77,10 +102,8 @@ def together(channels: Mapping[str, Grey], digests: Sequence[str]) -> bytes:
     """
     (first_name, first), *others = channels.items()
     for name, one in others:
-        if not _on_one_grid(first, one):
-            raise ScanError(
-                "IMG_CHANNEL_GRID", f"{first_name} {_described(first)}; {name} {_described(one)}"
-            )
+        if not one.grid.is_that_of(first.grid):
+            raise ScanError("IMG_CHANNEL_GRID", f"{first_name} {first.grid}; {name} {one.grid}")
     for (a, of_a), (b, of_b) in combinations(zip(channels, digests, strict=True), 2):
         if of_a == of_b:
             raise ScanError("IMG_CHANNEL_SAME", f"{a} and {b} hold the same grey values")
@@ -101,19 +124,10 @@ def digest_of_channels(digests: Sequence[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _on_one_grid(first: Grey, second: Grey) -> bool:
-    if first.shape != second.shape:
-        return False
-    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in first.shape))])
-    apart = np.linalg.norm((corners @ (first.affine - second.affine).T)[:, :3], axis=1)
-    return bool(apart.max() <= _APART * spacing_mm(first.affine).min())
-
-
-def _described(one: Grey) -> str:
-    size = " x ".join(f"{edge:.3f}" for edge in spacing_mm(one.affine))
-    i, j, k = one.shape
-    x, y, z = one.affine[:3, 3]
-    return f"{i} x {j} x {k} of {size} mm, {orientation(one.affine)} from {x:.1f} {y:.1f} {z:.1f}"
+def in_one(listed: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of one folder that was looked through several times: chosen where it was once."""
+    rows = [list(of_stack) for of_stack in zip(*filter(None, listed), strict=True)]
+    return [max(of_stack, key=lambda row: bool(row.get("chosen"))) for of_stack in rows]
 
 
 def _check_phases(parts: Mapping[str, np.ndarray]) -> None:

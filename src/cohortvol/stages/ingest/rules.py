@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cohortvol.errors import ScanError
+from cohortvol.store.companions import Companion
 
 _MAX_BYTES_PER_VOXEL = 8
 _MAX_HEADER = 1 << 26  # bytes of a file that are no voxels
@@ -17,7 +18,8 @@ class Rules:
     """The ``ingest`` section of the config, with the same names, units and defaults.
 
     Whether ``auto`` is to look at the orientation only a model tells; without one it is looked at.
-    `channels` are the model's, where its networks see several images of a scan.
+    `channels` are the model's, where its networks see several images of a scan; `companions` are of
+    a section of their own. With `keep_values` those of stations are not evened out.
     """
 
     min_slices: int = 8
@@ -45,6 +47,8 @@ class Rules:
     stations: str | int = "compose"
     orientation: str = "auto"
     channels: tuple[str, ...] = ()
+    companions: tuple[Companion, ...] = ()
+    keep_values: bool = False
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any]) -> Rules:

@@ -91,7 +91,9 @@ class _Placed:
         return self.start - half, self.start + self.scale * (np.array(self.voxels.shape) - 1) + half
 
 
-def compose(stations: Sequence[tuple[np.ndarray, np.ndarray]]) -> Composed:
+def compose(
+    stations: Sequence[tuple[np.ndarray, np.ndarray]], *, keep_values: bool = False
+) -> Composed:
     """Put stations together on the grid of the one with the thinnest slices.
 
     Along the first two axes only what all of them show is kept, so that no voxel but those of a gap
@@ -102,6 +104,8 @@ def compose(stations: Sequence[tuple[np.ndarray, np.ndarray]]) -> Composed:
     stations : sequence of ((I, J, K) array, (4, 4) float array)
         Grey values, and voxel indices to RAS+ mm. The axes are parallel, and slices follow one
         another along the third.
+    keep_values : bool
+        Leave what one station is brighter than the next, as of values that have a unit.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def compose(stations: Sequence[tuple[np.ndarray, np.ndarray]]) -> Composed:
         _seam(*pair, covers, start[2], spacing_mm(grid))
         for pair, covers in zip(pairwise(cut), pairwise(covered), strict=True)
     )
-    gains = _gains([seam.gain for seam in seams])
+    gains = _gains([1.0 if keep_values else seam.gain for seam in seams])
     voxels = _blended(cut, covered, gains, start[2], shape)
     affine = grid.copy()
     affine[:3, 3] = (grid @ [*start, 1.0])[:3]

@@ -28,6 +28,7 @@ from cohortvol.stages.manifest.bids_images import (
     sidecars_of,
 )
 from cohortvol.stages.manifest.channels import column_of
+from cohortvol.store.companions import COLUMN
 from cohortvol.store.text_table import Problem, TextTable
 
 log = logging.getLogger(__name__)
@@ -237,6 +238,10 @@ def _subject(dataset: _Dataset, subject: str) -> list[tuple[Row, str, list[Probl
         row = {
             "scan_id": scan.scan_id,
             **{column_of(n): path or "" for n, path in enumerate(paths, start=1)},
+            **{
+                COLUMN + name: os.path.join(one.folder, one.name)
+                for name, one in scan.companions.items()
+            },
             "subject_id": subject,
             "session_id": image.session,
             **_of_sidecars(dataset, image, own),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -49,6 +49,9 @@ class Choice:
         Where a scan is several images: what tells each of them from the others in its name, such
         as ``[{"acq": "water"}, {"acq": "fat"}]``; ``suffix`` is the last part of a name. What one
         of them names, an image of another has not unless that names it too.
+    companions : mapping of str to mapping
+        What tells the image of a companion, in the same folder, from its scan, such as
+        ``{"fat_fraction": {"suffix": "PDFF"}}``; their names are equal in all else.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class Choice:
     suffix: Sequence[str] = ()
     entities: Mapping[str, Labels] = field(default_factory=dict)
     channels: Sequence[Mapping[str, str | int | None]] = ()
+    companions: Mapping[str, Mapping[str, str | int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         chosen = {*self.entities, *([SUFFIX] if self.suffix else [])}
@@ -83,6 +87,13 @@ class Choice:
 
         With channels, images are of one scan whose names are equal in all that no channel names.
         """
+        there = list(images)
+        return [
+            replace(scan, companions=self._companions_of(scan.first, there))
+            for scan in self._without_companions(there)
+        ]
+
+    def _without_companions(self, images: Iterable[Image]) -> list[Scan]:
         admitted = self._of_session(images)
         if not self.channels:
             return [Scan(image.stem, (image,)) for image in admitted]
@@ -97,6 +108,21 @@ class Choice:
             for scan_id, by_channel in found.items()
             for channels in zip_longest(*by_channel)
         ]
+
+    def _companions_of(self, scan: Image, images: Iterable[Image]) -> dict[str, Image]:
+        """Images of a session that are a scan's, by name; where several would do, none is."""
+        found = {}
+        for name, telling in self.companions.items():
+            free = {*telling, *self._telling}
+            alike = [
+                image
+                for image in images
+                if all(_is(image, part, label) for part, label in telling.items())
+                and _said(image, free) == _said(scan, free)
+            ]
+            if len(alike) == 1:
+                found[name] = alike[0]
+        return found
 
     def _common(self, image: Image) -> str:
         """What the names of all channels of a scan have in common, with the first one's suffix."""
@@ -158,10 +184,13 @@ class Scan:
     scan_id : str
     channels : sequence of Image or None
         In their order; None where there is none.
+    companions : mapping of str to Image
+        Those that there are.
     """
 
     scan_id: str
     channels: Sequence[Image | None]
+    companions: Mapping[str, Image] = field(default_factory=dict)
 
     @property
     def first(self) -> Image:
@@ -240,6 +269,12 @@ def _is(image: Image, name: str, wanted: str | int | None) -> bool:
     """Whether an image has this label of an entity, or this suffix."""
     label = image.suffix if name == SUFFIX else image.entities.get(name)
     return _place(label, (wanted,)) != _NOT_WANTED
+
+
+def _said(image: Image, free: Collection[str]) -> dict[str, str]:
+    """What a name says, but for some parts."""
+    said = {**image.entities, SUFFIX: image.suffix}
+    return {part: label for part, label in said.items() if part not in free}
 
 
 def _place(label: str | None, wanted: Labels) -> int:

@@ -1,16 +1,18 @@
-"""Further channels of a scan in the manifest: columns ``image_2``, ``image_3``, ..."""
+"""Further images of a scan in the manifest: columns ``image_2``, ..., ``companion_<name>``."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
+from cohortvol.store.companions import COLUMN
 
 _COLUMN = re.compile(r"image_([2-9]|[1-5][0-9]|6[0-4])")
+_COMPANION = re.compile(rf"{COLUMN}[a-z][a-z0-9_]*")
 
 
 def column_of(channel: int) -> str:
@@ -31,7 +33,22 @@ def further_channels(raw: Mapping[str, str], folder: str) -> list[str]:
     return [os.path.normpath(os.path.join(folder, cell)) if cell.strip() else "" for cell in cells]
 
 
+def companion_columns(columns: Iterable[str]) -> list[str]:
+    """Those of the columns of a table that hold companions."""
+    return sorted(filter(_COMPANION.fullmatch, columns))
+
+
+def companions(raw: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Absolute paths of the companions of a row, by name."""
+    return {
+        column.removeprefix(COLUMN): os.path.normpath(os.path.join(folder, raw[column]))
+        for column in companion_columns(raw)
+        if raw[column].strip()
+    }
+
+
 def all_images(rows: pd.DataFrame) -> list[str]:
     """Every image that rows of the manifest name."""
     firsts: list[str] = rows["image"].dropna().tolist()
-    return firsts + [path for more in rows["more_images"] for path in from_json(more) if path]
+    cells = zip(rows["more_images"], rows["companions"], strict=True)
+    return firsts + [path for both in cells for path in further_images(*both) if path]

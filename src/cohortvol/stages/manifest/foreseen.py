@@ -20,7 +20,7 @@ from cohortvol.stages.manifest.removal import (
 )
 from cohortvol.stages.manifest.shards import changed, facts_from_outside
 from cohortvol.store import label_maps
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
 from cohortvol.store.files import digest_of, sha256_of
 from cohortvol.store.records import read_index
 from cohortvol.store.schemas import MANIFEST, SHARD
@@ -102,7 +102,7 @@ def foresee(manifest: Path, results: Path, *, shard_size: int = 64, **settings: 
 
 
 _LOOKED_AT = (
-    *("scan_id", "image", "n_bytes", "mtime_ns", "more_images", "more_facts"),
+    *("scan_id", "image", "n_bytes", "mtime_ns", "more_images", "companions", "more_facts"),
     *("dseg", "dseg_n_bytes", "dseg_mtime_ns"),
 )
 
@@ -124,14 +124,15 @@ def changed_images(results: Path, done: Collection[str] = (), look_at_done: bool
         except TableError:
             continue
         listed = zip(*(table[name].to_pylist() for name in _LOOKED_AT), strict=True)
-        for scan_id, image, n_bytes, mtime_ns, more_images, more_facts, *of_dseg in listed:
+        for scan_id, image, n_bytes, mtime_ns, *cells in listed:
             if scan_id in done and not look_at_done:
                 continue
             looked_at = finished if scan_id in done else unfinished
             looked_at.append((scan_id, image, n_bytes, mtime_ns))
+            more_images, companions, more_facts, *of_dseg = cells
             facts = json.loads(more_facts or "[]")
-            channels = zip(from_json(more_images), facts, strict=True)
-            looked_at += [(scan_id, path, *of_file) for path, of_file in channels]
+            others = zip(further_images(more_images, companions), facts, strict=True)
+            looked_at += [(scan_id, path, *of_file) for path, of_file in others]
             made.append((scan_id, *of_dseg))
     return len(
         changed(unfinished)

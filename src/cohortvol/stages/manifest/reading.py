@@ -23,7 +23,7 @@ from cohortvol.stages.manifest.shards import assign_shards, facts_of
 from cohortvol.stages.manifest.traces import theirs
 from cohortvol.stages.manifest.withdrawn import Leaving, Withdrawn
 from cohortvol.store import label_maps
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
 from cohortvol.store.keys import IDS, PRIVATE, Keys, is_key, open_keys, read_map
 from cohortvol.store.removals import Removals
 from cohortvol.store.schemas import MANIFEST, SHARD, SHARDS
@@ -112,7 +112,8 @@ class Read:
     def lists(self) -> dict[str, pa.Table]:
         """The scans of each shard, in order, with what is known of their images now."""
         usable = self.scans[self.scans["state"].isna()].sort_values("scan_id")
-        further = [from_json(more) for more in usable["more_images"]]
+        cells = zip(usable["more_images"], usable["companions"], strict=True)
+        further = [further_images(*both) for both in cells]
         images = [*usable["image"], *chain.from_iterable(further)]
         found = iter(facts_of(self._targets(images)))
         facts = [*islice(found, len(usable))]

@@ -47,6 +47,7 @@ OF_ALL = (
     "volumes.parquet",
     "scans.parquet",
     "agreement.parquet",
+    "companions.parquet",
     "contact_sheet.csv",
     DIGESTS,
     "report/index.html",

@@ -19,7 +19,12 @@ from cohortvol.errors import ManifestError, did_you_mean
 from cohortvol.ranges import AGE_RANGE_YEARS, age_range
 from cohortvol.stages.manifest import bids
 from cohortvol.stages.manifest.bids_images import Choice
-from cohortvol.stages.manifest.channels import channel_columns, further_channels
+from cohortvol.stages.manifest.channels import (
+    channel_columns,
+    companion_columns,
+    companions,
+    further_channels,
+)
 from cohortvol.stages.manifest.values import (
     SCAN_ID,
     SCAN_ID_ALLOWED,
@@ -30,7 +35,9 @@ from cohortvol.stages.manifest.values import (
     parse_label_map,
 )
 from cohortvol.stages.manifest.withdrawn import Withdrawn
+from cohortvol.store import companions as companion_cells
 from cohortvol.store.channels import as_json, from_json
+from cohortvol.store.companions import COLUMN
 from cohortvol.store.keys import LABEL_MAPS, LONGEST_ID_BYTES, Keys
 from cohortvol.store.schemas import COVARIATES, MANIFEST
 from cohortvol.store.tables import append_rows, to_arrow, to_pandas
@@ -162,6 +169,11 @@ def _put_keys(
             for n, path in enumerate(from_json(row["more_images"]), start=2)
         ]
         row["more_images"] = as_json(links) if is_scan else None
+        beside = {
+            name: keys.link(f"{row['scan_id']}.{COLUMN}{name}", path)
+            for name, path in companion_cells.from_json(row["companions"]).items()
+        }
+        row["companions"] = companion_cells.as_json(beside) if is_scan else None
         dseg = row["dseg"] if is_scan else None
         row["dseg"] = dseg and keys.link(row["scan_id"], dseg, LABEL_MAPS)
 
@@ -180,7 +192,7 @@ def check_columns(
         Naming every such column with the name it should have.
     """
     absent = [name for name in KNOWN if name not in columns]
-    known = {*KNOWN, *further, *channel_columns(columns)}
+    known = {*KNOWN, *further, *channel_columns(columns), *companion_columns(columns)}
     extra = [name for name in columns if name not in known]
     misspelt = {name: near for name in extra if (near := _near(name, absent))}
     lines = [
@@ -234,6 +246,7 @@ def _checked_row(
     row: dict[str, Any] = {
         "scan_id": scan_id,
         "more_images": as_json(further_channels(raw, folder)),
+        "companions": companion_cells.as_json(companions(raw, folder)),
         "image": os.path.normpath(os.path.join(folder, image)) if image.strip() else None,
         "dseg": None,
         "state": None,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cohortvol.errors import TableError
 from cohortvol.stages.manifest.withdrawn import Leaving, Names, Withdrawn, both
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
 from cohortvol.store.keys import Keys, read_map
 from cohortvol.store.schemas import (
     INGEST,
@@ -77,7 +77,8 @@ def theirs(
         scan = Names(normal(id_of.get(row["scan_id"], row["scan_id"])), row["scan_id"])
         subject = Names(normal(id_of.get(row["subject_id"], row["subject_id"])), row["subject_id"])
         is_all = known.matches({normal(subject.key)})
-        of_scan = [row["image"], *from_json(row.get("more_images")), row["dseg"]]
+        further = further_images(row.get("more_images"), row.get("companions"))
+        of_scan = [row["image"], *further, row["dseg"]]
         images = {place for image in of_scan for place in _places(image)}
         images.update(made.get(scan.key, ()))
         leaving.add(scan, subject if is_all else None, images, withdrawn.prefix)

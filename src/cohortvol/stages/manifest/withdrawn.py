@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from cohortvol.stages.manifest.channels import further_channels
+from cohortvol.stages.manifest.channels import companions, further_channels
 from cohortvol.store.removals import Removals, names_of_image
 from cohortvol.store.text_table import TextTable
 from cohortvol.store.withdrawals import Unknown, normal, unknown_of
@@ -71,7 +71,8 @@ class Withdrawn:
                     path and os.path.normpath(os.path.join(folder, path))
                     for path in (row["image"], row.get("dseg", ""))
                 )
-                images = (image, *filter(None, (*further_channels(row, folder), dseg)))
+                further = (*further_channels(row, folder), *companions(row, folder).values())
+                images = (image, *filter(None, (*further, dseg)))
                 subject_id = row.get("subject_id", "") or row["scan_id"]
                 self.rows.append(Listed(row["scan_id"], subject_id, images))
             else:

@@ -6,15 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 
-from cohortvol.anatomy.geometry import check_same_grid
 from cohortvol.anatomy.structures import plausible_ml_with
 from cohortvol.errors import (
     GeometryError,
@@ -25,15 +22,15 @@ from cohortvol.errors import (
     log_unforeseen,
 )
 from cohortvol.models.card import load_card, restrict
-from cohortvol.models.channels import dixon_part
 from cohortvol.models.inference import truncates
 from cohortvol.models.intervals import Calibration, Softmax, softmax_by_label
+from cohortvol.stages.measure.companions import with_companions
 from cohortvol.stages.measure.dixon import PARTS, SWAP_RATIO, is_swapped
 from cohortvol.stages.measure.interval import COLUMNS, with_intervals
 from cohortvol.stages.measure.preview import draw_preview
 from cohortvol.stages.measure.quality import judge, pair_sums
+from cohortvol.stages.measure.reading import Scan, check_unchanged, read_scan
 from cohortvol.stages.measure.volumes import MEASURED, structure_volumes, typed
-from cohortvol.store.files import sha256_of
 from cohortvol.store.kept import Kept, forget
 from cohortvol.store.schemas import INGEST, PREVIEWS, SEGMENT, VOLUMES
 from cohortvol.store.stations import gaps_of
@@ -42,58 +39,12 @@ from cohortvol.store.tables import append_rows, read_table, write_table
 
 log = logging.getLogger(__name__)
 
-_OF_INGEST = "image channels dixon stations intensity_min intensity_max orientation".split()
+_OF_INGEST = (
+    *("image", "channels", "dixon", "stations", "intensity_min", "intensity_max", "orientation"),
+    "companions",
+)
 MIN_GREY_LEVELS = 100
 """Whole grey levels that a scan must have where a profile cuts the fractions off."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Voxels of a scan and of its label map, on one grid.
-
-    Attributes
-    ----------
-    label_map : (I, J, K, n_layers) integer array
-    image : (I, J, K) array
-        In its own units; of several channels the first.
-    affine : (4, 4) float array
-        Voxel indices to RAS+ millimetres.
-    parts : mapping of str to (I, J, K) array
-        Channels that are called water or fat, of a scan with several.
-    gaps
-        See `structure_volumes`.
-    """
-
-    label_map: np.ndarray
-    image: np.ndarray
-    affine: np.ndarray
-    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
-    gaps: Sequence[tuple[int, int]] = ()
-
-
-def read_scan(label_map: Path, image: Path, n_layers: int, channels: Sequence[str] = ()) -> Scan:
-    """A scan and its label map from two NIfTI files. A trailing axis of one volume is dropped.
-
-    `channels` are the names of those along the fourth axis of the image, where it has several.
-
-    Raises
-    ------
-    GeometryError
-        If the two are on different grids, or the label map has another number of layers.
-    """
-    labels: Any = nib.load(label_map)
-    scan: Any = nib.load(image)
-    check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
-    volumes = np.atleast_1d(_voxels(labels))
-    volumes = volumes[..., None] if volumes.ndim == 3 else volumes
-    if volumes.shape[3:] != (n_layers,):
-        raise GeometryError(f"{n_layers} layers in a label map of shape {labels.shape}")
-    voxels = _voxels(scan)
-    if not channels:
-        return Scan(volumes, voxels, labels.affine)
-    named = {dixon_part(name): voxels[..., n] for n, name in enumerate(channels)}
-    parts = {part: named[part] for part in PARTS if part in named}
-    return Scan(volumes, voxels[..., 0], labels.affine, parts)
 
 
 def measure_scan(
@@ -145,12 +96,6 @@ def measure_scan(
     )
     judged = typed(with_intervals(judged, softmax or {}, calibration))
     return pd.concat([judged, pair_sums(judged)], ignore_index=True)
-
-
-def _voxels(image: Any) -> np.ndarray:
-    """Voxels in their stored type, or in float64 where the header scales them."""
-    voxels: np.ndarray = np.asanyarray(image.dataobj)
-    return voxels.reshape(voxels.shape[:3]) if set(voxels.shape[3:]) <= {1} else voxels
 
 
 def failed_scan(structures: Mapping[int, str], reason: str) -> pd.DataFrame:
@@ -358,7 +303,8 @@ def _measured_or_failed(
             scan_codes=codes,
             **thresholds,
         )
-        return voxels, rows
+        ratio = thresholds.get("swap_ratio", SWAP_RATIO)
+        return voxels, with_companions(rows, voxels, layers, scan["companions"], ratio)
     except MemoryError as error:
         raise TemporaryError(f"{scan['scan_id']}: not enough memory to measure it") from error
     except ScanError as error:
@@ -386,15 +332,8 @@ def _has_few_grey_levels(scan: Mapping[str, Any]) -> bool:
 
 def _read_unchanged(scan: Mapping[str, Any], label_map: Path, image: Path, n_layers: int) -> Scan:
     """The two files that belong together, of which neither has changed since."""
-    _check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
-    _check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
+    check_unchanged(label_map, scan["label_map_sha256"], "BUG_DIVERGED")
+    check_unchanged(image, scan["image_sha256"], "SRC_CHANGED")
     channels = scan["channels"].split(";") if isinstance(scan["channels"], str) else ()
     gaps = gaps_of(scan["stations"])
     return replace(read_scan(label_map, image, n_layers, channels), gaps=gaps)
-
-
-def _check_unchanged(path: Path, sha256: str, reason: str) -> None:
-    if not path.exists():
-        raise ScanError("SRC_MISSING" if reason == "SRC_CHANGED" else reason, "it is missing")
-    if sha256_of(path) != sha256:
-        raise ScanError(reason, "it is not the file that was segmented")

@@ -15,7 +15,7 @@ from cohortvol.store.files import DIGESTS
 from cohortvol.store.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
 from cohortvol.store.locks import claim
 from cohortvol.store.removals import RECORD, Removals
-from cohortvol.store.schemas import AGREEMENT, COHORT_VOLUMES, MANIFEST, SCANS, SHARDS
+from cohortvol.store.schemas import AGREEMENT, COHORT_VOLUMES, COMPANIONS, MANIFEST, SCANS, SHARDS
 from cohortvol.tools.verify.places import INDEX, Problem
 from cohortvol.tools.verify.reading import Folder
 from cohortvol.tools.verify.shards import check_ingest, check_model
@@ -190,8 +190,9 @@ def _cohort_tables(
     """SCANS if it is sound, and the digests of the cohort's tables."""
     scans = folder.table("scans.parquet", SCANS)
     folder.table("volumes.parquet", COHORT_VOLUMES)
-    if (folder.results / "agreement.parquet").exists():
-        folder.table("agreement.parquet", AGREEMENT)
+    for name, columns in (("agreement", AGREEMENT), ("companions", COMPANIONS)):
+        if (folder.results / f"{name}.parquet").exists():
+            folder.table(f"{name}.parquet", columns)
     folder.json("assemble.json")
     tables = folder.listed("", last="scans.parquet")
     if scans is not None and manifest is not None:

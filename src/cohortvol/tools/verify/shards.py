@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohortvol.store.channels import from_json
+from cohortvol.store.channels import further_images
+from cohortvol.store.companions import from_json
 from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE
 from cohortvol.store.records import path_of_record
 from cohortvol.store.schemas import (
@@ -55,6 +56,11 @@ def check_ingest(folder: Folder, shard: str) -> pa.Table | None:
     for row in converted:
         image = f"{own}/{row['scan_id']}.nii.gz"
         folder.bytes_of(image, row["n_bytes"], row["image_sha256"])
+    for companion in (one for row in rows for one in from_json(row["companions"]).values()):
+        place = Path(companion.get("image", ""))
+        if place.parts[-3:-1] == own.parts:
+            image = f"{own}/{place.name}"
+            folder.bytes_of(image, companion["n_bytes"], companion["image_sha256"])
     series = f"ingest/series/{shard}.parquet"
     of_dicom = any(row["volume"] is row["channels"] is None for row in converted) or any(
         row["reason"] in _AFTER_CHOICE for row in rows
@@ -69,7 +75,7 @@ def _check_links(folder: Folder, scans: pa.Table, ready: set[str]) -> None:
     for row in scans.to_pylist():
         if row["scan_id"] not in ready:
             continue
-        images = [row["image"], *from_json(row["more_images"])]
+        images = [row["image"], *further_images(row["more_images"], row["companions"])]
         links = [(IMAGES, name) for name in images]
         if row["dseg_n_bytes"] is not None:  # none is made to what is missing
             links.append((LABEL_MAPS, row["dseg"]))

@@ -86,10 +86,10 @@ def plan(run: NextRun, results: Path, model: str, segmentation_key: str) -> dict
 
 
 Facts = tuple[Any, ...]
-"""Path, size in bytes and time in ns of an image, of its further channels, and of a label map that
-was made elsewhere."""
+"""Path, size in bytes and time in ns of an image, of its further channels and companions, and of a
+label map that was made elsewhere."""
 FACTS = (
-    *("image", "n_bytes", "mtime_ns", "more_images", "more_facts"),
+    *("image", "n_bytes", "mtime_ns", "more_images", "companions", "more_facts"),
     *("dseg", "dseg_n_bytes", "dseg_mtime_ns"),
 )
 

@@ -95,7 +95,7 @@ def to_nifti(
     facts = choice.chosen[0].first.facts
     known = covariates(facts) | {"dixon": choice.chosen[0].first.declared_dixon}
     if len(greys) > 1:
-        whole = compose(greys)
+        whole = compose(greys, keep_values=rules.keep_values)
         said, more = _of_stations(whole, [volume.frames[0].series for volume in volumes])
         known |= said
         codes += more

@@ -125,7 +125,9 @@ def _refusal(stack: Stack, stacks: Sequence[Stack], rules: Rules) -> tuple[str, 
     n_turns = len({plane.turn(decimals=1) for plane in planes if plane})
     if kinds & {"LOCALIZER", "SCOUT"} or _LOCALIZER_WORDS.search(description) or n_turns > 1:
         return "DCM_LOCALIZER", f"{n_turns} orientations in the series" if n_turns > 1 else ""
-    if "DERIVED" in kinds and frame.dixon is None and rules.derived == "skip":
+    is_map = frame.dixon == "fat_fraction" and "fat_fraction" not in rules.dixon
+    is_derived = "DERIVED" in kinds and frame.dixon is None
+    if (is_map or is_derived) and rules.derived == "skip":
         return "DCM_DERIVED", "\\".join(frame.image_type)
     if frame.signal != "magnitude":
         return "DCM_NOT_MAGNITUDE", frame.signal

@@ -46,18 +46,20 @@ PARSER_ERRORS = (
 """What pydicom raises of damaged bytes, and when a value is asked for that it has not read yet."""
 
 DIXON_PARTS = {
+    "fat_fraction": ("FF", "FAT_FRACTION", "PDFF"),
     "water": ("W", "WATER"),
     "fat": ("F", "FAT"),
     "in_phase": ("IP", "IN_PHASE", "INPHASE"),
     "opposed_phase": ("OP", "OPP_PHASE", "OUT_PHASE", "OPPOSED", "OPPOSED_PHASE"),
 }
 _DIXON_WORDS = {
+    "fat_fraction": r"fat[ _-]?frac|pdff|(^|[_\s])ff$",
     "water": r"water|(^|[_\s])w$",
     "fat": r"\bfat\b(?!.*(sat|supp))|(^|[_\s])f$",
     "in_phase": r"in[ _-]?phase|(^|[_\s])in$|(^|[_\s])ip$",
     "opposed_phase": r"opp|out[ _-]?(of[ _-]?)?phase|(^|[_\s])op$",
 }
-_METHOD = re.compile(r"dixon|flex|ideal|gre tra (in|opp|f|w)$", re.IGNORECASE)
+_METHOD = re.compile(r"dixon|flex|ideal|pdff|gre tra (in|opp|f|w)$", re.IGNORECASE)
 """Words that speak of the method; the last is how NAKO calls its parts, 3D_GRE_TRA_W."""
 
 _SIGNALS = {
