@@ -62,6 +62,14 @@ def test_the_liver_of_the_whole_has_the_volume_of_the_undivided_one(n, overlap, 
     assert evened == pytest.approx([gains[n // 2]] * n, rel=0.02)
 
 
+def test_values_that_have_a_unit_are_blended_and_not_evened_out():
+    body = Trunk(3)
+    made = compose(stations(body, gains=(1.0, 1.3), noise=0.0), keep_values=True)
+    assert made.gains == (1.0, 1.0)
+    last = stations(body, gains=(1.0, 1.3), noise=0.0)[1][0][:, :, -1]
+    assert np.array_equal(made.voxels[:, :, -1], last)
+
+
 def test_stations_off_the_grid_of_the_thinnest_keep_the_volume():
     body = Trunk(4)
     fine, coarse = -60 + 3.0 * np.arange(24), -11.3 + 4.5 * np.arange(20)
