@@ -89,6 +89,8 @@ INTRODUCTIONS = {
     "analyse/asymmetry": "Left against right of paired structures.",
     "analyse/time_of_day": "How volumes go with the time of day, where M2 adjusts for it; empty "
     "otherwise.",
+    "analyse/companion_slopes": "Change with age of what companions show, such as the fat fraction "
+    "of the liver; empty unless `analyse --companions` was given.",
     "analyse/two_models": "How another segmentation model differs, by age, sex and height; empty "
     "unless `analyse --agreement` was given.",
 }

@@ -67,6 +67,12 @@ def analyse(
         Path | None,
         typer.Option(help="agreement.parquet, where another model's volumes were compared."),
     ] = None,
+    companions: Annotated[
+        Path | None,
+        typer.Option(
+            help="companions.parquet, where other images were measured in the structures."
+        ),
+    ] = None,
     age_range_years: AgeRange = (0.0, 120.0),
     covariates: Annotated[
         str,
@@ -119,6 +125,7 @@ def analyse(
             quantile_check=quantile_check,
             literature=None if literature is None else str(literature),
             agreement=None if agreement is None else str(agreement),
+            companions=None if companions is None else str(companions),
             age_range_years=age_range_years,
             covariates=further,
             centile_covariates=centile_covariates or [],

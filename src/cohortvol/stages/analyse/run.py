@@ -17,6 +17,7 @@ from cohortvol import __version__, ranges
 from cohortvol.stages.analyse.answers import nonlinearity as bends
 from cohortvol.stages.analyse.answers.asymmetry import asymmetry
 from cohortvol.stages.analyse.answers.centiles import centiles
+from cohortvol.stages.analyse.answers.companions import companion_slopes
 from cohortvol.stages.analyse.answers.correlation import correlations
 from cohortvol.stages.analyse.answers.curves import KNOT_PERCENTILES, curves, knots_years
 from cohortvol.stages.analyse.answers.literature import literature
@@ -101,8 +102,8 @@ def run(
 def _analysed(
     volumes: Path, scans: Path, out: Path, chosen: Settings, threads: int
 ) -> dict[str, Any]:
-    given = {"literature": chosen.literature, "agreement": chosen.agreement}
-    beside = {name: Path(path) for name, path in given.items() if path}
+    named = ("literature", "agreement", "companions")
+    beside = {name: Path(path) for name in named if (path := getattr(chosen, name))}
     cohort = cohort_of.build(
         read_volumes(volumes),
         read_scans(scans, chosen.covariates),
@@ -196,6 +197,7 @@ def _beside(
         "asymmetry": asymmetry(cohort, settings),
         "time_of_day": time_of_day(cohort, settings),
         "two_models": two_models(cohort, settings),
+        "companion_slopes": companion_slopes(cohort, settings),
     }
 
 

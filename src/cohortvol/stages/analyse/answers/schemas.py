@@ -332,6 +332,29 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "adjusted_for": ADJUSTED,
         "note": NOTE,
     },
+    "analyse/companion_slopes": {
+        "structure": STRUCTURE,
+        "companion": Column(text, "image that was measured in the structure, such as fat_fraction"),
+        "unit": Column(text, "unit of mean and slopes; null of grey values, which have none"),
+        "sex": SEX,
+        "model": MODEL,
+        "slope_per_decade": Column(
+            real, "change of the median in the structure, in the unit, per decade of age"
+        ),
+        "slope_per_decade_ci_low": Column(real, "lower 95 % limit"),
+        "slope_per_decade_ci_high": Column(real, "upper 95 % limit"),
+        "p_value": Column(real, f"two-sided p of the slope; {P}"),
+        "log10_p": Column(real, "base-10 logarithm of p_value, which does not underflow"),
+        "q_value": Column(real, "Benjamini-Hochberg over all rows of the model"),
+        "q_value_by": Column(real, "the same by Benjamini-Yekutieli, for any dependence"),
+        "n_used": USED,
+        "mean": Column(real, "arithmetic mean of the medians used, in the unit"),
+        "se_kind": Column(
+            text, "HC3; cluster where a subject has several scans, CR2 where clusters are few"
+        ),
+        "adjusted_for": ADJUSTED,
+        "note": NOTE,
+    },
     "analyse/two_models": {
         "structure": STRUCTURE,
         "other_model": Column(text, "segmentation model that is compared with this one"),

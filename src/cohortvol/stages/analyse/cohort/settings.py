@@ -62,6 +62,8 @@ class Settings:
     """CSV of published volumes to compare with, besides those that come with cohortvol."""
     agreement: str | None = None
     """Table in which `assemble` gathered the comparison with another segmentation model."""
+    companions: str | None = None
+    """Table in which `assemble` gathered what other images show in the structures."""
     age_range_years: tuple[float, float] = AGE_RANGE_YEARS
     """Ages outside count as unknown."""
     covariates: Mapping[str, str] = field(default_factory=dict)
