@@ -277,6 +277,7 @@ def test_a_map_of_fat_fraction_is_no_scan_unless_asked_for(tmp_path):
     assert (row["state"], row["dixon"]) == ("ready", "in_phase")
     series = read_table(results / "ingest/series/0000.parquet", SERIES)
     assert sorted(series["reason"].dropna()) == ["DCM_DERIVED"]
+    assert ingested(results, {}, derived="allow").loc["s", "reason"] == "DCM_AMBIGUOUS_SERIES"
 
 
 def test_a_folder_without_the_part_says_so(tmp_path):
