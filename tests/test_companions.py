@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -265,6 +266,23 @@ def test_parts_of_dixon_are_taken_of_the_folder_of_the_scan(tmp_path):
         "IMG_COMPANION_SWAPPED", "the header says in_phase"
     )  # fmt: skip
     assert not (results / "ingest/0000/s.fat.nii.gz").exists()
+
+
+def test_parts_of_dixon_are_taken_of_the_archive_of_the_scan_and_never_the_scan_itself(tmp_path):
+    folder = dixon_session(tmp_path / "session")
+    archive = shutil.make_archive(str(tmp_path / "session"), "zip", folder)
+    water = saved(tmp_path / "nifti" / "w.nii", person(1, 5.0)["water"])
+    single = shutil.make_archive(str(tmp_path / "one"), "zip", tmp_path / "nifti")
+    rows = {"a": {"image": archive}, "b": {"image": str(folder)}, "c": {"image": single},
+            "d": {"image": water}}  # fmt: skip
+    table = ingested(read(tmp_path, rows), {"fat": {}}, dixon=("water",))
+    assert table["state"].eq("ready").all()
+    of_archive, of_folder, of_single, of_file = (one["fat"] for one in table["found"])
+    assert of_archive["image_sha256"] == of_folder["image_sha256"]
+    assert of_archive["image"].endswith("/a.fat.nii.gz")
+    assert [one["reason"] for one in (of_single, of_file)] == ["IMG_COMPANION_MISSING"] * 2
+    left = {path.name for path in (tmp_path / "results/ingest/0000").iterdir()}
+    assert left == {"a.nii.gz", "a.fat.nii.gz", "b.nii.gz", "b.fat.nii.gz", "c.nii.gz"}
 
 
 def test_a_map_of_fat_fraction_is_no_scan_unless_asked_for(tmp_path):

@@ -93,14 +93,16 @@ def _checked(
         raise ScanError("IMG_COMPANION_MISSING", f"no {COLUMN}{companion.name}")
     found: dict[str, Any] = {}
     listed: Series = []
+    error: ScanError | None = None
     try:
         grey = read(found, source, converted, _rules(rules, companion, is_beside), listed)
-    except ScanError as error:
-        if is_beside and part not in {row.get("dixon") for row in listed}:
-            raise ScanError("IMG_COMPANION_MISSING", f"no series of {part}") from error
-        raise
-    finally:
-        series[:] = in_one([series, listed]) if is_beside else [*series, *listed]
+    except ScanError as raised:
+        error = raised
+    series[:] = in_one([series, listed]) if is_beside else [*series, *listed]
+    if is_beside and part not in {row.get("dixon") for row in listed}:
+        raise ScanError("IMG_COMPANION_MISSING", f"no series of {part}") from error
+    if error is not None:
+        raise error
     if part and found.get("dixon") not in (None, part):
         raise ScanError("IMG_COMPANION_SWAPPED", f"the header says {found['dixon']}")
     if not grey.grid.is_that_of(session.grid):
