@@ -20,23 +20,27 @@ PCT, LOW, HIGH = (f"slope_pct_per_decade{end}" for end in ("", "_ci_low", "_ci_h
 
 @dataclass
 class Cohort:
-    """The tables of one analysis, and those that it read, as rows of texts."""
+    """The tables of one analysis, and those that it read, as rows of texts; the model's card."""
 
     tables: dict[str, list[Row]]
     record: dict
     scans: list[Row] = field(default_factory=list)
     volumes: list[Row] = field(default_factory=list)
     figures: set[str] = field(default_factory=set)
+    card: dict = field(default_factory=dict)
 
     @classmethod
-    def read(cls, analysis: Path, scans: Path, volumes: Path, figures: Path) -> Cohort:
-        """From an analyse folder, the tables given to it, and the figures of the report."""
+    def read(
+        cls, analysis: Path, scans: Path, volumes: Path, figures: Path, card: Path | None = None
+    ) -> Cohort:
+        """From an analyse folder, the tables given to it, the figures of the report, a card."""
         return cls(
             {path.stem: _rows(path) for path in analysis.glob("*.csv")},
             json.loads((analysis / "analyse.json").read_text(encoding="utf-8")),
             _rows(scans),
             _rows(volumes),
             {re.sub(r"_\d+$", "", path.stem) for path in figures.glob("*.csv")},
+            json.loads(card.read_text(encoding="utf-8")) if card else {},
         )
 
     def of(self, name: str, **where: str) -> list[Row]:

@@ -242,3 +242,74 @@ def _lines_m1(models: set[str]) -> list[Said]:
 
 def absent(name: str) -> Callable[[Cohort], list[Said]]:
     return lambda c: when(c.trends and name not in c.figures)
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+
+def folds(c: Cohort) -> list[Said]:
+    found = _by_number(c, lambda part: len(part["folds"]))
+    return [(str(n), where) for n, where in found.items() if n > 1]
+
+
+def mirrored(c: Cohort) -> list[Said]:
+    found = _by_number(c, lambda part: _n_mirrored(c, part))
+    return [(str(2**n), str(n), where) for n, where in found.items() if n]
+
+
+def not_mirrored(c: Cohort) -> list[Said]:
+    found = _by_number(c, lambda part: _n_mirrored(c, part))
+    return [(where,) for n, where in found.items() if not n]
+
+
+def _n_mirrored(c: Cohort, part: dict) -> int:
+    profiles = {row["profile"].split("+")[0] for row in c.scans if row.get("profile")}
+    return len(part["mirror_axes"]) if profiles == {"nnunet"} else 0
+
+
+def _by_number(c: Cohort, number: Callable[[dict], int]) -> dict[int, str]:
+    numbers: dict[int, list[str]] = {}
+    for part in c.card.get("parts", []):
+        numbers.setdefault(number(part), []).append(part["name"])
+    return {
+        n: f" in {', '.join(names)}" if len(numbers) > 1 else "" for n, names in numbers.items()
+    }
+
+
+def boxes(c: Cohort) -> list[Said]:
+    return [
+        (part["name"], ", ".join(part["crop"]), f"{part['margin_mm']:g}")
+        for part in c.card.get("parts", [])
+        if part.get("crop")
+    ]
+
+
+def cascades(c: Cohort) -> list[Said]:
+    kinds = _configurations(c)
+    return [
+        (part["configuration"], kinds[part["previous"]])
+        for part in c.card.get("parts", [])
+        if part.get("previous")
+    ]
+
+
+def averaged(c: Cohort) -> list[Said]:
+    kinds = _configurations(c)
+    together = [
+        [kinds[name] for name in (*part["averaged_with"], part["name"])]
+        for part in c.card.get("parts", [])
+        if part.get("averaged_with")
+    ]
+    return [(f"{', '.join(some[:-1])} and {some[-1]}",) for some in together]
+
+
+def _configurations(c: Cohort) -> dict[str, str]:
+    return {part["name"]: part["configuration"] for part in c.card.get("parts", [])}
+
+
+def largest(c: Cohort) -> list[Said]:
+    return [
+        (", ".join(str(n) if part.get("regions") else part["labels"][str(n)] for n in labels),)
+        for part in c.card.get("parts", [])
+        for labels in part.get("keep_largest", [])
+    ]

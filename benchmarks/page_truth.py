@@ -286,6 +286,49 @@ CLAIMS = (
         ("Lines are (natural|the fit)", "Lines are not"),
     ),
     Claim(
+        "networks of folds",
+        r"(\d+) networks, one of each fold, are averaged((?: in [^.]*)?)\.",
+        expected.folds,
+        (r"\d+ networks, one", "99 networks, one"),
+    ),
+    Claim(
+        "mirrored passes",
+        r"Of each patch (\d+) passes are averaged, one for each way to mirror it along (\d) "
+        r"ax[ei]s((?: in [^.]*)?)\.",
+        expected.mirrored,
+        (r"Of each patch \d+", "Of each patch 9"),
+    ),
+    Claim(
+        "no mirrored passes",
+        r"No mirrored passes are made((?: in [^.]*)?)\.",
+        expected.not_mirrored,
+        ("No mirrored passes are", "Mirrored passes are"),
+    ),
+    Claim(
+        "boxes",
+        r"Part (\S+) sees a box around ([^;]*?), ([\d.]+) mm wider;",
+        expected.boxes,
+        (r"[\d.]+ mm wider", "99 mm wider"),
+    ),
+    Claim(
+        "cascade",
+        r"(\w+) sees the label map of (\w+) beside the image: a cascade\.",
+        expected.cascades,
+        ("sees the label map of ", "sees the label map of not_"),
+    ),
+    Claim(
+        "averaged",
+        r"The probabilities of ([^.]*?) are averaged\.",
+        expected.averaged,
+        ("The probabilities of ", "The probabilities of 9d, "),
+    ),
+    Claim(
+        "largest pieces",
+        r"Of the (?:structure|label)s? ([^.]*?) the largest connected piece is kept\.",
+        expected.largest,
+        (r"Of the (structure|label)(s?) ", r"Of the \1\2 left_ear, "),
+    ),
+    Claim(
         "no forest", r"No forest plot: (?=())", expected.absent("forest"), ("No forest", "A forest")
     ),
     Claim(

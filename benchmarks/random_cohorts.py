@@ -35,7 +35,9 @@ import page_figures
 import page_truth
 from cohortvol.drawing import pages, style
 from cohortvol.errors import CohortvolError
+from cohortvol.models.card import segmentation_key
 from cohortvol.stages import analyse, report
+from page_card import drawn_card, write_card
 
 SIZES = {1: 3, 2: 4, 3: 5, 5: 10, 9: 13, 12: 14, 20: 12, 25: 12, 40: 10, 80: 7, 150: 4, 300: 3,
          450: 2, 1500: 1}  # fmt: skip
@@ -186,6 +188,12 @@ def keys() -> dict[str, list[str]]:
 def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
     """What is wrong with the page of one cohort."""
     volumes, scans, settings = drawn(np.random.default_rng(seed))
+    card = drawn_card(seed, folder / "model")
+    written = write_card(card)
+    profile = card.profiles[seed % len(card.profiles)]
+    scans = scans.assign(
+        model=card.id, profile=profile, segmentation_key=segmentation_key(card, profile)
+    )
     volumes.to_csv(folder / "v.csv", index=False)
     scans.to_csv(folder / "s.csv", index=False)
     PRINTED.clear()
@@ -193,9 +201,11 @@ def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
         with warnings.catch_warnings(), quickly() if quick else watched():
             warnings.simplefilter("error", RuntimeWarning)
             analyse.run(folder / "v.csv", folder / "s.csv", folder / "a", **settings)
-            page = report.run(folder / "a", folder / "v.csv", folder / "s.csv", folder / "r")
+            tables = folder / "a", folder / "v.csv", folder / "s.csv"
+            page = report.run(*tables, folder / "r", model=card.folder)
         figures = folder / "r" / "figures"
-        cohort = page_truth.Cohort.read(folder / "a", folder / "s.csv", folder / "v.csv", figures)
+        tables = folder / "a", folder / "s.csv", folder / "v.csv"
+        cohort = page_truth.Cohort.read(*tables, figures, written)
         html = page.read_text(encoding="utf-8")
         sexes = max(sum(cohort.record["counts"][sex] > 0 for sex in ("F", "M")), 1)
         of_figures = page_figures.untrue(page_figures.shown(html, figures, keys(), sexes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from functools import cache
@@ -15,6 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cohortvol.errors import TableError
+from cohortvol.models.card import card_json, segmentation_key
+from cohortvol.models.told import told_run
 from cohortvol.stages.report.page import html as page
 from cohortvol.stages.report.page.answer import answer
 from cohortvol.stages.report.page.sentences import methods, notices
@@ -24,6 +28,7 @@ from made_tables import made
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import page_truth
 import random_cohorts
+from page_card import drawn_card
 
 FIGURES = ("trends", "forest", "quartiles", "sensitivity", "centiles", "repeats")
 OF_ANALYSE = (
@@ -46,7 +51,11 @@ def page_of(seed: int) -> tuple[str, page_truth.Cohort]:
     ):
         figures -= {name}
         figures |= {name} if analysis.table(table)[column].notna().any() else set()
-    cohort = page_truth.Cohort(texts, analysis.record, scans, figures=figures)
+    card = drawn_card(seed, Path("model"))
+    profile = str(rng.choice(card.profiles))
+    scans = [row | {"profile": profile} for row in scans]
+    as_json = json.loads(json.dumps(card_json(card)))
+    cohort = page_truth.Cohort(texts, analysis.record, scans, figures=figures, card=as_json)
     flow = count_flow(analysis.flow)
     said = [flow.sentence(), notices.small(analysis)]
     level = analysis.settings["fdr"]
@@ -64,13 +73,14 @@ def page_of(seed: int) -> tuple[str, page_truth.Cohort]:
             )
     if all(row["state"] == "done" for row in scans):
         said.append("None: every scan of the manifest was measured.")
-    how = methods.said(analysis, flow, "", public=False)
+    by = methods.segmented(card.id, told_run(card, profile), made_elsewhere=False)
+    how = methods.said(analysis, flow, by, public=False)
     if analysis.has_trends:
         absent = notices.absent(analysis, public=False)
         said += [notices.size(analysis), *(absent[name] for name in FIGURES if name not in figures)]
         said += [text for name, text in how.items() if name != "no_trend"]
     else:
-        said += [how[name] for name in ("manifest", "no_trend")]
+        said += [how[name] for name in ("manifest", "segmented", "no_trend")]
     return rows + " " + escape(" ".join(filter(None, said)) + " "), cohort
 
 
@@ -129,9 +139,20 @@ def test_a_row_of_missing_values_stands_only_where_there_are_any():
 def test_no_sentence_of_a_whole_page_is_untrue_and_lies_are_found(seed, tmp_path):
     assert random_cohorts.tried(seed, tmp_path, quick=True) == []
     figures = tmp_path / "r" / "figures"
-    cohort = page_truth.Cohort.read(tmp_path / "a", tmp_path / "s.csv", tmp_path / "v.csv", figures)
+    tables = tmp_path / "a", tmp_path / "s.csv", tmp_path / "v.csv"
+    cohort = page_truth.Cohort.read(*tables, figures, tmp_path / "model/card.json")
     html = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
     for claim in page_truth.CLAIMS:
         if claim.name in OF_ANALYSE and page_truth.found(claim, page_truth.words(html)):
             wrong = page_truth.untrue(re.sub(*claim.lie, html), cohort)
             assert any(text.startswith(f"{claim.name}:") for text in wrong), claim.name
+
+
+def test_scans_of_another_model_are_refused(tmp_path):
+    card = drawn_card(1, tmp_path / "model")
+    ways = {"profile": ["nnunet", None], "segmentation_key": [segmentation_key(card), None]}
+    scans = pd.DataFrame(ways)
+    assert page.told_of(scans, card) == told_run(card, "nnunet")
+    assert page.told_of(scans.drop(columns="profile"), card) == []
+    with pytest.raises(TableError, match=r"not the model that .*\n  scans       key 00, profile"):
+        page.told_of(scans.assign(segmentation_key=["00", None]), card)

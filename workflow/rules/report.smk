@@ -36,6 +36,7 @@ rule report:
     params:
         analyse=subpath(input.analyse, parent=True),
         folder=subpath(output.page, parent=True),
+        model=options({"model": str(MODEL.folder), "roi": config["roi"]}),
         pictures=lambda wildcards, output: options(
             {"previews": PREVIEW_FOLDER, "contact_sheet": output.get("contact_sheet")}
         ),
@@ -49,6 +50,7 @@ rule report:
             --volumes {input.volumes:q} \
             --scans {input.scans:q} \
             --out {params.folder:q} \
+            {params.model:q} \
             {params.settings:q} \
             {params.pictures:q} \
             {params.public:q} \

@@ -63,7 +63,7 @@ def as_table(frame: pd.DataFrame, title: str) -> Table:
 def echo_model(card: Any) -> None:
     """Print where a model is, and its structures."""
     from cohortvol.models.card import AS_STORED
-    from cohortvol.models.part import told_together
+    from cohortvol.models.told import told_boxes, told_together
 
     typer.echo(f"{card.folder}: {len(card.labels)} structures: {', '.join(card.labels.values())}")
     if any(part.mirror_axes for part in card.parts):
@@ -71,14 +71,8 @@ def echo_model(card: Any) -> None:
             "It was trained for mirroring: profile nnunet averages the mirror images of every "
             "patch, as nnUNetv2_predict does; nnunet-nomirror takes an eighth of the time."
         )
-    for line in told_together(card.parts):
+    for line in (*told_together(card.parts), *told_boxes(card.parts)):
         _echo_wrapped(line)
-    for part in card.parts:
-        if part.crop:
-            _echo_wrapped(
-                f"Part {part.name} sees a box around {', '.join(part.crop)}, {part.margin_mm:g} mm "
-                "wider; where none of it is found, neither are the part's structures."
-            )
     if card.channels:
         columns = ["image", *(f"image_{n}" for n in range(2, len(card.channels) + 1))]
         named = (f"{column} is {name}" for column, name in zip(columns, card.channels, strict=True))

@@ -10,6 +10,7 @@ import typer
 from cohortvol.cli.options import (
     AsNoted,
     OutFolder,
+    Roi,
     Scans,
     Volumes,
 )
@@ -57,6 +58,14 @@ def report(
             "one, of which counts are kept in private/published.json beside OUT.",
         ),
     ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model folder that the scans were segmented with; Methods then say how it is run: "
+            "mirrored passes, cascades, ensembles."
+        ),
+    ] = None,
+    roi: Roi = None,
     record: AsNoted = None,
 ) -> None:
     r"""Draw the figures and write one page that opens offline.
@@ -83,4 +92,6 @@ def report(
             contact_sheet=contact_sheet,
             sheet=SheetSettings(flagged=sheet_flagged, random=sheet_random, seed=sheet_seed),
             public=public,
+            model=model,
+            roi=roi or (),
         )

@@ -173,32 +173,6 @@ def wrong_together(parts: Sequence[Part]) -> list[str]:
     return wrong
 
 
-def told_together(parts: Sequence[Part]) -> list[str]:
-    """How parts of a card go together, and what nnU-Net's postprocessing keeps, a sentence each."""
-    configurations = {part.name: part.configuration for part in parts}
-    told = []
-    for part in parts:
-        if part.previous is not None:
-            told.append(
-                f"{part.configuration} sees the label map of {configurations[part.previous]} "
-                "beside the image: a cascade."
-            )
-        if part.averaged_with:
-            *first, last = (configurations[name] for name in (*part.averaged_with, part.name))
-            told.append(f"The probabilities of {', '.join(first)} and {last} are averaged.")
-        for labels in part.keep_largest:
-            names = [
-                str(label) if part.regions else part.labels.get(label, str(label))
-                for label in labels
-            ]
-            what = "label" if part.regions else "structure"
-            told.append(
-                f"Of the {what}{'s' if len(names) > 1 else ''} {', '.join(names)} the largest "
-                "connected piece is kept."
-            )
-    return told
-
-
 def with_needed(parts: Sequence[Part], wanted: Collection[str]) -> tuple[Part, ...]:
     """The parts of these names and those that they need, in the order given."""
     names = set(wanted)

@@ -19,7 +19,7 @@ def list_models(models_dir: ModelsDir = Path("models")) -> None:
     from cohortvol.models import card as cards
     from cohortvol.models import catalogue, folders
     from cohortvol.models.files import shown
-    from cohortvol.models.part import told_together
+    from cohortvol.models.told import told_together
 
     names = folders.list_models(models_dir)
     typer.echo(f"In {models_dir}:" if names else f"{models_dir} holds no model.")

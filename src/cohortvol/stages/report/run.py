@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jinja2 import Environment
 from cohortvol import reasons
 from cohortvol.drawing import pages, style
 from cohortvol.errors import ConfigError, OutputError, TableError
+from cohortvol.models.card import load_card, restrict
 from cohortvol.stages.report.figures import gallery, sheets
 from cohortvol.stages.report.figures.sheets import SheetSettings
 from cohortvol.stages.report.page import checklists, listing
@@ -55,6 +57,8 @@ def run(
     contact_sheet: Path | None = None,
     sheet: SheetSettings | None = None,
     public: bool = False,
+    model: Path | None = None,
+    roi: Sequence[str] = (),
 ) -> Path:
     """Write ``index.html`` and ``figures/`` of a cohort; equal inputs give equal files.
 
@@ -86,6 +90,10 @@ def run(
         drawn, and no image of one is shown. What was published is kept in
         ``private/published.json`` beside `out`, and a page too near to an earlier one is refused:
         see `cohortvol.stages.report.tables.published`.
+    model : Path, optional
+        Model folder with which the scans were segmented; Methods then say how it is run.
+    roi : sequence of str
+        Structures that were wanted of it; empty for all.
 
     Returns
     -------
@@ -95,7 +103,9 @@ def run(
     Raises
     ------
     TableError
-        If a table is missing, damaged, or lacks a column.
+        If a table is missing, damaged, or lacks a column, or the scans are of another model.
+    ModelError
+        If `model` is no model folder.
     ConfigError
         If scan ids are to be shown in public.
     OutputError
@@ -139,7 +149,11 @@ def run(
         written.add(out / "tables" / f"{name}.csv")
         commit_text(out / "tables" / f"{name}.csv", csv_text(checklists.as_table(items)))
     absent = notices.absent(analysis, public=public)
-    models_of_scans = page.models_of(scan_table, public=public)
+    segmented = methods.segmented(
+        page.models_of(scan_table, public=public),
+        page.told_of(scan_table, restrict(load_card(model), roi)) if model else [],
+        made_elsewhere=page.made_elsewhere(scan_table),
+    )
     html = pages.render(
         jinja,
         templates,
@@ -157,9 +171,7 @@ def run(
             },
             "answer": first,
             "checklists": [(checklists.CHECKLISTS[name], name, lists[name]) for name in lists],
-            "methods": methods.said(
-                analysis, flow, models_of_scans, page.made_elsewhere(scan_table), public=public
-            ),
+            "methods": methods.said(analysis, flow, segmented, public=public),
             "left_out": page.left_out_of(flow, reasons.load())
             if public
             else page.left_out(scan_table, reasons.load(), show_scan_ids=show_scan_ids),

@@ -9,7 +9,10 @@ import pandas as pd
 
 from cohortvol.drawing import style
 from cohortvol.drawing.pages import Table
+from cohortvol.errors import TableError
+from cohortvol.models.card import Card, segmentation_key
 from cohortvol.models.inference import ELSEWHERE
+from cohortvol.models.told import told_run
 from cohortvol.reasons import Reason
 from cohortvol.stages.report.page.sentences import notices
 from cohortvol.stages.report.tables.flow import Flow
@@ -238,6 +241,28 @@ def models_of(scans: pd.DataFrame, *, public: bool = False) -> str:
 def made_elsewhere(scans: pd.DataFrame) -> bool:
     """Whether the label maps were made elsewhere, and no network was run here."""
     return "profile" in scans and bool(scans["profile"].eq(ELSEWHERE).any())
+
+
+def told_of(scans: pd.DataFrame, card: Card) -> list[str]:
+    """How the model came to the label maps of finished scans, a sentence each.
+
+    Raises
+    ------
+    TableError
+        If the scans were segmented with other weights, or in another way, than this model does it.
+    """
+    told: list[str] = []
+    ways = scans.reindex(columns=["profile", "segmentation_key"]).dropna().drop_duplicates()
+    for profile, key in ways.itertuples(index=False, name=None):
+        if (of_card := segmentation_key(card, profile)) != key:
+            raise TableError(
+                f"{card.folder}: not the model that the scans were segmented with\n"
+                f"  scans       key {key}, profile {profile}\n"
+                f"  this model  key {of_card}\n"
+                "  Give the model folder, and the structures wanted, that `cohortvol segment` had."
+            )
+        told = told_run(card, profile)
+    return told
 
 
 def _counted(values: pd.Series, *, public: bool) -> pd.Series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cohortvol.drawing import style
 from cohortvol.stages.report.page.sentences import notices
@@ -13,18 +13,14 @@ from cohortvol.stages.report.tables.inputs import LOW, SLOPE, Analysis
 TIME_OF_DAY = "time of day"
 
 
-def said(
-    analysis: Analysis,
-    flow: Flow,
-    models_of_scans: str,
-    made_elsewhere: bool = False,
-    *,
-    public: bool,
-) -> dict[str, str]:
-    """Every sentence of Methods that the template places, by name; empty where there is none."""
+def said(analysis: Analysis, flow: Flow, segmented: str, *, public: bool) -> dict[str, str]:
+    """Every sentence of Methods that the template places, by name; empty where there is none.
+
+    What `segmented` returns is given.
+    """
     return {
         "manifest": manifest(flow),
-        "segmented": segmented(models_of_scans, made_elsewhere),
+        "segmented": segmented,
         "cut": cut(analysis),
         "no_trend": no_trend(analysis),
         "m1": m1(analysis),
@@ -55,8 +51,8 @@ def manifest(flow: Flow) -> str:
     return f"The manifest named {style.count(flow.manifest)} {scans}."
 
 
-def segmented(models_of_scans: str, made_elsewhere: bool = False) -> str:
-    """With which model, or by whom."""
+def segmented(models_of_scans: str, told: Sequence[str], *, made_elsewhere: bool) -> str:
+    """With which model and, as it is `told`, how; or by whom."""
     if made_elsewhere and models_of_scans:
         return (
             f"Structures were taken from label maps made elsewhere, {models_of_scans}, each of "
@@ -64,10 +60,8 @@ def segmented(models_of_scans: str, made_elsewhere: bool = False) -> str:
             "alone."
         )
     if models_of_scans:
-        return (
-            f"Structures were segmented with the model {models_of_scans}, on the native grid of "
-            "each image."
-        )
+        model = f"the model {models_of_scans}, on the native grid of each image."
+        return " ".join([f"Structures were segmented with {model}", *told])
     return "The tables do not name a segmentation model."
 
 
