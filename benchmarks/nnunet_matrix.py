@@ -7,7 +7,8 @@ nnunetv2 plans every network, saves it with random weights, an eighth as wide as
 runs it on a scan stored RAS, LPS and RSA, turned by 20 degrees, and smaller than a patch. Random
 weights say something else in every voxel: labels that are as likely, and pieces of a voxel, are
 everywhere. The table is of voxels that differ, with mirrored passes and without, and after the
-postprocessing of nnU-Net. It is printed and kept in ``matrix.tsv``.
+postprocessing of nnU-Net, and of how many labels there are in each scan at least. It is printed and
+kept in ``matrix.tsv``.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table.to_csv(options.out / "matrix.tsv", sep="\t", index=False)
     print(table.to_string(index=False))
-    differ = table.drop(columns=["kind", "passes", "kept"])
+    differ = table.drop(columns=["kind", "passes", "kept", "labels"])
     print(f"{int(differ.to_numpy().sum())} voxels differ in {differ.size} label maps")
     shutil.rmtree(work)
 
@@ -118,6 +119,7 @@ def rows_of(kind: str, chosen: Chosen, work: Path) -> Iterator[dict[str, object]
             found = compared(card, profile, scans, labels(work, passes))
             row = {"kind": kind, "passes": passes, "kept": kept}
             row |= {name: one.n_differ for name, one in found.items()}
+            row["labels"] = min(one.n_labels for one in found.values())
             print(*row.values(), sep="\t", flush=True)
             yield row
 
@@ -127,10 +129,12 @@ def from_zip(cascade: Training, work: Path, out: Path) -> Card:
     trainings = [one for one in (cascade.before, cascade) if one is not None]
     places = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
     archive = work / "exported.zip"
-    for training in trainings:
+    for training in trainings:  # gets what training leaves there and is packed with it
+        fingerprint = work / "preprocessed" / training.dataset / "dataset_fingerprint.json"
+        shutil.copy(fingerprint, training.results(work))
         for fold in training.folds.split():
             folder = training.results(work) / f"fold_{fold}"
-            (folder / "progress.png").touch()  # packed with it, and left by training alone
+            (folder / "progress.png").touch()
             (folder / "validation").mkdir(exist_ok=True)
             (folder / "validation" / "summary.json").write_text("{}")
     subprocess.run(
@@ -141,7 +145,7 @@ def from_zip(cascade: Training, work: Path, out: Path) -> Card:
             "-d", str(cascade.number), "-o", str(archive), "-f", *cascade.folds.split(),
             "-c", *(training.configuration for training in trainings),
         ],
-        env=os.environ | places, check=True, capture_output=True,
+        env=os.environ | places, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     source = Source(archive, training=cascade.configuration)
     return import_nnunet([source], out, model_id=out.name, licence="test")

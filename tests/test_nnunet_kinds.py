@@ -27,6 +27,17 @@ ALONE = {
     "regions": REGIONS,
     "two channels": Training(kind="two channels", trained=False),
     "four channels": Training(kind="four channels", configuration="2d", trained=False),
+    **{
+        kind: Training(kind=kind, configuration="2d", trained=False)
+        for kind in ("CT", "no normalisation", "0 to 1", "RGB")
+    },
+    "never mirrored": Training(
+        kind="never mirrored",
+        configuration="2d",
+        folds="0 1 2 3 4",
+        trained=False,
+        checkpoint="checkpoint_best.pth",
+    ),
 }
 TOGETHER = {
     "cascade": Chosen((CASCADE,)),
@@ -62,11 +73,15 @@ def assert_equal(found, n_scans):
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("which", ALONE)
-def test_no_voxel_differs_of_regions_and_of_several_channels(folder, tmp_path, which, profile):
+def test_no_voxel_differs_of_one_training(folder, tmp_path, which, profile):
     training, passes = ALONE[which], PROFILES[profile]
     card = imported(Chosen((training,)), folder, tmp_path / "model")
-    assert card.channels == CHANNELS.get(which, ())
+    names = CHANNELS.get(which, ())
+    assert card.channels == (names if len(names) > 1 else ())
     expected = training.labels(folder, passes)
+    if which == "never mirrored":  # there is one way to run it
+        assert card.profiles == ("nnunet", "fast")
+        profile = "nnunet"
     found = compared(card, profile, folder / "scans" / which, expected)
     assert_equal(found, 1 if passes == "predicted" else 4)
 
