@@ -16,9 +16,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from cohortvol.anatomy.geometry import FACES, orientation, spacing_mm
+from cohortvol.stages.assemble.rows import BOX
 from cohortvol.stages.assemble.scale import AXES, off_scale, usual_factors
 from cohortvol.stages.measure.volumes import structure_volumes
 from cohortvol.tools.simulate import run as simulate
@@ -34,8 +34,9 @@ def measured(path: Path) -> tuple[list[dict], dict]:
     found = structure_volumes(np.asarray(image.dataobj), image.affine, LABELS)
     name = path.name.partition(".")[0]
     rows = [
-        {"scan_id": name, "structure": row["structure"], "bbox": row["bbox"],
-         "status": "cut" if row["cut_by_fov"] else "ok"}
+        {"scan_id": name, "structure": row["structure"],
+         "status": "cut" if row["cut_by_fov"] else "ok",
+         **dict(zip(BOX, np.diff(np.reshape(row["bbox"], (3, 2)))[:, 0] + 1, strict=True))}
         for row in found[found["n_voxels"].notna()].to_dict("records")
     ]  # fmt: skip
     edges = dict(zip(("spacing_i_mm", "spacing_j_mm", "spacing_k_mm"), spacing_mm(image.affine),
@@ -43,18 +44,13 @@ def measured(path: Path) -> tuple[list[dict], dict]:
     return rows, {"scan_id": name, "orientation": orientation(image.affine), **edges}
 
 
-def tables(folder: Path, processes: int) -> tuple[pa.Table, pd.DataFrame]:
+def tables(folder: Path, processes: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables of volumes and of scans of all label maps in a folder."""
     with ProcessPoolExecutor(processes) as pool:
         found = list(pool.map(measured, sorted(folder.glob("*.nii.gz")), chunksize=16))
     rows = [row for of_scan, _ in found for row in of_scan]
-    volumes = pa.table({
-        name: pa.array(
-            [row[name] if name != "bbox" else list(map(int, row[name])) for row in rows],
-            pa.list_(pa.int64()) if name == "bbox" else pa.string(),
-        )
-        for name in ("scan_id", "structure", "status", "bbox")
-    })  # fmt: skip
+    texts = dict.fromkeys(["scan_id", "structure", "status"], "category")
+    volumes = pd.DataFrame(rows).astype(texts)
     of_people = pd.read_csv(folder.parent / "manifest.csv", usecols=["scan_id", "site", "sequence"])
     return volumes, pd.DataFrame([scan for _, scan in found]).merge(of_people, "left", "scan_id")
 

@@ -15,7 +15,7 @@ from bids_fixture import people, write_dataset
 from cohortvol import config
 from cohortvol.errors import ConfigError
 from cohortvol.stages import ingest, manifest
-from cohortvol.stages.assemble.companions import companion_values
+from cohortvol.stages.assemble.companions import unfolded
 from cohortvol.stages.ingest import Rules
 from cohortvol.stages.manifest import Choice, all_images, changed_images, read_manifest
 from cohortvol.stages.measure import measure_shard
@@ -107,7 +107,7 @@ def measured(results, rows: pd.DataFrame) -> pd.DataFrame:
     known = rows[list(INGEST)].reset_index(drop=True)
     volumes, _ = measure_shard(table, known, LAYERS, results, plausible_ml={})
     assert volumes["volume_ml"].notna().all(), "volumes are there, whatever companions are"
-    table = companion_values(to_arrow(volumes, VOLUMES), volumes["qc"])
+    table = unfolded(to_arrow(volumes, VOLUMES))
     return table.to_pandas().set_index(["scan_id", "companion", "structure"])
 
 
@@ -341,7 +341,7 @@ def test_tables_without_companions_are_as_they_were(tmp_path):
         assert "companions" not in pd.read_parquet(path).columns
         assert read_table(path, schema)["companions"].isna().all()
     volumes = append_rows([volume_row("s", "liver", 1500.0)], VOLUMES)
-    assert companion_values(to_arrow(volumes, VOLUMES), volumes["qc"]) is None
+    assert len(unfolded(to_arrow(volumes, VOLUMES))) == 0
 
 
 def test_a_companion_that_was_replaced_is_noticed_and_is_part_of_the_key(tmp_path):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
+from cohortvol.stages.assemble.decisions import QC
 from cohortvol.stages.assemble.outliers import outlier_z, resistant_line, with_outliers
-from cohortvol.store import schemas, tables
 
 N = 400
 SPREAD = 0.2
@@ -44,12 +43,13 @@ def volumes(scans, volume_ml, **columns):
         }
         | columns
     )
-    return tables.to_arrow(frame, schemas.VOLUMES)
+    texts = ["scan_id", "structure", "status", "qc", "qc_flags"]
+    return frame.assign(qc=pd.Categorical(frame["qc"], QC)).astype(dict.fromkeys(texts, "category"))
 
 
 def flagged(scans, table, max_z=5.0):
-    marked = tables.to_pandas(with_outliers(table, outlier_z(table, scans), max_z))
-    return marked[marked["qc_flags"].str.contains("QC_OUTLIER_COHORT")]
+    marked = with_outliers(table, outlier_z(table, scans), max_z)
+    return marked[marked["qc_flags"].astype(str).str.contains("QC_OUTLIER_COHORT")]
 
 
 def test_the_score_is_that_of_least_squares_where_nothing_is_out_of_line():
@@ -175,7 +175,6 @@ def test_the_line_is_exact_on_a_line_and_flat_where_age_does_not_vary():
 
 
 def test_the_tables_without_rows_stay_without_rows():
-    empty = tables.to_arrow(tables.append_rows([], schemas.VOLUMES), schemas.VOLUMES)
-    scans = pd.DataFrame({"scan_id": [], "age_years": [], "sex": []})
-    assert with_outliers(empty, outlier_z(empty, scans)).num_rows == 0
-    assert isinstance(empty, pa.Table)
+    scans, volume_ml = cohort(0)
+    empty = volumes(scans, volume_ml)
+    assert with_outliers(empty, outlier_z(empty, scans)).empty

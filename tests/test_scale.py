@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
+from cohortvol.stages.assemble.rows import BOX
 from cohortvol.stages.assemble.scale import (
     AXES,
     MIN_SCANS,
@@ -38,16 +38,10 @@ def cohort(n=120, seed=0, cut=(), steps_mm=None):
         for structure, extents in EXTENTS_MM.items():
             mm = np.array(extents) * np.exp(size + rng.normal(0, 0.06, 3))
             n_voxels = np.rint(mm[order] / edges_mm).astype(int)
-            bbox = np.stack([[5, 5, 5], n_voxels + 4], axis=1).ravel().tolist()
-            rows.append((scan, structure, "cut" if scan in cut else "ok", bbox))
+            rows.append((scan, structure, "cut" if scan in cut else "ok", *n_voxels))
         scans.append((scan, None, None, axes, *edges_mm))
-    volumes = pa.table({
-        name: pa.array(values, pa.list_(pa.int64()) if name == "bbox" else None)
-        for name, values in zip(
-            ("scan_id", "structure", "status", "bbox"), map(list, zip(*rows, strict=True)),
-            strict=True,
-        )
-    })  # fmt: skip
+    texts = ["scan_id", "structure", "status"]
+    volumes = pd.DataFrame(rows, columns=[*texts, *BOX]).astype(dict.fromkeys(texts, "category"))
     names = ["scan_id", "site", "sequence", "orientation", *EDGES]
     return volumes, pd.DataFrame(scans, columns=names)
 
@@ -83,7 +77,7 @@ def test_scans_without_whole_structures_and_small_cohorts_are_not_judged():
     volumes, scans = cohort(cut={"s007"})
     assert "s007" not in usual_factors(volumes, scans).index
     assert usual_factors(*cohort(n=MIN_SCANS - 1)).empty
-    empty = volumes.slice(0, 0)
+    empty = volumes.iloc[:0]
     assert off_scale(empty, scans).empty
     assert off_scale(empty, scans.iloc[:0]).empty
 

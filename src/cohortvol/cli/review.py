@@ -44,7 +44,6 @@ def review(
     """
     from cohortvol.stages.assemble import cohort, settings_of
     from cohortvol.stages.assemble.review import changes, to_look_at
-    from cohortvol.store.tables import to_pandas
     from cohortvol.tools.status.reading import choose_model
 
     if todo and (out is None or as_json):
@@ -58,18 +57,15 @@ def review(
     if chosen is None:
         raise ConfigError(f"{results}: nothing is segmented yet, so there is nothing to review")
     found = cohort(results, chosen, decisions, settings_of(results))
-    names = ["scan_id", "structure", "label", "volume_ml", "status", "qc_flags", "qc", "qc_auto",
-             "review"]  # fmt: skip
-    volumes = to_pandas(found.volumes.select(names))
     if todo and out is not None:
         from cohortvol.store.files import commit_text
         from cohortvol.store.tables import csv_text
 
-        rows = to_look_at(found.scans, volumes, sample, seed)
+        rows = to_look_at(found.scans, found.volumes, sample, seed)
         commit_text(out, csv_text(rows, float_format="%.6g"))
         typer.echo(f"{out}: {len(rows):,} rows of {rows['scan_id'].nunique():,} scans to look at")
         return
-    told = changes(found.scans, volumes, found.idle)
+    told = changes(found.scans, found.volumes, found.idle)
     show(told, None if as_json else _text(told))
     raise typer.Exit(told["exit_code"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,25 @@ def write_arrow(path: Path, table: pa.Table) -> str:
     return commit(path, lambda stream: _encode(table, stream), mode)
 
 
+def write_groups(
+    path: Path, columns: dict[str, Column], groups: Callable[[], Iterable[pa.Table]]
+) -> str:
+    """`write_table` for a table that is never held as a whole: the same bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file; of a table without paths of images.
+    columns : dict
+        Its schema, of which no column is `RARE`.
+    groups : callable
+        The table by `ROW_GROUP` rows and the rest; one group without rows where it has none. Called
+        once more where the storage fails.
+    """
+    schema = pa.schema([(name, column.type) for name, column in columns.items()])
+    return commit(path, lambda stream: _encode_groups(groups(), schema, stream))
+
+
 def digest_as_written(table: pa.Table) -> str:
     """sha256 of the file that `write_arrow` would make."""
     stream = pa.BufferOutputStream()
@@ -102,7 +121,14 @@ def _encode(table: pa.Table, stream: Any) -> None:
     rare = [name for name in RARE if name in table.column_names]
     if empty := [name for name in rare if table[name].null_count == len(table)]:
         table = table.drop_columns(empty)
-    pq.write_table(table.combine_chunks(), stream, **LAYOUT)  # chunk borders show in the bytes
+    _encode_groups([table], table.schema, stream)
+
+
+def _encode_groups(groups: Iterable[pa.Table], schema: pa.Schema, stream: Any) -> None:
+    options = {name: value for name, value in LAYOUT.items() if name != "row_group_size"}
+    with pq.ParquetWriter(stream, schema, **options) as writer:
+        for group in groups:  # chunk borders show in the bytes
+            writer.write_table(group.combine_chunks(), LAYOUT["row_group_size"])
 
 
 def read_table(
@@ -149,7 +175,7 @@ def read_arrow(
     """`read_table`, left in Arrow."""
 
     def read() -> pa.Table:
-        coded = {"read_dictionary": list(as_categories)}
+        coded = {"read_dictionary": [name for name in as_categories if name not in RARE]}
         with pq.ParquetFile(path, page_checksum_verification=True, **coded) as stored:
             found = stored.read(columns=list(columns))
             _check_counts(stored.metadata)
@@ -171,10 +197,15 @@ def read_arrow(
         raise TableError(f"{path}: columns missing: {', '.join(missing)}")
     table = table.select(list(columns))
     if not of_any_type:
-        wrong = [field.name for field in table.schema if field.type != columns[field.name].type]
+        wrong = [field.name for field in table.schema if _plain(field) != columns[field.name].type]
         if wrong:
             raise TableError(f"{path}: columns of another type: {', '.join(wrong)}")
     return table
+
+
+def _plain(field: pa.Field) -> pa.DataType:
+    """Type of a column as it is stored."""
+    return field.type.value_type if pa.types.is_dictionary(field.type) else field.type
 
 
 def read_as_written(path: Path, columns: dict[str, Column]) -> pa.Table:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cohortvol import reasons
 from cohortvol.errors import AccountingError, CohortvolError, TableError
 from cohortvol.ranges import AGE_RANGE_YEARS
-from cohortvol.stages.assemble.agreement import flagged, read_agreement
-from cohortvol.stages.assemble.companions import companion_values
+from cohortvol.stages.assemble.agreement import flagged
+from cohortvol.stages.assemble.companions import FOLDED, unfolded
 from cohortvol.stages.assemble.decisions import QC, Decided, decide, read_decisions
 from cohortvol.stages.assemble.following import OUT_OF_RANGE, follow, intake
 from cohortvol.stages.assemble.outliers import MAX_Z, MIN_SCANS, outlier_z, with_outliers
+from cohortvol.stages.assemble.rows import BOX, Rows, read_rows
 from cohortvol.stages.assemble.scale import marked_off_scale, off_scale
 from cohortvol.stages.assemble.verdicts import final_states, reviewed, scan_verdicts
 from cohortvol.store.files import commit_digests, commit_json
 from cohortvol.store.schemas import (
     AGREEMENT,
     COHORT_VOLUMES,
+    COMPANIONS,
     INGEST,
     MANIFEST,
     SCANS,
@@ -40,7 +44,7 @@ from cohortvol.store.tables import (
     read_table,
     to_arrow,
     to_pandas,
-    write_arrow,
+    write_groups,
     write_table,
 )
 
@@ -111,34 +115,60 @@ def run(
     accounts = accounting(found.scans, n_manifest=found.n_manifest)
     for line in found.idle:
         log.warning("%s: %s", decisions, line)
-    agreement = None if found.agreement is None else to_arrow(found.agreement, AGREEMENT)
-    more = {"agreement.parquet": agreement, "companions.parquet": found.companions}
-    for name, table in more.items():
-        if table is None:
-            (results / name).unlink(missing_ok=True)
+    further: dict[str, Any] = {}
+    if found.agreement is not None:
+        compared = partial(found.agreement.groups, AGREEMENT, pd.DataFrame())
+        further["agreement.parquet"] = AGREEMENT, compared
+    if found.rows.have("companions"):
+        further["companions.parquet"] = COMPANIONS, found.companions
+    for name in ("agreement.parquet", "companions.parquet"):
+        if name in further:
+            write_groups(results / name, *further[name])
         else:
-            write_arrow(results / name, table)
-    write_arrow(results / "volumes.parquet", found.volumes)
+            (results / name).unlink(missing_ok=True)
+    write_groups(results / "volumes.parquet", COHORT_VOLUMES, found.groups)
     write_table(results / "scans.parquet", found.scans, SCANS)
     commit_json(results / SETTINGS, asdict(settings))
     written = ["volumes.parquet", SETTINGS]
-    written += [name for name, table in more.items() if table is not None]
+    written += list(further)
     commit_digests(results, [results / name for name in written], last="scans.parquet")
     print(accounts)
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The final tables COHORT_VOLUMES, SCANS, AGREEMENT and COMPANIONS, and decisions that change
-    nothing.
+    """What the final tables are made of.
+
+    Attributes
+    ----------
+    volumes : pandas.DataFrame
+        Of COHORT_VOLUMES what is judged, and how, texts as categories.
+    rows : Rows
+        Where everything else in COHORT_VOLUMES is.
+    scans : pandas.DataFrame
+        The table SCANS.
+    n_manifest : int
+        Rows of the manifest.
+    idle : list of str
+        Decisions that change nothing.
+    agreement : Rows, optional
+        Where the table AGREEMENT is, if two models were compared.
     """
 
-    volumes: pa.Table
+    volumes: pd.DataFrame
+    rows: Rows
     scans: pd.DataFrame
     n_manifest: int
     idle: list[str]
-    agreement: pd.DataFrame | None
-    companions: pa.Table | None
+    agreement: Rows | None
+
+    def groups(self) -> Iterator[pa.Table]:
+        """The table COHORT_VOLUMES, for `write_groups`."""
+        return self.rows.groups(COHORT_VOLUMES, self.volumes[list(_REVIEWED)])
+
+    def companions(self) -> Iterator[pa.Table]:
+        """The table COMPANIONS, likewise."""
+        return map(unfolded, self.rows.groups(FOLDED, self.volumes[["qc"]]))
 
 
 def cohort(
@@ -170,8 +200,49 @@ def cohort(
         If the scans were segmented in more than one way.
     """
     results = Path(results)
-    manifest = read_table(results / "manifest" / "scans.parquet", MANIFEST)
     shards = _listed_shards(results / "manifest" / "index.tsv")
+    scans, n_manifest = _followed(results, model, shards, settings)
+    segmented = scans[scans["state"] == "segmented"]
+    rows, volumes = read_rows(
+        [results / "measure" / model / f"{shard}.parquet" for shard in shards],
+        {name: VOLUMES[name] for name in _JUDGED},
+        segmented["scan_id"],
+    )
+    volumes["qc"] = volumes["qc"].cat.set_categories(list(QC))
+    score = outlier_z(volumes, segmented, settings.outlier_min_scans)
+    volumes = with_outliers(volumes, score, settings.outlier_max_z)
+    scans = marked_off_scale(scans, off_scale(volumes, segmented))
+    volumes = volumes.drop(columns=list(BOX))
+    agreement = None
+    if settings.min_dice is not None:
+        agreement, compared = read_rows(
+            [results / "agreement" / model / f"{shard}.parquet" for shard in shards],
+            {name: AGREEMENT[name] for name in _COMPARED},
+            segmented["scan_id"],
+        )
+        volumes = flagged(volumes, compared, settings.min_dice)
+    verdicts = scan_verdicts(volumes)
+    scans = final_states(scans, verdicts)
+    decided = _decided(decisions, volumes, scans, skip_unknown=settings.skip_unknown)
+    if decisions is not None:
+        verdicts = scan_verdicts(_looked_at(decided.volumes))
+    scans = reviewed(scans, verdicts, decided.of_scans)
+    volumes = decided.volumes.assign(qc_auto=volumes["qc"])
+    return Cohort(volumes, rows, scans, n_manifest, decided.idle, agreement)
+
+
+_JUDGED = ("scan_id", "structure", "label", "volume_ml", "status", "reason", "cut_by_fov", "bbox",
+           "qc", "qc_flags")  # fmt: skip
+_COMPARED = ("scan_id", "structure", "dice", "reason")
+_REVIEWED = ("outlier_z", "qc", "qc_flags", "qc_auto", "review", "review_line")
+"""Columns of COHORT_VOLUMES that are not as measure wrote them."""
+
+
+def _followed(
+    results: Path, model: str, shards: Sequence[str], settings: Settings
+) -> tuple[pd.DataFrame, int]:
+    """The scans up to segment, and how many rows the manifest has."""
+    manifest = read_table(results / "manifest" / "scans.parquet", MANIFEST)
     scans = follow(
         manifest,
         _of_shards(results / "ingest", shards, INGEST),
@@ -179,29 +250,7 @@ def cohort(
         settings.age_range_years,
     )
     check_one_segmentation(scans, results, model)
-    segmented = scans[scans["state"] == "segmented"]
-    volumes = in_cohort_order(
-        [read_arrow(results / "measure" / model / f"{shard}.parquet", VOLUMES) for shard in shards],
-        segmented["scan_id"],
-    )
-    score = outlier_z(volumes, segmented, settings.outlier_min_scans)
-    volumes = with_outliers(volumes, score, settings.outlier_max_z)
-    scans = marked_off_scale(scans, off_scale(volumes, segmented))
-    agreement = None
-    if settings.min_dice is not None:
-        agreement = read_agreement(results / "agreement" / model, shards, volumes)
-        volumes = flagged(volumes, agreement, settings.min_dice)
-    light = to_pandas(volumes.select(_JUDGED))
-    scans = final_states(scans, scan_verdicts(light))
-    decided = _decided(decisions, light, scans, skip_unknown=settings.skip_unknown)
-    scans = reviewed(scans, scan_verdicts(_looked_at(decided.volumes)), decided.of_scans)
-    columns = decided.volumes.assign(qc_auto=light["qc"])
-    values = companion_values(volumes, columns["qc"])
-    volumes = _with_columns(volumes, columns[["qc", "qc_auto", "review", "review_line"]])
-    return Cohort(volumes, scans, len(manifest), decided.idle, agreement, values)
-
-
-_JUDGED = ["scan_id", "structure", "label", "status", "reason", "qc_flags", "qc"]
+    return scans, len(manifest)
 
 
 def _decided(
@@ -209,7 +258,8 @@ def _decided(
 ) -> Decided:
     if path is None:
         nothing = pd.DataFrame({"review": [], "review_line": []}, dtype=object)
-        return Decided(volumes.assign(review=None, review_line=None), nothing, [])
+        undecided = pd.Categorical.from_codes(np.full(len(volumes), -1, dtype=np.int8), [])
+        return Decided(volumes.assign(review=undecided, review_line=undecided), nothing, [])
     done = (scans["state"] == "done").groupby(scans["scan_id"]).any()
     decisions = read_decisions(path)
     unknown = ~decisions["scan_id"].isin(done.index)
@@ -221,15 +271,7 @@ def _decided(
 
 def _looked_at(volumes: pd.DataFrame) -> pd.DataFrame:
     """The structures without the codes of those that people have decided on."""
-    return volumes.assign(qc_flags=volumes["qc_flags"].where(volumes["review"].isna(), ""))
-
-
-def _with_columns(volumes: pa.Table, columns: pd.DataFrame) -> pa.Table:
-    """The table COHORT_VOLUMES out of VOLUMES and the columns that review adds or changes."""
-    added = to_arrow(columns, {name: COHORT_VOLUMES[name] for name in columns})
-    merged = {name: (added if name in added.column_names else volumes)[name] for name in
-              COHORT_VOLUMES}  # fmt: skip
-    return pa.table(merged)
+    return volumes.assign(qc_flags=volumes["qc_flags"].where(volumes["review"].isna()))
 
 
 def _listed_shards(index: Path) -> list[str]:
@@ -281,17 +323,6 @@ def check_one_segmentation(scans: pd.DataFrame, results: Path, model: str) -> No
         for shard in again
     ]
     raise CohortvolError("\n".join(lines))
-
-
-def in_cohort_order(tables: list[pa.Table], scan_ids: pd.Series) -> pa.Table:
-    """Rows of these scans from the tables of all shards, sorted by scan_id.
-
-    Within a scan the rows keep their order: labels of the model, then sums.
-    """
-    empty = to_arrow(append_rows([], VOLUMES), VOLUMES)
-    volumes = pa.concat_tables([empty, *tables])
-    kept = volumes.filter(pc.is_in(volumes["scan_id"], pa.array(scan_ids, pa.string())))
-    return kept.take(pc.sort_indices(kept, sort_keys=[("scan_id", "ascending")]))
 
 
 def accounting(scans: pd.DataFrame, n_manifest: int) -> str:

@@ -18,9 +18,11 @@ from cohortvol.store.text_table import read_text_table
 
 NEEDED = ("scan_id", "decision", "reviewer", "date")
 WHOLE_SCAN = "*"
-ACCEPT, EXCLUDE = "accept", "exclude"
+REVIEWS = ACCEPT, EXCLUDE = "accept", "exclude"
 MEASURED = ("ok", "cut")
 QC = ("pass", "flag", "exclude")
+_RANK_OF_REVIEW = np.array([QC.index("pass"), QC.index("exclude")], dtype=np.int8)
+"""Place in `QC` of what was decided, by its place in `REVIEWS`."""
 
 
 def read_decisions(path: Path) -> pd.DataFrame:
@@ -116,7 +118,7 @@ class Decided:
     """Volumes and scans as people see them, and the decisions that change nothing."""
 
     volumes: pd.DataFrame
-    """Rows as given: ``qc``, ``review`` (accept, exclude or None) and ``review_line``."""
+    """Rows as given, with ``qc``, ``review`` (accept, exclude or null) and ``review_line``."""
     of_scans: pd.DataFrame
     """By scan_id: ``review`` and ``review_line`` of decisions on a whole scan."""
     idle: list[str]
@@ -137,7 +139,8 @@ def decide(path: Path, decisions: pd.DataFrame, volumes: pd.DataFrame, done: pd.
     decisions : pandas.DataFrame
         What `read_decisions` returned.
     volumes : pandas.DataFrame
-        ``scan_id, structure, label, status`` and the automatic ``qc`` of the whole cohort.
+        ``scan_id, structure, label, status`` and the automatic ``qc`` of the whole cohort, as
+        categories, of ``qc`` those of `QC`; sorted by scan.
     done : pandas.Series of bool
         Whether a scan is done, by scan_id, for every scan_id of the manifest.
 
@@ -146,28 +149,46 @@ def decide(path: Path, decisions: pd.DataFrame, volumes: pd.DataFrame, done: pd.
     TableError
         Listing every decision on a scan or structure that the cohort does not have.
     """
+    decisions = decisions.reset_index(drop=True)
     is_sum = are_sums(volumes)
     _refuse_unknown(path, decisions, volumes, is_sum, done)
-    whole = decisions["structure"] == WHOLE_SCAN
-    of_scans = decisions[whole].set_index("scan_id")
-    single = decisions[~whole].set_index(["scan_id", "structure"])
-    own = single.reindex(pd.MultiIndex.from_frame(volumes[["scan_id", "structure"]]))
-    inherited = of_scans.reindex(volumes["scan_id"])
-    own, inherited = (found.set_axis(volumes.index) for found in (own, inherited))
-    measured = volumes["status"].isin(MEASURED)
-    review = own["decision"].fillna(inherited["decision"]).where(measured & ~is_sum)
-    line = own["line"].where(own["decision"].notna(), inherited["line"])
+    measured = volumes["status"].isin(MEASURED).to_numpy()
+    held = np.where(measured & ~is_sum, _decision_of_row(decisions, volumes), -1)
+    review = np.append(decisions["decision"].map(REVIEWS.index), -1).astype(np.int8)[held]
+    automatic = volumes["qc"].cat.codes.to_numpy()
+    rank = np.where(review < 0, automatic, _RANK_OF_REVIEW[review])
+    _judge_sums(volumes, measured & is_sum, automatic, rank, review)
+    line = np.append(decisions["line"], 0).astype(np.int64)[held]
     decided = volumes.assign(
-        qc=volumes["qc"].mask(review == EXCLUDE, "exclude").mask(review == ACCEPT, "pass"),
-        review=review,
-        review_line=line.where(review.notna()).astype("Int64"),
+        qc=pd.Categorical.from_codes(rank, list(QC)),
+        review=pd.Categorical.from_codes(review, list(REVIEWS)),
+        review_line=pd.arrays.IntegerArray(line, held < 0),
     )
+    of_scans = decisions[decisions["structure"] == WHOLE_SCAN].set_index("scan_id")
     of_scans = of_scans.rename(columns={"decision": "review", "line": "review_line"})
     return Decided(
-        _with_sums(decided, volumes["qc"], is_sum),
+        decided,
         of_scans[["review", "review_line"]],
         list(_idle(decisions, volumes[measured], done)),
     )
+
+
+def _decision_of_row(decisions: pd.DataFrame, volumes: pd.DataFrame) -> np.ndarray:
+    """(rows,) place of the decision on each structure, or else on its scan; -1 where none is."""
+    scans, structures = (volumes[name].cat for name in ("scan_id", "structure"))
+    scan = scans.codes.to_numpy()
+    starts = np.searchsorted(scan, np.arange(len(scans.categories) + 1, dtype=scan.dtype))
+    structure = structures.codes.to_numpy()
+    found = np.full(len(volumes), -1)
+    is_whole = decisions["structure"] == WHOLE_SCAN
+    for some in (decisions[is_whole], decisions[~is_whole]):
+        of_scan = scans.categories.get_indexer(some["scan_id"])
+        of_structure = structures.categories.get_indexer(some["structure"])
+        for place, at, code in zip(some.index, of_scan, of_structure, strict=True):
+            if at >= 0:
+                rows = slice(starts[at], starts[at + 1])
+                found[rows][(structure[rows] == code) | (code < 0)] = place
+    return found
 
 
 def are_sums(volumes: pd.DataFrame) -> np.ndarray:
@@ -202,28 +223,33 @@ def _refuse_unknown(
     _refuse(path, wrong, "decisions on what this cohort does not have")
 
 
-def _with_sums(decided: pd.DataFrame, automatic: pd.Series, is_sum: np.ndarray) -> pd.DataFrame:
-    """Sums of pairs as good as the worse of their sides; reviewed where that changes them."""
-    decided = decided.copy()
-    rank = {name: n for n, name in enumerate(QC)}
+def _judge_sums(
+    volumes: pd.DataFrame,
+    of_sum: np.ndarray,
+    automatic: np.ndarray,
+    rank: np.ndarray,
+    review: np.ndarray,
+) -> None:
+    """Make sums of pairs as good as the worse of their sides; reviewed where that changes them.
+
+    `automatic` and `rank` are places in `QC` before and after, `review` those in `REVIEWS`.
+    """
+    scan = volumes["scan_id"].cat.codes.to_numpy()
     for name, sides in anatomy.pairs().items():
-        of_pair = is_sum & (decided["structure"] == name) & decided["status"].isin(MEASURED)
-        rows = decided.index[of_pair]
-        if rows.empty:
+        rows = np.flatnonzero(of_sum & (volumes["structure"] == name))
+        if not len(rows):
             continue
-        ranks = [
-            decided[decided["structure"] == side].set_index("scan_id")["qc"].map(rank)
-            for side in sides
-        ]
-        worse = pd.concat(ranks, axis=1).max(axis=1).reindex(decided.loc[rows, "scan_id"])
-        qc = worse.map(dict(enumerate(QC))).set_axis(rows)
-        changed = qc.map({"exclude": EXCLUDE}).fillna(ACCEPT)
-        decided.loc[rows, "qc"] = qc
-        decided.loc[rows, "review"] = changed.where(qc != automatic[rows])
-    return decided
+        worse = np.full(len(volumes["scan_id"].cat.categories), -1, dtype=np.int8)
+        of_sides = np.flatnonzero(volumes["structure"].isin(sides))
+        np.maximum.at(worse, scan[of_sides], rank[of_sides])
+        rank[rows] = worse[scan[rows]]
+        excluded = rank[rows] == QC.index("exclude")
+        changed = np.where(excluded, REVIEWS.index(EXCLUDE), REVIEWS.index(ACCEPT))
+        review[rows] = np.where(rank[rows] != automatic[rows], changed, -1)
 
 
 def _idle(decisions: pd.DataFrame, measured: pd.DataFrame, done: pd.Series) -> Iterator[str]:
+    measured = measured[measured["scan_id"].isin(decisions["scan_id"])]
     known = set(zip(measured["scan_id"], measured["structure"], strict=True))
     known |= {(scan_id, WHOLE_SCAN) for scan_id in measured["scan_id"].unique()}
     for row in decisions.to_dict("records"):

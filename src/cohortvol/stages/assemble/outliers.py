@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 MAX_Z = 5.0
 """Beyond it a volume is flagged. Of 80 structures of 10,000 people, normal deviates pass it in 5
@@ -25,7 +23,7 @@ _DECIMALS = 3
 _SEXES = ("F", "M")
 
 
-def outlier_z(volumes: pa.Table, scans: pd.DataFrame, min_scans: int = MIN_SCANS) -> np.ndarray:
+def outlier_z(volumes: pd.DataFrame, scans: pd.DataFrame, min_scans: int = MIN_SCANS) -> np.ndarray:
     """Robust z of every volume in its cohort.
 
     For each structure: the logarithm of the volume, minus a resistant line in age for each sex
@@ -36,8 +34,8 @@ def outlier_z(volumes: pa.Table, scans: pd.DataFrame, min_scans: int = MIN_SCANS
 
     Parameters
     ----------
-    volumes : pyarrow.Table
-        Columns ``scan_id, structure, volume_ml, status, qc`` of the table VOLUMES.
+    volumes : pandas.DataFrame
+        ``scan_id, structure, volume_ml, status, qc``, texts as categories.
     scans : pandas.DataFrame
         ``scan_id, age_years, sex``, one row per scan.
     min_scans : int
@@ -48,27 +46,26 @@ def outlier_z(volumes: pa.Table, scans: pd.DataFrame, min_scans: int = MIN_SCANS
     (rows,) float array
         NaN where there is no volume, or too few to compare it with.
     """
-    place = np.asarray(pc.index_in(volumes["scan_id"], pa.array(scans["scan_id"], pa.string())))
-    age_years = scans["age_years"].to_numpy(dtype=float, na_value=np.nan)[place]
+    age_years = scans["age_years"].to_numpy(dtype=float, na_value=np.nan)
     sex = scans["sex"].map({name: n for n, name in enumerate(_SEXES)}).fillna(len(_SEXES))
-    sex_of_row = sex.to_numpy(dtype=np.int8)[place]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        log_ml = np.log(volumes["volume_ml"].to_numpy())
-    log_ml[~np.isfinite(log_ml)] = np.nan
-    whole = pc.and_(pc.equal(volumes["status"], "ok"), pc.not_equal(volumes["qc"], "exclude"))
-    usable = np.asarray(whole.to_numpy(), dtype=bool) & ~np.isnan(log_ml)
-    codes = _codes(volumes["structure"])
+    sex_of_scan = sex.to_numpy(dtype=np.int8)
+    places = pd.Index(scans["scan_id"]).get_indexer(volumes["scan_id"].cat.categories)
+    scan = volumes["scan_id"].cat.codes.to_numpy()
+    volume_ml = volumes["volume_ml"].to_numpy()
+    whole = ((volumes["status"] == "ok") & (volumes["qc"] != "exclude")).to_numpy()
+    structure = volumes["structure"].cat.codes.to_numpy()
     z = np.full(len(volumes), np.nan)
-    order = np.argsort(codes, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+    for code in range(len(volumes["structure"].cat.categories)):
+        rows = np.flatnonzero(structure == code)
+        of_scan = places[scan[rows]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            log_ml = np.log(volume_ml[rows])
+        log_ml[~np.isfinite(log_ml)] = np.nan
+        usable = whole[rows] & ~np.isnan(log_ml)
         z[rows] = _of_structure(
-            log_ml[rows], age_years[rows], sex_of_row[rows], usable[rows], min_scans
-        )
-    return np.round(z, _DECIMALS)
-
-
-def _codes(names: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(names.combine_chunks().dictionary_encode().indices)
+            log_ml, age_years[of_scan], sex_of_scan[of_scan], usable, min_scans
+        ).round(_DECIMALS)
+    return z
 
 
 def _of_structure(
@@ -107,34 +104,29 @@ def resistant_line(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.median(y[right]) - np.median(y[left])) / run if run > 0 else 0.0
 
 
-def with_outliers(volumes: pa.Table, z: np.ndarray, max_z: float = MAX_Z) -> pa.Table:
-    """The table with the column ``outlier_z``, and QC_OUTLIER_COHORT where it is beyond `max_z`.
+def with_outliers(volumes: pd.DataFrame, z: np.ndarray, max_z: float = MAX_Z) -> pd.DataFrame:
+    """Volumes with the column ``outlier_z``, and QC_OUTLIER_COHORT where it is beyond `max_z`.
 
     A cut volume is a lower bound, so it can only be too large.
     """
-    cut = pc.fill_null(volumes["cut_by_fov"], False).to_numpy()
-    beyond = (z > max_z) | ((z < -max_z) & ~np.asarray(cut, dtype=bool))
-    scored = volumes.set_column(
-        volumes.column_names.index("outlier_z"),
-        volumes.schema.field("outlier_z"),
-        pa.array(z, pa.float64(), from_pandas=True),
-    )
-    return with_code(scored, beyond, "QC_OUTLIER_COHORT")
+    beyond = (z > max_z) | ((z < -max_z) & ~volumes["cut_by_fov"].to_numpy())
+    return with_code(volumes.assign(outlier_z=z), beyond, "QC_OUTLIER_COHORT")
 
 
-def with_code(volumes: pa.Table, which: np.ndarray, code: str) -> pa.Table:
-    """The table with a QC code more in some rows, of which those that passed are then ``flag``."""
-    mask = pa.array(which)
-    old = volumes.select(["qc", "qc_flags"]).filter(mask).to_pylist()
-    new = {
-        "qc": ["flag" if row["qc"] == "pass" else row["qc"] for row in old],
-        "qc_flags": [f"{row['qc_flags']};{code}" if row["qc_flags"] else code for row in old],
-    }
-    for name, values in new.items():
-        column = volumes[name].combine_chunks()
-        volumes = volumes.set_column(
-            volumes.column_names.index(name),
-            volumes.schema.field(name),
-            pc.replace_with_mask(column, mask, pa.array(values, pa.string())),
-        )
-    return volumes
+def with_code(volumes: pd.DataFrame, which: np.ndarray, code: str) -> pd.DataFrame:
+    """Volumes with a QC code more in some rows, of which those that passed are then ``flag``."""
+    qc = volumes["qc"].mask(which & (volumes["qc"] == "pass"), "flag")
+    return volumes.assign(qc=qc, qc_flags=_with_more(volumes["qc_flags"], which, code))
+
+
+def _with_more(flags: pd.Series, which: np.ndarray, code: str) -> pd.Categorical:
+    """Lists of codes, joined by ``;``, of which some have a code more."""
+    texts = [*flags.cat.categories, ""]  # the last for null, of which the place is -1
+    codes = flags.cat.codes.to_numpy(dtype=np.int32)
+    longer = {place: f"{texts[place]};{code}".strip(";") for place in np.unique(codes[which])}
+    known = dict.fromkeys([*texts[:-1], *longer.values()])
+    levels = {text: place for place, text in enumerate(known)}
+    to = np.full(len(texts), -1)
+    to[list(longer)] = [levels[text] for text in longer.values()]
+    codes[which] = to[codes[which]]
+    return pd.Categorical.from_codes(codes, pd.Index(list(levels), dtype=object))

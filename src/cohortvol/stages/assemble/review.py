@@ -21,7 +21,7 @@ def changes(scans: pd.DataFrame, volumes: pd.DataFrame, idle: list[str]) -> dict
     Parameters
     ----------
     scans, volumes : pandas.DataFrame
-        Tables SCANS and COHORT_VOLUMES.
+        Tables SCANS and COHORT_VOLUMES, texts of the latter as categories.
     idle : list of str
         Decisions without effect.
 
@@ -35,7 +35,7 @@ def changes(scans: pd.DataFrame, volumes: pd.DataFrame, idle: list[str]) -> dict
     measured = volumes[volumes["status"].isin(MEASURED)]
     done = scans[scans["state"] == "done"]
     rows = []
-    for structure, group in measured.groupby("structure", sort=False):
+    for structure, group in measured.groupby("structure", sort=False, observed=True):
         before, after = (group[name] != "exclude" for name in ("qc_auto", "qc"))
         row = {
             "structure": str(structure),
@@ -106,7 +106,7 @@ def _image_in_doubt(scans: pd.DataFrame, volumes: pd.DataFrame) -> pd.Series:
     """Whether a flagged scan has a QC code that none of its structures has."""
     flagged = scans[scans["qc_auto"] == "flag"]
     given = volumes.loc[volumes["scan_id"].isin(flagged["scan_id"]), ["scan_id", "qc_flags"]]
-    of_structures = given.dropna().groupby("scan_id")["qc_flags"].agg(";".join)
+    of_structures = given.dropna().astype(object).groupby("scan_id")["qc_flags"].agg(";".join)
     doubt = [
         any(code.startswith("QC_") and code not in known.split(";") for code in codes.split(";"))
         for codes, known in zip(

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cohortvol.anatomy.geometry import FACES
 from cohortvol.stages.assemble.following import mark
 from cohortvol.stages.assemble.outliers import MAD_TO_SD
+from cohortvol.stages.assemble.rows import BOX
 
 CODE = "QC_SCALE"
 MIN_STRUCTURES = 2
@@ -34,7 +33,7 @@ _AXIS_OF = {letter: axis for axis, ends in enumerate(FACES) for letter in ends}
 _EDGES = ["spacing_i_mm", "spacing_j_mm", "spacing_k_mm"]
 
 
-def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
+def off_scale(volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.Series:
     """What would make a scan usual, such as ``feet to head x 1.54``, by scan_id.
 
     Of those that are `MAX_Z` and `LEAST_LOG` off by their organs; and of those with another step
@@ -42,12 +41,12 @@ def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
 
     Parameters
     ----------
-    volumes : pyarrow.Table
-        Columns ``scan_id, structure, status, bbox`` of the table VOLUMES.
+    volumes : pandas.DataFrame
+        ``scan_id, structure, status``, as categories, and `BOX`.
     scans : pandas.DataFrame
         ``scan_id, site, sequence, orientation, spacing_i_mm`` and so on, one row per scan.
     """
-    log_off = _log_off(_shapes(volumes, scans))
+    log_off = _log_off(volumes, scans)
     by_organs, by_step = _judged(log_off), steps_of_neighbours(scans)
     far = (by_organs["z"].abs() > MAX_Z) & (np.log(by_organs["factor"]).abs() > LEAST_LOG)
     odd = by_step[~_organs_speak_for(by_step, log_off)]
@@ -56,7 +55,7 @@ def off_scale(volumes: pa.Table, scans: pd.DataFrame) -> pd.Series:
     return pd.Series(words, index=found.index, dtype=object)
 
 
-def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
+def usual_factors(volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.DataFrame:
     """By what each axis of a scan would have to be multiplied for its organs to be as usual.
 
     Of every structure that lies whole in a scan, the extent along each axis is compared with the
@@ -74,7 +73,7 @@ def usual_factors(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
         By scan_id, of those that can be judged: ``axis`` (0 to 2, the one that is furthest off),
         ``factor`` and ``z``, how far off it is in robust standard deviations of the cohort.
     """
-    return _judged(_log_off(_shapes(volumes, scans)))
+    return _judged(_log_off(volumes, scans))
 
 
 def steps_of_neighbours(scans: pd.DataFrame) -> pd.DataFrame:
@@ -144,31 +143,29 @@ def _along_body(along_array: np.ndarray, orientations: pd.Series) -> np.ndarray:
     return along
 
 
-def _shapes(volumes: pa.Table, scans: pd.DataFrame) -> pd.DataFrame:
-    """Log extents along R, A and S, less their mean, of the structures that lie whole."""
-    whole = volumes.filter(pc.and_(pc.equal(volumes["status"], "ok"), pc.is_valid(volumes["bbox"])))
-    bounds = np.array(whole["bbox"].to_pylist(), dtype=float).reshape(-1, 6)
-    n_voxels = bounds[:, 1::2] - bounds[:, ::2] + 1
-    grids = scans.set_index("scan_id")
-    place = grids.index.get_indexer(whole["scan_id"].to_pylist())
-    edges_mm = grids[_EDGES].to_numpy(float)[place]
-    log_mm = _along_body(np.log(n_voxels * edges_mm), grids["orientation"].iloc[place])
-    shapes = pd.DataFrame(log_mm - log_mm.mean(axis=1, keepdims=True))
-    shapes["scan_id"], shapes["structure"] = (
-        whole["scan_id"].to_pylist(),
-        whole["structure"].to_pylist(),
-    )
-    return shapes
-
-
-def _log_off(shapes: pd.DataFrame) -> pd.DataFrame:
-    """Log factor that each axis of a scan is off, and ``n`` structures that say so."""
-    axes = [0, 1, 2]
-    by_structure = shapes.groupby("structure")[axes]
-    off = shapes[axes] - by_structure.transform("median")
-    variance = (MAD_TO_SD * off.abs().groupby(shapes["structure"]).transform("median")) ** 2
-    weight = (1 / variance.mean(axis=1)).where(variance.mean(axis=1) > 0)
-    weighted = off.mul(weight, axis=0).assign(weight=weight, n=weight.notna())
-    sums = weighted.groupby(shapes["scan_id"]).sum()
-    # One axis stretched by f moves it by 2/3 log f from the mean of the three.
-    return (1.5 * sums[axes].div(sums["weight"], axis=0)).assign(n=sums["n"])
+def _log_off(volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.DataFrame:
+    """Log factor that each axis of a scan is off, and ``n`` structures that say so, by scan_id."""
+    scan_ids = volumes["scan_id"].cat.categories
+    grids = scans.set_index("scan_id").reindex(scan_ids)
+    edges_mm = grids[_EDGES].to_numpy(float)
+    scan, structure = (volumes[name].cat.codes.to_numpy() for name in ("scan_id", "structure"))
+    n_voxels = volumes[list(BOX)].to_numpy()
+    whole = (volumes["status"] == "ok").to_numpy() & (n_voxels[:, 0] > 0)
+    sums, n = np.zeros((len(scan_ids), 4)), np.zeros(len(scan_ids), int)
+    has_whole = np.zeros(len(scan_ids), dtype=bool)
+    for code in range(len(volumes["structure"].cat.categories)):
+        rows = np.flatnonzero(whole & (structure == code))
+        of_scan = scan[rows]
+        has_whole[of_scan] = True
+        mm = n_voxels[rows] * edges_mm[of_scan]
+        log_mm = _along_body(np.log(mm), grids["orientation"].iloc[of_scan])
+        shape = log_mm - log_mm.mean(axis=1, keepdims=True)
+        off = shape - np.median(shape, axis=0) if len(rows) else shape
+        variance = np.mean((MAD_TO_SD * np.median(np.abs(off), axis=0)) ** 2) if len(rows) else 0.0
+        if variance > 0:
+            np.add.at(sums, of_scan, np.column_stack([off, np.ones(len(rows))]) / variance)
+            np.add.at(n, of_scan, 1)
+    with np.errstate(invalid="ignore"):
+        # One axis stretched by f moves it by 2/3 log f from the mean of the three.
+        log_off = 1.5 * sums[:, :3] / sums[:, 3:]
+    return pd.DataFrame(log_off, index=scan_ids).assign(n=n)[has_whole]

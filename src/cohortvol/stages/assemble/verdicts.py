@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from itertools import compress
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cohortvol import reasons
@@ -21,7 +24,7 @@ def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     volumes : pandas.DataFrame
-        Columns ``scan_id, status, reason, qc, qc_flags``.
+        Columns ``scan_id, status, reason, qc, qc_flags``, as categories.
 
     Returns
     -------
@@ -31,16 +34,35 @@ def scan_verdicts(volumes: pd.DataFrame) -> pd.DataFrame:
         structure); ``qc_flags``, the codes of all structures; and ``failure``, the reason code
         where the scan could not be measured.
     """
-    unusable = (volumes["qc"] == "exclude").groupby(volumes["scan_id"]).all()
-    flags = volumes[["scan_id", "qc_flags"]].drop_duplicates().groupby("scan_id")["qc_flags"]
-    failed = volumes[volumes["status"] == "failed"].drop_duplicates("scan_id")
-    return pd.DataFrame(
-        {
-            "unusable": unusable,
-            "qc_flags": flags.agg(_all_codes),
-            "failure": failed.set_index("scan_id")["reason"].reindex(unusable.index),
-        }
+    scan = volumes["scan_id"].cat
+    n_rows, n_excluded = (
+        np.bincount(scan.codes[rows], minlength=len(scan.categories))
+        for rows in (slice(None), (volumes["qc"] == "exclude").to_numpy())
     )
+    failed = volumes[volumes["status"] == "failed"].drop_duplicates("scan_id")
+    failed = failed.astype({"scan_id": object, "reason": object}).set_index("scan_id")
+    verdicts = pd.DataFrame(
+        {
+            "unusable": n_excluded == n_rows,
+            "qc_flags": _codes_by_scan(scan, volumes["qc_flags"].cat),
+            "failure": failed["reason"].reindex(scan.categories),
+        },
+        index=scan.categories,
+    )
+    return verdicts[n_rows > 0]
+
+
+def _codes_by_scan(scan: Any, flags: Any) -> np.ndarray:
+    """The codes of all rows of every scan, as one sorted list each."""
+    lists = [set(text.split(";")) - {""} for text in flags.categories]
+    names = sorted(set().union(*lists))
+    has = np.zeros((len(scan.categories), len(names) + 1), dtype=bool)
+    for place, name in enumerate(names):
+        with_it = np.array([*(name in codes for codes in lists), False])  # the last for null
+        has[scan.codes[with_it[flags.codes]], place] = True
+    patterns, which = np.unique(has, axis=0, return_inverse=True)
+    joined = [";".join(compress(names, pattern)) for pattern in patterns]
+    return np.array(joined, dtype=object)[which]
 
 
 def _all_codes(joined: Iterable[str | None]) -> str:
