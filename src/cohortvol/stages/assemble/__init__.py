@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def run(
     """
     results = Path(results)
     found = cohort(results, model, decisions, settings)
+    found = replace(found, volumes=found.volumes[list(_REVIEWED)])  # the others are in the files
     accounts = accounting(found.scans, n_manifest=found.n_manifest)
     for line in found.idle:
         log.warning("%s: %s", decisions, line)
@@ -209,10 +210,10 @@ def cohort(
         segmented["scan_id"],
     )
     volumes["qc"] = volumes["qc"].cat.set_categories(list(QC))
-    score = outlier_z(volumes, segmented, settings.outlier_min_scans)
-    volumes = with_outliers(volumes, score, settings.outlier_max_z)
     scans = marked_off_scale(scans, off_scale(volumes, segmented))
     volumes = volumes.drop(columns=list(BOX))
+    score = outlier_z(volumes, segmented, settings.outlier_min_scans)
+    volumes = with_outliers(volumes, score, settings.outlier_max_z)
     agreement = None
     if settings.min_dice is not None:
         agreement, compared = read_rows(
@@ -250,6 +251,7 @@ def _followed(
         settings.age_range_years,
     )
     check_one_segmentation(scans, results, model)
+    pa.default_memory_pool().release_unused()
     return scans, len(manifest)
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cohortvol.store.schemas import Column
 from cohortvol.store.tables import ROW_GROUP, read_arrow, to_arrow
 
-BLOCK = 8 * ROW_GROUP
+BLOCK = 4 * ROW_GROUP
 """Rows of the cohort's table that are put in order at a time: every shard that has some of them is
 read once for each block, most only for one or two."""
 
@@ -61,9 +61,10 @@ class Rows:
             numbers = self.order[first : first + BLOCK]
             in_files = np.sort(numbers)
             block = self._read(in_files, own)
+            pa.default_memory_pool().release_unused()
             for start in range(0, max(len(numbers), 1), ROW_GROUP):
                 some = numbers[start : start + ROW_GROUP]
-                group = block.take(np.searchsorted(in_files, some))
+                group = _taken(block, np.searchsorted(in_files, some)).unify_dictionaries()
                 here = slice(first + start, first + start + len(some))
                 added = to_arrow(judged.iloc[here], of_judged)
                 both = {name: (added if name in of_judged else group)[name] for name in columns}
@@ -76,11 +77,18 @@ class Rows:
         parts = []
         for path, start, (first, end) in zip(self.paths, self.starts, borders, strict=False):
             if first < end:
-                table = read_arrow(path, columns, as_categories=texts).combine_chunks()
-                parts.append(table.take(numbers[first:end] - start))
+                table = read_arrow(path, columns, as_categories=texts)
+                whole = end - first == len(table)
+                parts.append(table if whole else table.take(numbers[first:end] - start))
         if not parts:
             return to_arrow(pd.DataFrame(), columns)
-        return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+        return pa.concat_tables(parts)
+
+
+def _taken(table: pa.Table, places: np.ndarray) -> pa.Table:
+    """Rows of a table, not copied where they follow one another."""
+    follow = len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places)))
+    return table.slice(places[0], len(places)) if follow else table.take(places)
 
 
 def read_rows(
@@ -115,9 +123,10 @@ def read_rows(
         table = read_arrow(path, held, as_categories=texts)
         lengths.append(len(table))
         parts.append(_held(table, levels))
+    pa.default_memory_pool().release_unused()
     scan = np.concatenate([part["scan_id"] for part in parts])
-    known = np.flatnonzero(scan >= 0)
-    order = known[np.argsort(scan[known], kind="stable")]
+    unknown = np.count_nonzero(scan < 0)
+    order = np.argsort(scan, kind="stable")[unknown:].astype(np.min_scalar_type(-len(scan) - 1))
     columns: dict[str, Any] = {}
     for name in list(parts[0]):
         column = np.concatenate([part.pop(name) for part in parts])[order]

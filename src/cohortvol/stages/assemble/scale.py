@@ -149,15 +149,15 @@ def _log_off(volumes: pd.DataFrame, scans: pd.DataFrame) -> pd.DataFrame:
     grids = scans.set_index("scan_id").reindex(scan_ids)
     edges_mm = grids[_EDGES].to_numpy(float)
     scan, structure = (volumes[name].cat.codes.to_numpy() for name in ("scan_id", "structure"))
-    n_voxels = volumes[list(BOX)].to_numpy()
-    whole = (volumes["status"] == "ok").to_numpy() & (n_voxels[:, 0] > 0)
+    box = [volumes[name].to_numpy() for name in BOX]
+    whole = (volumes["status"] == "ok").to_numpy() & (box[0] > 0)
     sums, n = np.zeros((len(scan_ids), 4)), np.zeros(len(scan_ids), int)
     has_whole = np.zeros(len(scan_ids), dtype=bool)
     for code in range(len(volumes["structure"].cat.categories)):
         rows = np.flatnonzero(whole & (structure == code))
         of_scan = scan[rows]
         has_whole[of_scan] = True
-        mm = n_voxels[rows] * edges_mm[of_scan]
+        mm = np.column_stack([along[rows] for along in box]) * edges_mm[of_scan]
         log_mm = _along_body(np.log(mm), grids["orientation"].iloc[of_scan])
         shape = log_mm - log_mm.mean(axis=1, keepdims=True)
         off = shape - np.median(shape, axis=0) if len(rows) else shape
