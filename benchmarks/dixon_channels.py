@@ -20,19 +20,19 @@ import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-CHANNELS = {"water-fat": ["water", "fat"], "water": []}
+CHANNELS = {"water-fat": "channels: [water, fat]", "water": ""}  # of one nothing is said
 RECIPE = """
 id: {model}
 title: Organs of simulated Dixon scans, {model}
 licence: CC0-1.0
 labels: {{1: liver, 2: kidney_right, 3: kidney_left, 4: spleen}}
-channels: {channels}
-spacing_mm: [6.0, 6.0, 6.0]
+{channels}
+spacing_mm: [8.0, 8.0, 8.0]
 base_features: 8
 max_features: 32
 planning_memory_gb: 0.5
 batch_size: 2
-learning_rate: 0.003
+learning_rate: 0.01
 phases:
   - {{iterations: {iterations}, source_weights: {{real: 1.0}}}}
 n_folds: 2
