@@ -62,12 +62,21 @@ class OfStructure:
     def __init__(self, cohort: Cohort, index: int, settings: Settings) -> None:
         self.cohort, self.index, self.settings = cohort, index, settings
         self.usable = cohort.usable(index)
-        self._complete: dict[int, Data] = {}
+        self._known: dict[tuple[int, bytes], Data] = {}
 
     def _data(self, mask: np.ndarray, model: Model) -> Data:
-        """The scans of a mask, with what the model has beside age and sex."""
+        """The scans of a mask, with what the model has beside age and sex.
+
+        Several analyses are of the same scans.
+        """
+        mask = mask & model.knows(self.cohort)
+        key = id(model), mask.tobytes()
+        if key not in self._known:
+            self._known[key] = self._drawn_up(mask, model)
+        return self._known[key]
+
+    def _drawn_up(self, mask: np.ndarray, model: Model) -> Data:
         cohort, settings = self.cohort, self.settings
-        mask = mask & model.knows(cohort)
         if not mask.any():
             raise EstimateError(
                 "ANA_TOO_FEW", f"0 usable subjects, at least {settings.min_n_fit} needed"
@@ -95,10 +104,8 @@ class OfStructure:
         return found
 
     def complete(self, model: Model) -> Data:
-        """Those that are usable; several analyses start from them."""
-        if id(model) not in self._complete:
-            self._complete[id(model)] = self._data(self.usable, model)
-        return self._complete[id(model)]
+        """Those that are usable."""
+        return self._data(self.usable, model)
 
     def one_each(self, model: Model) -> Data:
         """Of every person that at the lowest age."""
@@ -186,6 +193,8 @@ def sensitivity(cohort: Cohort, settings: Settings, each: Each = one_by_one) -> 
     ``without_outliers``, ``bsa_ratio`` (volume over body surface), ``size_only`` (without the
     fixed effects of how the scan was made) and ``site_harmonised`` (in place of those effects).
     """
+    # Sexes are compared and taken some thousand times: as codes, not as objects.
+    cohort = replace(cohort, scans=cohort.scans.assign(sex=pd.Categorical(cohort.scans["sex"])))
     simple, *more = ladder(cohort)
     full = more[0] if more else simple
     without = replace(full, factors=())
