@@ -88,6 +88,13 @@ def test_an_accepted_structure_brings_its_sum_back_and_its_scan_passes(results):
     assert verdict(scans, "sub-01") == ("pass", "flag", None)
 
 
+def test_a_sum_of_sides_that_nobody_decided_on_keeps_its_own_verdict(results):
+    of_sum = next(row for row in results.measure["0000"][::-1] if row["structure"] == "kidneys")
+    of_sum |= {"qc": "flag", "qc_flags": "QC_OUTLIER"}
+    _, volumes = decided(results, "sub-03,liver,accept,ab,2026-11-20,")
+    assert verdict(volumes, ("sub-03", "kidneys")) == ("flag", "flag", None)
+
+
 @pytest.mark.parametrize("structure", ["", "*"])
 def test_an_excluded_scan_has_no_usable_structure(results, structure):
     scans, volumes = decided(results, f"sub-03,{structure},exclude,ab,2026-11-20,")

@@ -230,17 +230,20 @@ def _judge_sums(
     rank: np.ndarray,
     review: np.ndarray,
 ) -> None:
-    """Make sums of pairs as good as the worse of their sides; reviewed where that changes them.
+    """Make sums of pairs of which a side was decided on as good as the worse of their sides, and
+    reviewed where that changes them.
 
     `automatic` and `rank` are places in `QC` before and after, `review` those in `REVIEWS`.
     """
     scan = volumes["scan_id"].cat.codes.to_numpy()
     for name, sides in anatomy.pairs().items():
-        rows = np.flatnonzero(of_sum & (volumes["structure"] == name))
+        of_sides = np.flatnonzero(volumes["structure"].isin(sides))
+        is_decided = np.zeros(len(volumes["scan_id"].cat.categories), dtype=bool)
+        is_decided[scan[of_sides[review[of_sides] >= 0]]] = True
+        rows = np.flatnonzero(of_sum & (volumes["structure"] == name) & is_decided[scan])
         if not len(rows):
             continue
-        worse = np.full(len(volumes["scan_id"].cat.categories), -1, dtype=np.int8)
-        of_sides = np.flatnonzero(volumes["structure"].isin(sides))
+        worse = np.full(len(is_decided), -1, dtype=np.int8)
         np.maximum.at(worse, scan[of_sides], rank[of_sides])
         rank[rows] = worse[scan[rows]]
         excluded = rank[rows] == QC.index("exclude")
