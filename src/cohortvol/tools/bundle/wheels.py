@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
@@ -135,9 +136,10 @@ def resolve(wanted: str, folder: Path) -> list[Wheel]:
         installed = json.loads(report.read_text(encoding="utf-8"))["install"]
     finally:
         report.unlink(missing_ok=True)
-    needed = {entry["download_info"]["archive_info"]["hashes"]["sha256"] for entry in installed}
-    wheels = (_wheel(path) for path in folder.glob("*.whl"))
-    return sorted((w for w in wheels if w.sha256 in needed), key=lambda wheel: wheel.name)
+    # By the file's name: pip before 23.1, which Debian 12 has, reports no digest of a local wheel.
+    needed = [unquote(urlsplit(entry["download_info"]["url"]).path) for entry in installed]
+    wheels = (_wheel(folder / Path(path).name) for path in needed)
+    return sorted(wheels, key=lambda wheel: wheel.name)
 
 
 def _wheel(path: Path) -> Wheel:
