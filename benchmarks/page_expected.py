@@ -162,7 +162,8 @@ def rows_of_all(c: Cohort) -> list[Said]:
 def no_trend(c: Cohort) -> list[Said] | None:
     notes = [row["note"] for row in c.of("slopes", sex="all")]
     few = all("ANA_TOO_FEW" in note for note in notes)
-    ages = {row["age_years"] for row in c.done if row.get("age_years")}
+    low, high = c.record["settings"]["age_range_years"]
+    ages = {age for row in c.done if low <= (age := float(row.get("age_years") or "nan")) <= high}
     if c.trends or not notes or few or len(ages) < 2:
         return [] if c.trends else None
     return [("volumes that a trend can be",)]

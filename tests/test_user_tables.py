@@ -143,3 +143,16 @@ def test_the_reader_has_no_rival():
         if any(way in path.read_text(encoding="utf-8") for way in ways)
     }
     assert readers <= ours, readers - ours
+
+
+def test_a_text_that_looks_like_a_number_stays_as_it_stands_in_a_csv(tmp_path):
+    text = {
+        "scan_id": "007",
+        "site": "01",
+        "scanner": "1e3",
+        "segmentation_key": "743695974703e384",
+    }
+    path = tmp_path / "scans.csv"
+    path.write_text(f"{','.join(text)},age_years\n{','.join(text.values())},40\n")
+    [row] = read_columns(path, ["age_years", *text]).to_dict("records")
+    assert row == {"age_years": 40, **text}

@@ -136,6 +136,11 @@ PERSON_COLUMNS = [
 ]
 QC_COLUMNS = ["qc", "qc_flags", "body_orientation", "usual_scale", "shard"]
 PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
+_NOT_TEXT = {
+    *["volume_ml", "age_years", "height_cm", "weight_kg", "field_strength_t", "usual_scale"],
+    *["label", "cut_by_fov", "planted_pct_per_decade"],
+}
+"""Of the columns above, numbers and flags; a key such as ``12e3`` in a CSV is a text."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +239,8 @@ def read_columns(
         wanted = [*required, *[name for name in optional or [] if name in present]]
         if path.suffix in PARQUET:
             return to_pandas(pq.read_table(path, columns=wanted))
-        identifiers = {name: str for name in ("scan_id", "reason", "shard") if name in wanted}
-        return read_frame(path, usecols=wanted, dtype=identifiers)[wanted]
+        texts = dict.fromkeys(set(wanted) - _NOT_TEXT, str)
+        return read_frame(path, usecols=wanted, dtype=texts)[wanted]
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
     except pa.ArrowInvalid as error:
