@@ -15,7 +15,7 @@ export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install bundle demo slurm-demo slurm-test embedded-model test test-fast check format docs clean
+.PHONY: help install bundle demo slurm-demo slurm-test embedded-model test test-fast check format docs docs-site clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,8 +93,16 @@ format: $(READY)  ## put Python and Snakemake files into shape
 bundle: $(READY)  ## dist/bundle: wheels, models and workflow for a machine without internet
 	$(BIN)/cohortvol bundle --out dist/bundle
 
-docs: $(READY)  ## docs/tables.md from the schemas in the code
+docs: $(READY)  ## the pages of docs/ that are written from the code: tables, settings, reasons
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/reasons.py
+
+docs-site: $(READY)  ## dist/docs/index.html: the documentation as a site, which opens offline
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs dist/docs
+	@echo "dist/docs/index.html"
 
 clean:  ## remove the demo, caches and build leftovers; .venv and other results stay
 	rm -rf $(DEMO) $(POPULATION) $(SLURM_DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Make the pictures of these pages again: ``make demo``, then ``python docs/pictures.py``.
 
-The first screen of the page, centiles and a contact sheet are those of the demo; the flags are those
-of simulated scans to which a fault was done each. Needs Chromium on the path.
+The first screen of the page, centiles and a contact sheet are those of the demo; the flags are
+those of simulated scans to which a fault was done each. Needs Chromium on the path.
 """
 
 from __future__ import annotations

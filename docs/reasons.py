@@ -38,7 +38,9 @@ def page() -> str:
         ]
         parts.append(
             f"\n## {name.capitalize()}\n\n{meaning}\n\n"
-            "| code | stage | what it means | what to do |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+            "| code | stage | what it means | what to do |\n|---|---|---|---|\n"
+            + "\n".join(rows)
+            + "\n"
         )
     return "".join(parts).replace("<", "\\<")
 
