@@ -1,4 +1,4 @@
-"""The figure of the seed study: the worst and the best scan, expert in green and models in red."""
+"""As a figure of the TotalSegmentator MRI study: the worst and the best scan, expert in green and models in red."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cohortvol.tools.evaluate.labels import LabelMap
 from cohortvol.tools.evaluate.plots import Plot
 
 EXPERT, MODEL = "#00e05a", "#ff3b30"
-"""The seed study's colours; the model's line is broken besides, for who cannot tell them apart."""
+"""That study's colours; the model's line is broken besides, for who cannot tell them apart."""
 
 _PANEL_MM = 58.0
 _WINDOW_PERCENTILES = (1.0, 99.0)

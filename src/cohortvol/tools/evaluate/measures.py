@@ -23,7 +23,7 @@ from cohortvol.tools.evaluate.surface import border_distances, element_distances
 PAPER, STRICT = "paper", "strict"
 RULES = (PAPER, STRICT)
 """What a structure is worth that the expert did not draw and the model found: nothing is compared
-(as TotalSegmentator's evaluation and the seed study do), or an overlap of 0."""
+(as TotalSegmentator's evaluation and its MRI study do), or an overlap of 0."""
 
 EXPERT_ABSENT, MISSED, EXPERT_SIDES = "EVAL_EXPERT_ABSENT", "EVAL_MISSED", "EVAL_EXPERT_SIDES"
 MODEL_SIDES = "EVAL_MODEL_SIDES"

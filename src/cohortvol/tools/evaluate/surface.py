@@ -5,7 +5,7 @@ Two kinds of surface, since the published figures use both:
 - *elements*: the triangles that marching cubes lays between the voxel centres, one set for each of
   the 256 ways in which 2 x 2 x 2 neighbours can be inside or outside; each set weighs as much as
   its area. As in DeepMind's surface-distance 0.1 (Nikolov et al. 2018, arXiv 1809.04430), which
-  the normalised surface Dice of TotalSegmentator and of the seed study is computed with.
+  the normalised surface Dice of TotalSegmentator and of its MRI study is computed with.
 - *border voxels*: the voxels of a mask with a face neighbour outside it, all of one weight; a face
   at the edge of the image is no border. As in the evaluation of the CHAOS challenge.
 """

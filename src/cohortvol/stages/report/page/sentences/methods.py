@@ -214,7 +214,7 @@ def body_size(analysis: Analysis) -> str:
 
 
 def replication(analysis: Analysis) -> str:
-    """What is repeated of the seed study."""
+    """What is repeated of the TotalSegmentator MRI study."""
     ways = ["Spearman correlations of volume with age"] * bool(
         analysis.correlations["spearman_rho"].notna().any()
     )
@@ -296,8 +296,8 @@ def literature(analysis: Analysis) -> str:
     if not (table["source"].notna() & table[SLOPE].notna()).any():
         return ""
     return (
-        "Slopes are compared with published values; of the ageing study of the seed only the signs "
-        "are known, and no number here is taken from it."
+        "Slopes are compared with published values; of the TotalSegmentator MRI study "
+        "(doi 10.1148/radiol.241613) only directions are known, and no number is taken from it."
     )
 
 
