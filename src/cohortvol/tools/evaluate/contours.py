@@ -1,4 +1,4 @@
-"""As a figure of the TotalSegmentator MRI study: the worst and the best scan, expert in green and models in red."""
+"""The worst and the best scan, expert green and models red, as in the TotalSegmentator MRI study."""
 
 from __future__ import annotations
 

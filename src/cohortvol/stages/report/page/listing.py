@@ -64,7 +64,8 @@ def modes_table(analysis: Analysis) -> Table:
     note = (
         "Left, replication: correlations as in the TotalSegmentator MRI study, without "
         "adjustment, p by Bonferroni. Right, inference: slopes with intervals, q by false "
-        "discovery rate. Where the two disagree in sign, sex or body size may explain it, or chance."
+        "discovery rate. Where the two disagree in sign, sex or body size may explain it, or "
+        "chance."
     )
     return Table("Replication beside inference", header, rows, note, "correlations")
 
