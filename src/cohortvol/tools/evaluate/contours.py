@@ -1,4 +1,4 @@
-"""The worst and the best scan, expert green and models red, as in the TotalSegmentator MRI study."""
+"""The worst and the best scan, expert green, models red, as in the TotalSegmentator MRI study."""
 
 from __future__ import annotations
 
