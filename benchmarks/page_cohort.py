@@ -118,12 +118,13 @@ class Cohort:
         return set().union(*(self.adjusted(row) for row in self.m2))
 
     @property
-    def n_of_sex(self) -> dict[str, int]:
-        """Scans used by sex, at most over structures."""
-        return {
-            sex: max((int(r["n_used"]) for r in self.of("slopes", sex=sex, model="M1")), default=0)
-            for sex in ("F", "M")
-        }
+    def sexes(self) -> list[str]:
+        """Those of which a volume is used in any slope, or else that are known: women, men."""
+        known = [sex for sex in ("F", "M") if self.record["counts"][sex]]
+        used = {row["sex"] for row in self.of("slopes") if int(row["n_used"])}
+        return [
+            {"F": "women", "M": "men"}[sex] for sex in known if sex in used or not used & set(known)
+        ]
 
     def any(self, table: str, column: str, *, but: str = "") -> bool:
         """Whether a table has a value in a column, but for one analysis."""

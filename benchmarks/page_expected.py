@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from page_cohort import CONTROLS, FACTORS, PCT, Cohort, Said, interval, name_of, sorted_names
 
+NOTHING = sorted_names(["nothing that M1 does not"])
+"""What M2 adjusts for where none of its covariates could enter it."""
+
 
 def when(condition: bool) -> list[Said]:
     return [("",)] if condition else []
@@ -101,24 +104,21 @@ def adjusts(c: Cohort) -> list[Said]:
     if not c.has_answer or c.model != "M2":
         return []
     partly = any(c.adjusted(row) != c.terms for row in c.m2)
-    return [(sorted_names(c.terms), "partly" if partly else "")]
+    return [(sorted_names(c.terms) or NOTHING, "partly" if partly else "")]
 
 
 # ---- Methods -------------------------------------------------------------------------------------
 
 
 def m1(c: Cohort) -> list[Said]:
-    told_apart = all(c.n_of_sex.values()) or c.n_of_sex["F"] + c.n_of_sex["M"] > max(
-        c.n_of_sex.values()
-    )
-    return [("sex" if told_apart else "",)] if c.trends else []
+    return [("sex" if len(c.sexes) == 2 else "",)] if c.trends else []
 
 
 def m2(c: Cohort) -> list[Said]:
     if not c.m2:
         return []
     size = "height" in c.terms
-    return [(sorted_names(c.terms), "size" if size else "")]
+    return [(sorted_names(c.terms) or NOTHING, "size" if size else "")]
 
 
 def between_sites(c: Cohort) -> list[Said]:
@@ -133,15 +133,14 @@ def all_few(c: Cohort) -> list[Said]:
 
 
 def few_people(c: Cohort) -> str:
-    both = c.record["counts"]["F"] and c.record["counts"]["M"]
-    return f"too few people{' of a sex' if both else ''} have a usable volume of any structure"
+    people = "people of a sex" if len(c.sexes) == 2 else "people"
+    return f"too few {people} have a usable volume of any structure"
 
 
 def sexes(c: Cohort) -> list[Said]:
     if not c.trends:
         return []
-    known = [word for sex, word in (("F", "women"), ("M", "men")) if c.record["counts"][sex]]
-    return [({0: "unknown", 1: f"of {known[0] if known else ''}", 2: "both"}[len(known)],)]
+    return [("both" if len(c.sexes) == 2 else f"of {c.sexes[0]}" if c.sexes else "unknown",)]
 
 
 def errors(c: Cohort) -> list[Said]:
@@ -152,11 +151,10 @@ def errors(c: Cohort) -> list[Said]:
 
 
 def rows_of_all(c: Cohort) -> list[Said]:
-    known = [word for sex, word in (("F", "women"), ("M", "men")) if c.record["counts"][sex]]
     if not c.trends:
         return []
-    both = ("from a fit without a term of sex", *known)[-1]
-    return [("one slope for both sexes" if len(known) == 2 else both,)]
+    alone = ("from a fit without a term of sex", *c.sexes)[-1]
+    return [("one slope for both sexes" if len(c.sexes) == 2 else alone,)]
 
 
 def no_trend(c: Cohort) -> list[Said] | None:
@@ -186,7 +184,7 @@ def bends_tested(c: Cohort) -> list[Said]:
 
 
 def _by_sex(c: Cohort) -> str:
-    return " by sex" if all(c.record["counts"][sex] for sex in ("F", "M")) else ""
+    return " by sex" if len(c.sexes) == 2 else ""
 
 
 def replication(c: Cohort) -> list[Said]:

@@ -117,7 +117,7 @@ CLAIMS = (
     ),
     Claim(
         "M2",
-        r"Model M2 adjusts for ([^.(]*?)(?: \(each[^)]*\))? besides \((height and body mass)?",
+        r"Model M2 adjusts for ([^.(]*?)(?: \(each[^)]*\))? (?:besides )?\((height and body mass)?",
         expected.m2,
         ("Model M2 adjusts for ", "Model M2 adjusts for income, "),
     ),

@@ -207,7 +207,7 @@ def tried(seed: int, folder: Path, *, quick: bool) -> list[str]:
         tables = folder / "a", folder / "s.csv", folder / "v.csv"
         cohort = page_truth.Cohort.read(*tables, figures, written)
         html = page.read_text(encoding="utf-8")
-        sexes = max(sum(cohort.record["counts"][sex] > 0 for sex in ("F", "M")), 1)
+        sexes = max(len(cohort.sexes), 1)
         of_figures = page_figures.untrue(page_figures.shown(html, figures, keys(), sexes))
         return page_truth.untrue(html, cohort) + of_figures + empty(figures)
     except CohortvolError as error:

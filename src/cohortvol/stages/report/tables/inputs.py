@@ -182,9 +182,12 @@ class Analysis:
 
     @property
     def sexes(self) -> list[str]:
-        """The sexes that are here, and are shown apart; only ``all`` where no sex is known."""
+        """The sexes that are shown apart: those of which a volume is used, or else that are known
+        here; only ``all`` where no sex is known."""
         counts = self.record.get("counts", {})
-        return [sex for sex in ("F", "M") if counts.get(sex, 1) != 0] or ["all"]
+        known = [sex for sex in ("F", "M") if counts.get(sex, 1) != 0]
+        used = set(self.slopes["sex"][self.slopes["n_used"] > 0])
+        return [sex for sex in known if sex in used] or known or ["all"]
 
     @property
     def has_trends(self) -> bool:

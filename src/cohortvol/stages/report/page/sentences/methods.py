@@ -95,7 +95,8 @@ def m2(analysis: Analysis) -> str:
     """The adjusted model, and of which scans it is."""
     names = notices.adjusted_for(analysis)
     if not names:
-        return ""
+        nothing = f"Model M2 adjusts for {notices.NOTHING} (see the notes of the slopes)."
+        return nothing if "M2" in notices.models(analysis) else ""
     covariates = analysis.record.get("covariates", {})
     adjusted, lines = covariates.get("adjusted_for", []), covariates.get("continuous", [])
     how = ["height and body mass index as logarithms"] * ("height" in adjusted)

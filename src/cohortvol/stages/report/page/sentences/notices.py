@@ -45,6 +45,10 @@ def how_to_read_small(analysis: Analysis) -> str:
     return f"The slopes concerned are marked “{DESCRIPTIVE}” in the table of slopes."
 
 
+NOTHING = "nothing that M1 does not"
+"""What M2 adjusts for where its covariates could not enter it for any structure."""
+
+
 def models(analysis: Analysis) -> list[str]:
     """Models that have a slope."""
     return sorted(analysis.slopes.dropna(subset=[SLOPE])["model"].unique())
@@ -73,8 +77,9 @@ def _same_terms(analysis: Analysis, names: list[str]) -> bool:
 
 def m2(analysis: Analysis) -> str:
     """What the second model adjusts for."""
-    names = adjusted_for(analysis)
-    return f"M2 adjusts for {names}." if names else ""
+    if names := adjusted_for(analysis):
+        return f"M2 adjusts for {names}."
+    return f"M2 adjusts for {NOTHING}." if "M2" in models(analysis) else ""
 
 
 def size(analysis: Analysis) -> str:
