@@ -23,8 +23,8 @@ def estimates(name: str, value: float) -> dict[str, float]:
 
 def test_the_first_screen_says_how_many_change_how_fast_and_how_sure():
     def slopes(structure, value, q):
-        return [{"structure": structure, "sex": "all", "model": model, "q_value": q,
-                 "note": None, "n_used": 100, **estimates(SLOPE, value)} for model in ("M1", "M2")]  # fmt: skip
+        return [{"structure": structure, "sex": "all", "model": model, "q_value": q, "note": None,
+                 "n_used": 100, **estimates(SLOPE, value)} for model in ("M1", "M2")]  # fmt: skip
 
     made = pd.DataFrame(
         [*slopes("liver", -3.0, 1e-9), *slopes("spleen", -5.0, 1e-9), *slopes("aorta", 9.0, 1e-9),
