@@ -12,7 +12,7 @@ from cohortvol.errors import ConfigError
 from cohortvol.models.card import load_card
 from cohortvol.store.files import sha256_of
 from cohortvol.store.records import Job, Outdated, noted, rebase
-from cohortvol.workflow import plan
+from cohortvol.workflow import flow, plan
 from cohortvol.workflow.flow import Flow
 from make_like import MakeLike
 from threshold_cohort import (
@@ -209,15 +209,15 @@ def test_another_file_of_the_user_is_seen_by_its_content(cohort):
 def test_a_caption_draws_the_page_again_in_whatever_checkout(cohort, tmp_path, monkeypatch):
     def report():
         card = load_card(cohort.source.model(cohort.settings))
-        flow = Flow(cohort.settings.config(cohort.source, cohort.results), card)
-        return flow.of_cohort("report").digests
+        asked = Flow(cohort.settings.config(cohort.source, cohort.results), card)
+        return asked.of_cohort("report").digests
 
     found = []
     for checkout, caption in (("one", "Flow."), ("two", "Flow."), ("two", "The flow.")):
         folder = tmp_path / checkout / "reports" / "captions"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "flow.txt").write_text(caption)
-        monkeypatch.chdir(tmp_path / checkout)
+        monkeypatch.setattr(flow, "path_of", (tmp_path / checkout).joinpath)
         found.append(report())
     assert found[0] == found[1] != found[2]
 

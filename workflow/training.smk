@@ -5,8 +5,10 @@ from snakemake.utils import min_version
 
 from cohortvol.workflow import engine
 from cohortvol.workflow.training import Training
+from cohortvol.workflow.versions import check_rules
 
 min_version("9.21")
+check_rules(of="0.1.0")
 
 TRAINING = Training(config)
 SETTINGS = TRAINING.settings

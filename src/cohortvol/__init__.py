@@ -12,7 +12,7 @@ floor, stages among themselves and tools among themselves do not know each other
     compute         processor, GPU, cluster, what is installed
     store           how anything is written, read, hidden and removed
     config          settings and their schema
-    errors  ranges  reasons
+    errors  ranges  reasons  shipped
 
 One tool uses the network of ``stages.segment``: ``judge``.
 """

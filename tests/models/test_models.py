@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from cohortvol.errors import ModelError
 from cohortvol.models.card import card_json, choose_profile, load_card, segmentation_key
-from cohortvol.models.folders import find_model, list_models, verify
+from cohortvol.models.folders import embedded, find_model, ids, list_models, verify
 from cohortvol.models.inference import PROFILES
 from cohortvol.models.networks import load_part
 from nnunet_fixture import imported
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_existing_model_is_never_overwritten(trained, card):
@@ -62,10 +64,18 @@ def test_a_missing_model_is_answered_with_the_ones_there_are(card):
     assert find_model("tiny", models) == card.folder
     assert find_model(str(card.folder), Path("elsewhere")) == card.folder
     assert list_models(models) == ["tiny"]
+    assert ids(models) == ["embedded-v2", "tiny"]
     with pytest.raises(ModelError, match="did you mean 'tiny'"):
         find_model("tinny", models)
-    with pytest.raises(ModelError, match=r"\(MOD_MISSING\); .*nowhere holds no model"):
+    with pytest.raises(ModelError, match=r"nowhere \(MOD_MISSING\); known: embedded-v2"):
         find_model("tiny", models / "nowhere")
+
+
+def test_the_model_of_the_package_is_found_from_everywhere_but_not_before_ones_own(card):
+    models = card.folder.parent
+    assert find_model("embedded-v2", models) == embedded() == ROOT / "models" / "embedded-v2"
+    own = card.folder.rename(models / "embedded-v2")
+    assert find_model("embedded-v2", models) == own
 
 
 def test_a_known_model_that_is_missing_comes_with_the_command_that_gets_it(tmp_path):

@@ -17,11 +17,6 @@ by_record, record_of = RUN.by_record, RUN.record_of
 OTHER, OTHER_RESULTS = config["agreement"]["model"], other_results(config)
 
 
-REPORT_TEMPLATES = [
-    str(path) for path in sorted(Path("reports").rglob("*")) if path.is_file()
-]
-
-
 BIDS_FILES = (
     "dataset_description.json",
     "participants.tsv",

@@ -6,7 +6,6 @@ rule report:
         scans=by_record("report", "<results>/scans.parquet"),
         planted=by_record("report", config["report"]["planted"] or []),
         previews=by_record("report", preview_tables),
-        templates=by_record("report", REPORT_TEMPLATES),
     output:
         **CONTACT_SHEET,
         page=report(

@@ -31,7 +31,7 @@ Profiles = Annotated[
     typer.Option(
         "--profile",
         help="Profile of Snakemake, by name or path; repeat it as for snakemake, in that order. "
-        "The one for Slurm of the repository if none is named.",
+        "slurm if none is named.",
     ),
 ]
 AsNoted = Annotated[

@@ -11,11 +11,12 @@ from typing import Any
 
 from cohortvol.config import read_yaml
 from cohortvol.errors import ConfigError
+from cohortvol.shipped import path_of
 
 WORKFLOW_PROFILE = "profiles/default"
-"""Read by every run from the repository root; its keys win over those of all others."""
+"""Read by every run where the Snakefile is; its keys win over those of all others."""
 
-SLURM = "profiles/slurm"
+SLURM = "slurm"
 
 _FILE = re.compile(r"(?:profile|config)(?:\.v(\d+)\+)?\.yaml")
 _NEWEST = 9
@@ -82,8 +83,8 @@ def together(
 
 
 def shipped() -> list[str]:
-    """The profile of this repository for Slurm, where it is here."""
-    return [SLURM] if find(SLURM) else []
+    """The profile for Slurm that is found by its name, else the one that comes with the package."""
+    return [SLURM if find(SLURM) else str(path_of("profiles/slurm"))]
 
 
 def defaults_of(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from PIL import Image
 
-import cohortvol
 from cohortvol.errors import OutputError
+from cohortvol.shipped import path_of
 
 SCREEN_PX, SCREEN_COLOURS = 1280, 128
 """Width and colours of a figure on the page, which shows it at 1,032 px at most."""
@@ -84,10 +84,8 @@ def for_screen(png: bytes) -> bytes:
 
 
 def templates_folder() -> Path:
-    """Page template and captions: inside an installed package, or `reports/` of a checkout."""
-    package = Path(cohortvol.__file__).resolve().parent
-    packaged = package / "reports"
-    return packaged if packaged.is_dir() else package.parents[1] / packaged.name
+    """Page template and captions."""
+    return path_of("reports")
 
 
 def environment(templates: Path) -> Environment:

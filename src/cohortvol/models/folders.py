@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cohortvol.config import defaults
 from cohortvol.errors import ModelError, did_you_mean
 from cohortvol.models import catalogue
 from cohortvol.models.allowed import check_names
@@ -23,23 +24,31 @@ from cohortvol.models.files import (
     shown,
 )
 from cohortvol.models.part import Part
+from cohortvol.shipped import path_of
 from cohortvol.store.files import sha256_of
+
+
+def embedded() -> Path:
+    """Folder of the model that comes with the package, which the config takes by default."""
+    return path_of("models") / str(defaults()["model"])
 
 
 def find_model(name: str, models_dir: Path = Path("models")) -> Path:
     """The folder of a model given by id, or by the path of the folder itself.
 
+    The one that comes with the package is found by its id wherever one stands, and last.
+
     Raises
     ------
     ModelError
-        If neither exists; the message lists the models there are.
+        If none exists; the message lists the models there are.
     """
     models_dir = Path(models_dir)
-    for folder in (models_dir / name, Path(name)):
+    packaged = [embedded()] if name == embedded().name else []
+    for folder in (models_dir / name, Path(name), *packaged):
         if os.path.isfile(folder / CARD):  # Path.is_file raises where a name is too long
             return folder
-    known = list_models(models_dir)
-    hint = did_you_mean(name, known) if known else f"; {models_dir} holds no model"
+    hint = did_you_mean(name, ids(models_dir))
     raise ModelError(
         f"no model {shown(name, 200)!r} in {models_dir} (MOD_MISSING){hint}\n"
         "  `model:` in the config is the name of a folder there, or the path of a model folder.\n"
@@ -63,6 +72,11 @@ def _how_to_get(name: str, models_dir: Path) -> str:
         f"  Without internet here, run it elsewhere and copy the folder to {models_dir / name}, or "
         f"bring a\n  bundle with it: cohortvol bundle --out DIR --model {name}"
     )
+
+
+def ids(models_dir: Path) -> list[str]:
+    """Ids that `find_model` knows, sorted."""
+    return sorted({*list_models(models_dir), embedded().name})
 
 
 def list_models(models_dir: Path = Path("models")) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cohortvol import __version__
 from cohortvol.models.card import Card, choose_profile, segmentation_key, shows_abdomen
+from cohortvol.shipped import path_of
 from cohortvol.store.files import DIGESTS, digest_of, sha256_of
 from cohortvol.store.records import INDEX, LIST, SHARD, Job
 
@@ -32,7 +33,7 @@ MEASURING_VERSION = "2"
 """Raised when a label map would give other rows of volumes; part of every key."""
 
 TEMPLATES = "reports"
-"""Folder of the page's templates, beside the Snakefile."""
+"""Folder of the page's templates, where all lies that comes with the package."""
 
 LISTS = f"manifest/shards/{SHARD}.parquet"
 
@@ -280,9 +281,12 @@ def _given(path: str | None) -> tuple[str, ...]:
 
 
 def _templates() -> str:
-    """Digest of the page's templates, wherever the checkout lies."""
-    found = (path for path in sorted(Path(TEMPLATES).rglob("*")) if path.is_file())
-    return digest_of([[path.as_posix(), sha256_of(path)] for path in found])
+    """Digest of the page's templates, wherever they lie."""
+    folder = path_of(TEMPLATES)
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return digest_of(
+        [[path.relative_to(folder.parent).as_posix(), sha256_of(path)] for path in found]
+    )
 
 
 def _short_digest(value: Any) -> str:

@@ -27,7 +27,7 @@ def verify_models(
     from cohortvol.models import card as cards
     from cohortvol.models import folders
 
-    for name in names or folders.list_models(models_dir):
+    for name in names or folders.ids(models_dir):
         card = cards.load_card(folders.find_model(name, models_dir))
         folders.verify(card)
         if card.elsewhere:

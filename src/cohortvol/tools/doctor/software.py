@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import cohortvol
 from cohortvol.compute.cuda import shown, version_of
+from cohortvol.shipped import path_of
 from cohortvol.tools.doctor.findings import Finding, failed, passed, warned
 
 OLDEST = (3, 11)
@@ -26,10 +26,8 @@ _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;#]+)", re.M)
 
 
 def constraints_file() -> Path:
-    """``constraints.txt``: inside an installed package, or of a checkout."""
-    package = Path(cohortvol.__file__).resolve().parent
-    packaged = package / "constraints.txt"
-    return packaged if packaged.is_file() else package.parents[1] / packaged.name
+    """``constraints.txt``."""
+    return path_of("constraints.txt")
 
 
 def pins(text: str) -> dict[str, str]:
