@@ -17,7 +17,7 @@ def check_rules(of: str) -> None:
             raise InstallationError(
                 f"these rules are of cohortvol {of}, the package installed is {__version__}\n"
                 "  In a checkout: `pip install -e .` there, or check out the tag of that version.\n"
-                "  Without one: run the rules of the package, share/workflow/cohort.smk in its folder."
+                "  Without one: take share/workflow/cohort.smk in the folder of the package."
             )
 
 
