@@ -3,3 +3,9 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/cohort.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        COHORT,

@@ -25,12 +25,12 @@ include: "rules/analyse.smk"
 include: "rules/report.smk"
 
 
-rule all:
-    default_target: True
-    input:
-        "<results>/report/index.html",
-        "<results>/report/files.sha256",
-        "<results>/analyse/files.sha256",
-        "<results>/files.sha256",
-        "<results>/manifest/index.tsv",
-        shard_tables,
+# What `rule all` of a Snakefile wants. It stands there, as no included file has a default target.
+COHORT = [
+    "<results>/report/index.html",
+    "<results>/report/files.sha256",
+    "<results>/analyse/files.sha256",
+    "<results>/files.sha256",
+    "<results>/manifest/index.tsv",
+    shard_tables,
+]

@@ -94,6 +94,7 @@ def test_a_dry_run_plans_the_manifest_first_and_makes_nothing(settings):
     planned = ended.stdout + ended.stderr
     assert "checkpoint manifest:" in planned
     assert "DAG of jobs will be updated after completion" in planned
+    assert "\nreport " in planned, "the last stage is not wanted"
     assert not settings["results"].exists()
 
 
