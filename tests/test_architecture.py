@@ -112,10 +112,15 @@ def test_no_file_is_too_long_to_be_read_at_once():
     assert {path.name: n for path, n in lines.items() if n > most[path.suffix]} == {}
 
 
-def test_rules_name_the_version_of_the_package_that_they_go_with():
-    for name in ("cohort", "training"):
-        text = (ROOT / "workflow" / f"{name}.smk").read_text(encoding="utf-8")
-        assert re.findall(r'^check_rules\(of="(.+)"\)$', text, re.M) == [cohortvol.__version__]
+def test_rules_and_studies_name_the_version_of_the_package_that_they_go_with():
+    named = {
+        "workflow/cohort.smk": r'^check_rules\(of="(.+)"\)$',
+        "workflow/training.smk": r'^check_rules\(of="(.+)"\)$',
+        "study/Snakefile": r'^include: workflow_for\(study="(.+)"\)$',
+    }
+    for name, line in named.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.findall(line, text, re.M) == [cohortvol.__version__]
 
 
 def test_one_module_alone_looks_inside_snakemake():

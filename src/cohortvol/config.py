@@ -45,6 +45,12 @@ def load(path: Path) -> dict[str, Any]:
     return check(read_yaml(path), source=str(path))
 
 
+def here() -> Path:
+    """The settings of the folder one stands in: of a study, else of a checkout."""
+    study = Path("config.yaml")
+    return study if study.is_file() else Path("config") / study
+
+
 def check(config: Mapping[Any, Any], source: str = "config") -> dict[str, Any]:
     """Check a configuration and return it with every missing setting at its default.
 

@@ -25,6 +25,7 @@ from cohortvol.cli.doctor import doctor
 from cohortvol.cli.evaluate import evaluate
 from cohortvol.cli.explain import explain
 from cohortvol.cli.ingest import ingest
+from cohortvol.cli.init import init
 from cohortvol.cli.manifest import manifest
 from cohortvol.cli.manifest_from_folder import manifest_from_folder
 from cohortvol.cli.measure import measure
@@ -32,7 +33,9 @@ from cohortvol.cli.plan import plan
 from cohortvol.cli.report import report
 from cohortvol.cli.resources import resources
 from cohortvol.cli.review import review
+from cohortvol.cli.run_study import run as run_study
 from cohortvol.cli.segment import segment
+from cohortvol.cli.settings import settings
 from cohortvol.cli.simulate import simulate
 from cohortvol.cli.status import status
 from cohortvol.cli.train import train
@@ -54,6 +57,7 @@ TYPER_USAGE = 2
 """Exit code with which Typer ends after a usage error it has explained."""
 
 PANELS = {
+    "A study": (init, run_study, settings),
     "The flow, in order": (manifest, ingest, segment, measure, assemble, analyse, report),
     "What happened": (
         *(plan, status, explain, verify, resources),
@@ -72,7 +76,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     add_completion=False,
-    epilog="A whole cohort: snakemake --cores 2 --config manifest=scans.csv results=results/mine. "
+    epilog="A whole cohort: cohortvol run scans.csv --results results/mine. "
     "Exit codes: 0 done, 3 finished but some scans are quarantined or failed, 64 usage, "
     "70 our bug, 73 folder in use, 75 temporary: run it again.",
 )
@@ -81,7 +85,11 @@ for _title, _commands in PANELS.items():
         if isinstance(_command, typer.Typer):
             app.add_typer(_command, rich_help_panel=_title)
         else:
-            app.command(rich_help_panel=_title)(_command)
+            _further = _command is run_study  # options, which Snakemake takes
+            app.command(
+                rich_help_panel=_title,
+                context_settings={"allow_extra_args": _further, "ignore_unknown_options": _further},
+            )(_command)
 
 
 def _print_version(wanted: bool) -> None:

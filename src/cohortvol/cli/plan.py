@@ -12,9 +12,13 @@ from cohortvol.cli.output import show
 
 
 def plan(
-    settings: Annotated[Path, typer.Option("--config", help="Settings of the run.")] = Path(
-        "config/config.yaml"
-    ),
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Settings of the run; config.yaml or config/config.yaml here if not given.",
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Table of scans or BIDS dataset, if not as in the settings.")
     ] = None,
@@ -39,7 +43,7 @@ def plan(
     from cohortvol.models.folders import find_model
     from cohortvol.workflow import plan as plans
 
-    chosen = config.load(settings)
+    chosen = config.load(settings or config.here())
     given = {"manifest": manifest, "results": results, "model": model}
     chosen |= {name: str(value) for name, value in given.items() if value is not None}
     card = load_card(find_model(chosen["model"], Path(chosen["models_dir"])))

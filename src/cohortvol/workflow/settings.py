@@ -9,7 +9,7 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from cohortvol.config import check, read_yaml
+from cohortvol.config import check, here, read_yaml
 from cohortvol.errors import ConfigError
 from cohortvol.workflow import engine
 
@@ -82,7 +82,7 @@ def _check_exists(path: str, setting: str) -> None:
     if not Path(path).exists():
         raise ConfigError(
             f"{setting}: no such file: {path}\n"
-            f"  Name it with `{setting}` in config/config.yaml, or on the command line:\n"
+            f"  Name it with `{setting}` in {here()}, or on the command line:\n"
             "  snakemake --cores 2 --config manifest=my/scans.csv results=results/mine"
         )
 

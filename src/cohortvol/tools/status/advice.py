@@ -128,7 +128,7 @@ def _suggestions(found: dict[str, Any], profile: Mapping[str, Mapping[str, Any]]
     lines = ["For the next cohort like this one:"]
     if wanted["shard_size"] is not None:
         lines += [
-            "  config/config.yaml, for jobs of segment of about 45 min:",
+            "  the config, for jobs of segment of about 45 min:",
             f"    shard_size: {wanted['shard_size']}",
         ]
     lines += [
