@@ -300,6 +300,17 @@ def test_a_run_ends_with_the_accounts_and_the_logs_of_failed_jobs(results):
     assert text.endswith("  two\n  three\n  four\n  this is a bug\n")
 
 
+def test_a_run_that_finished_ends_with_where_its_page_and_its_volumes_are(results):
+    assert "Page: " not in status.closing_words(results.folder, MODEL, since=0.0)
+    page, volumes = results.folder / "report" / "index.html", results.folder / "volumes.parquet"
+    page.parent.mkdir()
+    page.touch()
+    volumes.touch()
+    text = status.closing_words(results.folder, MODEL, since=0.0)
+    assert text.endswith(f"\nPage: {page}\nVolumes: {volumes}\n")
+    assert "Page: " not in status.closing_words(results.folder, MODEL, 0.0, [("report", "")])
+
+
 def test_a_run_that_has_no_results_yet_ends_without_words(tmp_path):
     assert status.closing_words(tmp_path, MODEL, since=0.0) == ""
 

@@ -18,7 +18,7 @@ from cohortvol.tools.status.reading import seconds_of
 from cohortvol.tools.status.render import as_text, columns, trouble_table
 from cohortvol.tools.status.resources import BUSY_FRACTION, report
 from cohortvol.tools.status.summary import summary
-from cohortvol.tools.status.words import counted, digest, duration
+from cohortvol.tools.status.words import counted, digest, duration, where
 
 LOG_LINES = 4
 MOST_LOGS = 3
@@ -147,7 +147,8 @@ def _suggestions(found: dict[str, Any], profile: Mapping[str, Mapping[str, Any]]
 def closing_words(
     results: Path, model: str, since: float, failed_jobs: Sequence[tuple[str, str]] | None = None
 ) -> str:
-    """How a run ended: one line on the cohort, one on its jobs, and the end of logs of failed jobs.
+    """How a run ended: a line on the cohort, one on its jobs, and where to look: the page, or the
+    end of logs of failed jobs.
 
     Empty where a run that did not fail has nothing to tell yet.
 
@@ -195,7 +196,8 @@ def closing_words(
     ended = [row for row in found["trouble"] if row["problem"] == "ended"]
     if ended:
         text += f"\n{as_text([trouble_table(ended)], 120)}"
-    return text + _why(results, jobs, [row["log"] for row in ended])
+    text += _why(results, jobs, [row["log"] for row in ended])
+    return text if failed else text + where(results)
 
 
 def _why(results: Path, jobs: Sequence[tuple[str, str]], first: list[str]) -> str:

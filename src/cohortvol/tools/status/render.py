@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cohortvol.compute.resources import INTERRUPTED
 from cohortvol.errors import BUG, TEMPORARY, USAGE
-from cohortvol.tools.status.words import duration, moment
+from cohortvol.tools.status.words import duration, moment, where
 
 BAR_CHARACTERS = 24
 MOST_SLOWEST = 3
@@ -144,7 +144,8 @@ def _next_step(summary: dict[str, Any]) -> str:
         return "Not finished. Run the workflow, or run it again: finished scans are kept."
     if not summary["assembled"]:
         return "Every scan has a state; the final tables are still to be assembled."
-    return "Finished. `cohortvol explain SCAN_ID` tells what happened to one scan."
+    told = "Finished. `cohortvol explain SCAN_ID` tells what happened to one scan."
+    return f"{told}\n{where(summary['results'])}".rstrip()
 
 
 def render_explanation(explanation: dict[str, Any], width: int = 100) -> str:

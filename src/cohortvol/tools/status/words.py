@@ -31,6 +31,16 @@ def digest(summary: dict[str, Any], failed: str | None = None) -> str:
     return f"cohort {name}: " + "; ".join(told)
 
 
+def where(results: str | Path) -> str:
+    """A line on where the page and one on where the volumes of a cohort are, if they are there."""
+    files = {"Page": "report/index.html", "Volumes": "volumes.parquet"}
+    return "".join(
+        f"{what}: {Path(results, name)}\n"
+        for what, name in files.items()
+        if Path(results, name).is_file()
+    )
+
+
 def _course(summary: dict[str, Any]) -> str:
     if not summary["states"]["waiting"]:
         return "final tables still to be assembled"
