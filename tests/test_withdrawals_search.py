@@ -307,6 +307,30 @@ def test_the_digest_of_a_label_map_made_elsewhere_is_looked_for(tmp_path):
         assert ("mine.json" in search(results, withdrawn)["hits"]) == is_theirs
 
 
+def test_the_digest_of_a_companion_is_looked_for_and_remembered(tmp_path):
+    results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
+    manifest.run(cohort(tmp_path, ROWS), results)
+    rows = [
+        ingest_row(
+            scan_id,
+            companions=json.dumps(
+                {"fat": {"image_sha256": f"fat of {n}", "image": f"/elsewhere/fat{n}.nii.gz"}}
+            ),
+        )
+        for n, (scan_id, _) in enumerate(ROWS)
+    ]
+    path = results / "ingest" / "0000.parquet"
+    tables.write_table(path, tables.append_rows(rows, schemas.INGEST), schemas.INGEST)
+    told = {"fat of 2": True, "fat2.nii.gz": True, "fat of 1": False, "fat1.nii.gz": False}
+    for is_removed in (False, True):
+        if is_removed:
+            manifest.run(cohort(tmp_path, ROWS), results, withdrawals=withdrawn)
+        for text, is_theirs in told.items():
+            (results / "mine.json").write_text(json.dumps({"told": text}))
+            hits = search(results, withdrawn)["hits"]
+            assert ("mine.json" in hits) == is_theirs, (is_removed, text)
+
+
 def test_tables_of_decisions_in_the_folder_lose_their_rows_and_inputs_do_not(tmp_path):
     results, withdrawn = tmp_path / "results", list_of(tmp_path, "anna\n")
     manifest.run(cohort(tmp_path, ROWS), results)

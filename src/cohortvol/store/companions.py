@@ -69,6 +69,12 @@ def from_json(cell: object) -> dict[str, Any]:
     return found
 
 
+def stands_for(cell: object) -> set[str]:
+    """Paths of the images in a cell of the manifest; of ingest also their digests."""
+    known = (of if isinstance(of, dict) else {"image": of} for of in from_json(cell).values())
+    return {of[name] for of in known for name in ("image", "image_sha256") if of.get(name)}
+
+
 def without_places(cell: object) -> str | None:
     """A cell of ingest without the paths of images, which may have been moved."""
     facts = from_json(cell).items()

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cohortvol.errors import TableError
 from cohortvol.stages.manifest.withdrawn import Leaving, Names, Withdrawn, both
+from cohortvol.store import companions
 from cohortvol.store.channels import further_images
 from cohortvol.store.keys import Keys, read_map
 from cohortvol.store.schemas import (
@@ -99,7 +100,8 @@ def _places(image: Any) -> set[str]:
 def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
     """Images and digests that the tables of ingest have of some scans, where they can be read."""
     found: dict[str, set[str]] = defaultdict(set)
-    columns = {name: INGEST[name] for name in ("scan_id", "image", "dseg", *_DIGESTS)}
+    plain = ("image", "dseg", *_DIGESTS)
+    columns = {name: INGEST[name] for name in ("scan_id", *plain, "companions")}
     for shard in sorted(set(shard_of.values())):
         try:
             table = read_arrow(results / "ingest" / f"{shard}.parquet", columns)
@@ -107,6 +109,6 @@ def _made_of(results: Path, shard_of: Mapping[str, str]) -> dict[str, set[str]]:
             continue
         for row in table.select(list(columns)).to_pylist():
             if row["scan_id"] in shard_of:
-                known = {row[name] for name in columns if name != "scan_id"}
-                found[row["scan_id"]] |= known - {None, ""}
+                known = {row[name] for name in plain} - {None, ""}
+                found[row["scan_id"]] |= known | companions.stands_for(row["companions"])
     return found

@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
-from cohortvol.store.channels import further_images
+from cohortvol.store import companions
+from cohortvol.store.channels import from_json
 from cohortvol.store.files import read_object
 from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
 from cohortvol.store.removals import Removals, names_of_image
@@ -141,19 +142,21 @@ class _Tables:
         self._rows: list[tuple[str, str, set[str]]] = []
         paths = [results / "manifest" / f"{name}.parquet" for name in ("scans", "shards")]
         of_all = [
-            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", *_PLACES, *_FURTHER)),
+            *_rows_of(
+                paths[0], MANIFEST, ("scan_id", "subject_id", *_PLACES, "more_images", "companions")
+            ),
             *_rows_of(paths[1], SHARDS, ("scan_id", "subject_id")),
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
-            of_all += _rows_of(path, INGEST, ("scan_id", *_PLACES, *_DIGESTS))
+            of_all += _rows_of(path, INGEST, ("scan_id", *_PLACES, *_DIGESTS, "companions"))
         for path in results.glob("segment/*/*/*.json"):  # also of scans that left the manifest
             receipt = read_object(path) or {}
             of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
-            digests = {row[name] for name in _DIGESTS if row.get(name)}
-            named = [row.get(name) or "" for name in _PLACES]
-            named += further_images(*map(row.get, _FURTHER))
-            images = digests.union(*map(names_of_image, named))
+            named = {row.get(name) or "" for name in (*_PLACES, *_DIGESTS)}
+            named |= {*from_json(row.get("more_images"))}
+            named |= companions.stands_for(row.get("companions"))
+            images = set().union(*map(names_of_image, named))
             self._rows.append((row["scan_id"], row.get("subject_id") or row["scan_id"], images))
 
     def of(self, names: set[str]) -> set[str]:
