@@ -24,8 +24,11 @@ import pandas as pd
 from hypothesis.stateful import RuleBasedStateMachine
 
 from cohortvol.models.card import load_card, segmentation_key
+from cohortvol.store import of_scans
 from cohortvol.store.files import sha256_of
 from cohortvol.store.kept import Kept
+from cohortvol.store.of_scans import LABEL_MAP, PACK, RECEIPT
+from cohortvol.store.pack import append, read_contents
 from cohortvol.store.records import read_index
 from cohortvol.store.schemas import SHARDS
 from cohortvol.store.tables import read_table
@@ -61,6 +64,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "shard_size": (3, 2),
     "workers": (0, 1),
     "keep_label_maps": (True, False),
+    "store": ("files", "packed"),
 }
 
 
@@ -193,7 +197,7 @@ class CohortInvariants(RuleBasedStateMachine):
             (results / "manifest").mkdir(parents=True)
             shutil.copy(self.results / "manifest/shards.parquet", results / "manifest")
             with threshold_in_place_of_the_network():
-                Stages(self.source, replace(self.settings, workers=0), results).all()
+                Stages(self.source, replace(self.settings, workers=0, store="files"), results).all()
             self.undisturbed[key] = {name: (results / name).read_bytes() for name in FINAL}
             shutil.rmtree(results)
         return self.undisturbed[key]
@@ -203,11 +207,12 @@ class CohortInvariants(RuleBasedStateMachine):
     def _receipts(self) -> dict[tuple[str, str], tuple[bytes, str | None]]:
         """Each receipt, and the digest of the label map beside it."""
         found = {}
-        for path in self.results.glob("segment/*/*/*.json"):
-            if not path.name.endswith(".started.json"):
-                label_map = path.with_name(f"{path.stem}_dseg.nii.gz")
-                digest = sha256_of(label_map) if label_map.exists() else self._kept_of(path)
-                found[path.parts[-3], path.stem] = (path.read_bytes(), digest)
+        for folder in self.results.glob("segment/*/*/"):
+            for scan_id in of_scans.receipts(folder):
+                path, label_map = (folder / f"{scan_id}{end}" for end in (RECEIPT, LABEL_MAP))
+                is_there = of_scans.exists(label_map)
+                digest = of_scans.digest(label_map) if is_there else self._kept_of(path)
+                found[path.parts[-3], scan_id] = (of_scans.read(path), digest)
         return found
 
     def _kept_of(self, receipt: Path) -> str | None:
@@ -273,9 +278,13 @@ class CohortInvariants(RuleBasedStateMachine):
         shards = set(read_index(self.results))
         names = []
         for path in sorted(self.results.rglob("*")):
-            name = path.relative_to(self.results).as_posix()
-            if path.is_file() and not holds_no_results(name) and self._is_of(name, here, shards):
-                names.append(name)
+            files = [path] if path.is_file() and path.name != PACK else []
+            if path.name == PACK:
+                files = [path.with_name(name) for name in sorted(read_contents(path).members)]
+            for file in files:
+                name = file.relative_to(self.results).as_posix()
+                if not holds_no_results(name) and self._is_of(name, here, shards):
+                    names.append(name)
         return names
 
     def _is_of(self, name: str, here: set[str], shards: set[str]) -> bool:
@@ -332,6 +341,9 @@ class CohortInvariants(RuleBasedStateMachine):
 
     def _damaged_one(self, at: int, way: str, names: list[str]) -> str:
         path = self.results / names[at % len(names)]
+        if not path.exists():
+            _damage_packed(path.with_name(PACK), path.name, at, way)
+            return names[at % len(names)]
         content = bytearray(path.read_bytes())
         time_ns = path.stat().st_mtime_ns
         if way == "deleted":
@@ -344,3 +356,17 @@ class CohortInvariants(RuleBasedStateMachine):
         if path.exists():
             os.utime(path, ns=(time_ns, time_ns))
         return names[at % len(names)]
+
+
+def _damage_packed(pack: Path, name: str, at: int, way: str) -> None:
+    """Do to a member of a pack what is done to files."""
+    if way in ("deleted", "cut"):
+        content = of_scans.read(pack.with_name(name))
+        append(pack, name, b"" if way == "deleted" else content[: len(content) * 2 // 3])
+        return
+    member = read_contents(pack).members[name]
+    with open(pack, "r+b") as stream:
+        stream.seek(member.at + at * 31 % member.n_bytes)
+        byte = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte ^ 0x01]))

@@ -112,7 +112,7 @@ class CohortMachine(CohortInvariants):
         values = CHOICES[name]
         other = values[1 - values.index(getattr(before, name))]
         self.settings = replace(before, **{name: other})
-        self.settled = self.settled and name in ("notes", "shard_size")
+        self.settled = self.settled and name in ("notes", "shard_size", "store")
 
     # What chance does.
 

@@ -88,7 +88,10 @@ class Moment:
         synced, written = self.synced.get(number, b""), self.written[number]
         if how == "there" or synced == written:
             return written
-        return synced if how == "gone" else written[: len(written) // 2]
+        if how == "gone":
+            return synced
+        kept = len(synced) if written.startswith(synced) else 0  # bytes were added to a file
+        return written[: kept + (len(written) - kept) // 2]
 
 
 FOLDER = -1
@@ -183,6 +186,13 @@ class _Stream(io.FileIO):
         self._disk.before(f"half written {self._path}")
         self._write(content[half:])
         return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._disk.before(f"truncate {self._path}")
+        left = super().truncate(size)
+        number = self._disk.names[self._path]
+        self._disk.written[number] = self._disk.written[number][:left].ljust(left, b"\0")
+        return left
 
     def _write(self, content: bytes) -> None:
         super().write(content)

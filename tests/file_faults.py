@@ -114,8 +114,9 @@ class Disk:
             for name in CALLS:
                 counted = self._counted(getattr(os, name), name)
                 patches.enter_context(mock.patch.object(os, name, counted))
-            opened = mock.patch("cohortvol.store.files.open", self._open, create=True)
-            patches.enter_context(opened)
+            for module in ("files", "pack"):
+                opened = mock.patch(f"cohortvol.store.{module}.open", self._open, create=True)
+                patches.enter_context(opened)
             yield
 
     def _counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -148,12 +149,13 @@ class Disk:
         return self.fault is not None and self.fault.number == errno.EIO
 
     def _open(self, path: Any, mode: str = "r", **options: Any) -> Any:
-        if mode != "xb":
+        if mode not in ("xb", "r+b"):
             return open(path, mode, **options)
-        return _Written(self, io.FileIO(path, mode, **options))
+        opened = {"opener": os.open, **options}
+        return _Written(self, io.FileIO(path, mode.strip("+b") + "+b", **opened))
 
 
-class _Written(io.BufferedWriter):
+class _Written(io.BufferedRandom):
     def __init__(self, disk: Disk, raw: io.FileIO) -> None:
         super().__init__(raw)
         self._disk = disk

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cohortvol.stages.segment.receipts import Outcome, ShardFolder, Work
-from cohortvol.store import schemas, tables
+from cohortvol.store import of_scans, schemas, tables
 from cohortvol.store.files import (
     DIGESTS,
     commit_bytes,
@@ -209,14 +209,14 @@ WORK = Work("a", Path("a.nii.gz"), "1" * 64, "toy", "nnunet", "key of the new mo
 EARLIER = dataclasses.replace(WORK, segmentation_key="key of an earlier model")
 
 
-def segment(folder: Path, work: Work = WORK, content: bytes = NEW) -> None:
+def segment(folder: Path, work: Work = WORK, content: bytes = NEW, *, store: str = "files") -> None:
     """What the worker does with a scan: see `cohortvol.stages.segment.worker`."""
-    shard = ShardFolder(make_folder(folder / "0000"))
+    shard = ShardFolder(make_folder(folder / "0000"), store)
     shard.sweep()
     if shard.is_finished(work):
         return
     claim = shard.claim(work)
-    sha256 = commit_bytes(shard.label_map("a"), content)
+    sha256 = shard.commit_label_map("a", content)
     done = Outcome("segmented", label_map_sha256=sha256, label_map_bytes=len(content))
     shard.finish(claim, done)
 
@@ -224,34 +224,43 @@ def segment(folder: Path, work: Work = WORK, content: bytes = NEW) -> None:
 def receipt_in(folder: Path) -> dict[str, object] | None:
     """The receipt, if there is one; it must be whole, and so must the label map it names."""
     path = folder / "0000" / "a.json"
-    if not path.exists():
+    if not of_scans.exists(path):
         return None
-    receipt = json.loads(path.read_text())
+    receipt = json.loads(of_scans.read(path))
     assert receipt_is_whole(receipt)
     if receipt["state"] == "segmented":
-        assert sha256_of(folder / "0000" / receipt["label_map"]) == receipt["label_map_sha256"]
+        label_map = folder / "0000" / receipt["label_map"]
+        assert of_scans.digest(label_map) == receipt["label_map_sha256"]
     return receipt
 
 
-def finished_earlier(folder: Path) -> None:
+def nothing_earlier(folder: Path, store: str) -> None:
+    """A new shard."""
+
+
+def finished_earlier(folder: Path, store: str) -> None:
     # As long as the new one, so that its size does not tell them apart.
-    segment(folder, EARLIER, OLD.ljust(len(NEW), b"."))
+    segment(folder, EARLIER, OLD.ljust(len(NEW), b"."), store=store)
 
 
-def killed_earlier(folder: Path) -> None:
-    finished_earlier(folder)
-    ShardFolder(folder / "0000").claim(WORK)
+def killed_earlier(folder: Path, store: str) -> None:
+    finished_earlier(folder, store)
+    ShardFolder(folder / "0000", store).claim(WORK)
 
 
-def failed_earlier(folder: Path) -> None:
-    shard = ShardFolder(make_folder(folder / "0000"))
+def failed_earlier(folder: Path, store: str) -> None:
+    shard = ShardFolder(make_folder(folder / "0000"), store)
     shard.finish(shard.claim(WORK), Outcome("failed", "RUN_HOST_OOM"))
 
 
 @pytest.mark.parametrize(
+    ("before_as", "store"),
+    [("files", "files"), ("packed", "packed"), ("files", "packed"), ("packed", "files")],
+)
+@pytest.mark.parametrize(
     ("earlier", "starts"),
     [
-        (lambda folder: None, 1),
+        (nothing_earlier, 1),
         (finished_earlier, 1),
         (killed_earlier, 2),
         (failed_earlier, 2),
@@ -259,34 +268,35 @@ def failed_earlier(folder: Path) -> None:
     ids=["new", "another model", "killed", "failed"],
 )
 def test_a_scan_is_finished_or_not_and_its_receipt_never_without_its_label_map(
-    tmp_path, earlier, starts
+    tmp_path, earlier, starts, before_as, store
 ):
     before = restore({".": None}, tmp_path / "before")
-    earlier(before)
-    after = After(tmp_path, segment, tree_of(before))
+    earlier(before, before_as)
+    after = After(tmp_path, partial(segment, store=store), tree_of(before))
     points = [moment.call for moment in after.moments]
     undisturbed = receipt_in(tmp_path / "recorded")
     assert undisturbed is not None
     assert undisturbed["attempts"] == starts
     for moment, how, left in after:
         receipt = receipt_in(left)
-        if (label_map := left / "0000" / "a_dseg.nii.gz").exists():
-            digest = hashlib.sha256(label_map.read_bytes()).hexdigest()
+        if of_scans.exists(label_map := left / "0000" / "a_dseg.nii.gz"):
+            digest = of_scans.digest(label_map)
             assert digest in (undisturbed["label_map_sha256"], old_digest(before)), how
         finished = ShardFolder(left / "0000").is_finished(WORK)
         if moment.call == "end":
             assert finished, how
-        segment(left)
+        segment(left, store=store)
         again = receipt_in(left)
         assert again is not None, how
         assert again["segmentation_key"] == WORK.segmentation_key, how
-        assert label_map.read_bytes() == NEW, how
+        assert of_scans.read(label_map) == NEW, how
         assert again["attempts"] in (starts, starts + 1), how
         if finished:
             assert again == receipt, how
-        segment(left)
+        segment(left, store=store)
         assert receipt_in(left) == again, how
-        assert sorted(named(left)) == ["0000/a.json", "0000/a_dseg.nii.gz"], how
+        made = {"files": ["0000/a.json", "0000/a_dseg.nii.gz"], "packed": ["0000/packed.tar"]}
+        assert sorted(named(left)) == made[store], how
         # Tried again for another reason, no start may count that came to an end.
         assert ShardFolder(left / "0000").starts(WORK) == 0, how
     assert len(points) > 15
@@ -294,7 +304,7 @@ def test_a_scan_is_finished_or_not_and_its_receipt_never_without_its_label_map(
 
 def old_digest(before: Path) -> str | None:
     path = before / "0000" / "a_dseg.nii.gz"
-    return sha256_of(path) if path.exists() else None
+    return of_scans.digest(path) if of_scans.exists(path) else None
 
 
 def test_a_table_is_the_old_one_or_the_new_one(tmp_path):

@@ -28,6 +28,8 @@ from cohortvol.store.files import (
     remove,
 )
 from cohortvol.store.machine import error_to_act_on
+from cohortvol.store.of_scans import PACK, take_out
+from cohortvol.store.pack import read_contents
 from failing_disk import trial, ways
 from file_faults import FAULTS, Disk
 
@@ -56,6 +58,36 @@ def end(folder):
 
 def give_up(folder):
     ShardFolder(folder).give_up(WORK)
+
+
+def packed_end(folder):
+    shard = ShardFolder(folder, "packed")
+    shard.commit_label_map("a", NEW)
+    shard.finish(shard.claim(WORK), Outcome("segmented", label_map_bytes=len(NEW)))
+
+
+def packed_earlier(folder):
+    shard = ShardFolder(folder, "packed")
+    shard.commit_label_map("a", OLD)
+    shard.finish(shard.claim(EARLIER), Outcome("segmented", label_map_bytes=len(OLD)))
+
+
+def packed_start(folder):
+    ShardFolder(folder, "packed").claim(WORK)
+    assert ShardFolder(folder).receipt("a") is None
+
+
+def take_over(folder):
+    ShardFolder(folder, "packed").sweep()
+    assert {*read_contents(folder / PACK).members} == {"a.json", "a_dseg.nii.gz"}
+
+
+def give_up_packing(folder):
+    ShardFolder(folder).sweep()
+
+
+def take_out_all(folder):
+    take_out(folder, lambda name: name.startswith("a"))
 
 
 def earlier_model(folder):
@@ -106,6 +138,11 @@ WRITES: dict[str, tuple[Callable[[Path], object], Callable[[Path], object], set[
     "start after another model": (earlier_model, start, {"a.started.json", "a_dseg.nii.gz"}),
     "start after two that were killed": (killed_twice, start, {"a.started.json"}),
     "end": (nothing, end, {"a.json", "a_dseg.nii.gz"}),
+    "end, packed": (nothing, packed_end, {PACK}),
+    "start after another model, packed": (packed_earlier, packed_start, {PACK, "a.started.json"}),
+    "packing": (earlier_model, take_over, {PACK}),
+    "unpacking": (packed_earlier, give_up_packing, {"a.json", "a_dseg.nii.gz"}),
+    "taking out of a pack": (packed_earlier, take_out_all, {".in-use"}),
     "giving up": (killed_twice, give_up, {"a.json"}),
     "keys": (nothing, hashed, {"private/salt", "private/ids.csv"}),
     "name of jobs": (nothing, lambda folder: remember(folder, "run"), {".slurm-run"}),

@@ -140,7 +140,7 @@ TOO_SHORT = 200
 
 @dataclass(frozen=True)
 class Settings:
-    """What the config of a run says; the last four change no result."""
+    """What the config of a run says; the last five change no result."""
 
     model: str = "threshold"
     weights: str = "a"
@@ -152,6 +152,7 @@ class Settings:
     shard_size: int = 3
     workers: int = 0
     keep_label_maps: bool = True
+    store: str = "files"
 
     def config(self, source: Source, results: Path) -> dict[str, Any]:
         """The whole configuration of a run."""
@@ -161,6 +162,7 @@ class Settings:
                 "results": str(results), "bad_rows": "quarantine", "previews": False,
                 "model": self.model, "models_dir": str(source.models_dir),
                 "shard_size": self.shard_size, "keep_label_maps": self.keep_label_maps,
+                "store": self.store,
                 "ingest": {"min_slices": self.min_slices},
                 "segment": {"profile": self.profile, "workers": self.workers},
                 "measure": {"min_largest_fraction": self.min_largest_fraction},
@@ -313,6 +315,7 @@ class Stages:
                 profile=self.settings.profile,
                 workers=self.settings.workers,
                 kept=self.kept(shard),
+                store=self.settings.store,
             )
 
     def measure(self, shard: str) -> None:

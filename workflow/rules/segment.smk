@@ -28,6 +28,7 @@ rule segment:
                 "profile": config["segment"]["profile"],
                 "workers": config["segment"]["workers"],
                 "roi": config["roi"],
+                "store": config["store"],
             }
         ),
         kept=RUN.kept_options,

@@ -1,13 +1,24 @@
-"""Volumes to NIfTI bytes that say nothing of the person and are equal for equal volumes."""
+"""NIfTI bytes to images, and volumes to bytes that say nothing of the person and are equal for
+equal volumes.
+"""
 
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from cohortvol.anatomy.geometry import spacing_mm
+from cohortvol.store.files import inflate
+
+_GZIP = b"\x1f\x8b"
+NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)
+"""What `image_of` raises for bytes that are no image, and nibabel where voxels are read."""
 
 ROUNDED_SHEAR = 1e-3
 """Cosine between two axes up to which they count as at right angles, but for rounding."""
@@ -31,3 +42,28 @@ def nifti_gz(volume: np.ndarray, affine: np.ndarray) -> bytes:
     # zlib rather than a faster one: its bytes do not depend on the processor.
     packer = zlib.compressobj(level=1, wbits=31)
     return packer.compress(image.to_bytes()) + packer.flush()
+
+
+def image_of(content: bytes) -> Any:
+    """The bytes of a NIfTI file, packed or not, as an image of nibabel.
+
+    Raises
+    ------
+    ImageFileError, HeaderDataError, WrapStructError, ValueError, inflate.error
+        If they are none.
+    """
+    if content.startswith(_GZIP):
+        content = _gunzip(content)
+    second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
+    kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def _gunzip(content: bytes) -> bytes:
+    """All gzip members of a file; bytes after the last one are ingest's to judge."""
+    parts = []
+    while content.startswith(_GZIP):
+        member = inflate.decompressobj(wbits=31)
+        parts.append(member.decompress(content))
+        content = member.unused_data
+    return b"".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,13 @@ def segment(
     ] = None,
     kept: KeptTable = None,
     measuring: Measuring = "",
+    store: Annotated[
+        Literal["files", "packed"],
+        typer.Option(
+            help="How label maps and receipts are written: files, each by itself; packed, all of a "
+            "shard in packed.tar. What is there already is taken over."
+        ),
+    ] = "files",
     record: AsNoted = None,
 ) -> None:
     r"""Turn every usable scan of a shard into a label map; what is done is not done again.
@@ -75,4 +82,5 @@ def segment(
             workers=workers,
             job=job,
             kept=stand_in(kept, measuring),
+            store=store,
         )

@@ -281,8 +281,12 @@ def refuse_planted_below(results: Path) -> None:
         refuse_planted(*results.glob("/".join(["*"] * depth)))
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
+def read_object(
+    path: Path, read: Callable[[Path], bytes] = lambda path: path.read_bytes()
+) -> dict[str, Any] | None:
     """A JSON object that `commit_json` wrote; None where there is none that is whole.
+
+    `read` gives the bytes of a path, for files that may not lie by themselves.
 
     Raises
     ------
@@ -292,7 +296,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
         If this account may not read it.
     """
     try:
-        value = json.loads(of_ours(path, path.read_bytes))
+        value = json.loads(of_ours(path, lambda: read(path)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except PermissionError as error:

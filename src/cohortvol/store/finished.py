@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cohortvol.errors import ConfigError
-from cohortvol.store.files import sha256_of
+from cohortvol.store import of_scans
 from cohortvol.store.schemas import SCANS
 from cohortvol.store.tables import read_table
 
@@ -40,6 +40,6 @@ def with_label_maps(results: Path) -> tuple[pd.DataFrame, str]:
 def has_its_label_map(results: Path, scan: Mapping[str, Any]) -> bool:
     """Whether the label map of a row of ``scans.parquet`` is there, byte for byte."""
     try:
-        return sha256_of(results / scan["label_map"]) == str(scan["label_map_sha256"])
+        return of_scans.digest(results / scan["label_map"]) == str(scan["label_map_sha256"])
     except OSError:
         return False

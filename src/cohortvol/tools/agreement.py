@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.anatomy.geometry import check_same_grid
+from cohortvol.anatomy.nifti import image_of
 from cohortvol.anatomy.overlap import dice_by_structure
 from cohortvol.errors import ConfigError, GeometryError, did_you_mean
-from cohortvol.store.files import sha256_of
+from cohortvol.store import of_scans
 from cohortvol.store.schemas import AGREEMENT, SEGMENT, SHARDS, VOLUMES
 from cohortvol.store.tables import append_rows, read_table, write_table
 
@@ -163,11 +164,12 @@ def _of_shard(results: Path, model: str, shard: str, other: _Other) -> Iterator[
 
 def _label_map(results: Path, segmented: Mapping[str, Any]) -> nib.Nifti1Image:
     path = results / segmented["label_map"]
-    if not path.exists():
+    if not of_scans.exists(path):
         raise ValueError(f"{path.name} is missing")
-    if sha256_of(path) != segmented["label_map_sha256"]:
+    if of_scans.digest(path) != segmented["label_map_sha256"]:
         raise ValueError(f"{path.name} is not the file that segment wrote")
-    return nib.Nifti1Image.from_filename(path)
+    image: nib.Nifti1Image = image_of(of_scans.read(path))
+    return image
 
 
 def compare(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from cohortvol.errors import TableError
 from cohortvol.store.files import DIGESTS, commit_bytes, sha256_of
 from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE, forget
+from cohortvol.store.of_scans import PACK, take_out
 from cohortvol.store.records import rebase
 from cohortvol.store.schemas import (
     AGREEMENT,
@@ -95,6 +97,8 @@ def remove_scans(
     gone += [path for path in results.rglob(".*.tmp") if not path.parent.name.isdigit()]
     for path in gone:
         path.unlink()
+    for folder in (place for shard in shards for place in results.glob(f"segment/*/{shard}")):
+        n_files += take_out(folder, partial(_is_of, shard_of, folder))
     n_files += sum(
         _without_decisions(path, names)
         for path in sorted(results.rglob("*"))
@@ -116,7 +120,7 @@ def _files_of(results: Path, shards: Iterable[str]) -> Iterable[Path]:
         folders += [results / "ingest" / shard, *results.glob(f"segment/*/{shard}")]
     for folder in folders:
         if folder.is_dir():
-            yield from sorted(folder.iterdir())
+            yield from (path for path in sorted(folder.iterdir()) if path.name != PACK)
 
 
 def _scan_of(path: Path) -> str:
@@ -125,6 +129,10 @@ def _scan_of(path: Path) -> str:
     stem = name.partition(".")[0]
     is_label_map = path.parts[-4] == "segment" and name.startswith(f"{stem}.nii.gz")
     return stem.removesuffix("_dseg") if is_label_map else stem
+
+
+def _is_of(scans: Collection[str], folder: Path, name: str) -> bool:
+    return _scan_of(folder / name) in scans
 
 
 def _without_rows(

@@ -11,10 +11,11 @@ import nibabel as nib
 import numpy as np
 
 from cohortvol.anatomy.geometry import check_same_grid
+from cohortvol.anatomy.nifti import image_of
 from cohortvol.errors import GeometryError, ScanError
 from cohortvol.models.channels import dixon_part
 from cohortvol.stages.measure.dixon import PARTS
-from cohortvol.store.files import sha256_of
+from cohortvol.store import of_scans
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Scan:
 def read_scan(label_map: Path, image: Path, n_layers: int, channels: Sequence[str] = ()) -> Scan:
     """A scan and its label map from two NIfTI files. A trailing axis of one volume is dropped.
 
+    The label map may be packed, see `cohortvol.store.of_scans`.
     `channels` are the names of those along the fourth axis of the image, where it has several.
 
     Raises
@@ -51,7 +53,7 @@ def read_scan(label_map: Path, image: Path, n_layers: int, channels: Sequence[st
     GeometryError
         If the two are on different grids, or the label map has another number of layers.
     """
-    labels: Any = nib.load(label_map)
+    labels = image_of(of_scans.read(label_map))
     scan: Any = nib.load(image)
     check_same_grid((scan.shape[:3], scan.affine), (labels.shape[:3], labels.affine))
     volumes = np.atleast_1d(voxels_of(labels))
@@ -74,7 +76,10 @@ def voxels_of(image: Any) -> np.ndarray:
 
 def check_unchanged(path: Path, sha256: str, reason: str) -> None:
     """Raise ScanError with this reason, or ``SRC_MISSING``, unless a file has the bytes it had."""
-    if not path.exists():
-        raise ScanError("SRC_MISSING" if reason == "SRC_CHANGED" else reason, "it is missing")
-    if sha256_of(path) != sha256:
+    try:
+        found = of_scans.digest(path)
+    except FileNotFoundError as error:
+        missing = "SRC_MISSING" if reason == "SRC_CHANGED" else reason
+        raise ScanError(missing, "it is missing") from error
+    if found != sha256:
         raise ScanError(reason, "it is not the file that was segmented")

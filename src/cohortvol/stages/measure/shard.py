@@ -32,6 +32,7 @@ from cohortvol.stages.measure.quality import judge, pair_sums
 from cohortvol.stages.measure.reading import Scan, check_unchanged, read_scan
 from cohortvol.stages.measure.volumes import MEASURED, structure_volumes, typed
 from cohortvol.store.kept import Kept, forget
+from cohortvol.store.of_scans import discard
 from cohortvol.store.schemas import INGEST, PREVIEWS, SEGMENT, VOLUMES
 from cohortvol.store.stations import gaps_of
 from cohortvol.store.storage import is_fault, patiently
@@ -249,8 +250,7 @@ def _without_label_maps(
     failed = set(volumes.loc[volumes["status"] == "failed", "scan_id"])
     measured = [scan for scan in scans if scan["scan_id"] not in failed]
     kept.commit(measured, volumes, pictures)
-    for scan in measured:
-        (results / scan["label_map"]).unlink(missing_ok=True)
+    discard(results / scan["label_map"] for scan in measured)
 
 
 def _measured_and_drawn(

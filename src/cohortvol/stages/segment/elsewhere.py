@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from cohortvol.anatomy.geometry import orientation, spacing_mm, to_axes
+from cohortvol.anatomy.nifti import NO_IMAGE, image_of
 from cohortvol.compute.resources import Job
 from cohortvol.errors import ScanError
 from cohortvol.models.card import Card, load_card
 from cohortvol.reasons import state_of
-from cohortvol.stages.segment.images import NO_IMAGE, image_of
 from cohortvol.stages.segment.receipts import Work
 from cohortvol.store import label_maps
 from cohortvol.store.schemas import INGEST

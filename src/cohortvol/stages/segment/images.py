@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
+from cohortvol.anatomy.nifti import NO_IMAGE, image_of
 from cohortvol.errors import ScanError
-from cohortvol.store.files import inflate
 from cohortvol.store.storage import of_scan
-
-_GZIP = b"\x1f\x8b"
-NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError, inflate.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -62,21 +55,6 @@ def read_unchecked(path: Path, dtype: type[np.floating[Any]] = np.float32) -> Im
         raise ScanError("SRC_NOT_NIFTI", str(error)) from error
 
 
-def image_of(content: bytes) -> Any:
-    """The bytes of a NIfTI file, packed or not, as an image of nibabel.
-
-    Raises
-    ------
-    ImageFileError, HeaderDataError, WrapStructError, ValueError, inflate.error
-        If they are none.
-    """
-    if content.startswith(_GZIP):
-        content = _gunzip(content)
-    second_version = (540).to_bytes(4, "little"), (540).to_bytes(4, "big")
-    kind = nib.Nifti2Image if content[:4] in second_version else nib.Nifti1Image
-    return kind.from_bytes(content)
-
-
 def _decoded(content: bytes, dtype: type[np.floating[Any]]) -> Image:
     image = image_of(content)
     data = image.get_fdata(dtype=dtype, caching="unchanged")
@@ -94,13 +72,3 @@ def _read_bytes(path: Path) -> bytes:
         raise ScanError("SRC_PERMISSION", "") from error
     except OSError as error:
         raise ScanError("IO_READ_ERROR", f"errno {error.errno}") from error
-
-
-def _gunzip(content: bytes) -> bytes:
-    """All gzip members of a file; bytes after the last one are ingest's to judge."""
-    parts = []
-    while content.startswith(_GZIP):
-        member = inflate.decompressobj(wbits=31)
-        parts.append(member.decompress(content))
-        content = member.unused_data
-    return b"".join(parts)

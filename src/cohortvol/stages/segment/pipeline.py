@@ -32,7 +32,6 @@ from cohortvol.stages.segment.receipts import (
 )
 from cohortvol.stages.segment.stopping import Stop
 from cohortvol.stages.segment.watchdog import LEAST_SECONDS, Watchdog
-from cohortvol.store.files import commit_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +208,7 @@ class Pipeline:
             return
         content = nifti_gz(labels, predicted.prepared.affine)
         with self._storage_errors(claim):
-            sha256 = commit_bytes(self._shard.label_map(claim.work.scan_id), content)
+            sha256 = self._shard.commit_label_map(claim.work.scan_id, content)
         self._end(
             claim,
             Outcome(

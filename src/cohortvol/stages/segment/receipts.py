@@ -1,7 +1,8 @@
 """Receipts: what a shard folder holds of each scan. The receipt is the commit point.
 
-``<scan_id>_dseg.nii.gz`` is written first, ``<scan_id>.json`` last. While a scan is at work
-there is ``<scan_id>.started.json``, which counts starts that came to no end.
+``<scan_id>_dseg.nii.gz`` is written first, ``<scan_id>.json`` last, each a file or a member of the
+shard's pack. While a scan is at work there is the file ``<scan_id>.started.json``, which counts
+starts that came to no end.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from cohortvol import __version__
 from cohortvol.errors import CohortvolError
-from cohortvol.store.files import commit_json, digest_of, read_object, remove, sweep
+from cohortvol.store import of_scans
+from cohortvol.store.files import commit_json, digest_of, json_text, read_object
+from cohortvol.store.of_scans import LABEL_MAP, MARK, RECEIPT, STORES
 from cohortvol.store.storage import of_ours
 
 if TYPE_CHECKING:
     from cohortvol.models.networks.softness import Ratios
 
 STARTS_BEFORE_GIVING_UP = 3
-_MARK = ".started.json"
 
 
 @dataclass(frozen=True)
@@ -77,23 +79,34 @@ class Outcome:
 
 
 class ShardFolder:
-    """Label maps, receipts and start marks of one shard."""
+    """Label maps, receipts and start marks of one shard.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        The folder; it must be there.
+    store : str
+        One of `STORES`: how label maps and receipts are written. Both are read.
+    """
+
+    def __init__(self, folder: Path, store: str = "files") -> None:
         self.folder = folder
+        self._store = STORES[store](folder)
 
     def label_map(self, scan_id: str) -> Path:
-        return self.folder / f"{scan_id}_dseg.nii.gz"
+        """Its path, by which `cohortvol.store.of_scans` finds it."""
+        return self.folder / f"{scan_id}{LABEL_MAP}"
 
-    def _receipt(self, scan_id: str) -> Path:
-        return self.folder / f"{scan_id}.json"
+    def commit_label_map(self, scan_id: str, content: bytes) -> str:
+        """Write a label map, before its receipt; sha256 of its bytes, in hex."""
+        return self._store.commit(f"{scan_id}{LABEL_MAP}", content)
 
     def _mark(self, scan_id: str) -> Path:
-        return self.folder / f"{scan_id}{_MARK}"
+        return self.folder / f"{scan_id}{MARK}"
 
     def receipt(self, scan_id: str) -> dict[str, Any] | None:
         """The receipt of a scan, or None where there is none that parses."""
-        return read_object(self._receipt(scan_id))
+        return read_object(self.folder / f"{scan_id}{RECEIPT}", of_scans.read)
 
     def is_finished(self, work: Work) -> bool:
         """True where the receipt stands, so that the scan is not segmented again.
@@ -112,7 +125,7 @@ class ShardFolder:
             return False
         path = self.label_map(work.scan_id)
         try:
-            size = of_ours(path, path.stat).st_size
+            size = of_ours(path, lambda: of_scans.size(path))
         except FileNotFoundError:
             known = receipt.get("label_map_sha256")
             return known is not None and known == work.measured_sha256
@@ -158,7 +171,7 @@ class ShardFolder:
                 },
             )
             # For good: an older receipt must not outlive the label map that it speaks of.
-            remove(self._receipt(work.scan_id))
+            self._store.remove(f"{work.scan_id}{RECEIPT}")
         except Exception:
             self.give_back(claim)
             raise
@@ -231,14 +244,14 @@ class ShardFolder:
         }
         # Of all else in it, so that `cohortvol verify` finds a receipt that was changed.
         receipt["receipt_sha256"] = digest_of(receipt)
-        commit_json(self._receipt(work.scan_id), receipt)
+        self._store.commit(f"{work.scan_id}{RECEIPT}", json_text(receipt).encode())
         self._mark(work.scan_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed writers left: temporary files, and marks of scans that had ended."""
-        sweep(self.folder)
-        for path in of_ours(self.folder, lambda: [*self.folder.glob(f"*{_MARK}")]):
-            mark, receipt = read_object(path), self.receipt(path.name.removesuffix(_MARK))
+        self._store.sweep()
+        for path in of_ours(self.folder, lambda: [*self.folder.glob(f"*{MARK}")]):
+            mark, receipt = read_object(path), self.receipt(path.name.removesuffix(MARK))
             if mark and receipt and mark.get("started_utc") == receipt.get("started_utc"):
                 path.unlink(missing_ok=True)
 

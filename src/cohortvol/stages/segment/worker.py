@@ -53,6 +53,7 @@ def run_shard(
     workers: int | None = None,
     job: Job | None = None,
     kept: Kept | None = None,
+    store: str = "files",
 ) -> dict[str, int]:
     """Segment the ready scans of one shard, and write the table of them.
 
@@ -88,6 +89,8 @@ def run_shard(
         Where to count what the scans take.
     kept : Kept, optional
         Rows of scans that were measured and whose label map need not be there.
+    store : str
+        See `ShardFolder`.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def run_shard(
     works = _works(Path(ingest), card, profile, kept)
     verify(card)
     refuse_planted(folder, *folder.absolute().parents[:2])  # the model's, that of segment
-    shard = ShardFolder(make_folder(folder))
+    shard = ShardFolder(make_folder(folder), store)
     _write_label_names(folder / LABEL_NAMES, card)
 
     def load_segmenter() -> Segmenter | LabelMaps:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from cohortvol.anatomy import structures
 from cohortvol.errors import ConfigError, TableError
+from cohortvol.store import of_scans
 from cohortvol.store.files import (
     commit_bytes,
     commit_json,
@@ -276,9 +277,13 @@ def _commit_new(path: Path, text: str) -> None:
 
 
 def _put(label_map: Path, place: Path, sha256: str, *, copy: bool) -> None:
-    """A link to a label map, or a copy of it, at a place; nothing is done where it is there."""
+    """A link to a label map, or a copy of it, at a place; nothing is done where it is there.
+
+    What is packed can only be copied.
+    """
+    copy = copy or not label_map.exists()
     if place.exists():
-        is_link = place.samefile(label_map)
+        is_link = label_map.exists() and place.samefile(label_map)
         if not copy and is_link:
             return
         if copy and not is_link and sha256_of(place) == sha256:
@@ -296,7 +301,7 @@ def _put(label_map: Path, place: Path, sha256: str, *, copy: bool) -> None:
             temporary.unlink(missing_ok=True)
         if place.exists() and sha256_of(place) == sha256:
             return
-    commit_bytes(place, label_map.read_bytes())
+    commit_bytes(place, of_scans.read(label_map))
 
 
 def _remove_others(out: Path, written: set[str]) -> int:

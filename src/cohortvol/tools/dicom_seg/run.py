@@ -14,12 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pydicom
 
+from cohortvol.anatomy.nifti import image_of
 from cohortvol.errors import ConfigError, InstallationError, ScanError, log_unforeseen
+from cohortvol.store import of_scans
 from cohortvol.store.files import (
     commit,
     commit_text,
@@ -183,7 +184,7 @@ def _write(results: Path, out: Path, scan: _Scan, image: Path, counts: Counts) -
     if there:
         counts.as_they_were += 1
         return there
-    loaded: Any = nib.load(label_map)
+    loaded = image_of(of_scans.read(label_map))
     labels = np.asarray(loaded.dataobj)
     labels = labels if labels.ndim == 4 else labels[..., np.newaxis]
     if not labels.any():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from cohortvol.anatomy.nifti import image_of
 from cohortvol.anatomy.overlap import dice_by_structure
-from cohortvol.store import schemas, tables
+from cohortvol.store import of_scans, schemas, tables
 from cohortvol.store.text_table import read_frame
 from cohortvol.tools.simulate.image import ORGANS
 from cohortvol.tools.simulate.run import TRUTH
@@ -106,8 +106,6 @@ def slopes_against_planted(planted: Path, slopes: Path) -> pd.DataFrame:
 
 def _dice(drawn: Path, found: Path, label_of: Mapping[str, int]) -> dict[str, float]:
     """Dice of the organs that the model knows, whatever label and layer it gives them."""
-    truth, labels = (
-        np.asarray(nib.Nifti1Image.from_filename(file).dataobj) for file in (drawn, found)
-    )
+    truth, labels = (np.asarray(image_of(of_scans.read(file)).dataobj) for file in (drawn, found))
     drawn_labels = {name: index for index, name in enumerate(ORGANS, start=1)}
     return dice_by_structure(truth, drawn_labels, labels, label_of)

@@ -11,13 +11,13 @@ from typing import Any
 
 from cohortvol import reasons
 from cohortvol.compute import resources
+from cohortvol.store.of_scans import receipts
 from cohortvol.tools.status.pace import TABLES_FOR_RATE, Shard, finished_shard, typical_seconds
 from cohortvol.tools.status.reading import (
     Counts,
     LastJob,
     failures_at,
     last_job,
-    receipts,
     seconds_of,
     states_at,
     tables_by_shard,

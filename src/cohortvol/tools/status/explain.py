@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cohortvol import reasons
 from cohortvol.errors import ConfigError, TableError, did_you_mean
+from cohortvol.store import of_scans
 from cohortvol.store.keys import keys_of_scans
 from cohortvol.store.machine import raise_if_lacking
 from cohortvol.tools.status.reading import choose_model, read_manifest
@@ -152,14 +153,14 @@ def _segmented(results: Path, model: str | None, shard: str, scan_id: str) -> Ro
     folder = results / "segment" / model
     receipt = folder / shard / f"{scan_id}.json"
     try:
-        facts = json.loads(receipt.read_text(encoding="utf-8"))
+        facts = json.loads(of_scans.read(receipt))
     except PermissionError as error:
         raise TableError(f"{receipt}: may be read by the account alone that wrote it") from error
     except (OSError, ValueError):
         return _one_row(folder / f"{shard}.parquet", scan_id)
-    facts["receipt"] = str(receipt)
+    facts["receipt"] = of_scans.place(receipt)
     if facts.get("label_map"):
-        facts["label_map"] = str(folder / shard / facts["label_map"])
+        facts["label_map"] = of_scans.place(folder / shard / facts["label_map"])
     facts |= {f"{name}_version": number for name, number in facts.pop("versions", {}).items()}
     return dict(facts)
 

@@ -206,20 +206,6 @@ def seconds_of(utc: str) -> float:
     return datetime.fromisoformat(utc).timestamp()
 
 
-def receipts(folder: Path) -> dict[str, float]:
-    """Modification time in seconds of each receipt in a shard's folder, by scan_id."""
-    found = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                scan_id, dot, suffix = entry.name.partition(".")
-                if scan_id and dot and suffix == "json":
-                    found[scan_id] = entry.stat().st_mtime
-    except FileNotFoundError:
-        return found
-    return found
-
-
 def choose_model(results: Path, model: str | None) -> str | None:
     """The model asked for, or the only one there; None where nothing was segmented yet.
 

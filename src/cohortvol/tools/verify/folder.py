@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
 from cohortvol.store.files import DIGESTS
 from cohortvol.store.keys import IDS, IMAGES, PRIVATE, SALT, key_of, map_bytes, read_map
 from cohortvol.store.locks import claim
+from cohortvol.store.of_scans import discard
 from cohortvol.store.removals import RECORD, Removals
 from cohortvol.store.schemas import AGREEMENT, COHORT_VOLUMES, COMPANIONS, MANIFEST, SCANS, SHARDS
 from cohortvol.tools.verify.places import INDEX, Problem
@@ -107,8 +107,7 @@ def repair(results: Path, problems: Iterable[Problem]) -> list[str]:
     with claim(Path(results)):
         gone = []
         for path in sorted({path for one in problems for path in one.remake}):
-            if os.path.lexists(Path(results, path)):
-                Path(results, path).unlink()
+            if discard([Path(results, path)]):
                 gone.append(path)
         return gone
 

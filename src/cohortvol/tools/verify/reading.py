@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from cohortvol.errors import TableError
+from cohortvol.store import of_scans
 from cohortvol.store.files import DIGESTS, digest_of, json_text, sha256_of
 from cohortvol.store.records import RECORDS, Digests, read_record, words_of
 from cohortvol.store.schemas import Column
@@ -46,7 +47,7 @@ class Folder:
     def is_there(self, path: str) -> bool:
         """Whether a file that must be there is; counts it."""
         try:
-            size = (self.results / path).stat().st_size
+            size = of_scans.size(self.results / path)
         except (FileNotFoundError, NotADirectoryError):
             self.report(path, "missing", "is not there")
             return False
@@ -74,7 +75,7 @@ class Folder:
         if not self.is_there(path):
             return None
         try:
-            text = (self.results / path).read_bytes().decode()
+            text = of_scans.read(self.results / path).decode()
             value = json.loads(text)
             as_written = json_text(value)
         except ValueError:
@@ -89,10 +90,10 @@ class Folder:
         """A file that must have this size, and with `deep` this content."""
         if not self.is_there(path):
             return
-        size = (self.results / path).stat().st_size
+        size = of_scans.size(self.results / path)
         if n_bytes is not None and size != n_bytes:
             self.report(path, "damaged", f"has {size} bytes, not {n_bytes}")
-        elif self.deep and sha256_of(self.results / path) != sha256:
+        elif self.deep and of_scans.digest(self.results / path) != sha256:
             self.report(path, "damaged", "its bytes are not those that were written")
 
     def made_of(self, path: str, record: str, **sources: str | Sequence[str]) -> None:

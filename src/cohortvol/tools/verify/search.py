@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
-from cohortvol.store import companions
+from cohortvol.store import companions, of_scans
 from cohortvol.store.channels import from_json
 from cohortvol.store.files import read_object
 from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
@@ -149,9 +149,10 @@ class _Tables:
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
             of_all += _rows_of(path, INGEST, ("scan_id", *_PLACES, *_DIGESTS, "companions"))
-        for path in results.glob("segment/*/*/*.json"):  # also of scans that left the manifest
-            receipt = read_object(path) or {}
-            of_all += [receipt] if receipt.get("scan_id") else []
+        for folder in results.glob("segment/*/*/"):  # also of scans that left the manifest
+            for scan_id in of_scans.receipts(folder):
+                receipt = read_object(folder / f"{scan_id}{of_scans.RECEIPT}", of_scans.read) or {}
+                of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             named = {row.get(name) or "" for name in (*_PLACES, *_DIGESTS)}
             named |= {*from_json(row.get("more_images"))}

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohortvol.store import of_scans
 from cohortvol.store.channels import further_images
 from cohortvol.store.companions import from_json
 from cohortvol.store.keys import IMAGES, LABEL_MAPS, PRIVATE
@@ -164,10 +165,9 @@ def _check_receipts(
     """
     _, model, shard = place.split("/")
     stand_in = f"measure/{model}/kept/{shard}.parquet"
-    there = {path.name.removesuffix(".json") for path in (folder.results / place).glob("*.json")}
-    marks = {name for name in there if name.endswith(".started")}
+    there = set(of_scans.receipts(folder.results / place))
     here = rows or {}
-    for scan_id in sorted((there - marks) | set(here)):
+    for scan_id in sorted(there | set(here)):
         path = f"{place}/{scan_id}.json"
         receipt = folder.json(path)
         if receipt is None:
@@ -180,7 +180,7 @@ def _check_receipts(
             folder.report(f"{place}.parquet", "contradicts", what)
         if receipt["state"] == "segmented":
             label_map, sha256 = f"{place}/{scan_id}_dseg.nii.gz", receipt["label_map_sha256"]
-            is_there = (folder.results / label_map).exists()
+            is_there = of_scans.exists(folder.results / label_map)
             if not is_there and rows is not None and scan_id not in here:
                 continue
             if not is_there and not kept and (folder.results / stand_in).parent.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from cohortvol.store import of_scans
 from cohortvol.store.schemas import INGEST, MANIFEST, SEGMENT, SHARD, SHARDS, Column
 from cohortvol.store.tables import read_table, to_pandas
 from cohortvol.workflow.plan.jobs import NextRun
@@ -153,9 +154,9 @@ def _of_receipts(folder: Path) -> dict[str, tuple[str, str]]:
     torn ones do not count.
     """
     ends = {}
-    for path in folder.glob("*.json"):
+    for scan_id in of_scans.receipts(folder):
         try:
-            receipt = json.loads(path.read_bytes())
+            receipt = json.loads(of_scans.read(folder / f"{scan_id}{of_scans.RECEIPT}"))
             ends[receipt["scan_id"]] = (receipt["state"], receipt["segmentation_key"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
