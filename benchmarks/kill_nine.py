@@ -1,6 +1,7 @@
 """A process that segments, measures and assembles, killed without warning again and again.
 
     python benchmarks/kill_nine.py --kills 1000
+    python benchmarks/kill_nine.py --kills 1000 --store packed
 
 Two shards of small scans go through the stages as the workflow runs them, in a process of its own
 that SIGKILL ends: half of the times at a random moment, half inside a call that writes, chosen at
@@ -45,7 +46,9 @@ from cohortvol.errors import CohortvolError
 from cohortvol.models.networks import Source, import_nnunet
 from cohortvol.stages import assemble, ingest, manifest, measure
 from cohortvol.stages.segment import pipeline, run_shard
-from cohortvol.store.files import make_folder, sha256_of
+from cohortvol.store import of_scans
+from cohortvol.store.files import make_folder
+from cohortvol.store.of_scans import LABEL_MAP, RECEIPT, STORES
 from cohortvol.store.schemas import COHORT_VOLUMES, INGEST, SCANS, SEGMENT, VOLUMES
 from cohortvol.store.tables import read_as_written, read_table
 from cohortvol.tools.verify.reading import receipt_is_whole
@@ -66,10 +69,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scans", type=int, default=4)
+    parser.add_argument("--store", choices=STORES, default="files", help="as in the config")
     parser.add_argument("--keep", type=Path, help="folder for what a fault left, for a look at it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill-nine-") as place:
-        found = Loop(Path(place), options.scans, options.seed, options.keep).run(options.kills)
+        loop = Loop(Path(place), options.scans, options.seed, options.store, options.keep)
+        found = loop.run(options.kills)
     print(found.line())
     print(json.dumps(asdict(found), indent=1))
     return 0 if found.is_sound() else 1
@@ -107,9 +112,11 @@ class Found:
 class Loop:
     """The cohort, its calm run, and the kills."""
 
-    def __init__(self, place: Path, n_scans: int, seed: int, keep: Path | None = None) -> None:
+    def __init__(
+        self, place: Path, n_scans: int, seed: int, store: str = "files", keep: Path | None = None
+    ) -> None:
         torch.set_num_threads(1)
-        self.place, self.keep = place, keep
+        self.place, self.store, self.keep = place, store, keep
         self.random = random.Random(seed)  # noqa: S311
         self.found = Found()
         self.n_scans = n_scans
@@ -175,17 +182,19 @@ class Loop:
     def _check(self, results: Path, known: dict[str, str]) -> None:
         """All that must hold at any moment."""
         receipts = {
-            path.stem: path
-            for path in results.glob(f"segment/{MODEL}/*/*.json")
-            if not path.name.endswith((".started.json", ".resources.json"))
+            scan_id: folder / f"{scan_id}{RECEIPT}"
+            for folder in results.glob(f"segment/{MODEL}/*/")
+            for scan_id in of_scans.receipts(folder)
         }
         for scan_id, digest in known.items():
             if scan_id not in receipts:
                 self._fault("lost", results, f"{scan_id}: its receipt is gone")
-            elif sha256_of(receipts[scan_id]) != digest:
+            elif of_scans.digest(receipts[scan_id]) != digest:
                 self._fault("duplicated", results, f"{scan_id}: it was segmented again")
         for scan_id, path in receipts.items():
-            known.setdefault(scan_id, sha256_of(path))
+            known.setdefault(scan_id, of_scans.digest(path))
+            if why := why_of_receipt(path):
+                self._fault("torn", results, f"{path.relative_to(results)}: {why}")
         for path in results.rglob("*"):
             if path.is_dir() or path.name.startswith("."):
                 continue
@@ -201,15 +210,15 @@ class Loop:
 
     def _compare(self, results: Path) -> None:
         """What is the same in every run, against the calm one."""
-        for path in sorted(self.calm.rglob("*")):
+        finals = ("volumes.parquet", "scans.parquet", "files.sha256")
+        calm = [self.calm / name for name in finals]
+        calm += [path for path in (self.calm / "measure").rglob("*") if path.is_file()]
+        for folder in self.calm.glob(f"segment/{MODEL}/*/"):
+            calm += [folder / f"{scan_id}{LABEL_MAP}" for scan_id in of_scans.receipts(folder)]
+        for path in sorted(calm):
             name = path.relative_to(self.calm)
-            same = name.name.endswith("_dseg.nii.gz") or name.parts[0] in (
-                "measure", "volumes.parquet", "scans.parquet", "files.sha256"
-            )  # fmt: skip
-            if not same or path.is_dir():
-                continue
             other = results / name
-            if not other.exists() or other.read_bytes() != path.read_bytes():
+            if not of_scans.exists(other) or of_scans.read(other) != of_scans.read(path):
                 self._fault("differing", results, f"{name}: is not that of the calm run")
         if marks := [*results.rglob("*.started.json")]:
             self._fault("differing", results, f"marks left: {[path.name for path in marks]}")
@@ -255,7 +264,7 @@ class Loop:
             if not segmented.exists():
                 run_shard(
                     ingested, self.model, segmented.with_suffix(""), segmented, threads=1,
-                    device="cpu",
+                    device="cpu", store=self.store,
                 )  # fmt: skip
             if not measured.exists():
                 make_folder(measured.parent)
@@ -267,18 +276,23 @@ def _shards(results: Path) -> list[str]:
     return sorted(path.stem for path in (results / "manifest" / "shards").glob("*.parquet"))
 
 
+def why_of_receipt(path: Path) -> str | None:
+    """What is wrong with a receipt or the label map that it names; None if they are whole."""
+    try:
+        receipt = json.loads(of_scans.read(path))
+        if not receipt_is_whole(receipt):
+            return "not the receipt that was written"
+        if of_scans.digest(path.parent / receipt["label_map"]) != receipt["label_map_sha256"]:
+            return "its label map is another"
+    except (OSError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def why_torn(path: Path, results: Path) -> str | None:
     """What is wrong with a file under its final name; None if it is whole."""
     try:
-        if path.name.endswith((".started.json", ".resources.json")):
-            json.loads(path.read_bytes())
-        elif path.parent.parent.parent == results / "segment" and path.suffix == ".json":
-            receipt = json.loads(path.read_bytes())
-            if not receipt_is_whole(receipt):
-                return "not the receipt that was written"
-            if sha256_of(path.parent / receipt["label_map"]) != receipt["label_map_sha256"]:
-                return "its label map is another"
-        elif path.suffix == ".json":
+        if path.suffix == ".json":
             json.loads(path.read_bytes())
         elif path.suffix == ".gz":
             gzip.decompress(path.read_bytes())

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.stages.segment.receipts import ShardFolder
-from cohortvol.store import files
-from cohortvol.store.files import sha256_of
+from cohortvol.store import files, of_scans, pack
 
 
 def in_child(action: Callable[[], Any], log: Path) -> str:
@@ -63,7 +62,7 @@ def _be_a_child(action: Callable[[], Any], pipe: int, log: Path) -> None:
         def acknowledged(shard: ShardFolder, claim: Any, outcome: Any) -> None:
             finish(shard, claim, outcome)
             scan_id = claim.work.scan_id
-            digest = sha256_of(shard.folder / f"{scan_id}.json")
+            digest = of_scans.digest(shard.folder / f"{scan_id}{of_scans.RECEIPT}")
             os.write(pipe, f"{scan_id} {digest}\n".encode())
 
         ShardFolder.finish = acknowledged  # type: ignore[method-assign]
@@ -84,7 +83,8 @@ class Calls:
         self._lock = threading.Lock()
         for name in ("fsync", "replace", "unlink"):
             setattr(os, name, self._counted(getattr(os, name)))
-        files.open = self._open  # type: ignore[attr-defined]
+        for module in (files, pack):
+            module.open = self._open  # type: ignore[attr-defined]
 
     def one(self) -> None:
         with self._lock:
@@ -100,9 +100,9 @@ class Calls:
         return counted
 
     def _open(self, path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        if mode != "xb":
+        if mode not in ("xb", "r+b"):
             return open(path, mode, *rest, **options)
-        return _Halved(self, path, "x", opener=options["opener"])
+        return _Halved(self, path, mode.replace("b", ""), **options)
 
 
 class _Halved(io.FileIO):

@@ -73,13 +73,14 @@ class CohortInvariants(RuleBasedStateMachine):
 
     undisturbed: ClassVar[dict[Any, dict[str, bytes]]] = {}
     told: ClassVar[Counter[str]] = Counter()
+    first: ClassVar[Settings] = Settings()
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.results = self.folder / "results"
         self.source = Source(self.folder / "source")
-        self.settings = Settings()
+        self.settings = self.first
         self.moves = 0
         self.snakemake = self.driver()
         self.images: dict[str, tuple[str, int]] = {}

@@ -21,8 +21,10 @@ def summary(*command):
     return run.returncode, line, json.loads(found)
 
 
-def test_fifteen_kills_tear_lose_and_double_nothing():
-    code, line, found = summary(SCRIPT, "--kills", "15", "--scans", "3", "--seed", "2")
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_fifteen_kills_tear_lose_and_double_nothing(store):
+    options = ("--kills", "15", "--scans", "3", "--seed", "2", "--store", store)
+    code, line, found = summary(SCRIPT, *options)
     assert found["what"] == []
     assert code == 0
     assert {found[name] for name in ("torn", "lost", "duplicated", "differing")} == {0}

@@ -7,11 +7,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cohort_machine import CohortMachine
+from cohortvol.store.of_scans import PACK
+from cohortvol.store.pack import read_contents
+from threshold_cohort import Settings
 
 pytestmark = pytest.mark.slow
 
+
+class PackedCohort(CohortMachine):
+    """One whose label maps and receipts are packed until the user has it otherwise."""
+
+    first = Settings(store="packed")
+
+
 TestCohort = CohortMachine.TestCase
-TestCohort.settings = settings(
+TestPackedCohort = PackedCohort.TestCase
+TestCohort.settings = TestPackedCohort.settings = settings(
     max_examples=16,
     stateful_step_count=10,
     derandomize=True,
@@ -20,14 +31,14 @@ TestCohort.settings = settings(
 )
 
 NEW_WEIGHTS, FEWER_PIECES = ("weights", 0, 0), ("min_largest_fraction", 0, 0)
-OTHER_MODEL = ("model", 0, 0)
+OTHER_MODEL, OTHER_STORE = ("model", 0, 0), ("store", 0, 0)
 NO_LABEL_MAPS, MORE_SLICES = ("keep_label_maps", 0, 0), ("min_slices", 0, 0)
 
 
-@pytest.fixture
-def cohort():
+@pytest.fixture(params=[CohortMachine, PackedCohort], ids=["files", "packed"])
+def cohort(request):
     """Three scans that have been through a run."""
-    machine = CohortMachine()
+    machine = request.param()
     machine.begin(sound=[10, 13, 6], ran=True)
     yield machine
     machine.teardown()
@@ -51,12 +62,32 @@ def test_a_killed_job_with_other_settings_leaves_nothing_for_the_old_ones(cohort
 def test_a_job_killed_while_label_maps_go_loses_no_scan(cohort, at):
     cohort.run_and_be_killed(change=NO_LABEL_MAPS, seed=1, stage="measure", at=at)
     cohort.run(seed=1)
-    assert not list(cohort.results.rglob("*_dseg.nii.gz"))
+    assert n_label_maps(cohort.results) == 0
     cohort.user_does(change=FEWER_PIECES)
     cohort.run(seed=1)
     cohort.user_does(change=NO_LABEL_MAPS)
     cohort.run(seed=1)
-    assert len(list(cohort.results.rglob("*_dseg.nii.gz"))) == 3
+    assert n_label_maps(cohort.results) == 3
+
+
+def n_label_maps(results):
+    packed = [name for pack in results.rglob(PACK) for name in read_contents(pack).members]
+    names = [*packed, *(path.name for path in results.rglob("*"))]
+    return sum(name.endswith("_dseg.nii.gz") for name in names)
+
+
+def test_a_cohort_packed_by_and_by_stays_what_it_was(cohort):
+    """The setting changes nothing by itself; a shard changes over with its next job."""
+    cohort.user_does(change=OTHER_STORE)
+    assert cohort.settled
+    cohort.run(seed=1)
+    cohort.user_does(change=("add a scan", 0, 5))
+    cohort.run(seed=1)
+    n_packs = len(list(cohort.results.rglob(PACK)))
+    cohort.user_does(change=NEW_WEIGHTS)
+    cohort.run(seed=1)
+    packed = cohort.settings.store == "packed"
+    assert (n_packs, len(list(cohort.results.rglob(PACK)))) == ((1, 2) if packed else (1, 0))
 
 
 def test_scans_that_left_are_not_missed_when_label_maps_are_kept_again(cohort):
