@@ -50,8 +50,8 @@ def main() -> None:
     clock = Clock()
     for stage, (owner, name) in STAGES.items():
         setattr(owner, name, clock.around(stage, getattr(owner, name)))
-    make = nnunet._network
-    nnunet._network = lambda *given: clock.around("network", make(*given))
+    make = nnunet.PartNetwork._network
+    nnunet.PartNetwork._network = lambda *given: clock.around("network", make(*given))
     run_shard(
         ingest=ingest,
         model=model,

@@ -14,4 +14,4 @@ def test_the_clock_of_a_warm_scan_finds_its_stages(monkeypatch):
 
     for owner, name in warm_scan.STAGES.values():
         assert callable(getattr(owner, name))
-    assert callable(warm_scan.nnunet._network)
+    assert callable(warm_scan.nnunet.PartNetwork._network)

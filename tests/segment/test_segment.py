@@ -54,7 +54,11 @@ def test_every_ready_scan_gets_a_label_map_a_receipt_and_a_row(undisturbed, imag
         assert row["attempts"] == 1
         assert 0 < row["seconds_network"] <= row["seconds"]
         receipt = json.loads(undisturbed.receipts()[scan_id])
-        assert receipt["numerics"] == {"device": "cpu", "threads": torch.get_num_threads()}
+        assert receipt["numerics"] == {
+            "device": "cpu",
+            "precision": "float32",
+            "threads": torch.get_num_threads(),
+        }
         label_map = nib.load(path)
         np.testing.assert_allclose(label_map.affine, AFFINE, atol=1e-5)
         assert label_map.shape == scan(0).shape

@@ -43,6 +43,8 @@ class Profile:
         del steps["mirrors"]
         if not self.clear_rim:
             del steps["clear_rim"]
+        if self.on_device:
+            steps["network"] = FAST_NETWORK
         return steps
 
     @property
@@ -65,6 +67,8 @@ class Profile:
 
 
 FAST = "fast"
+FAST_NETWORK = "planes or bfloat16"
+"""How `FAST` runs a network on a CPU; the processor decides which (decision 56)."""
 BODY = "+body"
 """Ends the name of a profile that is to see the body only, such as ``ts218+body``."""
 SOFTMAX = "+softmax"

@@ -13,16 +13,19 @@ from cohortvol.models.networks.build import (
     check,
     load_part,
 )
+from cohortvol.models.networks.channels_last import ChannelsLastUNet, can_be_channels_last
 from cohortvol.models.networks.nnunet import import_known, import_nnunet
 from cohortvol.models.networks.source import Source
 from cohortvol.models.networks.unrolled import UnrolledUNet, can_unroll
 
 __all__ = [
+    "ChannelsLastUNet",
     "LoadedPart",
     "Network",
     "Source",
     "UnrolledUNet",
     "build",
+    "can_be_channels_last",
     "can_unroll",
     "canary_of",
     "canary_patch",

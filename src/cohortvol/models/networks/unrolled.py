@@ -32,9 +32,9 @@ class UnrolledUNet:
 
     def __init__(self, module: nn.Module) -> None:
         network: Any = module
-        self._encoder: list[list[Any]] = [_blocks(stage) for stage in network.encoder.stages]
+        self._encoder: list[list[Any]] = [blocks_of(stage) for stage in network.encoder.stages]
         self._ups = [_Up(up) for up in network.decoder.transpconvs]
-        self._decoder: list[list[Any]] = [_blocks(stage) for stage in network.decoder.stages]
+        self._decoder: list[list[Any]] = [blocks_of(stage) for stage in network.decoder.stages]
         self._head = network.decoder.seg_layers[-1]
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def can_unroll(module: nn.Module) -> bool:
     if type(module).__name__ != "PlainConvUNet":
         return False
     network: Any = module
-    stages = [_blocks(stage) for stage in (*network.encoder.stages, *network.decoder.stages)]
+    stages = [blocks_of(stage) for stage in (*network.encoder.stages, *network.decoder.stages)]
     return (
         all(stages)
         and all(_is_known_block(block) for blocks in stages for block in blocks)
@@ -78,7 +78,7 @@ def can_unroll(module: nn.Module) -> bool:
     )
 
 
-def _blocks(stage: Any) -> list[Any]:
+def blocks_of(stage: Any) -> list[Any]:
     """Convolution blocks of a stage in order; none where it holds anything else."""
     held: list[Any] = list(stage) if isinstance(stage, nn.Sequential) else [stage]
     if not all(hasattr(stack, "convs") for stack in held):

@@ -1,6 +1,7 @@
 """nnU-Net's steps before and after the network with everything large on the device.
 
-For profile `fast`: the same rules as `cohortvol.stages.segment.nnunet`, in float32 throughout.
+For profile `fast`: the same rules as `cohortvol.stages.segment.nnunet`, in float32 around the
+network.
 """
 
 from __future__ import annotations
@@ -10,20 +11,37 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from torch import nn
 
-from cohortvol.models.networks import LoadedPart
+from cohortvol.models.networks import ChannelsLastUNet, LoadedPart, can_be_channels_last
 from cohortvol.stages.segment.nnunet import Box, PartNetwork, Preprocessed
 from cohortvol.stages.segment.resample import resize_on_device
+from cohortvol.stages.segment.tiles import Network
 
 _RESIZE = "resample_data_or_seg_to_shape"
 
 
 class FastPart(PartNetwork):
-    """A `PartNetwork` whose images and logits stay on the device."""
+    """A `PartNetwork` whose images and logits stay on the device.
 
-    def __init__(self, loaded: LoadedPart, device: torch.device) -> None:
+    Parameters
+    ----------
+    loaded, device
+        As of `PartNetwork`.
+    dtype : torch.dtype
+        What its networks work in on a CPU, where they can.
+    """
+
+    def __init__(self, loaded: LoadedPart, device: torch.device, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         super().__init__(loaded, device)
         self.logits_on = device
+
+    def _network(self, module: nn.Module) -> Network:
+        on_cpu = next(module.parameters()).device.type == "cpu"
+        if on_cpu and can_be_channels_last(module):
+            return ChannelsLastUNet(module, self._dtype)
+        return super()._network(module)
 
     def preprocess(
         self,

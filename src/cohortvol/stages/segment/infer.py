@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cohortvol.anatomy.geometry import from_axes, orientation, spacing_mm, to_axes
+from cohortvol.compute.processor import flags
 from cohortvol.errors import ScanError
 from cohortvol.models.card import AS_STORED, Card, choose_profile, load_card, restrict
 from cohortvol.models.elsewhere import refuse_elsewhere
@@ -29,9 +30,17 @@ from cohortvol.stages.segment.canary import check_canary
 from cohortvol.stages.segment.crops import Crop, box_around, kept_for_boxes
 from cohortvol.stages.segment.fast import FastPart
 from cohortvol.stages.segment.heap import keep_large_blocks, return_free_pages
-from cohortvol.stages.segment.machine import CPU, Memory, SideStream, device_of, machine_errors
+from cohortvol.stages.segment.machine import (
+    CPU,
+    Memory,
+    SideStream,
+    device_of,
+    machine_errors,
+    numerics_on,
+)
 from cohortvol.stages.segment.nnunet import PartNetwork, Preprocessed
 from cohortvol.stages.segment.parts import PartRunner, Said, on_grid, zoom_spacing
+from cohortvol.stages.segment.precision import precision_on_cpu
 from cohortvol.stages.segment.together import Heard, Spoken, average
 from cohortvol.stages.segment.zoom import nearest
 
@@ -108,14 +117,26 @@ class Segmenter:
     """
 
     def __init__(
-        self, card: Card, profile: Profile, parts: list[LoadedPart], device: torch.device
+        self,
+        card: Card,
+        profile: Profile,
+        parts: list[LoadedPart],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.card = card
         self.profile = profile
         self._zoom_mm = zoom_spacing(card, profile)
         self.device = device
-        kind = FastPart if profile.on_device else PartNetwork
-        runners = [PartRunner(card, part, kind(part, device)) for part in parts]
+        self._dtype_on_cpu = dtype
+        runners = [
+            PartRunner(
+                card,
+                part,
+                FastPart(part, device, dtype) if profile.on_device else PartNetwork(part, device),
+            )
+            for part in parts
+        ]
         self._parts = [runner for runner in runners if not runner.around]
         self._on_boxes = [runner for runner in runners if runner.around]
         self._memory = Memory.of(device)
@@ -170,7 +191,9 @@ class Segmenter:
             torch.backends.cudnn.benchmark = False
         with redirect_stdout(io.StringIO()):  # nnU-Net prints
             parts = [load_part(card, part) for part in card.parts]
-            segmenter = cls(card, recipe, parts, chosen)
+            on_cpu = recipe.on_device and chosen == CPU
+            dtype = precision_on_cpu(parts, flags()) if on_cpu else torch.float32
+            segmenter = cls(card, recipe, parts, chosen, dtype)
         with machine_errors(), torch.inference_mode():
             for loaded in parts:
                 check_canary(loaded, chosen)
@@ -184,17 +207,7 @@ class Segmenter:
     @property
     def numerics(self) -> dict[str, Any]:
         """What labels may hang on in their last digits, for the receipt."""
-        found: dict[str, Any] = {"device": self.device.type, "threads": torch.get_num_threads()}
-        if self.device.type == "cuda":
-            found |= {
-                "autocast": str(torch.get_autocast_dtype("cuda")).removeprefix("torch."),
-                "cuda": torch.version.cuda,
-                "cudnn_deterministic": torch.backends.cudnn.deterministic,
-                "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-                "gpu_name": torch.cuda.get_device_name(self.device),
-                "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-            }
-        return found
+        return numerics_on(self.device, self._dtype_on_cpu)
 
     def segment(self, data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
         """Label map of one scan, on its own grid.

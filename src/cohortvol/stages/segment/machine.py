@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -123,6 +124,26 @@ def _cannot_be_used(problem: Problem) -> InstallationError:
         f"  {problem.what_to_do}\n"
         "  Running it again does not help. With segment.device: cpu it runs on the processors."
     )
+
+
+def numerics_on(device: torch.device, dtype_on_cpu: torch.dtype) -> dict[str, Any]:
+    """What labels may hang on in their last digits: see `Segmenter.numerics`."""
+    on_gpu = device.type == "cuda"
+    precision = torch.get_autocast_dtype("cuda") if on_gpu else dtype_on_cpu
+    found: dict[str, Any] = {
+        "device": device.type,
+        "precision": str(precision).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+    if on_gpu:
+        found |= {
+            "cuda": torch.version.cuda,
+            "cudnn_deterministic": torch.backends.cudnn.deterministic,
+            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+            "gpu_name": torch.cuda.get_device_name(device),
+            "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+        }
+    return found
 
 
 @contextmanager

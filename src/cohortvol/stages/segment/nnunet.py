@@ -71,7 +71,7 @@ class PartNetwork:
         self.labels_in_map = tuple(int(label) for label in label_manager.foreground_labels)
         """Of nnU-Net's map, which a later stage of a cascade sees."""
         self.regions = Regions.of(loaded.network)
-        self.networks = [_network(module, device) for module in loaded.modules]
+        self.networks = [self._network(module.to(device)) for module in loaded.modules]
         self.logits_on = torch.device("cpu")
         """Where `labels` wants logits that are still to be resampled."""
 
@@ -215,6 +215,15 @@ class PartNetwork:
         """Spacing of the plans; a 2D network leaves the distance of slices as it is."""
         return [*spacing_mm[: 3 - len(self._configuration.spacing)], *self._configuration.spacing]
 
+    def _network(self, module: nn.Module) -> Network:
+        """How a network is called that is on its device."""
+        first = next(parameter for parameter in module.parameters() if parameter.ndim > 3)
+        if first.device.type == "cpu" and can_unroll(module):
+            return UnrolledUNet(module)
+        if first.ndim == 5:
+            return module
+        return lambda patches: module(patches[:, :, 0])[:, :, None]
+
     @cached_property
     def _normalisations(self) -> list[Any]:
         """One for each channel."""
@@ -238,16 +247,6 @@ class PartNetwork:
         """Grey values of the training scans in each channel, for what normalises by them."""
         known = self._plans.foreground_intensity_properties_per_channel
         return [known[str(n)] for n in range(len(self._configuration.normalization_schemes))]
-
-
-def _network(module: nn.Module, device: torch.device) -> Network:
-    module = module.to(device)
-    if device.type == "cpu" and can_unroll(module):
-        return UnrolledUNet(module)
-    first = next(parameter for parameter in module.parameters() if parameter.ndim > 3)
-    if first.ndim == 5:
-        return module
-    return lambda patches: module(patches[:, :, 0])[:, :, None]
 
 
 def _slices(box: list[list[int]]) -> Box:

@@ -224,6 +224,7 @@ def _write_segment_table(shard: ShardFolder, works: list[Work], out: Path) -> di
         if receipt["label_map"] is not None:
             row["label_map"] = (folder / receipt["label_map"]).relative_to(results).as_posix()
         row["cohortvol_version"] = receipt["versions"]["cohortvol"]
+        row["precision"] = (receipt.get("numerics") or {}).get("precision")
         rows.append(row)
     write_table(out, append_rows(rows, SEGMENT), SEGMENT)
     counts = Counter(str(row["state"]) for row in rows)
