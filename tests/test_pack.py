@@ -143,6 +143,9 @@ def test_of_a_file_that_is_taken_out_no_byte_stays(tmp_path):
     assert held(tmp_path / PACK) == {"bert_dseg.nii.gz": b"bert"}
     assert discard([tmp_path / "bert_dseg.nii.gz", tmp_path / "nobody.json"]) == 1
     assert not (tmp_path / PACK).exists()
+    killed.write_bytes(b"anna")
+    assert take_out(tmp_path, lambda name: name.startswith("anna")) == 0
+    assert not killed.exists()
 
 
 def test_nothing_is_taken_out_while_a_worker_adds(tmp_path):

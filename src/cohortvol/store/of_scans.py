@@ -139,7 +139,8 @@ def take_out(folder: Path, goes: Callable[[str], bool]) -> int:
         If a worker is adding to it.
     """
     pack = folder / PACK
-    if not pack.exists():
+    left = [*folder.glob(f".{PACK}.*.tmp")]
+    if not (left or pack.exists()):
         return 0
     refusal = f"{folder.name}: {{owner}} is working on this shard\n  Run the same command again."
     with lock(folder / IN_USE, refusal):
@@ -147,8 +148,8 @@ def take_out(folder: Path, goes: Callable[[str], bool]) -> int:
         gone = [name for name in found.ever if goes(name)]
         if gone or not found.is_whole:
             rewrite(pack, lambda name: not goes(name))
-        for left in folder.glob(f".{PACK}.*.tmp"):
-            left.unlink(missing_ok=True)
+        for path in left:
+            path.unlink(missing_ok=True)
     return len(gone)
 
 
