@@ -142,6 +142,40 @@ def test_of_a_dynamic_series_the_phase_that_is_asked_for_is_the_scan(
     assert {row["reason"] for row in looked_at(folder)[1].series} == {"DCM_AMBIGUOUS_SERIES"}
 
 
+def _dynamic_in_series(folder, times=(101010, 101018, 101026), **fields):
+    """Each phase a series of its own, described with its number; the last comes first by name."""
+    for phase, time in enumerate(times, start=1):
+        write_series(
+            folder / str(9 - phase), SeriesDescription=f"Ph{phase}/t1_dyn",
+            AcquisitionTime=str(time), FrameOfReferenceUID="1.2.3", **fields,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(("phase", "told"), [(1, "Ph1"), (2, "Ph2"), (3, "Ph3"), ("last", "Ph3")])
+def test_of_phases_that_are_series_of_their_own_the_one_that_is_asked_for_is_the_scan(
+    tmp_path, phase, told
+):
+    folder = _dynamic_in_series(tmp_path / "session")
+    write_series(folder / "other", SeriesDescription="t2_haste", FrameOfReferenceUID="1.2.3")
+    _, choice = looked_at(folder, phase=phase, sequence="dyn")
+    assert [stack.first.told("SeriesDescription") for stack in choice.chosen] == [f"{told}/t1_dyn"]
+    details = [row["detail"] for row in choice.series if not row["chosen"]]
+    assert sum(str(detail).endswith("of 3") for detail in details) == 2
+    assert choice.error is None
+
+
+def test_phases_that_are_series_are_not_guessed(tmp_path):
+    folder = _dynamic_in_series(tmp_path / "session")
+    assert looked_at(folder)[1].error.reason == "DCM_AMBIGUOUS_SERIES"
+    assert looked_at(folder, phase=4)[1].error.reason == "DCM_NOT_WANTED"
+    again = _dynamic_in_series(tmp_path / "again", times=(101010, 101010))
+    assert looked_at(again, phase=1)[1].error.reason == "DCM_AMBIGUOUS_SERIES"
+    elsewhere = _dynamic_in_series(tmp_path / "elsewhere", times=(101010,))
+    _dynamic_in_series(elsewhere / "b", times=(101018,), change=_at_steps_of(4.0, digits=3))
+    assert looked_at(elsewhere, phase=2)[1].error.reason == "DCM_NOT_WANTED"
+
+
 def _retrieved_again(image, name):
     """The file of an image as another retrieval leaves it."""
     image.RetrieveAETitle = "ARCHIVE2"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,7 +112,44 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
         for phases in map(_phases, groups.values())
         for phase, frames in enumerate(phases, start=1)
     ]
-    return sorted(stacks, key=lambda stack: (-len(stack.frames), stack.first.path.name))
+    alike = defaultdict(list)
+    for stack in stacks:
+        alike[_but_for_time(stack)].append(stack)
+    numbered = [stack for group in alike.values() for stack in _over_series(group)]
+    return sorted(numbered, key=lambda stack: (-len(stack.frames), stack.first.path.name))
+
+
+def _but_for_time(stack: Stack) -> Hashable:
+    """What the phases of a dynamic acquisition have in common where each is a series of its own.
+
+    Numbers in descriptions may count the phases. A stack that has phases, or no places, is alone.
+    """
+    first = stack.first
+    if stack.n_phases > 1 or first.plane is None or first.spacing_mm is None:
+        return id(stack)
+    told = [str(first.told(name) or "") for name in ("SeriesDescription", "ProtocolName")]
+    kind = (first.image_type, first.signal, first.echo_time_ms, first.told("FrameOfReferenceUID"))
+    places = sorted(tuple(f.plane.position_mm.round(1)) for f in stack.frames if f.plane)
+    size = (first.rows, first.columns, *first.spacing_mm.round(3), first.plane.turn(decimals=2))
+    return (*kind, *(re.sub(r"\d+", "", words) for words in told), *size, *places)
+
+
+def _over_series(stacks: Sequence[Stack]) -> Sequence[Stack]:
+    """Stacks alike but for series and time as phases, if each was acquired at a time of its own."""
+    begun = {when: stack for stack in stacks if (when := _begun(stack)) is not None}
+    if len(begun) < len(stacks) or len(stacks) == 1:
+        return stacks
+    return [
+        replace(begun[when], phase=phase, n_phases=len(begun))
+        for phase, when in enumerate(sorted(begun), start=1)
+    ]
+
+
+def _begun(stack: Stack) -> float | None:
+    """When the first of its frames was acquired, in an order of its own."""
+    said = (f.told("AcquisitionTime") or f.told("AcquisitionDateTime") for f in stack.frames)
+    times = [time for time in map(_in_order, said) if time is not None]
+    return min(times, default=None)
 
 
 def _phases(frames: Sequence[Frame]) -> list[list[Frame]]:
