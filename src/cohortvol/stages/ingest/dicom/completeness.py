@@ -17,6 +17,7 @@ from cohortvol.stages.ingest.dicom.frames import Frame
 from cohortvol.stages.ingest.dicom.stacks import MAX_LOST, SAME_AXES, SAME_SPACING, Stack, Volume
 from cohortvol.store.keys import is_hidden
 
+WITHIN = 0.5  # steps beyond an end that are still its slice
 REACH = 1.5  # steps beyond an end, within which a slice that was left out goes on
 _TOO_SMALL = {"IMG_TOO_FEW_SLICES", "DCM_NOT_WANTED"}
 """Reasons that say nothing of the kind of a stack: one slice of the scan may get them."""
@@ -103,7 +104,10 @@ def check_complete(
     ]
     n_in_series = Counter(frame.series for frame in others)
     left_out = [
-        frame for frame in others if any(_goes_on(frame, one, n_in_series) for one in volumes)
+        frame
+        for frame in others
+        if any(_goes_on(frame, one, n_in_series) for one in volumes)
+        and not any(_is_within(frame, one) for one in volumes)
     ]
     codes: list[str] = []
     for frames in of_series.values():
@@ -186,18 +190,31 @@ def _goes_on(frame: Frame, volume: Volume, n_in_series: Counter[str]) -> bool:
     One of the same series, of whatever echo, kind or time, or that has lost its position; or one
     that is alone in its series, on the same axes and pixels.
     """
-    first, last = volume.frames[0], volume.frames[-1]
-    if frame.plane is None or first.plane is None or last.plane is None:
+    first, beyond = volume.frames[0], _beyond(frame, volume)
+    if beyond is None:
         return frame.series == first.series
     if frame.series != first.series and not (
         n_in_series[frame.series] == 1 and _on_its_axes(frame, first)
     ):
         return False
-    ends = [float(one.position_mm @ first.plane.normal) for one in (first.plane, last.plane)]
+    return WITHIN < beyond < REACH
+
+
+def _is_within(frame: Frame, volume: Volume) -> bool:
+    """Whether a volume has a slice there, so that none is missing: the next station of a body."""
+    beyond = _beyond(frame, volume)
+    return beyond is not None and beyond <= WITHIN
+
+
+def _beyond(frame: Frame, volume: Volume) -> float | None:
+    """Steps from the nearer end of a volume to a frame, below 0 inside; None where places lack."""
+    first, last = volume.frames[0].plane, volume.frames[-1].plane
+    if frame.plane is None or first is None or last is None:
+        return None
+    ends = [float(one.position_mm @ first.normal) for one in (first, last)]
     step = (ends[1] - ends[0]) / (len(volume.frames) - 1)
-    place = float(frame.plane.position_mm @ first.plane.normal)
-    beyond = max(ends[0] - place, place - ends[1]) / step
-    return 0.5 < beyond < REACH
+    place = float(frame.plane.position_mm @ first.normal)
+    return max(ends[0] - place, place - ends[1]) / step
 
 
 def _on_its_axes(frame: Frame, first: Frame) -> bool:

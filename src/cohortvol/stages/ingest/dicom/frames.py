@@ -128,6 +128,8 @@ class Frame:
         Between rows, and between columns.
     slope, intercept : float
         Stored value to grey value.
+    in_stack : (str, int) tuple
+        StackID of a frame of many and its place in that stack; empty and 0 where none is told.
     stored_ends : (2,) tuple of int or None
         Smallest and largest stored value of the file, where its pixels are plain integers.
     packing_holds : bool
@@ -151,6 +153,7 @@ class Frame:
     echo_time_ms: float | None
     image_type: tuple[str, ...]
     temporal_position: int | None
+    in_stack: tuple[str, int]
     stored_ends: tuple[int, int] | None
     packing_holds: bool
     component: str
@@ -271,6 +274,7 @@ def frames_of(path: Path, header: Dataset, pixels: Sequence[memoryview]) -> Iter
             echo_time_ms=_echo_time_ms(places),
             image_type=_image_type(places, header),
             temporal_position=_temporal_position(places, header),
+            in_stack=_in_stack(places),
             stored_ends=stored_ends,
             packing_holds=holds,
             component=_component(places),
@@ -338,3 +342,11 @@ def _temporal_position(places: tuple[Dataset, ...], header: Dataset) -> int | No
     value = _found(places[:2], "FrameContentSequence", "TemporalPositionIndex")
     value = value or header.get("TemporalPositionIdentifier")
     return None if value in (None, "") else int(value)
+
+
+def _in_stack(places: tuple[Dataset, ...]) -> tuple[str, int]:
+    stack, position = (
+        _found(places[:2], "FrameContentSequence", name)
+        for name in ("StackID", "InStackPositionNumber")
+    )
+    return str(stack or ""), int(position or 0)

@@ -39,17 +39,22 @@ class _Extent:
 
 
 def stations_in(stack: Stack) -> tuple[Stack, ...]:
-    """The stack divided where its places turn back; as it is where that makes no regular volumes.
+    """The stack divided where its places turn back, or where frames of one file say that another
+    stack begins; as it is where that makes no regular volumes.
 
-    Frames are taken in the order of their numbers, in which they were acquired. Only a stack that
-    is no regular volume is divided, and never at a jump ahead: that is a slice that is missing.
+    Frames are taken in the order of their numbers, in which they were acquired, those of several
+    stacks in theirs. Only a stack that is no regular volume is divided, and never at a mere jump
+    ahead: that is a missing slice.
     """
-    frames = sorted(stack.frames, key=_number)
+    is_one = len({frame.in_stack[0] for frame in stack.frames}) == 1
+    frames = sorted(stack.frames, key=_number if is_one else lambda frame: frame.in_stack)
     along = np.array([frame.plane.along_mm for frame in frames if frame.plane])
     if len(along) < len(frames) or len(along) < 2 * _LEAST_SLICES or _is_regular(stack):
         return (stack,)
     steps = np.diff(along)
-    breaks = np.flatnonzero(steps * np.median(steps) <= 0) + 1
+    turns = steps * np.median(steps) <= 0
+    begins = np.array([a.in_stack[0] != b.in_stack[0] for a, b in pairwise(frames)])
+    breaks = np.flatnonzero(turns | begins) + 1
     bounds = pairwise([0, *breaks, len(frames)])
     runs = tuple(Stack(tuple(frames[first:last])) for first, last in bounds)
     return runs if all(map(_is_regular, runs)) else (stack,)
