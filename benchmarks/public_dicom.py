@@ -1,4 +1,4 @@
-"""Public folders of DICOM through `cohortvol check`: the verdict of each, and are grids right?
+"""Public folders of DICOM through what `cohortvol check` does: verdicts, and are grids right?
 
     git clone https://github.com/neurolabusc/dcm_qa_xa30   # and others of that kind
     python benchmarks/public_dicom.py dcm_qa_xa30 dcm_qa_uih dcm_qa_philips_enh dcm_qa_cs_dl
@@ -6,8 +6,8 @@
 Such a repository has folders of DICOM in `In/`, as scanners wrote them, and in `Ref/` the NIfTI
 images that dcm2niix made of them, each named after the number of its series. Archives and packed
 files are unpacked into a temporary folder; a folder of several series is looked at as it is, and
-once more for every number that names of its files begin with. A grid is right where it is that of
-an image of the same number, whichever way its axes are stored.
+once more for every number of a series that names of its files begin with. A grid is right where it
+is that of an image of the same number, whichever way its axes are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import gzip
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -44,10 +43,9 @@ def main() -> None:
             row for clone in options.clones for row in folders_of(clone, Path(work, clone.name))
         ]
         scans = pd.DataFrame(rows)
-        checked = check(scans, Path(work))
-        scans = scans.join(checked.set_index("scan_id")[["state", "reason", "detail"]], "scan_id")
-        ready = scans[scans["state"] == "ready"].assign(dseg=None, more_images=None)
-        scans = scans.join(grids(ready), "scan_id").fillna("")
+        scans = (
+            scans.join(verdicts(scans).set_index("scan_id"), "scan_id").astype(object).fillna("")
+        )
     shown = ["clone", "folder", "state", "reason", "grid", "detail"]
     print(scans[shown].to_csv(sep="|", index=False))
     print(scans.groupby(["clone", "state", "reason", "grid"]).size().to_string())
@@ -77,7 +75,7 @@ def folders_of(clone: Path, work: Path) -> list[dict[str, str]]:
         found.append((folder, str(folder.relative_to(unpacked)), folder.name))
         by_number = defaultdict(list)
         for name in images:
-            by_number[re.match(r"\d*", name)[0]].append(name)
+            by_number[re.match(r"([1-9]\d*)?", name)[0]].append(name)
         if len(by_number) > 1 and any("_" in name for name in images) and folder.parent == unpacked:
             for number, members in sorted(by_number.items()):
                 one = work / "split" / folder.name / number
@@ -94,27 +92,20 @@ def folders_of(clone: Path, work: Path) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def check(scans: pd.DataFrame, work: Path) -> pd.DataFrame:
-    """What `cohortvol check` says of every folder."""
-    manifest, out = work / "scans.csv", work / "checked.csv"
-    scans[["scan_id", "image"]].to_csv(manifest, index=False)
-    done = subprocess.run(
-        ["cohortvol", "check", manifest, "--out", out],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode not in (0, 3):
-        raise SystemExit(done.stderr)
-    return pd.read_csv(out)
-
-
-def grids(ready: pd.DataFrame) -> pd.DataFrame:
-    """By scan, the image of `Ref/` that has its grid, or that there is none of its number."""
-    found = {}
-    for rows in trial(ready, Rules()):
-        for row in rows.itertuples():
-            scan = ready.set_index("scan_id").loc[row.scan_id]
-            found[row.scan_id] = compared(nib.load(row.image), Path(scan.references), scan.number)
-    return pd.DataFrame({"grid": pd.Series(found, dtype=object)})
+def verdicts(scans: pd.DataFrame) -> pd.DataFrame:
+    """By scan what `cohortvol check` finds, and the image of `Ref/` that has its grid."""
+    given = scans.set_index("scan_id")
+    asked = scans[["scan_id", "image"]].assign(dseg=None)
+    found = []
+    for rows in trial(asked, Rules()):
+        for row in rows.to_dict("records"):
+            grid = ""
+            if row["state"] == "ready":
+                scan = given.loc[row["scan_id"]]
+                grid = compared(nib.load(row["image"]), Path(scan["references"]), scan["number"])
+            told = {name: row[name] for name in ("scan_id", "state", "reason", "detail")}
+            found.append(told | {"grid": grid})
+    return pd.DataFrame(found)
 
 
 def compared(image: nib.Nifti1Image, references: Path, number: str) -> str:
