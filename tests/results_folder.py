@@ -134,6 +134,7 @@ def segment_row(
         "profile": "nnunet",
         "segmentation_key": KEY,
         "cohortvol_version": "0.1.0",
+        "precision": "float32",
         "attempts": 1,
         "started_utc": "2026-01-01T10:00:00.000+00:00",
         "seconds": 2.0,

@@ -98,6 +98,7 @@ def test_a_scan_has_its_covariates_grid_and_provenance(results):
     assert (scan["n_i"], scan["voxel_ml"]) == (10, 0.012)
     assert scan["image_sha256"] == "bytes of sub-01"
     assert scan["label_map"] == f"segment/{MODEL}/0000/sub-01_dseg.nii.gz"
+    assert scan["precision"] == "float32"
 
 
 def test_the_detail_of_a_problem_is_kept(results):

@@ -205,15 +205,18 @@ def test_a_program_that_hangs_is_given_up(programs, tmp_path, monkeypatch):
 
 
 def test_a_model_is_verified_and_asked_what_it_said_when_it_was_imported(tmp_path):
+    def here():
+        return SimpleNamespace(device="cpu", numerics={"precision": "float32"})
+
     card = load_card(EMBEDDED)
     assert verdict(model.files(card)) == "PASS"
-    assert verdict(model.canary(card, lambda: SimpleNamespace(device="cpu"))) == "PASS"
+    assert verdict(model.canary(card, here)) == "PASS"
     folder = shutil.copytree(EMBEDDED, tmp_path / "embedded-v2")
     raw = json.loads((folder / "card.json").read_text())
     raw["parts"][0]["canary"] = {}
     (folder / "card.json").write_text(json.dumps(raw))
     silent = load_card(folder)
-    assert verdict(model.canary(silent, lambda: SimpleNamespace(device="cpu"))) == "WARN"
+    assert verdict(model.canary(silent, here)) == "WARN"
 
 
 def test_missing_decoders_are_a_warning_as_nifti_is_read_without_them():

@@ -123,7 +123,7 @@ def through(scans: Path, results: Path, model: Path, **settings) -> Tables:
     return pd.read_parquet(results / "volumes.parquet"), pd.read_parquet(results / "scans.parquet")
 
 
-MADE_BY = ["model", "profile", "segmentation_key", "label_map"]
+MADE_BY = ["model", "profile", "segmentation_key", "label_map", "precision"]
 
 
 @pytest.mark.slow

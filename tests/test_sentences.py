@@ -148,6 +148,19 @@ def test_no_sentence_of_a_whole_page_is_untrue_and_lies_are_found(seed, tmp_path
             assert any(text.startswith(f"{claim.name}:") for text in wrong), claim.name
 
 
+def test_methods_say_in_which_numbers_the_networks_multiplied():
+    def said(*values, public=False):
+        return page.precision_of(pd.DataFrame({"precision": values}, dtype=object), public=public)
+
+    assert said("float32", None) == ["The networks multiplied in float32."]
+    assert said("float32", "bfloat16", "float32") == [
+        "The networks multiplied in bfloat16 (1 scans) or float32 (2 scans), as the processor of "
+        "each job could."
+    ]
+    assert said("float32", "bfloat16", public=True) == []  # few scans are told of nobody
+    assert said(None) == page.precision_of(pd.DataFrame({"model": ["a"]})) == []
+
+
 def test_scans_of_another_model_are_refused(tmp_path):
     card = drawn_card(1, tmp_path / "model")
     ways = {"profile": ["nnunet", None], "segmentation_key": [segmentation_key(card), None]}

@@ -71,12 +71,10 @@ _PROVENANCE = {
     "profile": Column(text, "inference profile of the model"),
     "segmentation_key": Column(text, "hash of weights, profile and algorithm version"),
     "cohortvol_version": Column(text, "version of cohortvol that segmented the scan"),
+    "precision": Column(
+        text, "numbers that networks multiplied: float32, float16 (GPU), bfloat16; null: not known"
+    ),
 }
-PRECISION = Column(
-    text,
-    "numbers that the networks worked in: float32, or float16 (GPU) or bfloat16 (profile fast) for "
-    "products; null where no network made the label map",
-)
 _MORE_IMAGES = Column(
     text,
     "absolute paths of the further channels, image_2 and so on: JSON, empty text where a row has "
@@ -231,7 +229,6 @@ SEGMENT = {
     "started_utc": Column(text, "start of the successful attempt, ISO 8601 UTC"),
     "seconds": Column(real, "wall time of the scan inside the worker, s"),
     "seconds_network": Column(real, "of which in the network, s"),
-    "precision": PRECISION,
     "softmax_labels": Column(
         pa.list_(whole),
         "labels found, for the two columns below; null unless the profile ends in +softmax",

@@ -151,7 +151,10 @@ def run(
     absent = notices.absent(analysis, public=public)
     segmented = methods.segmented(
         page.models_of(scan_table, public=public),
-        page.told_of(scan_table, restrict(load_card(model), roi)) if model else [],
+        [
+            *(page.told_of(scan_table, restrict(load_card(model), roi)) if model else []),
+            *page.precision_of(scan_table, public=public),
+        ],
         made_elsewhere=page.made_elsewhere(scan_table),
     )
     html = pages.render(

@@ -21,18 +21,20 @@ def files(card: Card) -> Finding:
 def canary(card: Card, load: Callable[[], Any]) -> Finding:
     """Whether the networks say here what they said when they were imported.
 
-    `load` brings the model into memory, which compares the two, and returns what has a `device`.
+    `load` brings the model into memory, which compares the two, and returns what has a `device` and
+    `numerics`.
     """
     if card.elsewhere:
         return skipped(f"{card.id} has no network: its label maps were made elsewhere", "Nothing.")
-    device = load().device
+    loaded = load()
+    where = f"{loaded.device} in {loaded.numerics['precision']}"
     without = [part.name for part in card.parts if set(part.folds) - set(part.canary)]
     if without:
         return warned(
-            f"{card.id} runs on {device}; part {', '.join(without)} holds nothing to compare with",
+            f"{card.id} runs on {where}; part {', '.join(without)} holds nothing to compare with",
             "Import the model again: the card then says what its networks must answer.",
         )
-    return passed(f"{card.id} answers on {device} as it did when it was imported")
+    return passed(f"{card.id} answers on {where} as it did when it was imported")
 
 
 def decoders(check: Callable[[], None]) -> Finding:

@@ -193,6 +193,7 @@ def _differences(row: Row, receipt: Row, place: str) -> list[str]:
     """Columns in which a row of SEGMENT is not what segment writes of the receipt."""
     said = {name: receipt.get(name) for name in SEGMENT}
     said["cohortvol_version"] = receipt["versions"]["cohortvol"]
+    said["precision"] = (receipt.get("numerics") or {}).get("precision")
     if said["label_map"] is not None:
         said["label_map"] = f"{place}/{said['label_map']}"
     return [name for name in SEGMENT if row[name] != said[name]]

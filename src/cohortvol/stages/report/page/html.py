@@ -218,6 +218,7 @@ def provenance(scans: pd.DataFrame, *, public: bool = False) -> list[tuple[str, 
         "profile": "Inference profile",
         "segmentation_key": "Key of weights and recipe",
         "cohortvol_version": "cohortvol that segmented",
+        "precision": "Numbers in the networks",
     }
     rows = []
     for name in PROVENANCE_COLUMNS:
@@ -263,6 +264,19 @@ def told_of(scans: pd.DataFrame, card: Card) -> list[str]:
             )
         told = told_run(card, profile)
     return told
+
+
+def precision_of(scans: pd.DataFrame, *, public: bool = False) -> list[str]:
+    """In which numbers the networks worked, a sentence; none where that is not recorded."""
+    if "precision" not in scans:
+        return []
+    found = _counted(scans["precision"], public=public)
+    if len(found) < 2:
+        return [f"The networks multiplied in {name}." for name in found.index]
+    shares = [name if public else f"{name} ({n:,} scans)" for name, n in found.items()]
+    return [
+        f"The networks multiplied in {' or '.join(shares)}, as the processor of each job could."
+    ]
 
 
 def _counted(values: pd.Series, *, public: bool) -> pd.Series:

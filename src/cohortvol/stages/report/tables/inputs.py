@@ -135,7 +135,7 @@ PERSON_COLUMNS = [
     *["site", "scanner", "field_strength_t", "sequence", "contrast"],
 ]
 QC_COLUMNS = ["qc", "qc_flags", "body_orientation", "usual_scale", "shard"]
-PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version"]
+PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version", "precision"]
 _NOT_TEXT = {
     *["volume_ml", "age_years", "height_cm", "weight_kg", "field_strength_t", "usual_scale"],
     *["label", "cut_by_fov", "planted_pct_per_decade"],
