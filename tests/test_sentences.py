@@ -157,7 +157,9 @@ def test_methods_say_in_which_numbers_the_networks_multiplied():
         "The networks multiplied in bfloat16 (1 scans) or float32 (2 scans), as the processor of "
         "each job could."
     ]
-    assert said("float32", "bfloat16", public=True) == []  # few scans are told of nobody
+    assert said("float32", "bfloat16", public=True) == [
+        "The networks multiplied in bfloat16 or float32, as the processor of each job could."
+    ]
     assert said(None) == page.precision_of(pd.DataFrame({"model": ["a"]})) == []
 
 

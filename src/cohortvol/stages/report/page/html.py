@@ -267,10 +267,13 @@ def told_of(scans: pd.DataFrame, card: Card) -> list[str]:
 
 
 def precision_of(scans: pd.DataFrame, *, public: bool = False) -> list[str]:
-    """In which numbers the networks worked, a sentence; none where that is not recorded."""
+    """In which numbers the networks worked, a sentence; none where that is not recorded.
+
+    `public`, without numbers of scans: what a machine could says nothing of who was scanned.
+    """
     if "precision" not in scans:
         return []
-    found = _counted(scans["precision"], public=public)
+    found = scans["precision"].dropna().value_counts().sort_index()
     if len(found) < 2:
         return [f"The networks multiplied in {name}." for name in found.index]
     shares = [name if public else f"{name} ({n:,} scans)" for name, n in found.items()]
