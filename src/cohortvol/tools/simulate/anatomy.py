@@ -104,8 +104,13 @@ class _Canvas:
 
     def within(self, tissue: str, distance_mm: float) -> np.ndarray:
         """Voxels that lie no farther than `distance_mm` from a tissue."""
-        apart = ndimage.distance_transform_edt(self.tissues != TISSUE[tissue], SPACING_MM)
-        return np.asarray(apart <= distance_mm)
+        is_tissue = self.tissues == TISSUE[tissue]
+        reach = int(distance_mm / SPACING_MM)
+        (around,) = ndimage.find_objects(is_tissue.view(np.uint8))
+        box = tuple(slice(max(0, one.start - reach), one.stop + reach) for one in around)
+        near = np.zeros(self.shape, bool)
+        near[box] = ndimage.distance_transform_edt(~is_tissue[box], SPACING_MM) <= distance_mm
+        return near
 
     def paint(self, tissue: str, where: np.ndarray) -> None:
         """Give every free voxel of `where` to a tissue."""
