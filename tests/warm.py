@@ -160,7 +160,6 @@ if __name__ == "__main__":
     atexit.register(_end_at_once)  # before all others, so that it is called after them
     for module in (*MAIN.values(), *IMPORTED_LATER):
         importlib.import_module(module)
-    importlib.import_module(MAIN["cohortvol"]).command_line()
     gc.freeze()
     program = serve(sys.argv[1])
     _start_as_python_does()

@@ -7,12 +7,9 @@ import logging
 import sys
 import tempfile
 import traceback
-from functools import cache
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_group
 
 from cohortvol import __version__
 from cohortvol.cli import models, reference
@@ -129,12 +126,6 @@ def start(
     logging.getLogger("cohortvol").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-@cache
-def command_line() -> TyperGroup:
-    """`app` with the options of every subcommand read from its signature, once a process."""
-    return get_group(app)
-
-
 def main() -> None:
     """Run the command line and end the process with the exit code of what happened."""
     code = run(sys.argv[1:])
@@ -154,7 +145,7 @@ def run(arguments: list[str]) -> int:
     name = f"cohortvol {command}".strip()
     try:
         check_interpreter()
-        command_line()(arguments, prog_name="cohortvol")
+        app(arguments, prog_name="cohortvol")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else BUG
         return USAGE if code == TYPER_USAGE else code
