@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortvol.stages.segment import infer, nnunet, pipeline, run_shard, tiles
+from cohortvol.store import of_scans
 from side_by_side_models import SETTINGS, random_model
 from side_by_side_scans import checked_shard, common_scans
 
@@ -28,7 +29,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "label of the greatest": (nnunet, "label_of_greatest"),
     "labels to the scan": (infer.Segmenter, "finish"),
     "encode": (pipeline, "nifti_gz"),
-    "write": (pipeline, "commit_bytes"),
+    "write": (of_scans.Files, "commit"),
 }
 
 
