@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from cohortvol.errors import InstallationError, ModelError, ScanError, TemporaryError
-from cohortvol.stages.segment import pipeline, run_shard
+from cohortvol.stages.segment import run_shard
 from cohortvol.stages.segment.receipts import ShardFolder
+from cohortvol.store import of_scans
 from segment_cohort import AFFINE, scan
 from segment_fixture import N_SCANS, Killed, with_faults
 
@@ -144,7 +145,7 @@ def test_a_full_disk_pauses_the_run_and_blames_no_scan(shard, segmenter, monkeyp
         raise TemporaryError(f"{final}: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "commit_bytes", full)
+        patched.setattr(of_scans, "commit_bytes", full)
         with pytest.raises(TemporaryError, match="no space left"):
             run_shard(**shard.arguments())
     assert shard.receipts() == {}
