@@ -60,7 +60,7 @@ def test_a_command_that_is_not_there_is_found():
             understood(shlex.split(wrong)[1:])
 
 
-@pytest.mark.parametrize("name", ["settings", "reasons"])
+@pytest.mark.parametrize("name", ["tables", "settings", "reasons"])
 def test_a_page_is_what_its_source_says(name):
     page = runpy.run_path(str(DOCS / f"{name}.py"))["page"]()
     assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page, "run `make docs`"

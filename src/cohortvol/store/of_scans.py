@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from cohortvol.store.files import commit_bytes, remove, sha256_of, sweep
+from cohortvol.store.files import commit_bytes, read_object, remove, sha256_of, sweep
 from cohortvol.store.locks import IN_USE, lock
 from cohortvol.store.pack import append, read_contents, read_member, rewrite
 from cohortvol.store.storage import of_ours, sync_folder
@@ -74,6 +75,11 @@ def digest(path: Path) -> str:
         return sha256_of(path)
     except FileNotFoundError:
         return hashlib.sha256(read_member(path.with_name(PACK), path.name)).hexdigest()
+
+
+def receipt(folder: Path, scan_id: str) -> dict[str, Any] | None:
+    """The receipt of a scan, or None where there is none that parses; raises as `read_object`."""
+    return read_object(folder / f"{scan_id}{RECEIPT}", read)
 
 
 def place(path: Path) -> str:

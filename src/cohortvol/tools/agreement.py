@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -164,11 +165,13 @@ def _of_shard(results: Path, model: str, shard: str, other: _Other) -> Iterator[
 
 def _label_map(results: Path, segmented: Mapping[str, Any]) -> nib.Nifti1Image:
     path = results / segmented["label_map"]
-    if not of_scans.exists(path):
-        raise ValueError(f"{path.name} is missing")
-    if of_scans.digest(path) != segmented["label_map_sha256"]:
+    try:
+        content = of_scans.read(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path.name} is missing") from error
+    if hashlib.sha256(content).hexdigest() != segmented["label_map_sha256"]:
         raise ValueError(f"{path.name} is not the file that segment wrote")
-    image: nib.Nifti1Image = image_of(of_scans.read(path))
+    image: nib.Nifti1Image = image_of(content)
     return image
 
 

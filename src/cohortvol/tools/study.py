@@ -87,7 +87,4 @@ def snakemake_words(given: Mapping[str, Path | None], words: Sequence[str]) -> l
 def _says_how_many(words: Iterable[str]) -> bool:
     """Whether options of Snakemake say how many cores or jobs it may use, or name a profile."""
     long = ("--cores", "--jobs", "--profile")
-    return any(
-        word.partition("=")[0] in long or (word[:2] in ("-c", "-j") and word[:2] != "--")
-        for word in words
-    )
+    return any(word.partition("=")[0] in long or word.startswith(("-c", "-j")) for word in words)

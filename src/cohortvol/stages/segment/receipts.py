@@ -106,7 +106,7 @@ class ShardFolder:
 
     def receipt(self, scan_id: str) -> dict[str, Any] | None:
         """The receipt of a scan, or None where there is none that parses."""
-        return read_object(self.folder / f"{scan_id}{RECEIPT}", of_scans.read)
+        return of_scans.receipt(self.folder, scan_id)
 
     def is_finished(self, work: Work) -> bool:
         """True where the receipt stands, so that the scan is not segmented again.

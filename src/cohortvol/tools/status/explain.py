@@ -151,7 +151,7 @@ def _segmented(results: Path, model: str | None, shard: str, scan_id: str) -> Ro
     if model is None:
         return None
     folder = results / "segment" / model
-    receipt = folder / shard / f"{scan_id}.json"
+    receipt = folder / shard / f"{scan_id}{of_scans.RECEIPT}"
     try:
         facts = json.loads(of_scans.read(receipt))
     except PermissionError as error:

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from cohortvol.errors import FINISHED_WITH_PROBLEMS, OK, ConfigError, TableError
 from cohortvol.store import companions, of_scans
 from cohortvol.store.channels import from_json
-from cohortvol.store.files import read_object
 from cohortvol.store.keys import IDS, PRIVATE, SALT, is_key, key_of, read_map, read_salt
 from cohortvol.store.removals import Removals, names_of_image
 from cohortvol.store.schemas import INGEST, MANIFEST, SHARDS, Column
@@ -142,16 +141,14 @@ class _Tables:
         self._rows: list[tuple[str, str, set[str]]] = []
         paths = [results / "manifest" / f"{name}.parquet" for name in ("scans", "shards")]
         of_all = [
-            *_rows_of(
-                paths[0], MANIFEST, ("scan_id", "subject_id", *_PLACES, "more_images", "companions")
-            ),
+            *_rows_of(paths[0], MANIFEST, ("scan_id", "subject_id", *_PLACES, *_FURTHER)),
             *_rows_of(paths[1], SHARDS, ("scan_id", "subject_id")),
         ]
         for path in sorted(results.glob("ingest/*.parquet")):
             of_all += _rows_of(path, INGEST, ("scan_id", *_PLACES, *_DIGESTS, "companions"))
         for folder in results.glob("segment/*/*/"):  # also of scans that left the manifest
             for scan_id in of_scans.receipts(folder):
-                receipt = read_object(folder / f"{scan_id}{of_scans.RECEIPT}", of_scans.read) or {}
+                receipt = of_scans.receipt(folder, scan_id) or {}
                 of_all += [receipt] if receipt.get("scan_id") else []
         for row in of_all:
             named = {row.get(name) or "" for name in (*_PLACES, *_DIGESTS)}

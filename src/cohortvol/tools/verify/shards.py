@@ -168,7 +168,7 @@ def _check_receipts(
     there = set(of_scans.receipts(folder.results / place))
     here = rows or {}
     for scan_id in sorted(there | set(here)):
-        path = f"{place}/{scan_id}.json"
+        path = f"{place}/{scan_id}{of_scans.RECEIPT}"
         receipt = folder.json(path)
         if receipt is None:
             continue
@@ -179,7 +179,8 @@ def _check_receipts(
             what = f"is not what the receipt of {scan_id} says: {', '.join(named)}"
             folder.report(f"{place}.parquet", "contradicts", what)
         if receipt["state"] == "segmented":
-            label_map, sha256 = f"{place}/{scan_id}_dseg.nii.gz", receipt["label_map_sha256"]
+            label_map = f"{place}/{scan_id}{of_scans.LABEL_MAP}"
+            sha256 = receipt["label_map_sha256"]
             is_there = of_scans.exists(folder.results / label_map)
             if not is_there and rows is not None and scan_id not in here:
                 continue

@@ -273,7 +273,7 @@ def precision_of(scans: pd.DataFrame, *, public: bool = False) -> list[str]:
     """
     if "precision" not in scans:
         return []
-    found = scans["precision"].dropna().value_counts().sort_index()
+    found = _counted(scans["precision"], public=False)
     if len(found) < 2:
         return [f"The networks multiplied in {name}." for name in found.index]
     shares = [name if public else f"{name} ({n:,} scans)" for name, n in found.items()]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cohortvol import ranges
 from cohortvol.errors import TableError
-from cohortvol.store.schemas import PREVIEWS
+from cohortvol.store.schemas import COHORT_VOLUMES, PREVIEWS, SCANS
 from cohortvol.store.tables import append_rows, read_table, to_pandas
 from cohortvol.store.text_table import PARQUET, read_frame
 
@@ -136,11 +136,8 @@ PERSON_COLUMNS = [
 ]
 QC_COLUMNS = ["qc", "qc_flags", "body_orientation", "usual_scale", "shard"]
 PROVENANCE_COLUMNS = ["model", "profile", "segmentation_key", "cohortvol_version", "precision"]
-_NOT_TEXT = {
-    *["volume_ml", "age_years", "height_cm", "weight_kg", "field_strength_t", "usual_scale"],
-    *["label", "cut_by_fov", "planted_pct_per_decade"],
-}
-"""Of the columns above, numbers and flags; a key such as ``12e3`` in a CSV is a text."""
+_TEXTS = {name for name, about in (SCANS | COHORT_VOLUMES).items() if about.type == pa.string()}
+"""Read from a CSV as they stand there: a key such as ``12e3`` is no number."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +239,7 @@ def read_columns(
         wanted = [*required, *[name for name in optional or [] if name in present]]
         if path.suffix in PARQUET:
             return to_pandas(pq.read_table(path, columns=wanted))
-        texts = dict.fromkeys(set(wanted) - _NOT_TEXT, str)
+        texts = dict.fromkeys(_TEXTS.intersection(wanted), str)
         return read_frame(path, usecols=wanted, dtype=texts)[wanted]
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such table; has the stage before it run?") from error
